@@ -1,0 +1,84 @@
+//! Buckets: named keyspaces with one policy.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use crate::id::{BucketId, BucketName, RegionId, RegionName};
+use crate::policy::Policy;
+use crate::position::{Epoch, Hlc};
+
+/// Labels: what operators select buckets by.
+pub type Labels = BTreeMap<String, String>;
+
+/// What is asked for when a bucket is created.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BucketSpec {
+    /// Its name.
+    pub name: BucketName,
+    /// How it replicates.
+    pub policy: Policy,
+    /// The regions that hold it; empty means every region of the cluster.
+    pub regions: Vec<RegionName>,
+    /// The region that accepts writes; `None` means the first of `regions`. Must be `None` for active-active.
+    pub primary: Option<RegionName>,
+    /// Labels.
+    pub labels: Labels,
+}
+
+/// Where a bucket is in its life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Phase {
+    /// Serving.
+    Steady,
+}
+
+impl fmt::Display for Phase {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Phase::Steady => f.pad("steady"),
+        }
+    }
+}
+
+/// A bucket as the metadata plane has it on record.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Bucket {
+    /// Its number; never reused.
+    pub id: BucketId,
+    /// Its name; free again once the bucket is deleted.
+    pub name: BucketName,
+    /// How it replicates.
+    pub policy: Policy,
+    /// The fencing number (FEN-1).
+    pub epoch: Epoch,
+    /// Where it is in its life.
+    pub phase: Phase,
+    /// The one region that accepts writes; `None` for active-active.
+    pub primary: Option<RegionId>,
+    /// The regions that hold it, the primary among them, ascending.
+    pub regions: Vec<RegionId>,
+    /// Labels.
+    pub labels: Labels,
+    /// When it was created.
+    pub created: Hlc,
+}
+
+impl Bucket {
+    /// Whether `region` holds the bucket.
+    pub fn is_in(&self, region: RegionId) -> bool {
+        self.regions.contains(&region)
+    }
+
+    /// Whether `region` accepts writes for it.
+    pub fn accepts_writes_in(&self, region: RegionId) -> bool {
+        self.primary.map_or_else(|| self.is_in(region), |primary| primary == region)
+    }
+
+    /// The regions a write made in `origin` must be shipped to.
+    pub fn targets(&self, origin: RegionId) -> impl Iterator<Item = RegionId> + '_ {
+        self.regions.iter().copied().filter(move |region| *region != origin)
+    }
+}

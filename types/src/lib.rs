@@ -1,0 +1,34 @@
+//! The words of Meridian, one per concept (`docs/glossary.md`).
+//!
+//! Everything here is a value: ids, positions, times, policies, requests and responses, and the
+//! two byte formats that more than one room must read: the log [`entry`] and the replication
+//! [`frame`]. No IO, no clock, no randomness. Every other crate of ours may import this one; this
+//! one imports none of ours.
+
+pub mod bucket;
+pub mod digest;
+pub mod entry;
+pub mod frame;
+pub mod id;
+pub mod key;
+pub mod policy;
+pub mod position;
+pub mod refusal;
+pub mod request;
+pub mod session;
+pub mod topology;
+
+pub use bucket::{Bucket, BucketSpec, Labels, Phase};
+pub use digest::{BucketDigest, SetHash};
+pub use id::{
+    BucketId, BucketName, ClientId, ClusterId, GroupId, NameError, NodeId, NodeName, RegionId, RegionName, ShardId,
+};
+pub use key::{Key, Value};
+pub use policy::{Acks, Policy, PolicyError};
+pub use position::{Epoch, Hlc, Lane, Lsn, Positions, Version};
+pub use refusal::{Effect, Refusal, RefusalKind};
+pub use request::{
+    Durability, Freshness, Outcome, Read, ReadLevel, Request, RequestId, Response, StalePolicy, Write, WriteAck,
+};
+pub use session::SessionToken;
+pub use topology::{Node, Region, Topology};
