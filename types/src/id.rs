@@ -28,9 +28,18 @@ number! {
     RegionId(u16)
 }
 number! {
-    /// A node: one `meridian server` process with one data directory.
+    /// A node: one `meridian server` process with one data directory. Derived from its name ([`NodeId::of`]).
     NodeId(u64)
 }
+
+impl NodeId {
+    /// The id of the node of that name: its xxh3 hash, so that a certificate, a configuration file and the
+    /// cluster agree on it without asking each other. Never 0, which means "nobody" on the wire.
+    pub fn of(name: &NodeName) -> NodeId {
+        NodeId(xxhash_rust::xxh3::xxh3_64(name.as_str().as_bytes()).max(1))
+    }
+}
+
 number! {
     /// A shard: `0..shards`, the same in every region.
     ShardId(u16)

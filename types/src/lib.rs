@@ -16,6 +16,7 @@ pub mod position;
 pub mod refusal;
 pub mod request;
 pub mod session;
+pub mod status;
 pub mod topology;
 
 pub use bucket::{Bucket, BucketSpec, Labels, Phase};
@@ -31,4 +32,5 @@ pub use request::{
     Durability, Freshness, Outcome, Read, ReadLevel, Request, RequestId, Response, StalePolicy, Write, WriteAck,
 };
 pub use session::SessionToken;
+pub use status::{BucketLag, LaneState, LaneStatus, NodeStatus, ShardDigest};
 pub use topology::{Node, Region, Topology};
