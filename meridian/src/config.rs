@@ -1,0 +1,284 @@
+//! What `meridian server` is told: one TOML file, overridden by `MERIDIAN_*` environment variables
+//! (`MERIDIAN_LISTEN__RPC=0.0.0.0:7100` for `[listen] rpc`). Unknown fields are errors, not ignored.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+use figment::Figment;
+use figment::providers::{Env, Format, Toml};
+use meridian_types::{NodeName, RegionName};
+use serde::{Deserialize, Serialize};
+
+/// The configuration of one node.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    /// The cluster's name, for people.
+    pub cluster: String,
+    /// The region this node lives in.
+    pub region: RegionName,
+    /// This node's name; must be one of `members`, and the one its certificate names.
+    pub node: NodeName,
+    /// Where everything durable lives. One process at a time.
+    pub data_dir: PathBuf,
+    /// Shards per region. Fixed when the cluster is formed; the same on every node.
+    #[serde(default = "default_shards")]
+    pub shards: u16,
+    /// Addresses to listen on.
+    pub listen: Listen,
+    /// Certificates.
+    pub tls: Tls,
+    /// The nodes that form the cluster, this one among them; the same list, in the same order, on every node.
+    pub members: Vec<Member>,
+    /// Addresses as this node must dial them, where they differ from the advertised ones (NAT, emulated distance).
+    #[serde(default)]
+    pub translate: BTreeMap<String, String>,
+    /// Logs, traces and metrics.
+    #[serde(default)]
+    pub telemetry: Telemetry,
+    /// Bounds on memory and disk.
+    #[serde(default)]
+    pub limits: Limits,
+}
+
+/// Addresses to listen on.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Listen {
+    /// TCP: gRPC for clients, operators and other nodes.
+    pub rpc: SocketAddr,
+    /// UDP: QUIC for replication.
+    pub replication: SocketAddr,
+    /// TCP: plain HTTP for metrics and health. Bind it to an address only operators reach.
+    pub admin: SocketAddr,
+}
+
+/// Certificates, PEM.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Tls {
+    /// The cluster's CA.
+    pub ca: PathBuf,
+    /// This node's certificate.
+    pub cert: PathBuf,
+    /// Its key.
+    pub key: PathBuf,
+}
+
+/// A node that forms the cluster.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Member {
+    /// Its name.
+    pub name: NodeName,
+    /// Its region.
+    pub region: RegionName,
+    /// Its failure domain within the region.
+    #[serde(default = "default_zone")]
+    pub zone: String,
+    /// `host:port` where others reach its gRPC endpoint.
+    pub rpc: String,
+    /// `host:port` where others reach its replication endpoint.
+    pub replication: String,
+}
+
+/// Logs, traces and metrics.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Telemetry {
+    /// What to log, in `tracing` filter syntax: `info`, `info,meridian_region_node=debug`.
+    pub log: String,
+    /// How to write logs.
+    pub log_format: LogFormat,
+    /// An OTLP/gRPC collector, such as `http://127.0.0.1:4317`; empty for none.
+    pub otlp_endpoint: String,
+}
+
+/// How logs are written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum LogFormat {
+    /// Lines for people.
+    #[default]
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+impl Default for Telemetry {
+    fn default() -> Self {
+        Telemetry { log: "info".to_owned(), log_format: LogFormat::Text, otlp_endpoint: String::new() }
+    }
+}
+
+/// Bounds on memory and disk (RES-1). The defaults keep a node below 512 MiB of memory.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Limits {
+    /// Below this much free disk, writes are refused while reads go on.
+    pub disk_reserve_bytes: u64,
+    /// How much log is kept for regions that are behind, before they need a resync.
+    pub log_retention_bytes: u64,
+    /// How long shutdown waits for requests in progress, in milliseconds.
+    pub shutdown_grace_ms: u64,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Limits { disk_reserve_bytes: 256 << 20, log_retention_bytes: 8 << 30, shutdown_grace_ms: 5_000 }
+    }
+}
+
+fn default_shards() -> u16 {
+    16
+}
+
+fn default_zone() -> String {
+    "a".to_owned()
+}
+
+/// Why a configuration can't be used.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// The file does not exist.
+    #[error("there is no configuration file at {0}: give one with --config (examples are in examples/three-regions/)")]
+    Missing(PathBuf),
+    /// It is not valid TOML, has an unknown field, or a value of the wrong type.
+    #[error("the configuration {file} is not valid: {source}")]
+    Malformed {
+        /// The file.
+        file: PathBuf,
+        /// Where and why.
+        source: Box<figment::Error>,
+    },
+    /// Its values contradict each other.
+    #[error("the configuration {file} is not valid: {reason}")]
+    Contradiction {
+        /// The file.
+        file: PathBuf,
+        /// The fields in conflict.
+        reason: String,
+    },
+}
+
+impl Config {
+    /// Reads the file, applies the environment, and checks the whole.
+    ///
+    /// # Errors
+    /// [`ConfigError`] names the file and the field.
+    pub fn load(file: &Path) -> Result<Config, ConfigError> {
+        if !file.is_file() {
+            return Err(ConfigError::Missing(file.to_owned()));
+        }
+        let config: Config = Figment::new()
+            .merge(Toml::file_exact(file))
+            .merge(Env::prefixed("MERIDIAN_").split("__").only(&Self::overridable()))
+            .extract()
+            .map_err(|source| ConfigError::Malformed { file: file.to_owned(), source: Box::new(source) })?;
+        config.check().map_err(|reason| ConfigError::Contradiction { file: file.to_owned(), reason })?;
+        Ok(config)
+    }
+
+    /// What the environment may override: scalars that differ between machines, never the member list.
+    fn overridable() -> Vec<&'static str> {
+        vec![
+            "data_dir",
+            "listen.rpc",
+            "listen.replication",
+            "listen.admin",
+            "tls.ca",
+            "tls.cert",
+            "tls.key",
+            "telemetry.log",
+            "telemetry.log_format",
+            "telemetry.otlp_endpoint",
+            "limits.disk_reserve_bytes",
+            "limits.log_retention_bytes",
+            "limits.shutdown_grace_ms",
+        ]
+    }
+
+    fn check(&self) -> Result<(), String> {
+        if self.shards == 0 || self.shards > 1024 {
+            return Err(format!("`shards = {}`: use 1 to 1024", self.shards));
+        }
+        let names: BTreeSet<&NodeName> = self.members.iter().map(|member| &member.name).collect();
+        if names.len() != self.members.len() {
+            return Err("`members` names the same node twice".to_owned());
+        }
+        let own = self.own_member().ok_or_else(|| format!("`node = {}` is not among `members`", self.node))?;
+        if own.region != self.region {
+            return Err(format!(
+                "`region = {}` conflicts with `members`: {} is in {} there",
+                self.region, self.node, own.region
+            ));
+        }
+        Ok(())
+    }
+
+    fn own_member(&self) -> Option<&Member> {
+        self.members.iter().find(|member| member.name == self.node)
+    }
+
+    /// An address as this node must dial it.
+    pub fn translate<'a>(&'a self, address: &'a str) -> &'a str {
+        self.translate.get(address).map_or(address, String::as_str)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const VALID: &str = r#"
+        cluster = "test"
+        region = "us-east"
+        node = "us-east-1"
+        data_dir = "/tmp/x"
+        [listen]
+        rpc = "127.0.0.1:1"
+        replication = "127.0.0.1:2"
+        admin = "127.0.0.1:3"
+        [tls]
+        ca = "ca.pem"
+        cert = "c.pem"
+        key = "k.pem"
+        [[members]]
+        name = "us-east-1"
+        region = "us-east"
+        rpc = "127.0.0.1:1"
+        replication = "127.0.0.1:2"
+    "#;
+
+    fn load(text: &str) -> Result<Config, ConfigError> {
+        let file = tempfile::NamedTempFile::new().expect("a temporary file");
+        std::fs::write(file.path(), text).expect("it is writable");
+        Config::load(file.path())
+    }
+
+    #[test]
+    fn a_small_file_is_enough() {
+        let config = load(VALID).expect("it is valid");
+        assert_eq!(config.shards, 16);
+        assert_eq!(config.members[0].zone, "a");
+    }
+
+    #[test]
+    fn a_misspelt_field_is_named() {
+        let error = load(&VALID.replace("data_dir", "datadir")).expect_err("it is misspelt");
+        assert!(error.to_string().contains("dat"), "{error}");
+    }
+
+    #[test]
+    fn a_node_outside_the_members_is_refused() {
+        let error = load(&VALID.replace("node = \"us-east-1\"", "node = \"us-east-2\"")).expect_err("it is no member");
+        assert!(error.to_string().contains("`node = us-east-2` is not among `members`"), "{error}");
+    }
+
+    #[test]
+    fn a_missing_file_says_where_examples_are() {
+        let error = Config::load(Path::new("/nowhere/node.toml")).expect_err("it does not exist");
+        assert!(error.to_string().contains("examples/"), "{error}");
+    }
+}
