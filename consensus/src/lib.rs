@@ -1,1 +1,19 @@
-//! stub
+//! Consensus: many Raft groups on one node, over one shared write-ahead log and one transport.
+//!
+//! The only crate that names openraft. Payloads are opaque bytes, encoded once by their proposer.
+//! It keeps DUR-1 (nothing is acknowledged before its `fdatasync`), DUR-3 (damage is found and refused),
+//! the log's half of CON-1, RES-1 (every queue is bounded) and SEC-1 (peers show a node's certificate).
+
+mod consensus;
+mod error;
+mod group;
+mod machine;
+mod options;
+mod server;
+
+pub use consensus::Consensus;
+pub use error::{ChangeError, FatalError, OpenError, ProposeError, ReadError, ReadLogError, StartError, StateError};
+pub use group::{Applied, Group, Leadership, LogSlice, Proposal};
+pub use machine::{Committed, Mark, PIECE_BYTES_MAX, SnapshotSource, StateMachine};
+pub use options::{LogOptions, Options, Pace};
+pub use server::PeerService;

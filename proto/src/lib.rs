@@ -2,6 +2,8 @@
 //!
 //! Nothing else in the tree names a protobuf field of a request, response or refusal.
 
+pub mod dial;
+
 /// Generated from `proto/meridian.proto`.
 #[allow(missing_docs, clippy::all, unreachable_pub, clippy::unwrap_used)]
 pub mod v1 {

@@ -1,0 +1,146 @@
+//! What can be set, with the reason for every default.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use meridian_types::{GroupId, NodeId};
+use serde::{Deserialize, Serialize};
+
+use crate::error::OpenError;
+
+/// How consensus runs on one node.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Options {
+    /// This node.
+    pub node: NodeId,
+    /// The data directory of the log; created if missing, locked while open.
+    pub dir: PathBuf,
+    /// The shared write-ahead log.
+    #[serde(default)]
+    pub log: LogOptions,
+    /// Pace of the metadata group, which spans regions.
+    #[serde(default = "Pace::between_regions")]
+    pub metadata: Pace,
+    /// Pace of the shards' groups, which stay inside a region.
+    #[serde(default = "Pace::within_region")]
+    pub shard: Pace,
+    /// The most payload bytes that wait for their apply, per group; beyond it proposals are refused as full.
+    #[serde(default = "in_flight_bytes_max")]
+    pub in_flight_bytes_max: u64,
+    /// Apply threads, shared by all groups.
+    #[serde(default = "apply_threads")]
+    pub apply_threads: usize,
+    /// How long state may stay unsynced before the store is persisted in the background, so that the log can be purged.
+    #[serde(default = "persist_every")]
+    pub persist_every: Duration,
+    /// How many applied payload bytes may stay unsynced before the same happens.
+    #[serde(default = "persist_bytes")]
+    pub persist_bytes: u64,
+}
+
+/// The shared write-ahead log.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct LogOptions {
+    /// Size of a preallocated segment, in bytes; at least 1 MiB. A record never spans two segments.
+    pub segment_bytes: u64,
+    /// Bytes of recent payloads kept in memory, all groups together: what followers and shippers read.
+    pub cache_bytes: u64,
+    /// The most bytes that may wait for the log's writer; appenders beyond it wait.
+    pub queue_bytes_max: u64,
+}
+
+impl Default for LogOptions {
+    fn default() -> LogOptions {
+        LogOptions {
+            // Large enough that rotation (one directory sync) is rare: once a second at 64 MB/s.
+            segment_bytes: 64 << 20,
+            // A second of a busy link; a shipper further behind reads from disk.
+            cache_bytes: 64 << 20,
+            // What one sync can carry without waiting long for the disk.
+            queue_bytes_max: 32 << 20,
+        }
+    }
+}
+
+/// How often a group's leader is heard, and how long its followers wait.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Pace {
+    /// Milliseconds between heartbeats; more than a round trip.
+    pub heartbeat_ms: u64,
+    /// The least election timeout in milliseconds.
+    pub election_ms_min: u64,
+    /// The greatest election timeout in milliseconds; also the leader's lease.
+    pub election_ms_max: u64,
+}
+
+impl Pace {
+    /// For round trips up to 150 ms.
+    pub fn between_regions() -> Pace {
+        Pace { heartbeat_ms: 250, election_ms_min: 1500, election_ms_max: 3000 }
+    }
+
+    /// For round trips of a few milliseconds.
+    pub fn within_region() -> Pace {
+        Pace { heartbeat_ms: 100, election_ms_min: 500, election_ms_max: 1000 }
+    }
+}
+
+fn in_flight_bytes_max() -> u64 {
+    // Eight of the largest entries; of ordinary ones, more than 64 clients can have under way.
+    32 << 20
+}
+
+fn apply_threads() -> usize {
+    // One keeps caches warm and batches large; a second would compete with the log's writer on two cores.
+    1
+}
+
+fn persist_every() -> Duration {
+    Duration::from_secs(10)
+}
+
+fn persist_bytes() -> u64 {
+    64 << 20
+}
+
+impl Options {
+    /// The defaults for a node and its directory.
+    pub fn new(node: NodeId, dir: impl Into<PathBuf>) -> Options {
+        Options {
+            node,
+            dir: dir.into(),
+            log: LogOptions::default(),
+            metadata: Pace::between_regions(),
+            shard: Pace::within_region(),
+            in_flight_bytes_max: in_flight_bytes_max(),
+            apply_threads: apply_threads(),
+            persist_every: persist_every(),
+            persist_bytes: persist_bytes(),
+        }
+    }
+
+    /// The pace of a group.
+    pub fn pace(&self, group: GroupId) -> Pace {
+        if group == GroupId::METADATA { self.metadata } else { self.shard }
+    }
+
+    pub(crate) fn validate(&self) -> Result<(), OpenError> {
+        let bad = |option, reason: &str| Err(OpenError::Options { option, reason: reason.to_owned() });
+        if self.log.segment_bytes < 1 << 20 {
+            return bad("log.segment_bytes", "a segment has at least 1 MiB");
+        }
+        if self.apply_threads == 0 {
+            return bad("apply_threads", "at least one thread must apply");
+        }
+        for (option, pace) in [("metadata", self.metadata), ("shard", self.shard)] {
+            if pace.heartbeat_ms == 0 || pace.heartbeat_ms * 2 > pace.election_ms_min {
+                return bad(option, "the least election timeout must be at least two heartbeats");
+            }
+            if pace.election_ms_min >= pace.election_ms_max {
+                return bad(option, "election_ms_min must be less than election_ms_max");
+            }
+        }
+        Ok(())
+    }
+}
