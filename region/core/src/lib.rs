@@ -1,1 +1,27 @@
-//! stub
+//! The shard state machine: what a log entry does to a shard's data, and how two values merge.
+//!
+//! Pure: no clock, no randomness, no channel, no IO. The same entries give the same state on every
+//! replica, in the simulator as in production. [`Shard::apply`] is the one way in; reads are in
+//! [`read`]; the state's layout in [`keys`]; what the node must provide in [`StateView`].
+//!
+//! ```text
+//! entry (types::entry) --apply--> Mutations + result + answered requests + digest note
+//! frame (types::frame) --apply--> the same for every entry inside, and the watermark, in one step
+//! ```
+//!
+//! Promises kept here: ORD-1, ONE-1, FEN-2, CON-4, CON-5.
+
+pub mod error;
+pub mod keys;
+pub mod propose;
+pub mod read;
+pub mod result;
+pub mod shard;
+pub mod view;
+
+pub use error::{ApplyError, Damage, LoadError, ReadError};
+pub use keys::shard_range;
+pub use propose::active_active_body;
+pub use result::{ControlResult, Divergence, FrameResult, ResultError, WriteResult};
+pub use shard::{Applied, FrameApplied, Shard};
+pub use view::{MemoryState, Mutations, Overlay, StateView, ViewError};

@@ -1,0 +1,213 @@
+//! The layout of the state: which state key holds what. Part of the disk format.
+//!
+//! ```text
+//! shard u16 | 1 | 1                                          the shard's positions
+//! shard u16 | 1 | 2 | source u16 | lane u8                   a watermark
+//! shard u16 | 1 | 3 | bucket u32                             a bucket's metadata
+//! shard u16 | 2 | bucket u32 | key                           a record
+//! shard u16 | 3 | bucket u32 | expires at, ms u64 | key      the expiry index
+//! shard u16 | 4 | bucket u32 | origin u16 | client u128 | slot u16   a kept result
+//! ```
+//!
+//! Numbers are big-endian, so that byte order is number order. A shard is one contiguous range, and so
+//! is each kind of thing of one bucket: snapshots, wipes and `DropBucket` are range operations.
+
+use meridian_types::{BucketId, ClientId, Lane, RegionId, ShardId};
+
+const META: u8 = 1;
+const DATA: u8 = 2;
+const EXPIRY: u8 = 3;
+const RESULT: u8 = 4;
+
+const META_SHARD: u8 = 1;
+const META_WATERMARK: u8 = 2;
+const META_BUCKET: u8 = 3;
+
+/// Bytes before the user's key in the key of a record.
+pub const DATA_PREFIX_BYTES: usize = 7;
+/// Bytes before the user's key in the key of the expiry index.
+pub(crate) const EXPIRY_PREFIX_BYTES: usize = 15;
+
+/// Every state key of a shard: from (inclusive), to (exclusive).
+pub fn shard_range(shard: ShardId) -> (Vec<u8>, Vec<u8>) {
+    let from = shard.0.to_be_bytes().to_vec();
+    let to = successor(&from);
+    (from, to)
+}
+
+/// Every record of a bucket in a shard: from (inclusive), to (exclusive).
+pub fn data_range(shard: ShardId, bucket: BucketId) -> (Vec<u8>, Vec<u8>) {
+    range(shard, DATA, bucket)
+}
+
+/// The state key of a record.
+pub fn data(shard: ShardId, bucket: BucketId, key: &[u8]) -> Vec<u8> {
+    let mut bytes = start(shard, DATA, 4 + key.len());
+    bytes.extend_from_slice(&bucket.0.to_be_bytes());
+    bytes.extend_from_slice(key);
+    bytes
+}
+
+/// The smallest byte string greater than every string that starts with `prefix`. All `0xff`: something
+/// greater than any state key.
+pub(crate) fn successor(prefix: &[u8]) -> Vec<u8> {
+    let mut bytes = prefix.to_vec();
+    while let Some(last) = bytes.pop() {
+        if last < u8::MAX {
+            bytes.push(last + 1);
+            return bytes;
+        }
+    }
+    vec![u8::MAX; DATA_PREFIX_BYTES + meridian_types::key::KEY_BYTES_MAX + 1]
+}
+
+pub(crate) fn expiry(shard: ShardId, bucket: BucketId, expires_at_ms: u64, key: &[u8]) -> Vec<u8> {
+    let mut bytes = start(shard, EXPIRY, 12 + key.len());
+    bytes.extend_from_slice(&bucket.0.to_be_bytes());
+    bytes.extend_from_slice(&expires_at_ms.to_be_bytes());
+    bytes.extend_from_slice(key);
+    bytes
+}
+
+pub(crate) fn expiry_range(shard: ShardId, bucket: BucketId) -> (Vec<u8>, Vec<u8>) {
+    range(shard, EXPIRY, bucket)
+}
+
+pub(crate) fn result(shard: ShardId, bucket: BucketId, origin: RegionId, client: ClientId, slot: u16) -> Vec<u8> {
+    let mut bytes = start(shard, RESULT, 24);
+    bytes.extend_from_slice(&bucket.0.to_be_bytes());
+    bytes.extend_from_slice(&origin.0.to_be_bytes());
+    bytes.extend_from_slice(&client.0.to_be_bytes());
+    bytes.extend_from_slice(&slot.to_be_bytes());
+    bytes
+}
+
+pub(crate) fn results_of_bucket(shard: ShardId, bucket: BucketId) -> (Vec<u8>, Vec<u8>) {
+    range(shard, RESULT, bucket)
+}
+
+pub(crate) fn results_of_shard(shard: ShardId) -> (Vec<u8>, Vec<u8>) {
+    let from = start(shard, RESULT, 0);
+    let to = successor(&from);
+    (from, to)
+}
+
+pub(crate) fn shard_meta(shard: ShardId) -> Vec<u8> {
+    let mut bytes = start(shard, META, 1);
+    bytes.push(META_SHARD);
+    bytes
+}
+
+pub(crate) fn watermark(shard: ShardId, source: RegionId, lane: Lane) -> Vec<u8> {
+    let mut bytes = start(shard, META, 4);
+    bytes.push(META_WATERMARK);
+    bytes.extend_from_slice(&source.0.to_be_bytes());
+    bytes.push(lane.tag());
+    bytes
+}
+
+pub(crate) fn bucket_meta(shard: ShardId, bucket: BucketId) -> Vec<u8> {
+    let mut bytes = start(shard, META, 5);
+    bytes.push(META_BUCKET);
+    bytes.extend_from_slice(&bucket.0.to_be_bytes());
+    bytes
+}
+
+pub(crate) fn meta_range(shard: ShardId) -> (Vec<u8>, Vec<u8>) {
+    let from = start(shard, META, 0);
+    let to = successor(&from);
+    (from, to)
+}
+
+/// A metadata key taken apart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum MetaKey {
+    Shard,
+    Watermark(RegionId, Lane),
+    Bucket(BucketId),
+}
+
+/// Reads a metadata key; `None` when it is none.
+pub(crate) fn parse_meta(key: &[u8]) -> Option<MetaKey> {
+    match *key.get(3..)? {
+        [META_SHARD] => Some(MetaKey::Shard),
+        [META_WATERMARK, a, b, lane] => {
+            Some(MetaKey::Watermark(RegionId(u16::from_be_bytes([a, b])), Lane::from_tag(lane)?))
+        }
+        [META_BUCKET, a, b, c, d] => Some(MetaKey::Bucket(BucketId(u32::from_be_bytes([a, b, c, d])))),
+        _ => None,
+    }
+}
+
+/// Reads the key of a kept result; `None` when it is none.
+pub(crate) fn parse_result(key: &[u8]) -> Option<(BucketId, RegionId, ClientId, u16)> {
+    let (bucket, rest) = key.get(3..)?.split_first_chunk()?;
+    let (origin, rest) = rest.split_first_chunk()?;
+    let (client, rest) = rest.split_first_chunk()?;
+    let slot: &[u8; 2] = rest.try_into().ok()?;
+    Some((
+        BucketId(u32::from_be_bytes(*bucket)),
+        RegionId(u16::from_be_bytes(*origin)),
+        ClientId(u128::from_be_bytes(*client)),
+        u16::from_be_bytes(*slot),
+    ))
+}
+
+/// Reads a key of the expiry index: when, and which user key.
+pub(crate) fn parse_expiry(key: &[u8]) -> Option<(u64, &[u8])> {
+    let (at, user) = key.get(DATA_PREFIX_BYTES..)?.split_first_chunk()?;
+    debug_assert_eq!(key.len() - user.len(), EXPIRY_PREFIX_BYTES);
+    Some((u64::from_be_bytes(*at), user))
+}
+
+fn start(shard: ShardId, kind: u8, room: usize) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(3 + room);
+    bytes.extend_from_slice(&shard.0.to_be_bytes());
+    bytes.push(kind);
+    bytes
+}
+
+fn range(shard: ShardId, kind: u8, bucket: BucketId) -> (Vec<u8>, Vec<u8>) {
+    let mut from = start(shard, kind, 4);
+    from.extend_from_slice(&bucket.0.to_be_bytes());
+    let to = successor(&from);
+    (from, to)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_shard_is_one_range_and_holds_everything_of_it() {
+        let shard = ShardId(0x01ff);
+        let (from, to) = shard_range(shard);
+        let (bucket, region) = (BucketId(u32::MAX), RegionId(u16::MAX));
+        for key in [
+            shard_meta(shard),
+            watermark(shard, region, Lane::Async),
+            bucket_meta(shard, bucket),
+            data(shard, bucket, &[0xff; 64]),
+            expiry(shard, bucket, u64::MAX, &[0xff; 64]),
+            result(shard, bucket, region, ClientId(u128::MAX), u16::MAX),
+        ] {
+            assert!(from <= key && key < to, "{key:?}");
+        }
+        assert_eq!(shard_range(ShardId(u16::MAX)).0, [0xff, 0xff]);
+        assert!(shard_range(ShardId(u16::MAX)).1 > data(ShardId(u16::MAX), bucket, &[0xff; 4096]));
+    }
+
+    #[test]
+    fn keys_come_apart_as_they_were_put_together() {
+        let (shard, bucket, region) = (ShardId(3), BucketId(9), RegionId(2));
+        assert_eq!(parse_meta(&shard_meta(shard)), Some(MetaKey::Shard));
+        assert_eq!(parse_meta(&bucket_meta(shard, bucket)), Some(MetaKey::Bucket(bucket)));
+        assert_eq!(parse_meta(&watermark(shard, region, Lane::Sync)), Some(MetaKey::Watermark(region, Lane::Sync)));
+        let kept = (bucket, region, ClientId(7), 5);
+        assert_eq!(parse_result(&result(shard, bucket, region, ClientId(7), 5)), Some(kept));
+        assert_eq!(parse_expiry(&expiry(shard, bucket, 77, b"key")), Some((77, b"key".as_slice())));
+        assert_eq!(parse_meta(b"x"), None);
+        assert_eq!(parse_result(b"xxxxxxx"), None);
+        assert_eq!(parse_expiry(b"xxxxxxxxx"), None);
+    }
+}
