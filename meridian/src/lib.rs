@@ -1,0 +1,7 @@
+//! Meridian's binary as a library: what `main.rs` runs, and what tests and `chaos` drive directly.
+//!
+//! Owns what an operator types and the composition root that connects the rooms. Decides nothing about data.
+
+pub mod cert;
+pub mod observability;
+pub mod wan;
