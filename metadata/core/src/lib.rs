@@ -1,1 +1,38 @@
-//! stub
+//! The metadata plane's decisions (design 4): what the cluster is, who may change it, and who holds a lease.
+//!
+//! ```text
+//!   Command (who, when, operation id) ──► ClusterState::apply(index, ..) ──► Reply | Refusal
+//!                                               │
+//!                                               ├──► topology()   what every node routes by
+//!                                               └──► snapshot     what a node stores and sends
+//!
+//!   LeaseTable  (at the leader)  remembers the latest moment any node may still believe in its lease
+//!   LeaseHolder (at every node)  believes no longer than that, and only what it has applied
+//! ```
+//!
+//! Everything here is pure: no clock, no randomness, no hash order. The same commands at the same
+//! indices make equal states on every node, byte for byte. Time reaches [`ClusterState`] only inside
+//! commands, and [`lease`] only as an argument.
+//!
+//! Deliberately not here: waiting, sockets, files and the Raft group (`metadata/node`); what an epoch
+//! means to a shard's data (`region/core`).
+
+mod apply;
+pub mod command;
+pub mod event;
+pub mod lease;
+mod operations;
+pub mod reply;
+pub mod snapshot;
+pub mod spec;
+pub mod state;
+
+pub use command::{Action, Command, CommandError, OperationId};
+pub use event::Event;
+pub use lease::{Drift, Grant, LeaseHolder, LeaseTable};
+pub use reply::{Answer, Reply, ReplyError};
+pub use snapshot::SnapshotError;
+pub use state::{ClusterState, Fault};
+
+#[cfg(test)]
+mod laws;

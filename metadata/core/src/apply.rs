@@ -1,0 +1,212 @@
+//! What each command does: the one place where the cluster's state changes.
+//!
+//! Deterministic: the result depends on the state and the command alone. Retried commands find their
+//! first answer (ONE-1); a refused command changes nothing but the memory of its refusal.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use meridian_types::{
+    Bucket, BucketId, BucketName, BucketSpec, Epoch, Hlc, Labels, Node, NodeId, Phase, Refusal, RefusalKind, Region,
+    RegionId, ShardId,
+};
+
+use crate::command::{Action, Command, Form, NodeSpec};
+use crate::event::Event;
+use crate::reply::{Answer, Reply};
+use crate::spec::{check_form, check_label_change, check_labels, check_node};
+use crate::state::{ClusterState, Formed, NODES_MAX, ShardGroup};
+
+/// A command that took effect: its reply, and what changed for the event ring (`None`: nothing did).
+struct Done {
+    reply: Reply,
+    change: Option<String>,
+}
+
+impl ClusterState {
+    /// Applies the command that was committed at `index`.
+    ///
+    /// # Errors
+    /// A [`Refusal`] when the command is not possible in this state; it is as much a result as a reply, and
+    /// every replica comes to the same one.
+    ///
+    /// # Panics
+    /// When `index` does not rise: the caller applied a log twice.
+    pub fn apply(&mut self, index: u64, command: &Command) -> Answer {
+        assert!(index > self.index, "metadata index {index} was applied after {}", self.index);
+        self.index = index;
+        if let Some(first) = self.operations.answer(command.operation, &command.action) {
+            return first;
+        }
+        let at = self.clock.next(command.at_ms.min(AT_MS_MAX));
+        let answer = self.act(at, &command.action).map(|done| {
+            if let Some(detail) = done.change {
+                self.clock = at;
+                self.events.push(Event {
+                    index,
+                    at,
+                    who: command.who.clone(),
+                    verb: command.action.verb().to_owned(),
+                    subject: command.action.subject(),
+                    detail,
+                });
+            }
+            done.reply
+        });
+        self.operations.remember(command.operation, &command.action, &answer);
+        answer
+    }
+
+    fn act(&mut self, at: Hlc, action: &Action) -> Result<Done, Refusal> {
+        match action {
+            Action::FormCluster(form) => self.form(form),
+            Action::RegisterNode(node) => self.register(node),
+            Action::CreateBucket(spec) => self.create_bucket(at, spec),
+            Action::DeleteBucket { name } => self.delete_bucket(name),
+            Action::SetLabels { name, set, remove } => self.set_labels(name, set, remove),
+        }
+    }
+
+    fn form(&mut self, form: &Form) -> Result<Done, Refusal> {
+        if let Some(formed) = &self.formed {
+            // Every new leader proposes it until it sees the cluster; the first one won.
+            return Ok(Done { reply: Reply::Formed { cluster: formed.cluster }, change: None });
+        }
+        check_form(form)?;
+        self.formed = Some(Formed { cluster: form.cluster, shards: form.shards, lease_ttl_ms: form.lease_ttl_ms });
+        for member in &form.members {
+            let region = self.region_id(&member.region).unwrap_or_else(|| self.add_region(member));
+            self.nodes.insert(NodeId::of(&member.name), node_of(member, region));
+        }
+        for region in self.regions.keys() {
+            let mut voters: Vec<_> = self.nodes.values().filter(|n| n.region == *region).map(|n| n.id).collect();
+            voters.sort_unstable();
+            for shard in (0..form.shards).map(ShardId) {
+                self.groups.insert((*region, shard), ShardGroup { voters: voters.clone(), config_epoch: 1 });
+            }
+        }
+        let change = format!(
+            "{} regions, {} nodes, {} shards, leases of {} ms",
+            self.regions.len(),
+            self.nodes.len(),
+            form.shards,
+            form.lease_ttl_ms
+        );
+        Ok(Done { reply: Reply::Formed { cluster: form.cluster }, change: Some(change) })
+    }
+
+    fn add_region(&mut self, member: &NodeSpec) -> RegionId {
+        self.last_region = RegionId(self.last_region.0 + 1);
+        self.regions.insert(self.last_region, Region { id: self.last_region, name: member.region.clone() });
+        self.last_region
+    }
+
+    fn register(&mut self, spec: &NodeSpec) -> Result<Done, Refusal> {
+        self.require_formed()?;
+        check_node(spec)?;
+        let region = self.region_id(&spec.region).ok_or_else(|| {
+            Refusal::new(
+                RefusalKind::NotFound,
+                format!("node `{}` is in region `{}`, which is not part of this cluster", spec.name, spec.region),
+            )
+        })?;
+        let node = node_of(spec, region);
+        let reply = Reply::Registered { node: node.id, region };
+        let change = match self.nodes.get(&node.id) {
+            Some(known) if *known == node => None,
+            Some(known) if known.name != node.name => {
+                return Err(conflict(format!("`{}` and `{}` have the same node id: rename one", known.name, node.name)));
+            }
+            Some(known) if known.region != region => {
+                return Err(conflict(format!(
+                    "node `{}` is registered in another region; a node can't move: give it another name",
+                    node.name
+                )));
+            }
+            None if self.nodes.len() >= NODES_MAX => {
+                return Err(Refusal::new(
+                    RefusalKind::Unavailable,
+                    format!("the cluster has {NODES_MAX} nodes, the most it can have"),
+                ));
+            }
+            Some(_) | None => Some(format!(
+                "rpc {}, replication {}, zone {}, version {}",
+                node.rpc_address, node.replication_address, node.zone, node.version
+            )),
+        };
+        if change.is_some() {
+            self.nodes.insert(node.id, node);
+        }
+        Ok(Done { reply, change })
+    }
+
+    fn create_bucket(&mut self, at: Hlc, spec: &BucketSpec) -> Result<Done, Refusal> {
+        let placement = self.place(spec)?;
+        let id = BucketId(self.last_bucket.0.checked_add(1).ok_or_else(|| {
+            Refusal::new(RefusalKind::Unavailable, "this cluster has used up its bucket ids: create another cluster")
+        })?);
+        let bucket = Bucket {
+            id,
+            name: spec.name.clone(),
+            policy: spec.policy,
+            epoch: Epoch(1),
+            phase: Phase::Steady,
+            primary: placement.primary,
+            regions: placement.regions,
+            labels: spec.labels.clone(),
+            created: at,
+        };
+        self.last_bucket = id;
+        self.bucket_ids.insert(spec.name.clone(), id);
+        self.buckets.insert(id, Arc::new(bucket.clone()));
+        let change = format!("bucket {id}, {}, {} regions", bucket.policy, bucket.regions.len());
+        Ok(Done { reply: Reply::Bucket(bucket), change: Some(change) })
+    }
+
+    fn delete_bucket(&mut self, name: &BucketName) -> Result<Done, Refusal> {
+        let id = self.existing(name)?.id;
+        self.buckets.remove(&id);
+        self.bucket_ids.remove(name);
+        Ok(Done { reply: Reply::Deleted { bucket: id }, change: Some(format!("bucket {id}")) })
+    }
+
+    fn set_labels(&mut self, name: &BucketName, set: &Labels, remove: &BTreeSet<String>) -> Result<Done, Refusal> {
+        check_label_change(set, remove)?;
+        let mut bucket = Bucket::clone(self.existing(name)?);
+        let before = bucket.labels.clone();
+        bucket.labels.retain(|key, _| !remove.contains(key));
+        bucket.labels.extend(set.clone());
+        check_labels(&bucket.labels)?;
+        let change = (bucket.labels != before).then(|| format!("{} set, {} removed", set.len(), remove.len()));
+        self.buckets.insert(bucket.id, Arc::new(bucket.clone()));
+        Ok(Done { reply: Reply::Bucket(bucket), change })
+    }
+
+    fn existing(&self, name: &BucketName) -> Result<&Arc<Bucket>, Refusal> {
+        self.bucket_named(name).ok_or_else(|| {
+            Refusal::new(
+                RefusalKind::NotFound,
+                format!("there is no bucket named `{name}`: see `meridian bucket list` for those that exist"),
+            )
+        })
+    }
+}
+
+/// The year 9999: a proposer's broken clock must not use up the timestamps of all others.
+const AT_MS_MAX: u64 = 253_402_300_799_999;
+
+fn node_of(spec: &NodeSpec, region: RegionId) -> Node {
+    Node {
+        id: NodeId::of(&spec.name),
+        name: spec.name.clone(),
+        region,
+        zone: spec.zone.clone(),
+        rpc_address: spec.rpc_address.clone(),
+        replication_address: spec.replication_address.clone(),
+        version: spec.version.clone(),
+    }
+}
+
+fn conflict(message: String) -> Refusal {
+    Refusal::new(RefusalKind::Conflict, message)
+}

@@ -1,0 +1,64 @@
+//! The grantor's side: what the metadata leader remembers of the leases it gave out.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use meridian_types::NodeId;
+
+use super::Grant;
+use crate::state::NODES_MAX;
+
+/// For every node, the latest moment at which it may still believe in its lease. Lives for one term of
+/// one leader. Times are of the leader's monotonic clock.
+#[derive(Clone, Debug)]
+pub struct LeaseTable {
+    term: u64,
+    ttl: Duration,
+    elected: Instant,
+    /// The last grant's time and index: both only rise.
+    last: (Instant, u64),
+    /// Nodes that renewed in this term; the others count as renewed at the election.
+    expiries: BTreeMap<NodeId, Instant>,
+}
+
+impl LeaseTable {
+    /// The table of a leader that became aware of its election at `now`. That may be later than the
+    /// election, never earlier.
+    pub fn elected(now: Instant, term: u64, ttl: Duration) -> LeaseTable {
+        assert!(!ttl.is_zero(), "a lease lasts some time");
+        LeaseTable { term, ttl, elected: now, last: (now, 0), expiries: BTreeMap::new() }
+    }
+
+    /// The term this table is valid in.
+    pub fn term(&self) -> u64 {
+        self.term
+    }
+
+    /// Grants `node` a lease. `now` is any moment between the receipt of the request and the answer, and
+    /// `index` what this leader has applied at `now`; a quorum must have confirmed since the receipt that
+    /// it leads. `node` must be registered, which bounds the table.
+    pub fn grant(&mut self, now: Instant, node: NodeId, index: u64) -> Grant {
+        let (then, before) = self.last;
+        assert!(now >= then, "a monotonic clock ran backwards");
+        assert!(index >= before, "a leader lost applied state");
+        self.last = (now, index);
+        let expires = now + self.ttl;
+        if let Some(earlier) = self.expiries.insert(node, expires) {
+            assert!(earlier <= expires, "a renewal made a lease shorter");
+        }
+        assert!(self.expiries.len() <= NODES_MAX, "a lease was granted to a node that is not registered");
+        Grant { ttl: self.ttl, index, term: self.term }
+    }
+
+    /// From this moment on `node` does not believe in any lease that was granted up to now, by this leader or
+    /// an earlier one. Later grants move it.
+    pub fn expires(&self, node: NodeId) -> Instant {
+        let elected = self.elected + self.ttl;
+        self.expiries.get(&node).map_or(elected, |expires| elected.max(*expires))
+    }
+
+    /// How many nodes may believe in a lease they renewed in this term.
+    pub fn live(&self, now: Instant) -> usize {
+        self.expiries.values().filter(|expires| **expires > now).count()
+    }
+}

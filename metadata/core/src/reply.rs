@@ -1,0 +1,62 @@
+//! What a command came to: the bytes that travel from the state machine back to whoever asked.
+
+use meridian_types::{Bucket, BucketId, ClusterId, NodeId, Refusal, RegionId};
+use serde::{Deserialize, Serialize};
+
+/// The outcome of a command.
+pub type Answer = Result<Reply, Refusal>;
+
+/// The first byte of an encoded answer.
+const ANSWER_FORMAT: u8 = 1;
+
+/// What a command that took effect (or had done so before) came to.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Reply {
+    /// `FormCluster`: the cluster that exists now, maybe one formed earlier.
+    Formed {
+        /// Its identity.
+        cluster: ClusterId,
+    },
+    /// `RegisterNode`.
+    Registered {
+        /// The node.
+        node: NodeId,
+        /// Its region's replica number.
+        region: RegionId,
+    },
+    /// `CreateBucket`, `SetLabels`: the bucket as it was right after the command.
+    Bucket(Bucket),
+    /// `DeleteBucket`.
+    Deleted {
+        /// The id that is now retired.
+        bucket: BucketId,
+    },
+}
+
+/// Why bytes are no answer.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ReplyError {
+    /// No bytes, or a format of another release.
+    #[error("the answer to a metadata command has an unknown format: run one release on all nodes")]
+    UnknownFormat,
+    /// Not an answer.
+    #[error("the answer to a metadata command can't be read: its bytes are damaged")]
+    Damaged(#[source] postcard::Error),
+}
+
+/// The answer as bytes.
+pub fn encode(answer: &Answer) -> Vec<u8> {
+    // Serialising plain values into a growing vector has no way to fail; were it to, the reader would see a damaged answer.
+    postcard::to_extend(answer, vec![ANSWER_FORMAT]).unwrap_or_default()
+}
+
+/// Reads an answer back.
+///
+/// # Errors
+/// [`ReplyError`] when the bytes are anything else.
+pub fn decode(bytes: &[u8]) -> Result<Answer, ReplyError> {
+    match bytes.split_first() {
+        Some((&ANSWER_FORMAT, body)) => postcard::from_bytes(body).map_err(ReplyError::Damaged),
+        _ => Err(ReplyError::UnknownFormat),
+    }
+}

@@ -1,0 +1,141 @@
+//! The state as bytes: what a node stores and what a leader sends to a node that fell behind.
+//!
+//! ```text
+//!   "MRDNMETA" | version u32 LE | postcard body | crc32c u32 LE of all before
+//! ```
+//! Old versions must still open: `testdata/state-v1.hex`. Damage is found before anything is used (DUR-3).
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use meridian_types::{Bucket, BucketId, Hlc, Node, NodeId, Region, RegionId, ShardId};
+use serde::{Deserialize, Serialize};
+
+use crate::event::Events;
+use crate::operations::Operations;
+use crate::state::{ClusterState, Fault, Formed, ShardGroup};
+
+/// The most bytes an encoded state may have; read before any of it is decoded (RES-1). The bounds of the
+/// state itself keep it below 128 MiB.
+pub const SNAPSHOT_BYTES_MAX: usize = 256 << 20;
+
+/// The version this release writes, and the newest it reads.
+pub const SNAPSHOT_VERSION: u32 = 1;
+
+const MAGIC: &[u8; 8] = b"MRDNMETA";
+const HEADER_BYTES: usize = MAGIC.len() + 4;
+const CHECKSUM_BYTES: usize = 4;
+
+/// Why bytes are no state.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum SnapshotError {
+    /// Something else, or too short or long to be one.
+    #[error("it is not a metadata state")]
+    NotAState,
+    /// The checksum differs.
+    #[error("its checksum does not match: bytes were changed or lost")]
+    Checksum,
+    /// Written by a newer release.
+    #[error("it has version {0}; this release reads up to {SNAPSHOT_VERSION}: use the release that wrote it")]
+    UnknownVersion(u32),
+    /// The checksum is right, but the content is not a state.
+    #[error("its content can't be read")]
+    Content(#[source] postcard::Error),
+    /// The content contradicts itself.
+    #[error("its content contradicts itself")]
+    Fault(#[from] Fault),
+}
+
+/// Version 1 as written. Field order is the format.
+#[derive(Serialize, Deserialize)]
+struct StateV1 {
+    index: u64,
+    clock: Hlc,
+    formed: Option<Formed>,
+    regions: BTreeMap<RegionId, Region>,
+    last_region: RegionId,
+    nodes: BTreeMap<NodeId, Node>,
+    groups: BTreeMap<(RegionId, ShardId), ShardGroup>,
+    buckets: BTreeMap<BucketId, Arc<Bucket>>,
+    last_bucket: BucketId,
+    operations: Operations,
+    events: Events,
+}
+
+impl ClusterState {
+    /// The state as bytes; equal states make equal bytes.
+    pub fn encode(&self) -> Vec<u8> {
+        let state = self.clone();
+        let stored = StateV1 {
+            index: state.index,
+            clock: state.clock,
+            formed: state.formed,
+            regions: state.regions,
+            last_region: state.last_region,
+            nodes: state.nodes,
+            groups: state.groups,
+            buckets: state.buckets,
+            last_bucket: state.last_bucket,
+            operations: state.operations,
+            events: state.events,
+        };
+        let mut bytes = MAGIC.to_vec();
+        bytes.extend_from_slice(&SNAPSHOT_VERSION.to_le_bytes());
+        // Serialising plain values into a growing vector has no way to fail; were it to, `decode` would refuse the result.
+        let mut bytes = postcard::to_extend(&stored, bytes).unwrap_or_default();
+        let checksum = crc32c::crc32c(&bytes);
+        bytes.extend_from_slice(&checksum.to_le_bytes());
+        bytes
+    }
+
+    /// Reads a state back.
+    ///
+    /// # Errors
+    /// [`SnapshotError`] when the bytes are damaged, of a newer version, or break a rule of the state.
+    pub fn decode(bytes: &[u8]) -> Result<ClusterState, SnapshotError> {
+        if bytes.len() > SNAPSHOT_BYTES_MAX || bytes.len() < HEADER_BYTES + CHECKSUM_BYTES {
+            return Err(SnapshotError::NotAState);
+        }
+        let (content, checksum) =
+            bytes.split_last_chunk::<CHECKSUM_BYTES>().ok_or(SnapshotError::NotAState)?;
+        let (magic, rest) = content.split_first_chunk::<8>().ok_or(SnapshotError::NotAState)?;
+        let (version, body) = rest.split_first_chunk::<4>().ok_or(SnapshotError::NotAState)?;
+        if magic != MAGIC {
+            return Err(SnapshotError::NotAState);
+        }
+        if crc32c::crc32c(content) != u32::from_le_bytes(*checksum) {
+            return Err(SnapshotError::Checksum);
+        }
+        match u32::from_le_bytes(*version) {
+            SNAPSHOT_VERSION => {}
+            other => return Err(SnapshotError::UnknownVersion(other)),
+        }
+        let (stored, rest) = postcard::take_from_bytes::<StateV1>(body).map_err(SnapshotError::Content)?;
+        if !rest.is_empty() {
+            return Err(SnapshotError::Content(postcard::Error::SerdeDeCustom));
+        }
+        let state = stored.into_state();
+        state.validate()?;
+        Ok(state)
+    }
+}
+
+impl StateV1 {
+    fn into_state(self) -> ClusterState {
+        let bucket_ids = self.buckets.values().map(|bucket| (bucket.name.clone(), bucket.id)).collect();
+        ClusterState {
+            index: self.index,
+            clock: self.clock,
+            formed: self.formed,
+            regions: self.regions,
+            last_region: self.last_region,
+            nodes: self.nodes,
+            groups: self.groups,
+            buckets: self.buckets,
+            last_bucket: self.last_bucket,
+            operations: self.operations,
+            events: self.events,
+            bucket_ids,
+        }
+    }
+}
