@@ -1,0 +1,155 @@
+//! The `Cluster` service: what operators and SDKs ask of any node.
+
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use meridian_proto::convert::{
+    bucket_to_proto, digests_to_proto, lag_to_proto, node_status_to_proto, spec_from_proto, status_of_refusal,
+    topology_to_proto,
+};
+use meridian_proto::identity::Identity;
+use meridian_proto::v1;
+use meridian_proto::v1::cluster_server::Cluster;
+use meridian_types::{BucketName, Effect, Labels, Refusal, RefusalKind};
+use tonic::{Request, Response, Status};
+
+use crate::seams::{Caller, Control, Via};
+
+/// The largest request of an operator, in bytes: a bucket with its labels.
+pub(crate) const CLUSTER_BYTES_MAX: usize = 1 << 20;
+
+/// How long an operator's request may take; a change of the metadata plane takes a few round trips between regions.
+const DEADLINE: Duration = Duration::from_secs(30);
+
+/// The most labels a request may set or remove, and how long a label's name and value may be, in bytes.
+const LABELS_MAX: usize = 64;
+const LABEL_BYTES_MAX: usize = 256;
+
+/// Serves operators and SDKs.
+pub struct ClusterService<C> {
+    control: Arc<C>,
+}
+
+impl<C: Control> ClusterService<C> {
+    pub(crate) fn new(control: Arc<C>) -> ClusterService<C> {
+        ClusterService { control }
+    }
+}
+
+#[tonic::async_trait]
+impl<C: Control> Cluster for ClusterService<C> {
+    async fn topology(&self, request: Request<v1::TopologyRequest>) -> Result<Response<v1::TopologyResponse>, Status> {
+        caller(&request)?;
+        Ok(Response::new(topology_to_proto(&self.control.topology(), self.control.node())))
+    }
+
+    async fn create_bucket(&self, request: Request<v1::CreateBucketRequest>) -> Result<Response<v1::Bucket>, Status> {
+        let caller = caller(&request)?;
+        let (spec, dry_run) = spec_from_proto(request.into_inner()).map_err(status_of_refusal)?;
+        check_labels(&spec.labels, &[]).map_err(status_of_refusal)?;
+        let bucket = within(Changes::Yes, self.control.create_bucket(spec, dry_run, caller)).await?;
+        Ok(Response::new(bucket_to_proto(&bucket)))
+    }
+
+    async fn delete_bucket(
+        &self,
+        request: Request<v1::DeleteBucketRequest>,
+    ) -> Result<Response<v1::DeleteBucketResponse>, Status> {
+        let caller = caller(&request)?;
+        let request = request.into_inner();
+        let name = bucket_name(&request.name)?;
+        within(Changes::Yes, self.control.delete_bucket(name, request.dry_run, caller)).await?;
+        Ok(Response::new(v1::DeleteBucketResponse {}))
+    }
+
+    async fn set_bucket_labels(
+        &self,
+        request: Request<v1::SetBucketLabelsRequest>,
+    ) -> Result<Response<v1::Bucket>, Status> {
+        let caller = caller(&request)?;
+        let request = request.into_inner();
+        let name = bucket_name(&request.name)?;
+        let set: Labels = request.set.into_iter().collect();
+        check_labels(&set, &request.remove).map_err(status_of_refusal)?;
+        let bucket = within(Changes::Yes, self.control.set_labels(name, set, request.remove, caller)).await?;
+        Ok(Response::new(bucket_to_proto(&bucket)))
+    }
+
+    async fn digests(&self, request: Request<v1::DigestsRequest>) -> Result<Response<v1::DigestsResponse>, Status> {
+        caller(&request)?;
+        let bucket = bucket_or_all(&request.into_inner().bucket)?;
+        let digests = within(Changes::No, self.control.digests(bucket)).await?;
+        Ok(Response::new(digests_to_proto(digests.region, digests.rows)))
+    }
+
+    async fn lag(&self, request: Request<v1::LagRequest>) -> Result<Response<v1::LagResponse>, Status> {
+        caller(&request)?;
+        let bucket = bucket_or_all(&request.into_inner().bucket)?;
+        let lags = within(Changes::No, self.control.lag(bucket)).await?;
+        Ok(Response::new(lag_to_proto(lags.region, lags.buckets, lags.lanes)))
+    }
+
+    async fn node_status(
+        &self,
+        request: Request<v1::NodeStatusRequest>,
+    ) -> Result<Response<v1::NodeStatusResponse>, Status> {
+        caller(&request)?;
+        let status = within(Changes::No, self.control.node_status()).await?;
+        Ok(Response::new(node_status_to_proto(status)))
+    }
+}
+
+/// Whether a request changes something.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Changes {
+    Yes,
+    No,
+}
+
+async fn within<T>(changes: Changes, answer: impl Future<Output = Result<T, Refusal>>) -> Result<T, Status> {
+    let answer = tokio::time::timeout(DEADLINE, answer).await.unwrap_or_else(|_| {
+        let effect = if changes == Changes::Yes { Effect::Unknown } else { Effect::None };
+        Err(Refusal::new(
+            RefusalKind::Unavailable,
+            format!(
+                "no answer within {} s: check with `meridian status` whether the metadata plane has a majority",
+                DEADLINE.as_secs()
+            ),
+        )
+        .with_effect(effect))
+    });
+    answer.map_err(status_of_refusal)
+}
+
+fn caller<T>(request: &Request<T>) -> Result<Caller, Status> {
+    let identity = Identity::of_request(request).map_err(status_of_refusal)?;
+    Ok(Caller { identity: Arc::new(identity), via: Via::Client })
+}
+
+fn bucket_name(name: &str) -> Result<BucketName, Status> {
+    BucketName::new(name).map_err(|why| status_of_refusal(Refusal::new(RefusalKind::Invalid, why.to_string())))
+}
+
+/// Empty means all.
+fn bucket_or_all(name: &str) -> Result<Option<BucketName>, Status> {
+    if name.is_empty() { Ok(None) } else { bucket_name(name).map(Some) }
+}
+
+/// Labels are kept on every node, so they are bounded.
+fn check_labels(set: &Labels, remove: &[String]) -> Result<(), Refusal> {
+    let invalid = |why: String| Err(Refusal::new(RefusalKind::Invalid, why));
+    if set.len() > LABELS_MAX || remove.len() > LABELS_MAX {
+        return invalid(format!("a request may name at most {LABELS_MAX} labels: use fewer"));
+    }
+    if let Some(long) = set.iter().flat_map(|(name, value)| [name, value]).find(|text| text.len() > LABEL_BYTES_MAX) {
+        let start: String = long.chars().take(32).collect();
+        return invalid(format!(
+            "a label's name and value may have at most {LABEL_BYTES_MAX} bytes each; shorten `{start}…`"
+        ));
+    }
+    if set.contains_key("") {
+        return invalid("a label's name must not be empty".to_owned());
+    }
+    Ok(())
+}

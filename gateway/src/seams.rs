@@ -1,0 +1,120 @@
+//! What the gateway needs from behind it: who executes requests, and who answers operators. Implemented by
+//! `region/node` and the composition root.
+
+use std::future::Future;
+use std::sync::Arc;
+
+use meridian_proto::identity::Identity;
+use meridian_types::{
+    Bucket, BucketLag, BucketName, BucketSpec, Labels, LaneStatus, NodeId, NodeStatus, Refusal, RegionId, Request,
+    Response, ShardDigest, Topology,
+};
+
+/// On whose behalf something is asked. Cheap to clone.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Caller {
+    /// Whom the caller's certificate names: recorded as `who` of administrative operations.
+    pub identity: Arc<Identity>,
+    /// How the request came here.
+    pub via: Via,
+}
+
+/// How a request came to this node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Via {
+    /// From the client itself.
+    Client,
+    /// Forwarded by the node that `identity` names, for a client of its own.
+    Peer,
+}
+
+/// Executes requests, wherever they belong.
+pub trait Store: Send + Sync + 'static {
+    /// Answers a request. The future may be dropped when the request's deadline passes or its caller goes away;
+    /// a write that was proposed by then goes on.
+    ///
+    /// # Errors
+    /// A refusal that says what happened to the data and what to do.
+    fn execute(&self, request: Request, caller: Caller) -> impl Future<Output = Result<Response, Refusal>> + Send;
+}
+
+/// Digests of the answering node's region.
+#[derive(Clone, Debug, PartialEq, Eq, Default)]
+pub struct Digests {
+    /// The region.
+    pub region: RegionId,
+    /// One row per bucket and shard.
+    pub rows: Vec<ShardDigest>,
+}
+
+/// Lag of the other regions behind the answering node's.
+#[derive(Clone, Debug, PartialEq, Eq, Default)]
+pub struct Lags {
+    /// The answering node's region: the source.
+    pub region: RegionId,
+    /// One row per bucket and target region.
+    pub buckets: Vec<BucketLag>,
+    /// One row per shard, target region and lane.
+    pub lanes: Vec<LaneStatus>,
+}
+
+/// Answers operators and SDKs about the cluster, and changes it for them.
+pub trait Control: Send + Sync + 'static {
+    /// The node that answers.
+    fn node(&self) -> NodeId;
+
+    /// The cluster as this node knows it.
+    fn topology(&self) -> Arc<Topology>;
+
+    /// Creates a bucket, or with `dry_run` only says what would be created.
+    ///
+    /// # Errors
+    /// Invalid, naming the fields in conflict; Exists; or that the metadata plane can't be reached.
+    fn create_bucket(
+        &self,
+        spec: BucketSpec,
+        dry_run: bool,
+        caller: Caller,
+    ) -> impl Future<Output = Result<Bucket, Refusal>> + Send;
+
+    /// Deletes a bucket with everything in it, or with `dry_run` only checks that it could.
+    ///
+    /// # Errors
+    /// NotFound, or that the metadata plane can't be reached.
+    fn delete_bucket(
+        &self,
+        name: BucketName,
+        dry_run: bool,
+        caller: Caller,
+    ) -> impl Future<Output = Result<(), Refusal>> + Send;
+
+    /// Sets and removes labels of a bucket.
+    ///
+    /// # Errors
+    /// NotFound, or that the metadata plane can't be reached.
+    fn set_labels(
+        &self,
+        name: BucketName,
+        set: Labels,
+        remove: Vec<String>,
+        caller: Caller,
+    ) -> impl Future<Output = Result<Bucket, Refusal>> + Send;
+
+    /// Digests of this region: of one bucket, or of all.
+    ///
+    /// # Errors
+    /// NotFound for an unknown bucket.
+    fn digests(&self, bucket: Option<BucketName>) -> impl Future<Output = Result<Digests, Refusal>> + Send;
+
+    /// Lag of the other regions behind this one: of one bucket, or of all.
+    ///
+    /// # Errors
+    /// NotFound for an unknown bucket.
+    fn lag(&self, bucket: Option<BucketName>) -> impl Future<Output = Result<Lags, Refusal>> + Send;
+
+    /// What this node knows of itself.
+    ///
+    /// # Errors
+    /// When a part of the node can't answer.
+    fn node_status(&self) -> impl Future<Output = Result<NodeStatus, Refusal>> + Send;
+}
