@@ -57,6 +57,14 @@ impl ClusterState {
         answer
     }
 
+    /// What the command would come to if it were the next one; for dry runs, on a state nobody keeps.
+    ///
+    /// # Errors
+    /// As [`ClusterState::apply`].
+    pub fn try_apply(mut self, command: &Command) -> Answer {
+        self.apply(self.index + 1, command)
+    }
+
     fn act(&mut self, at: Hlc, action: &Action) -> Result<Done, Refusal> {
         match action {
             Action::FormCluster(form) => self.form(form),
@@ -79,8 +87,8 @@ impl ClusterState {
             self.nodes.insert(NodeId::of(&member.name), node_of(member, region));
         }
         for region in self.regions.keys() {
-            let mut voters: Vec<_> = self.nodes.values().filter(|n| n.region == *region).map(|n| n.id).collect();
-            voters.sort_unstable();
+            let at_home = form.members.iter().map(|m| NodeId::of(&m.name)).filter(|id| self.is_in(*id, *region));
+            let voters: Vec<_> = at_home.take(VOTERS_MAX).collect();
             for shard in (0..form.shards).map(ShardId) {
                 self.groups.insert((*region, shard), ShardGroup { voters: voters.clone(), config_epoch: 1 });
             }
@@ -115,7 +123,10 @@ impl ClusterState {
         let change = match self.nodes.get(&node.id) {
             Some(known) if *known == node => None,
             Some(known) if known.name != node.name => {
-                return Err(conflict(format!("`{}` and `{}` have the same node id: rename one", known.name, node.name)));
+                return Err(conflict(format!(
+                    "`{}` and `{}` have the same node id: rename one",
+                    known.name, node.name
+                )));
             }
             Some(known) if known.region != region => {
                 return Err(conflict(format!(
@@ -182,6 +193,10 @@ impl ClusterState {
         Ok(Done { reply: Reply::Bucket(bucket), change })
     }
 
+    fn is_in(&self, node: NodeId, region: RegionId) -> bool {
+        self.nodes.get(&node).is_some_and(|node| node.region == region)
+    }
+
     fn existing(&self, name: &BucketName) -> Result<&Arc<Bucket>, Refusal> {
         self.bucket_named(name).ok_or_else(|| {
             Refusal::new(
@@ -191,6 +206,9 @@ impl ClusterState {
         })
     }
 }
+
+/// The most voters of one shard's group (design 1): more cost every write another copy and no quorum less.
+const VOTERS_MAX: usize = 5;
 
 /// The year 9999: a proposer's broken clock must not use up the timestamps of all others.
 const AT_MS_MAX: u64 = 253_402_300_799_999;

@@ -44,17 +44,18 @@ pub enum ReplyError {
     Damaged(#[source] postcard::Error),
 }
 
-/// The answer as bytes.
-pub fn encode(answer: &Answer) -> Vec<u8> {
+/// The answer as bytes, with the metadata index it was given at: whoever asked can wait until its own copy
+/// has reached it.
+pub fn encode(index: u64, answer: &Answer) -> Vec<u8> {
     // Serialising plain values into a growing vector has no way to fail; were it to, the reader would see a damaged answer.
-    postcard::to_extend(answer, vec![ANSWER_FORMAT]).unwrap_or_default()
+    postcard::to_extend(&(index, answer), vec![ANSWER_FORMAT]).unwrap_or_default()
 }
 
-/// Reads an answer back.
+/// Reads an answer and its index back.
 ///
 /// # Errors
 /// [`ReplyError`] when the bytes are anything else.
-pub fn decode(bytes: &[u8]) -> Result<Answer, ReplyError> {
+pub fn decode(bytes: &[u8]) -> Result<(u64, Answer), ReplyError> {
     match bytes.split_first() {
         Some((&ANSWER_FORMAT, body)) => postcard::from_bytes(body).map_err(ReplyError::Damaged),
         _ => Err(ReplyError::UnknownFormat),

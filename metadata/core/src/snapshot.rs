@@ -96,8 +96,7 @@ impl ClusterState {
         if bytes.len() > SNAPSHOT_BYTES_MAX || bytes.len() < HEADER_BYTES + CHECKSUM_BYTES {
             return Err(SnapshotError::NotAState);
         }
-        let (content, checksum) =
-            bytes.split_last_chunk::<CHECKSUM_BYTES>().ok_or(SnapshotError::NotAState)?;
+        let (content, checksum) = bytes.split_last_chunk::<CHECKSUM_BYTES>().ok_or(SnapshotError::NotAState)?;
         let (magic, rest) = content.split_first_chunk::<8>().ok_or(SnapshotError::NotAState)?;
         let (version, body) = rest.split_first_chunk::<4>().ok_or(SnapshotError::NotAState)?;
         if magic != MAGIC {

@@ -186,7 +186,8 @@ pub(crate) fn check_text(field: &str, text: &str) -> Result<(), Refusal> {
 }
 
 pub(crate) fn check_address(field: &str, address: &str) -> Result<(), Refusal> {
-    let port = address.rsplit_once(':').filter(|(host, _)| !host.is_empty()).and_then(|(_, port)| port.parse::<u16>().ok());
+    let port =
+        address.rsplit_once(':').filter(|(host, _)| !host.is_empty()).and_then(|(_, port)| port.parse::<u16>().ok());
     let printable = !address.chars().any(|c| c.is_control() || c.is_whitespace());
     if address.len() <= ADDRESS_BYTES_MAX && printable && port.is_some_and(|port| port > 0) {
         return Ok(());

@@ -195,7 +195,10 @@ impl ClusterState {
     fn validate_bucket(&self, id: BucketId, bucket: &Bucket) -> Result<(), Fault> {
         rule(bucket.id == id && id.0 > 0 && id <= self.last_bucket, "a bucket's id was not handed out")?;
         rule(bucket.regions.is_sorted_by(|a, b| a < b), "a bucket's regions are not ascending")?;
-        rule(bucket.regions.iter().all(|r| self.regions.contains_key(r)), "a bucket is in a region that does not exist")?;
+        rule(
+            bucket.regions.iter().all(|r| self.regions.contains_key(r)),
+            "a bucket is in a region that does not exist",
+        )?;
         rule(bucket.policy.validate(bucket.regions.len()).is_ok(), "a bucket's regions can't keep its policy")?;
         rule(bucket.policy.has_primary() == bucket.primary.is_some(), "a bucket's primary contradicts its policy")?;
         rule(bucket.primary.is_none_or(|p| bucket.is_in(p)), "a bucket's primary does not hold it")?;

@@ -1,1 +1,41 @@
-//! stub
+//! The metadata plane on one node (design 4): its Raft group, this node's copy, its lease, and every node's way
+//! to the leader. What is decided, is decided in `metadata/core`; here it is waited for.
+//!
+//! ```text
+//!    Handle ─────► Asker ──── MetadataPeer (gRPC) ────► Leader ───► Group::propose, Group::read_barrier
+//!      │  create_bucket…   here, if this node leads        │             │
+//!      │                                               LeaseTable    Machine (apply thread)
+//!      │                                                                 │ publishes
+//!      └── topology(), changes(), lease_until() ◄──── LocalCopy ◄────────┘
+//!                                                     Lease ◄── renew (every second, every node)
+//! ```
+//!
+//! Every node runs the same tasks: `duties` (acts only on the leader: forms the cluster, takes new nodes as
+//! learners), `register`, `renew` and its `report`. Voters apply the group's log; other nodes follow it as
+//! learners, so that routing never asks anybody.
+//!
+//! Keeps the time half of FEN-1 (with [`meridian_metadata_core::lease`]), DUR-1 and DUR-3 for metadata, ONE-1 for
+//! commands, RES-1 (bounded commands, renewals, state) and SEC-1 (callers are nodes, each for itself).
+
+mod ask;
+mod attempt;
+mod clock;
+mod copy;
+mod duties;
+mod error;
+mod file;
+mod handle;
+mod leader;
+mod machine;
+mod metrics;
+mod options;
+mod peer;
+mod register;
+mod renew;
+mod service;
+
+pub use error::{Error, OpenError};
+pub use handle::Handle;
+pub use options::{Member, Options};
+pub use peer::PeerService;
+pub use service::Service;

@@ -1,0 +1,136 @@
+//! What the leader does on its own: forms the cluster, remembers its election, takes new nodes as learners.
+//!
+//! Runs on every node and acts only while it leads. Every step may be repeated.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use meridian_consensus::{ChangeError, Group, Leadership};
+use meridian_metadata_core::command::Form;
+use meridian_metadata_core::{Action, Command, OperationId};
+use meridian_types::{ClusterId, NodeId};
+use tokio::time::{sleep, timeout};
+
+use crate::ask::Asker;
+use crate::clock::wall_ms;
+use crate::copy::LocalCopy;
+use crate::leader::Leader;
+use crate::metrics::Metrics;
+use crate::options::Options;
+
+/// How often gauges are refreshed and failed steps repeated.
+const TICK: Duration = Duration::from_secs(1);
+
+/// How long a new learner may take to catch up before others get their turn.
+const LEARNER_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// The leader's duties on one node.
+pub(crate) struct Duties {
+    pub(crate) options: Arc<Options>,
+    pub(crate) group: Group,
+    pub(crate) leader: Arc<Leader>,
+    pub(crate) asker: Arc<Asker>,
+    pub(crate) copy: Arc<LocalCopy>,
+    pub(crate) metrics: Metrics,
+}
+
+impl Duties {
+    /// Attends to them for ever.
+    pub(crate) async fn run(self) {
+        let mut leaderships = self.group.leadership();
+        let mut topologies = self.copy.changes();
+        let mut seen = Leadership::default();
+        // Nodes this leader has added in its term. A new leader asks again: adding twice changes nothing.
+        let mut learners = BTreeSet::new();
+        loop {
+            let now = *leaderships.borrow_and_update();
+            if now != seen {
+                self.leadership_changed(seen, now);
+                if now.term != seen.term {
+                    learners.clear();
+                }
+                seen = now;
+            }
+            topologies.mark_unchanged();
+            if now.leads {
+                self.lead(&mut learners).await;
+            }
+            self.metrics.index(self.copy.index());
+            self.metrics.leases_live(if now.leads { self.leader.leases_live() } else { 0 });
+            tokio::select! {
+                changed = leaderships.changed() => if changed.is_err() { return },
+                changed = topologies.changed() => if changed.is_err() { return },
+                () = sleep(TICK) => {}
+            }
+        }
+    }
+
+    fn leadership_changed(&self, before: Leadership, now: Leadership) {
+        if now.leads && (!before.leads || before.term != now.term) {
+            self.leader.elected(now.term);
+        }
+        if before.leader != now.leader || before.leads != now.leads {
+            self.metrics.leader_changed(now.leads);
+            let topology = self.copy.topology();
+            let leader = now.leader.and_then(|id| topology.nodes.get(&id)).map(|node| node.name.to_string());
+            tracing::info!(
+                term = now.term,
+                leads = now.leads,
+                leader = leader.or_else(|| now.leader.map(|id| id.to_string())).as_deref().unwrap_or("nobody"),
+                "metadata leader changed"
+            );
+        }
+    }
+
+    async fn lead(&self, learners: &mut BTreeSet<NodeId>) {
+        if self.copy.topology().cluster.is_none() {
+            self.form().await;
+        }
+        // A leader that was elected before the cluster was formed has no table yet.
+        self.leader.elected(self.leader.leadership().term);
+        let voters = self.options.voters();
+        let nodes: Vec<_> = self.copy.topology().nodes.keys().copied().collect();
+        for node in nodes.into_iter().filter(|node| !voters.contains(node)) {
+            if !learners.contains(&node) && self.leader.leadership().leads && self.add_learner(node).await {
+                learners.insert(node);
+            }
+        }
+    }
+
+    async fn form(&self) {
+        let command = Command {
+            operation: OperationId(rand::random()),
+            who: self.options.this.name.to_string(),
+            at_ms: wall_ms(),
+            action: Action::FormCluster(Form {
+                cluster: ClusterId(rand::random()),
+                shards: self.options.shards,
+                lease_ttl_ms: self.options.lease_ttl_ms,
+                // Versions are told by the nodes themselves, when they register.
+                members: self.options.members.iter().map(|member| member.spec("")).collect(),
+            }),
+        };
+        if let Err(refusal) = self.asker.propose(&command).await {
+            tracing::warn!(%refusal, "the cluster could not be formed yet");
+        }
+    }
+
+    async fn add_learner(&self, node: NodeId) -> bool {
+        match timeout(LEARNER_TIMEOUT, self.group.add_learner(node)).await {
+            Ok(Ok(())) => {
+                tracing::info!(node = node.0, "node follows the metadata group");
+                true
+            }
+            Ok(Err(ChangeError::Invalid(why))) => {
+                tracing::warn!(node = node.0, why, "node can't follow the metadata group");
+                true
+            }
+            Ok(Err(error)) => {
+                tracing::debug!(node = node.0, %error, "node does not follow the metadata group yet");
+                false
+            }
+            Err(_) => false,
+        }
+    }
+}

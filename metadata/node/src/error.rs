@@ -1,0 +1,77 @@
+//! Why the metadata plane can't start on this node, or had to stop.
+
+use std::io;
+use std::path::PathBuf;
+
+use meridian_consensus::{StartError, StateError};
+use meridian_metadata_core::SnapshotError;
+
+/// Why the metadata plane can't start on this node.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// An option has a value that can't work.
+    #[error("the metadata option `{option}` is not valid: {reason}")]
+    Options {
+        /// The option.
+        option: &'static str,
+        /// Why.
+        reason: String,
+    },
+    /// The stored state is damaged (DUR-3). It is not used, and was not changed.
+    #[error(
+        "the metadata state {} is damaged: {reason}; move the file away to have this node rebuilt from its peers (never on a majority of voters at once)",
+        file.display()
+    )]
+    Damaged {
+        /// The file.
+        file: PathBuf,
+        /// What is wrong.
+        reason: String,
+        /// What the decoder said, where it was asked.
+        #[source]
+        source: Option<SnapshotError>,
+    },
+    /// Written by another release.
+    #[error(
+        "the metadata state {} has format {found}; this release reads format {known}: use the release that wrote it, or a newer one",
+        file.display()
+    )]
+    UnknownFormat {
+        /// The file.
+        file: PathBuf,
+        /// The format found.
+        found: u32,
+        /// The newest format this release reads.
+        known: u32,
+    },
+    /// The operating system refused.
+    #[error("cannot open the metadata state: {action} {} failed", path.display())]
+    Io {
+        /// What was being done.
+        action: &'static str,
+        /// To which file or directory.
+        path: PathBuf,
+        /// The cause.
+        #[source]
+        source: io::Error,
+    },
+    /// The metadata group can't be started.
+    #[error("the metadata group can't be started")]
+    Start(#[from] StartError),
+}
+
+/// Why the metadata plane stopped on this node: the process must exit non-zero.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A task ended by a panic or without being told to.
+    #[error("the metadata task `{task}` ended unexpectedly: {detail}")]
+    Task {
+        /// Which.
+        task: &'static str,
+        /// How it ended.
+        detail: String,
+    },
+    /// The state failed.
+    #[error("the metadata state failed")]
+    State(#[from] StateError),
+}

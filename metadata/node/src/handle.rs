@@ -1,0 +1,153 @@
+//! The metadata plane as the rest of a node sees it.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Instant;
+
+use meridian_metadata_core::{Action, Command, Event, OperationId, Reply};
+use meridian_proto::v1::metadata_peer_server::MetadataPeerServer;
+use meridian_types::{Bucket, BucketId, BucketName, BucketSpec, Labels, NodeId, Refusal, RefusalKind, Topology};
+use tokio::sync::watch;
+
+use crate::ask::Asker;
+use crate::clock::wall_ms;
+use crate::copy::LocalCopy;
+use crate::leader::Leader;
+use crate::peer::{self, PeerService};
+use crate::register::Registration;
+
+/// The metadata plane on this node. Cheap to clone; works while [`crate::Service`] runs.
+#[derive(Clone)]
+pub struct Handle {
+    pub(crate) copy: Arc<LocalCopy>,
+    pub(crate) leader: Arc<Leader>,
+    pub(crate) asker: Arc<Asker>,
+    pub(crate) registration: watch::Receiver<Registration>,
+}
+
+impl Handle {
+    /// This node's copy of the cluster. Asks nobody.
+    pub fn topology(&self) -> Arc<Topology> {
+        self.copy.topology()
+    }
+
+    /// Every change of it; intermediate ones may be skipped.
+    pub fn changes(&self) -> watch::Receiver<Arc<Topology>> {
+        self.copy.changes()
+    }
+
+    /// Until when this node may act as primary on the topology it has, by its own monotonic clock; `None` or a
+    /// moment that has passed means it may not. One atomic load, to be compared with the clock *after* the
+    /// write is committed and before it is acknowledged.
+    pub fn lease_until(&self) -> Option<Instant> {
+        self.copy.lease.until()
+    }
+
+    /// Every change of [`Handle::lease_until`]. Running out is no change: compare with the clock.
+    pub fn lease_changes(&self) -> watch::Receiver<Option<Instant>> {
+        self.copy.lease.changes()
+    }
+
+    /// Who leads the metadata group, as far as this node knows.
+    pub fn leader(&self) -> Option<NodeId> {
+        self.leader.leadership().leader
+    }
+
+    /// The metadata index this node has applied.
+    pub fn index(&self) -> u64 {
+        self.copy.index()
+    }
+
+    /// Whether the cluster is formed and knows this node as it is now.
+    pub fn is_registered(&self) -> bool {
+        *self.registration.borrow() == Registration::Done
+    }
+
+    /// The last changes to the cluster, oldest first: who did what, when.
+    pub fn events(&self) -> Vec<Event> {
+        self.copy.read(|state| state.events().cloned().collect())
+    }
+
+    /// Empty when healthy; else one sentence each, with the remedy.
+    pub fn problems(&self) -> Vec<String> {
+        let mut problems = Vec::new();
+        match &*self.registration.borrow() {
+            Registration::Done => {}
+            Registration::Pending => problems.push(
+                "this node is not registered yet: a majority of the metadata voters must be up and reachable from here"
+                    .to_owned(),
+            ),
+            Registration::Refused(why) => problems.push(format!("this node's registration was refused: {why}")),
+        }
+        if self.lease_until().is_none_or(|until| until <= Instant::now()) {
+            problems.push(
+                "this node holds no lease, so it accepts no writes as primary: a majority of the metadata voters must be up and reachable from here"
+                    .to_owned(),
+            );
+        }
+        problems
+    }
+
+    /// The gRPC service for other nodes.
+    pub fn peer_service(&self) -> MetadataPeerServer<PeerService> {
+        peer::server(Arc::clone(&self.leader), Arc::clone(&self.copy))
+    }
+
+    /// Creates a bucket and returns it, known to this node. A dry run decides by this node's copy and changes nothing.
+    ///
+    /// # Errors
+    /// [`RefusalKind::Invalid`] names the fields in conflict, [`RefusalKind::NotFound`] an unknown region,
+    /// [`RefusalKind::Exists`] a name that is taken; [`RefusalKind::Unavailable`] without a metadata quorum.
+    pub async fn create_bucket(&self, spec: BucketSpec, dry_run: bool, who: &str) -> Result<Bucket, Refusal> {
+        self.run(Action::CreateBucket(spec), dry_run, who).await.and_then(bucket_of)
+    }
+
+    /// Deletes a bucket with all its data and returns its id, retired for ever.
+    ///
+    /// # Errors
+    /// [`RefusalKind::NotFound`]; [`RefusalKind::Unavailable`] without a metadata quorum.
+    pub async fn delete_bucket(&self, name: BucketName, dry_run: bool, who: &str) -> Result<BucketId, Refusal> {
+        match self.run(Action::DeleteBucket { name }, dry_run, who).await? {
+            Reply::Deleted { bucket } => Ok(bucket),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    /// Changes labels of a bucket and returns it.
+    ///
+    /// # Errors
+    /// [`RefusalKind::NotFound`]; [`RefusalKind::Invalid`] beyond the bounds of labels; [`RefusalKind::Unavailable`]
+    /// without a metadata quorum.
+    pub async fn set_labels(
+        &self,
+        name: BucketName,
+        set: Labels,
+        remove: BTreeSet<String>,
+        who: &str,
+    ) -> Result<Bucket, Refusal> {
+        self.run(Action::SetLabels { name, set, remove }, false, who).await.and_then(bucket_of)
+    }
+
+    async fn run(&self, action: Action, dry_run: bool, who: &str) -> Result<Reply, Refusal> {
+        let command = Command { operation: OperationId(rand::random()), who: who.to_owned(), at_ms: wall_ms(), action };
+        // The very decision, on a copy of the copy.
+        let tried = self.copy.read(|state| state.clone()).try_apply(&command);
+        match tried {
+            tried if dry_run => tried,
+            // What is invalid here is invalid everywhere; everything else is for the leader to say.
+            Err(refusal) if refusal.kind == RefusalKind::Invalid => Err(refusal),
+            Ok(_) | Err(_) => self.asker.propose(&command).await,
+        }
+    }
+}
+
+fn bucket_of(reply: Reply) -> Result<Bucket, Refusal> {
+    match reply {
+        Reply::Bucket(bucket) => Ok(bucket),
+        other => Err(unexpected(&other)),
+    }
+}
+
+fn unexpected(reply: &Reply) -> Refusal {
+    Refusal::new(RefusalKind::Internal, format!("the metadata plane answered something else: {reply:?}"))
+}

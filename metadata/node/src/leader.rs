@@ -1,0 +1,154 @@
+//! What only the leader of the metadata group can do: commit commands and grant leases.
+//!
+//! Works on any node at any time; one that does not lead says who does. A grant is given only after a quorum
+//! confirmed, after the request had been received, that this node still leads (design 4; the reasoning is in
+//! [`meridian_metadata_core::lease`]).
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use meridian_consensus::{Group, Leadership, ProposeError, ReadError};
+use meridian_metadata_core::{ClusterState, Grant, LeaseTable};
+use meridian_types::{NodeId, Refusal, RefusalKind};
+use tokio::sync::Semaphore;
+use tokio::time::timeout;
+
+use crate::attempt::Attempt;
+use crate::copy::LocalCopy;
+
+/// Commands that may wait for their commit at once (RES-1). Metadata changes are rare; a burst of operators' scripts fits.
+const COMMANDS_IN_FLIGHT_MAX: usize = 64;
+
+/// Renewals that may wait for a quorum at once: one per node and second, each for a round trip.
+const RENEWALS_IN_FLIGHT_MAX: usize = 1024;
+
+/// The leader's work on one node.
+#[derive(Debug)]
+pub(crate) struct Leader {
+    group: Group,
+    copy: Arc<LocalCopy>,
+    /// Of the last term in which this node led.
+    leases: Mutex<Option<LeaseTable>>,
+    commands: Semaphore,
+    renewals: Semaphore,
+    attempt_timeout: Duration,
+    renew_timeout: Duration,
+}
+
+impl Leader {
+    pub(crate) fn new(
+        group: Group,
+        copy: Arc<LocalCopy>,
+        attempt_timeout: Duration,
+        renew_timeout: Duration,
+    ) -> Leader {
+        Leader {
+            group,
+            copy,
+            leases: Mutex::new(None),
+            commands: Semaphore::new(COMMANDS_IN_FLIGHT_MAX),
+            renewals: Semaphore::new(RENEWALS_IN_FLIGHT_MAX),
+            attempt_timeout,
+            renew_timeout,
+        }
+    }
+
+    /// Who leads, as this node knows it.
+    pub(crate) fn leadership(&self) -> Leadership {
+        *self.group.leadership().borrow()
+    }
+
+    /// Commits a command and answers what it came to ([`meridian_metadata_core::reply`]).
+    pub(crate) async fn propose(&self, command: Bytes) -> Attempt<Bytes> {
+        let Ok(_permit) = self.commands.try_acquire() else {
+            return busy("metadata commands");
+        };
+        let proposal = match self.group.propose(command) {
+            Ok(proposal) => proposal,
+            Err(error) => return not_proposed(error),
+        };
+        match timeout(self.attempt_timeout, proposal).await {
+            Ok(Ok(applied)) => Attempt::Done(applied.result),
+            Ok(Err(error)) => not_proposed(error),
+            Err(_) => Attempt::Lost("no majority of the metadata voters confirmed it in time".to_owned()),
+        }
+    }
+
+    /// Grants `node` a lease. Its request has been received when this is called.
+    pub(crate) async fn renew(&self, node: NodeId) -> Attempt<Grant> {
+        let Ok(_permit) = self.renewals.try_acquire() else {
+            return busy("lease renewals");
+        };
+        let before = self.leadership();
+        if !before.leads {
+            return Attempt::Elsewhere(before.leader);
+        }
+        match timeout(self.renew_timeout, self.group.read_barrier()).await {
+            Ok(Ok(_)) => self.grant(node, before),
+            Ok(Err(ReadError::NotLeader { leader })) => Attempt::Elsewhere(leader),
+            Ok(Err(error @ (ReadError::NoQuorum | ReadError::Stopped))) => Attempt::Lost(error.to_string()),
+            Err(_) => Attempt::Lost("no majority of the metadata voters confirmed the leader in time".to_owned()),
+        }
+    }
+
+    /// After the barrier: the table must be of the term that was confirmed.
+    fn grant(&self, node: NodeId, before: Leadership) -> Attempt<Grant> {
+        let after = self.leadership();
+        if !after.leads || after.term != before.term {
+            return Attempt::Elsewhere(after.leader);
+        }
+        if !self.copy.read(|state| state.node(node).is_some()) {
+            let message = format!("node {node} is not registered yet: it gets a lease once it is");
+            return Attempt::Refused(Refusal::new(RefusalKind::Retry, message));
+        }
+        let mut leases = self.leases();
+        let Some(table) = self.table(&mut leases, after.term) else {
+            return Attempt::Refused(Refusal::new(RefusalKind::Retry, "the cluster is not formed yet"));
+        };
+        // Index and time are read under the lock: whoever commits a change and then reads the table finds
+        // every grant that does not require the change.
+        Attempt::Done(table.grant(Instant::now(), node, self.copy.index()))
+    }
+
+    /// To be called when this node was elected: from then on every node counts as renewed at that moment.
+    pub(crate) fn elected(&self, term: u64) {
+        let _ = self.table(&mut self.leases(), term);
+    }
+
+    /// How many nodes renewed in this term and may still believe in it.
+    pub(crate) fn leases_live(&self) -> usize {
+        self.leases().as_ref().map_or(0, |table| table.live(Instant::now()))
+    }
+
+    fn leases(&self) -> MutexGuard<'_, Option<LeaseTable>> {
+        // A panic under this lock has condemned the node; the table itself is never half changed.
+        self.leases.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The table of `term`, made anew if it is of an earlier one. `None` before the cluster is formed.
+    fn table<'a>(&self, leases: &'a mut Option<LeaseTable>, term: u64) -> Option<&'a mut LeaseTable> {
+        let ttl = self.copy.read(ClusterState::lease_ttl)?;
+        if leases.as_ref().is_none_or(|table| table.term() != term) {
+            *leases = Some(LeaseTable::elected(Instant::now(), term, ttl));
+        }
+        leases.as_mut()
+    }
+}
+
+fn not_proposed<T>(error: ProposeError) -> Attempt<T> {
+    match error {
+        ProposeError::NotLeader { leader } => Attempt::Elsewhere(leader),
+        ProposeError::Full => busy("metadata commands"),
+        ProposeError::DiskFull => Attempt::Refused(Refusal::new(
+            RefusalKind::Unavailable,
+            "the disk of the metadata leader is full: free space there, or move the leadership",
+        )),
+        ProposeError::Unknown => Attempt::Lost(error.to_string()),
+        ProposeError::Stopped => Attempt::Elsewhere(None),
+    }
+}
+
+fn busy<T>(what: &str) -> Attempt<T> {
+    Attempt::Refused(Refusal::new(RefusalKind::Retry, format!("too many {what} are under way: try again shortly")))
+}

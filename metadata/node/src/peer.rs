@@ -1,0 +1,144 @@
+//! The gRPC service for other nodes: commands and leases for those who found (or look for) the leader here.
+//!
+//! Only nodes of this cluster are served, each for itself (SEC-1): a renewal is for the node in the certificate,
+//! a registration too; commands of others carry the name of whoever asked their gateway.
+
+use std::sync::Arc;
+
+use meridian_metadata_core::command::COMMAND_BYTES_MAX;
+use meridian_metadata_core::{Action, Command};
+use meridian_proto::convert::{refusal_to_proto, status_of_refusal};
+use meridian_proto::identity::Identity;
+use meridian_proto::v1;
+use meridian_proto::v1::metadata_peer_server::{MetadataPeer, MetadataPeerServer};
+use meridian_types::{NodeId, NodeName, Refusal, RefusalKind, RegionName};
+use tonic::{Request, Response, Status};
+
+use crate::attempt::{Attempt, leader_to_proto, lost_to_proto};
+use crate::copy::LocalCopy;
+use crate::leader::Leader;
+
+/// Serves `MetadataPeer`.
+#[derive(Clone, Debug)]
+pub struct PeerService {
+    leader: Arc<Leader>,
+    copy: Arc<LocalCopy>,
+}
+
+pub(crate) fn server(leader: Arc<Leader>, copy: Arc<LocalCopy>) -> MetadataPeerServer<PeerService> {
+    // Room for the message around the command.
+    MetadataPeerServer::new(PeerService { leader, copy }).max_decoding_message_size(COMMAND_BYTES_MAX + 1024)
+}
+
+/// The node that calls.
+struct Caller {
+    region: RegionName,
+    name: NodeName,
+}
+
+fn denied(message: String) -> Status {
+    status_of_refusal(Refusal::new(RefusalKind::Denied, message))
+}
+
+impl Caller {
+    fn of<T>(request: &Request<T>) -> Result<Caller, Status> {
+        match Identity::of_request(request).map_err(status_of_refusal)? {
+            Identity::Node { region, name } => Ok(Caller { region, name }),
+            Identity::Client { name } => {
+                Err(denied(format!("`{name}` is a client: only nodes may call the metadata plane directly")))
+            }
+        }
+    }
+
+    fn id(&self) -> NodeId {
+        NodeId::of(&self.name)
+    }
+}
+
+impl PeerService {
+    /// Whether the caller is a node of this cluster, in the region its certificate names.
+    fn check_known(&self, caller: &Caller) -> Result<(), Status> {
+        let known = self.copy.topology();
+        let region = known.nodes.get(&caller.id()).and_then(|node| known.regions.get(&node.region));
+        match region {
+            Some(region) if region.name == caller.region => Ok(()),
+            Some(region) => Err(denied(format!(
+                "node `{}` is registered in region `{}`, but its certificate names region `{}`",
+                caller.name, region.name, caller.region
+            ))),
+            // It may be registered already at a leader that this node follows too slowly.
+            None => Err(status_of_refusal(Refusal::new(
+                RefusalKind::Retry,
+                format!("node `{}` is not registered here yet", caller.name),
+            ))),
+        }
+    }
+
+    fn check_command(&self, caller: &Caller, command: &Command) -> Result<(), Status> {
+        match &command.action {
+            Action::RegisterNode(node) if node.name == caller.name && node.region == caller.region => Ok(()),
+            Action::RegisterNode(node) => Err(denied(format!(
+                "node `{}` of region `{}` can't register node `{}` of region `{}`",
+                caller.name, caller.region, node.name, node.region
+            ))),
+            Action::FormCluster(_) => Err(denied("a cluster is formed by its first leader only".to_owned())),
+            Action::CreateBucket(_) | Action::DeleteBucket { .. } | Action::SetLabels { .. } => {
+                self.check_known(caller)
+            }
+        }
+    }
+}
+
+#[tonic::async_trait]
+impl MetadataPeer for PeerService {
+    async fn propose(&self, request: Request<v1::ProposeRequest>) -> Result<Response<v1::ProposeResponse>, Status> {
+        use v1::propose_response::Result as Answer;
+        let caller = Caller::of(&request)?;
+        let bytes = request.into_inner().command;
+        let command = Command::decode(&bytes)
+            .map_err(|why| status_of_refusal(Refusal::new(RefusalKind::Invalid, why.to_string())))?;
+        let leadership = self.leader.leadership();
+        let answer = if leadership.leads {
+            self.check_command(&caller, &command)?;
+            match self.leader.propose(bytes).await {
+                Attempt::Done(result) => Answer::Applied(result),
+                Attempt::Elsewhere(leader) => Answer::Leader(leader_to_proto(leader)),
+                Attempt::Refused(refusal) => Answer::Refusal(refusal_to_proto(refusal)),
+                Attempt::Lost(why) => Answer::Refusal(lost_to_proto(why)),
+            }
+        } else {
+            Answer::Leader(leader_to_proto(leadership.leader))
+        };
+        Ok(Response::new(v1::ProposeResponse { result: Some(answer) }))
+    }
+
+    async fn renew_lease(
+        &self,
+        request: Request<v1::RenewLeaseRequest>,
+    ) -> Result<Response<v1::RenewLeaseResponse>, Status> {
+        use v1::renew_lease_response::Result as Answer;
+        let caller = Caller::of(&request)?;
+        let node = NodeId(request.into_inner().node);
+        if node != caller.id() {
+            return Err(denied(format!("node `{}` can't renew the lease of node {node}", caller.name)));
+        }
+        let leadership = self.leader.leadership();
+        let answer = if leadership.leads {
+            self.check_known(&caller)?;
+            match self.leader.renew(node).await {
+                Attempt::Done(grant) => Answer::Grant(v1::LeaseGrant {
+                    // Milliseconds in the cluster's state, so nothing is rounded.
+                    ttl_ms: u64::try_from(grant.ttl.as_millis()).unwrap_or_default(),
+                    index: grant.index,
+                    term: grant.term,
+                }),
+                Attempt::Elsewhere(leader) => Answer::Leader(leader_to_proto(leader)),
+                Attempt::Refused(refusal) => Answer::Refusal(refusal_to_proto(refusal)),
+                Attempt::Lost(why) => Answer::Refusal(lost_to_proto(why)),
+            }
+        } else {
+            Answer::Leader(leader_to_proto(leadership.leader))
+        };
+        Ok(Response::new(v1::RenewLeaseResponse { result: Some(answer) }))
+    }
+}
