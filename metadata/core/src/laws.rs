@@ -1,1 +1,515 @@
+//! Laws of the cluster's state: random histories of commands, and bytes that must still open.
 
+use std::collections::{BTreeMap, BTreeSet};
+
+use meridian_types::{
+    Acks, Bucket, BucketId, BucketName, BucketSpec, ClusterId, Labels, NodeName, Policy, RefusalKind, RegionId,
+    RegionName,
+};
+use proptest::prelude::*;
+
+use crate::command::{COMMAND_BYTES_MAX, Form, NodeSpec};
+use crate::spec::{LABEL_VALUE_BYTES_MAX, LABELS_MAX};
+use crate::state::{BUCKETS_MAX, REGIONS_MAX};
+use crate::{Action, Answer, ClusterState, Command, CommandError, OperationId, Reply, SnapshotError, reply};
+
+fn region(name: &str) -> RegionName {
+    RegionName::new(name).unwrap()
+}
+
+fn bucket_name(name: &str) -> BucketName {
+    BucketName::new(name).unwrap()
+}
+
+fn node(name: &str, region_name: &str) -> NodeSpec {
+    NodeSpec {
+        name: NodeName::new(name).unwrap(),
+        region: region(region_name),
+        zone: "a".to_owned(),
+        rpc_address: format!("{name}.example:7100"),
+        replication_address: format!("{name}.example:7101"),
+        version: String::new(),
+    }
+}
+
+fn form() -> Form {
+    let members = vec![node("us-east-1", "us-east"), node("eu-west-1", "eu-west"), node("ap-south-1", "ap-south")];
+    Form { cluster: ClusterId(77), shards: 4, lease_ttl_ms: 5000, members }
+}
+
+fn spec(name: &str, policy: Policy) -> BucketSpec {
+    BucketSpec { name: bucket_name(name), policy, regions: Vec::new(), primary: None, labels: Labels::new() }
+}
+
+fn command(operation: u128, action: Action) -> Command {
+    Command { operation: OperationId(operation), who: "meridian://client/tester".to_owned(), at_ms: 1000, action }
+}
+
+/// A state with three regions, and the next index to apply at.
+fn formed() -> ClusterState {
+    let mut state = ClusterState::default();
+    state.apply(1, &command(u128::MAX, Action::FormCluster(form()))).unwrap();
+    state.validate().unwrap();
+    state
+}
+
+fn create(state: &mut ClusterState, operation: u128, spec: BucketSpec) -> Result<Bucket, meridian_types::Refusal> {
+    let answer = state.apply(state.index() + 1, &command(operation, Action::CreateBucket(spec)));
+    state.validate().unwrap();
+    answer.map(|reply| match reply {
+        Reply::Bucket(bucket) => bucket,
+        other => panic!("{other:?}"),
+    })
+}
+
+// ------------------------------------------------------------------------------------------ examples
+
+#[test]
+fn regions_are_numbered_in_the_order_of_the_members() {
+    let topology = formed().topology();
+    let names: Vec<_> = topology.regions.values().map(|r| (r.id.0, r.name.as_str())).collect();
+    assert_eq!(names, [(1, "us-east"), (2, "eu-west"), (3, "ap-south")]);
+    assert_eq!(topology.groups.len(), 12);
+    assert_eq!((topology.index, topology.shards, topology.cluster), (1, 4, Some(ClusterId(77))));
+    let place = (RegionId(2), meridian_types::ShardId(3));
+    assert_eq!(topology.groups[&place], [meridian_types::NodeId::of(&NodeName::new("eu-west-1").unwrap())]);
+}
+
+#[test]
+fn a_cluster_is_formed_once_and_later_attempts_learn_which() {
+    let mut state = formed();
+    let other = Form { cluster: ClusterId(78), ..form() };
+    let answer = state.apply(2, &command(1, Action::FormCluster(other)));
+    assert_eq!(answer, Ok(Reply::Formed { cluster: ClusterId(77) }));
+    assert_eq!(state.events().count(), 1);
+}
+
+#[test]
+fn nothing_but_forming_is_possible_before_the_cluster_is_formed() {
+    let mut state = ClusterState::default();
+    let refused = state.apply(1, &command(1, Action::CreateBucket(spec("orders", Policy::Async)))).unwrap_err();
+    assert_eq!(refused.kind, RefusalKind::Retry);
+    let refused = state.apply(2, &command(2, Action::RegisterNode(node("a", "us-east")))).unwrap_err();
+    assert_eq!(refused.kind, RefusalKind::Retry);
+    state.validate().unwrap();
+}
+
+#[test]
+fn a_cluster_that_cannot_work_is_not_formed() {
+    let refused = |change: &dyn Fn(&mut Form)| {
+        let mut form = form();
+        change(&mut form);
+        let mut state = ClusterState::default();
+        let refusal = state.apply(1, &command(1, Action::FormCluster(form))).unwrap_err();
+        state.validate().unwrap();
+        assert_eq!((refusal.kind, state.cluster()), (RefusalKind::Invalid, None));
+        refusal.message
+    };
+    assert!(refused(&|f| f.shards = 0).contains("shards"));
+    assert!(refused(&|f| f.lease_ttl_ms = 1).contains("lease_ttl_ms"));
+    assert!(refused(&|f| f.members.clear()).contains("members"));
+    assert!(refused(&|f| f.members.push(node("us-east-1", "eu-west"))).contains("twice"));
+    assert!(refused(&|f| f.members[0].rpc_address = "nowhere".to_owned()).contains("rpc_address"));
+    let many = |f: &mut Form| f.members = (0..=REGIONS_MAX).map(|n| node(&format!("n{n}"), &format!("r{n}"))).collect();
+    assert!(refused(&many).contains("regions"));
+}
+
+#[test]
+fn a_bucket_is_everywhere_and_writable_first_unless_told_otherwise() {
+    let mut state = formed();
+    let all = create(&mut state, 1, spec("all", Policy::Async)).unwrap();
+    assert_eq!((all.regions, all.primary), (vec![RegionId(1), RegionId(2), RegionId(3)], Some(RegionId(1))));
+    let two = BucketSpec { regions: vec![region("ap-south"), region("us-east")], ..spec("two", Policy::Async) };
+    let two = create(&mut state, 2, two).unwrap();
+    assert_eq!((two.regions, two.primary), (vec![RegionId(1), RegionId(3)], Some(RegionId(3))));
+    let far = BucketSpec { primary: Some(region("eu-west")), ..spec("far", Policy::Sync { acks: Acks::Majority }) };
+    assert_eq!(create(&mut state, 3, far).unwrap().primary, Some(RegionId(2)));
+    assert_eq!(create(&mut state, 4, spec("aa", Policy::ActiveActive)).unwrap().primary, None);
+}
+
+#[test]
+fn a_bucket_that_cannot_be_is_refused_with_the_fields_in_conflict() {
+    let mut state = formed();
+    create(&mut state, 1, spec("taken", Policy::Async)).unwrap();
+    let mut operation = 1;
+    let mut refused = |spec: BucketSpec| {
+        operation += 1;
+        let before = state.topology().buckets;
+        let refusal = create(&mut state, operation, spec).unwrap_err();
+        assert_eq!(state.topology().buckets, before);
+        (refusal.kind, refusal.message)
+    };
+    let sync = |acks| Policy::Sync { acks };
+    let one = vec![region("us-east")];
+    let cases = [
+        (
+            BucketSpec { regions: one.clone(), ..spec("b", sync(Acks::All)) },
+            RefusalKind::Invalid,
+            vec!["policy = sync", "regions"],
+        ),
+        (
+            BucketSpec { regions: one.clone(), ..spec("b", Policy::ActiveActive) },
+            RefusalKind::Invalid,
+            vec!["active-active", "regions"],
+        ),
+        (spec("b", sync(Acks::Regions(4))), RefusalKind::Invalid, vec!["acks = 4", "regions"]),
+        (spec("b", sync(Acks::Regions(1))), RefusalKind::Invalid, vec!["acks = 1", "policy = sync"]),
+        (
+            BucketSpec { primary: Some(region("us-east")), ..spec("b", Policy::ActiveActive) },
+            RefusalKind::Invalid,
+            vec!["primary = us-east", "active-active"],
+        ),
+        (
+            BucketSpec { primary: Some(region("eu-west")), regions: one, ..spec("b", Policy::Async) },
+            RefusalKind::Invalid,
+            vec!["primary = eu-west", "regions = us-east"],
+        ),
+        (
+            BucketSpec { regions: vec![region("us-east"), region("us-east")], ..spec("b", Policy::Async) },
+            RefusalKind::Invalid,
+            vec!["regions", "us-east", "twice"],
+        ),
+        (
+            BucketSpec { regions: vec![region("mars")], ..spec("b", Policy::Async) },
+            RefusalKind::NotFound,
+            vec!["regions", "mars", "us-east, eu-west, ap-south"],
+        ),
+        (
+            BucketSpec { primary: Some(region("mars")), ..spec("b", Policy::Async) },
+            RefusalKind::NotFound,
+            vec!["primary", "mars"],
+        ),
+        (spec("taken", Policy::Async), RefusalKind::Exists, vec!["taken"]),
+    ];
+    for (spec, kind, words) in cases {
+        let (found, message) = refused(spec);
+        assert_eq!(found, kind, "{message}");
+        assert!(words.iter().all(|word| message.contains(word)), "{message}");
+    }
+}
+
+#[test]
+fn labels_are_bounded_and_change_one_by_one() {
+    let mut state = formed();
+    create(&mut state, 1, spec("b", Policy::Async)).unwrap();
+    let labels =
+        |pairs: &[(&str, &str)]| pairs.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect::<Labels>();
+    let mut set = |operation: u128, set: Labels, remove: &[&str]| {
+        let remove = remove.iter().map(|key| (*key).to_owned()).collect();
+        let action = Action::SetLabels { name: bucket_name("b"), set, remove };
+        let answer = state.apply(state.index() + 1, &command(operation, action));
+        state.validate().unwrap();
+        answer.map(|_| state.topology().bucket_named("b").unwrap().labels.clone())
+    };
+    assert_eq!(set(2, labels(&[("team", "a"), ("tier", "1")]), &[]), Ok(labels(&[("team", "a"), ("tier", "1")])));
+    assert_eq!(set(3, labels(&[("team", "b")]), &["tier", "absent"]), Ok(labels(&[("team", "b")])));
+    assert!(set(4, labels(&[("x", "1")]), &["x"]).unwrap_err().message.contains("`set` and in `remove`"));
+    assert!(set(5, labels(&[("", "1")]), &[]).unwrap_err().message.contains("label key"));
+    assert!(set(6, labels(&[("x", "a\nb")]), &[]).unwrap_err().message.contains("value of label `x`"));
+    let long = "v".repeat(LABEL_VALUE_BYTES_MAX + 1);
+    assert_eq!(set(7, labels(&[("x", &long)]), &[]).unwrap_err().kind, RefusalKind::Invalid);
+    let many = (0..LABELS_MAX).map(|n| (format!("k{n}"), String::new())).collect();
+    assert!(set(8, many, &[]).unwrap_err().message.contains("labels"));
+}
+
+#[test]
+fn a_node_registers_moves_its_addresses_and_nothing_else() {
+    let mut state = formed();
+    let mut register = |operation: u128, spec: NodeSpec| {
+        let answer = state.apply(state.index() + 1, &command(operation, Action::RegisterNode(spec)));
+        state.validate().unwrap();
+        (answer, state.events().count())
+    };
+    let started = NodeSpec { version: "0.1.0".to_owned(), ..node("us-east-1", "us-east") };
+    assert_eq!(register(1, started.clone()).1, 2);
+    assert_eq!(register(2, started).1, 2, "the same again is no event");
+    let newcomer = register(3, node("eu-west-2", "eu-west")).0.unwrap();
+    assert!(matches!(newcomer, Reply::Registered { region: RegionId(2), .. }));
+    assert_eq!(register(4, node("eu-west-2", "us-east")).0.unwrap_err().kind, RefusalKind::Conflict);
+    assert_eq!(register(5, node("x", "mars")).0.unwrap_err().kind, RefusalKind::NotFound);
+    let lost = NodeSpec { replication_address: "host".to_owned(), ..node("eu-west-2", "eu-west") };
+    assert!(register(6, lost).0.unwrap_err().message.contains("replication_address = host"));
+}
+
+/// ONE-1.
+#[test]
+fn a_retried_command_gets_its_first_answer_even_after_the_world_has_moved_on() {
+    let mut state = formed();
+    let first = create(&mut state, 9, spec("b", Policy::Async)).unwrap();
+    assert_eq!(create(&mut state, 9, spec("b", Policy::Async)), Ok(first.clone()));
+    let delete = command(10, Action::DeleteBucket { name: bucket_name("b") });
+    let deleted = state.apply(state.index() + 1, &delete);
+    assert_eq!(deleted, Ok(Reply::Deleted { bucket: first.id }));
+    // A late duplicate neither creates it again nor forgets what it came to.
+    assert_eq!(create(&mut state, 9, spec("b", Policy::Async)), Ok(first));
+    assert!(state.topology().bucket_named("b").is_none());
+    assert_eq!(state.apply(state.index() + 1, &delete), deleted);
+    let misused = create(&mut state, 10, spec("c", Policy::Async)).unwrap_err();
+    assert!(misused.message.contains("was used for `delete-bucket b`"), "{misused}");
+}
+
+#[test]
+fn a_refusal_is_remembered_too() {
+    let mut state = formed();
+    create(&mut state, 1, spec("b", Policy::Async)).unwrap();
+    let refused = create(&mut state, 2, spec("b", Policy::Async));
+    state.apply(state.index() + 1, &command(3, Action::DeleteBucket { name: bucket_name("b") })).unwrap();
+    assert_eq!(create(&mut state, 2, spec("b", Policy::Async)), refused);
+}
+
+#[test]
+fn a_dry_run_decides_the_same_and_changes_nothing() {
+    let state = formed();
+    let tried = state.clone().try_apply(&command(1, Action::CreateBucket(spec("b", Policy::Async))));
+    let mut real = state.clone();
+    assert_eq!(tried, create(&mut real, 1, spec("b", Policy::Async)).map(Reply::Bucket));
+    assert!(state.topology().buckets.is_empty());
+}
+
+#[test]
+fn the_number_of_buckets_is_bounded() {
+    let mut state = formed();
+    for n in 0..BUCKETS_MAX as u128 {
+        let action = Action::CreateBucket(spec(&format!("b{n}"), Policy::Async));
+        state.apply(state.index() + 1, &command(n, action)).unwrap();
+    }
+    let refused = create(&mut state, u128::MAX - 1, spec("more", Policy::Async)).unwrap_err();
+    assert_eq!(refused.kind, RefusalKind::Unavailable);
+}
+
+#[test]
+#[should_panic(expected = "was applied after")]
+fn applying_a_log_twice_is_a_programmers_error() {
+    let mut state = formed();
+    let _ = state.apply(1, &command(1, Action::DeleteBucket { name: bucket_name("b") }));
+}
+
+// ---------------------------------------------------------------------------------------------- laws
+
+fn action() -> impl Strategy<Value = Action> {
+    let name = prop::sample::select(vec!["a", "b", "c", "d"]).prop_map(bucket_name);
+    let regions = prop::collection::vec(prop::sample::select(vec!["us-east", "eu-west", "ap-south", "mars"]), 0..4)
+        .prop_map(|names| names.into_iter().map(region).collect::<Vec<_>>());
+    let policy = prop_oneof![
+        Just(Policy::Async),
+        Just(Policy::ActiveActive),
+        Just(Policy::Sync { acks: Acks::Majority }),
+        (0u8..5).prop_map(|count| Policy::Sync { acks: Acks::Regions(count) }),
+    ];
+    let primary = prop::option::weighted(0.3, prop::sample::select(vec!["us-east", "eu-west"]).prop_map(region));
+    let labels = prop::collection::btree_map("[a-z/ ]{0,3}", "[a-z\n]{0,3}", 0..4);
+    let keys = prop::collection::btree_set("[a-z]{1,2}", 0..3);
+    let a_node = (0usize..6, prop::sample::select(vec!["us-east", "eu-west", "mars"]), "[a-z]{0,4}:[0-9]{0,5}");
+    prop_oneof![
+        1 => Just(Action::FormCluster(form())),
+        4 => (name.clone(), policy, regions, primary, labels.clone()).prop_map(|(name, policy, regions, primary, labels)| {
+            Action::CreateBucket(BucketSpec { name, policy, regions, primary, labels })
+        }),
+        2 => name.clone().prop_map(|name| Action::DeleteBucket { name }),
+        2 => (name, labels, keys).prop_map(|(name, set, remove): (_, _, BTreeSet<String>)| Action::SetLabels { name, set, remove }),
+        2 => a_node.prop_map(|(n, place, rpc_address)| {
+            Action::RegisterNode(NodeSpec { rpc_address, ..node(&format!("node-{n}"), place) })
+        }),
+    ]
+}
+
+/// A history: new commands, and retries of earlier ones (by distance back).
+fn history() -> impl Strategy<Value = Vec<Command>> {
+    let step = (action(), any::<u64>(), 0usize..40, 1u64..3);
+    prop::collection::vec(step, 1..80).prop_map(|steps| {
+        let mut commands = vec![command(u128::MAX, Action::FormCluster(form()))];
+        for (n, (action, at_ms, back, _)) in steps.into_iter().enumerate() {
+            let retried =
+                commands.len().checked_sub(back).filter(|_| back > 25).and_then(|at| commands.get(at)).cloned();
+            commands.push(retried.unwrap_or(Command { at_ms, ..command(n as u128, action) }));
+        }
+        commands
+    })
+}
+
+fn run(commands: &[Command]) -> (ClusterState, Vec<Answer>) {
+    let mut state = ClusterState::default();
+    let answers = commands.iter().zip(1..).map(|(command, index)| state.apply(index * 2, command)).collect();
+    (state, answers)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(400))]
+
+    #[test]
+    fn every_replica_comes_to_the_same_state_and_answers(commands in history()) {
+        let (one, first) = run(&commands);
+        let (two, second) = run(&commands);
+        prop_assert_eq!(first, second);
+        prop_assert_eq!(one.encode(), two.encode());
+    }
+
+    #[test]
+    fn no_command_breaks_a_rule_of_the_state(commands in history()) {
+        let mut state = ClusterState::default();
+        for (command, index) in commands.iter().zip(1..) {
+            let _ = state.apply(index, command);
+            prop_assert_eq!(state.validate(), Ok(()));
+            prop_assert_eq!(state.topology().index, index);
+        }
+    }
+
+    /// ONE-1: a retry changes nothing but the index, wherever in the history it comes.
+    #[test]
+    fn a_retry_gets_the_first_answer_and_has_no_effect(commands in history()) {
+        let mut state = ClusterState::default();
+        let mut first: BTreeMap<OperationId, Answer> = BTreeMap::new();
+        for (command, index) in commands.iter().zip(1..) {
+            let before = state.topology();
+            let answer = state.apply(index, command);
+            match first.get(&command.operation) {
+                None => { first.insert(command.operation, answer); }
+                Some(known) => {
+                    prop_assert_eq!(known, &answer);
+                    prop_assert_eq!(meridian_types::Topology { index, ..before }, state.topology());
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn ids_rise_and_are_never_reused(commands in history()) {
+        let mut state = ClusterState::default();
+        let mut seen: BTreeMap<BucketId, BucketName> = BTreeMap::new();
+        for (command, index) in commands.iter().zip(1..) {
+            let last = state.topology().last_bucket;
+            let _ = state.apply(index, command);
+            let topology = state.topology();
+            prop_assert!(topology.last_bucket >= last);
+            for (id, bucket) in &topology.buckets {
+                let name = seen.entry(*id).or_insert_with(|| bucket.name.clone());
+                prop_assert_eq!(&*name, &bucket.name);
+                prop_assert!(*id <= topology.last_bucket);
+            }
+        }
+    }
+
+    #[test]
+    fn a_restored_state_is_equal_and_goes_on_equally(commands in history(), cut in 0usize..80) {
+        let cut = cut.min(commands.len());
+        let (before, after) = commands.split_at(cut);
+        let (mut state, _) = run(before);
+        let mut restored = ClusterState::decode(&state.encode()).unwrap();
+        prop_assert_eq!(&restored, &state);
+        for (command, index) in after.iter().zip(1000..) {
+            prop_assert_eq!(restored.apply(index, command), state.apply(index, command));
+        }
+        prop_assert_eq!(restored.encode(), state.encode());
+    }
+
+    #[test]
+    fn timestamps_rise_whatever_the_proposers_clocks_say(commands in history()) {
+        let (state, _) = run(&commands);
+        let stamps: Vec<_> = state.events().map(|event| (event.index, event.at)).collect();
+        prop_assert!(stamps.is_sorted_by(|a, b| a.0 < b.0 && a.1 < b.1));
+    }
+
+    #[test]
+    fn commands_and_answers_survive_the_journey(commands in history()) {
+        let (_, answers) = run(&commands);
+        for (command, answer) in commands.iter().zip(answers) {
+            prop_assert_eq!(&Command::decode(&command.encode().unwrap()).unwrap(), command);
+            prop_assert_eq!(reply::decode(&reply::encode(7, &answer)).unwrap(), (7, answer));
+        }
+    }
+
+    #[test]
+    fn any_bytes_are_a_command_an_answer_a_state_or_a_clear_error(mut bytes in prop::collection::vec(any::<u8>(), 0..300), format in 0u8..3) {
+        if let Some(first) = bytes.first_mut() { *first = format; }
+        if let Ok(command) = Command::decode(&bytes) {
+            let mut state = formed();
+            let _ = state.apply(2, &command);
+            prop_assert_eq!(state.validate(), Ok(()));
+        }
+        let _ = reply::decode(&bytes);
+        prop_assert!(ClusterState::decode(&bytes).is_err());
+    }
+
+    /// DUR-3: damage that a checksum would find, and damage behind a right checksum.
+    #[test]
+    fn a_damaged_state_is_never_accepted_as_it_was(commands in history(), at in any::<prop::sample::Index>(), flip in 1u8..=255, reseal in any::<bool>()) {
+        let (state, _) = run(&commands);
+        let mut bytes = state.encode();
+        let content = bytes.len() - 4;
+        let at = at.index(content);
+        bytes[at] ^= flip;
+        if reseal {
+            let checksum = crc32c::crc32c(&bytes[..content]);
+            bytes[content..].copy_from_slice(&checksum.to_le_bytes());
+            // What decodes keeps every rule; it can't be told from another honest state.
+            if let Ok(other) = ClusterState::decode(&bytes) { prop_assert_eq!(other.validate(), Ok(())); }
+        } else {
+            let refused = ClusterState::decode(&bytes);
+            prop_assert!(matches!(refused, Err(SnapshotError::Checksum | SnapshotError::NotAState)), "{:?}", refused);
+        }
+    }
+}
+
+// ------------------------------------------------------------------------------------------- formats
+
+fn fixture_commands() -> Vec<Command> {
+    let labels: Labels = [("team".to_owned(), "payments".to_owned())].into();
+    let regions = vec![region("eu-west"), region("us-east")];
+    let policy = Policy::Sync { acks: Acks::Regions(2) };
+    let sync = BucketSpec { regions, primary: Some(region("us-east")), labels, ..spec("ledger", policy) };
+    let remove = ["team".to_owned()].into();
+    let set = [("tier".to_owned(), "gold".to_owned())].into();
+    vec![
+        command(1, Action::FormCluster(form())),
+        command(2, Action::RegisterNode(NodeSpec { version: "0.1.0".to_owned(), ..node("eu-west-1", "eu-west") })),
+        command(3, Action::CreateBucket(spec("orders", Policy::Async))),
+        command(4, Action::CreateBucket(sync)),
+        command(5, Action::CreateBucket(spec("carts", Policy::ActiveActive))),
+        command(6, Action::SetLabels { name: bucket_name("ledger"), set, remove }),
+        command(7, Action::DeleteBucket { name: bucket_name("orders") }),
+        command(8, Action::CreateBucket(spec("carts", Policy::Async))),
+    ]
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn unhex(text: &str) -> Vec<u8> {
+    let digits = text.trim().as_bytes();
+    digits.chunks(2).map(|pair| u8::from_str_radix(std::str::from_utf8(pair).unwrap(), 16).unwrap()).collect()
+}
+
+#[test]
+fn commands_written_by_version_1_still_open() {
+    let stored: Vec<_> = include_str!("../testdata/commands-v1.hex").lines().collect();
+    let written: Vec<_> = fixture_commands().iter().map(|command| hex(&command.encode().unwrap())).collect();
+    assert_eq!(stored, written, "the format of commands has changed: give it a new format byte");
+    let read: Vec<_> = stored.iter().map(|line| Command::decode(&unhex(line)).unwrap()).collect();
+    assert_eq!(read, fixture_commands());
+}
+
+#[test]
+fn a_state_written_by_version_1_still_opens() {
+    let (state, _) = run(&fixture_commands());
+    let stored = include_str!("../testdata/state-v1.hex").trim();
+    assert_eq!(stored, hex(&state.encode()), "the format of the state has changed: give it a new version");
+    assert_eq!(ClusterState::decode(&unhex(stored)).unwrap(), state);
+}
+
+#[test]
+fn formats_of_another_release_and_oversized_bytes_are_named() {
+    assert_eq!(Command::decode(&[]), Err(CommandError::Empty));
+    assert_eq!(Command::decode(&[2, 0]), Err(CommandError::UnknownFormat(2)));
+    assert_eq!(Command::decode(&vec![1; COMMAND_BYTES_MAX + 1]), Err(CommandError::TooLarge(COMMAND_BYTES_MAX + 1)));
+    let mut trailing = fixture_commands()[0].encode().unwrap();
+    trailing.push(0);
+    assert_eq!(Command::decode(&trailing), Err(CommandError::Trailing(1)));
+
+    let mut newer = ClusterState::default().encode();
+    newer[8] = 2;
+    let content = newer.len() - 4;
+    let checksum = crc32c::crc32c(&newer[..content]);
+    newer[content..].copy_from_slice(&checksum.to_le_bytes());
+    assert_eq!(ClusterState::decode(&newer), Err(SnapshotError::UnknownVersion(2)));
+}
