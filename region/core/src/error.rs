@@ -78,3 +78,12 @@ pub enum ApplyError {
         region: RegionId,
     },
 }
+
+impl From<ReadError> for LoadError {
+    fn from(error: ReadError) -> LoadError {
+        match error {
+            ReadError::View(error) => LoadError::View(error),
+            ReadError::Damage(damage) => LoadError::Damage(damage),
+        }
+    }
+}

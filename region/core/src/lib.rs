@@ -11,17 +11,27 @@
 //!
 //! Promises kept here: ORD-1, ONE-1, FEN-2, CON-4, CON-5.
 
+mod body;
+mod counter;
 pub mod error;
 pub mod keys;
+mod meta;
 pub mod propose;
 pub mod read;
+pub mod record;
 pub mod result;
+pub mod scrub;
+mod sessions;
 pub mod shard;
+#[cfg(test)]
+mod testing;
 pub mod view;
 
 pub use error::{ApplyError, Damage, LoadError, ReadError};
 pub use keys::shard_range;
 pub use propose::active_active_body;
 pub use result::{ControlResult, Divergence, FrameResult, ResultError, WriteResult};
-pub use shard::{Applied, FrameApplied, Shard};
-pub use view::{MemoryState, Mutations, Overlay, StateView, ViewError};
+pub use scrub::{Contents, recompute_digest};
+pub use sessions::{ORIGIN_RESULTS_MAX, SESSION_RESULTS_MAX, SESSION_TTL_MS};
+pub use shard::{Applied, Due, FrameApplied, Shard};
+pub use view::{Each, MemoryState, Mutations, Overlay, StateView, ViewError};

@@ -1,15 +1,44 @@
-//! One shard of one region.
+//! One shard of one region: the state machine.
+//!
+//! Keeps ORD-1 (frames in `shard/frame.rs`), ONE-1 (`sessions.rs`), FEN-2 (here and in `shard/frame.rs`),
+//! CON-4 and CON-5 (`shard/merge.rs`). An own entry goes this way; what leaves early changes nothing:
+//!
+//! ```text
+//! applied before? -> kind -> bucket dropped? -> request decided before? -> fence -> timestamp -> meaning
+//! ```
+//!
+//! Metadata lives in memory and is written by [`Shard::checkpoint`], once per batch and only where it changed.
+//! After any error the shard in memory may be ahead of the state: load it again.
 
-use std::collections::BTreeMap;
+mod control;
+mod editor;
+mod facts;
+mod frame;
+mod merge;
+mod plain;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::ControlFlow;
 
 use bytes::Bytes;
-use meridian_types::entry::Header;
-use meridian_types::frame::DigestNote;
-use meridian_types::{BucketDigest, BucketId, Epoch, Hlc, Key, Lane, Lsn, RegionId, RequestId, ShardId};
+use meridian_types::entry::{HEADER_BYTES, Header, Kind};
+use meridian_types::frame::{DigestNote, FrameHeader};
+use meridian_types::{
+    BucketId, ClientId, Effect, Key, Lane, Lsn, Refusal, RefusalKind, RegionId, RequestId, ShardId, Version,
+};
 
-use crate::error::{ApplyError, LoadError, ReadError};
-use crate::result::Divergence;
+use crate::body::{self, BodyRef, WriteBodyRef};
+use crate::error::{ApplyError, Damage, LoadError, ReadError};
+use crate::keys::{self, MetaKey};
+use crate::meta::{self, BucketMeta, ShardMeta};
+use crate::record::{Content, Stamp};
+use crate::result::{ControlResult, Divergence, FrameResult, WriteResult};
+use crate::sessions::{self, Asked, Known, Scope, Sessions};
 use crate::view::{Mutations, StateView};
+
+pub use self::control::REMOVALS_MAX;
+use self::editor::Editor;
+pub use self::facts::Due;
 
 /// One shard's metadata in memory: digests, watermarks, fences, the index of kept results. The data
 /// itself stays behind the [`StateView`].
@@ -18,13 +47,26 @@ pub struct Shard {
     region: RegionId,
     id: ShardId,
     shards: Option<u16>,
-    digests: BTreeMap<BucketId, BucketDigest>,
+    meta: ShardMeta,
+    buckets: BTreeMap<BucketId, BucketMeta>,
+    watermarks: BTreeMap<(RegionId, Lane), Lsn>,
+    sessions: Sessions,
+    dirty: Dirty,
+}
+
+/// Metadata that the state does not have yet.
+#[derive(Clone, Debug, Default)]
+struct Dirty {
+    shard: bool,
+    buckets: BTreeSet<BucketId>,
+    watermarks: BTreeSet<(RegionId, Lane)>,
 }
 
 /// What an entry did.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Applied {
-    /// The answer for its proposer: an encoded [`crate::WriteResult`], [`crate::FrameResult`] or [`crate::ControlResult`].
+    /// The answer for its proposer: an encoded [`WriteResult`] for [`Kind::Write`], [`crate::FrameResult`] for
+    /// [`Kind::Frame`], [`ControlResult`] for the others.
     pub result: Bytes,
     /// Every client request this entry decided, those inside a frame included: they may be answered now.
     pub answered: Vec<(RequestId, Bytes)>,
@@ -47,13 +89,54 @@ pub struct FrameApplied {
     pub diverged: Vec<Divergence>,
 }
 
+impl Applied {
+    fn answering(result: Bytes) -> Applied {
+        Applied { result, answered: Vec::new(), note: None, frame: None }
+    }
+}
+
 impl Shard {
     /// Reads a shard's metadata; an empty state is a new shard.
     ///
     /// # Errors
     /// [`LoadError`] when the state can't be read or is damaged.
-    pub fn load(_view: &dyn StateView, region: RegionId, shard: ShardId) -> Result<Shard, LoadError> {
-        Ok(Shard { region, id: shard, shards: None, digests: BTreeMap::new() })
+    pub fn load(view: &dyn StateView, region: RegionId, shard: ShardId) -> Result<Shard, LoadError> {
+        let mut loaded = Shard {
+            region,
+            id: shard,
+            shards: None,
+            meta: ShardMeta::default(),
+            buckets: BTreeMap::new(),
+            watermarks: BTreeMap::new(),
+            sessions: Sessions::load(view, shard)?,
+            dirty: Dirty::default(),
+        };
+        let mut damage = None;
+        let (from, to) = keys::meta_range(shard);
+        view.scan(&from, &to, &mut |key, value| match loaded.take_meta(key, value) {
+            Ok(()) => ControlFlow::Continue(()),
+            Err(found) => {
+                damage = Some(found);
+                ControlFlow::Break(())
+            }
+        })?;
+        match damage {
+            Some(damage) => Err(damage.into()),
+            None => Ok(loaded),
+        }
+    }
+
+    fn take_meta(&mut self, key: &[u8], value: &[u8]) -> Result<(), Damage> {
+        match keys::parse_meta(key).ok_or(Damage { what: "metadata key" })? {
+            MetaKey::Shard => self.meta = meta::decode(value, "position of the shard")?,
+            MetaKey::Watermark(source, lane) => {
+                self.watermarks.insert((source, lane), meta::decode(value, "watermark")?);
+            }
+            MetaKey::Bucket(bucket) => {
+                self.buckets.insert(bucket, meta::decode(value, "metadata of a bucket")?);
+            }
+        }
+        Ok(())
     }
 
     /// Tells how many shards the cluster has, so that a write to a key of another shard is refused. To
@@ -70,105 +153,275 @@ impl Shard {
     /// [`ApplyError`] for damage only; the shard must not be used afterwards.
     pub fn apply(
         &mut self,
-        _view: &dyn StateView,
-        _lsn: Lsn,
-        _entry: &[u8],
-        _out: &mut Mutations,
+        view: &dyn StateView,
+        lsn: Lsn,
+        entry: &[u8],
+        out: &mut Mutations,
     ) -> Result<Applied, ApplyError> {
-        Ok(Applied { result: Bytes::new(), answered: Vec::new(), note: None, frame: None })
+        let header = Header::decode(entry).map_err(|source| ApplyError::Entry { lsn, source })?;
+        if header.origin != self.region {
+            return Err(ApplyError::ForeignLog { lsn, origin: header.origin, region: self.region });
+        }
+        let replayed = lsn <= self.meta.applied;
+        if !replayed {
+            self.meta.applied = lsn;
+            self.dirty.shard = true;
+        }
+        let applied = match header.kind {
+            _ if replayed => self.replay(view, lsn, &header, entry, out),
+            Kind::Frame => self.apply_frame(view, entry, out),
+            Kind::Write | Kind::Expire | Kind::Fence | Kind::DropBucket | Kind::ExpireClients => {
+                let body = body::decode(&header, entry).map_err(|source| ApplyError::Entry { lsn, source })?;
+                self.apply_own(view, lsn, &header, entry, &body, out)
+            }
+        };
+        if !replayed {
+            self.meta.greatest_hlc = self.meta.greatest_hlc.max(header.hlc);
+        }
+        if !replayed && header.kind.is_shipped() {
+            self.meta.own_hlc = self.meta.own_hlc.max(header.hlc);
+        }
+        applied.map_err(|error| match error {
+            ReadError::View(source) => ApplyError::View { lsn, source },
+            ReadError::Damage(source) => ApplyError::Damage { lsn, source },
+        })
     }
 
     /// Adds changed metadata to `out`: once per batch, before it is committed.
-    pub fn checkpoint(&mut self, _out: &mut Mutations) {}
-
-    /// Holds the shard to its own rules.
-    ///
-    /// # Panics
-    /// When one is broken.
-    pub fn validate(&self) {}
-
-    /// The region this shard is in.
-    pub fn region(&self) -> RegionId {
-        self.region
+    pub fn checkpoint(&mut self, out: &mut Mutations) {
+        let dirty = std::mem::take(&mut self.dirty);
+        if dirty.shard {
+            out.put(keys::shard_meta(self.id), meta::encode(&self.meta));
+        }
+        for bucket in dirty.buckets {
+            if let Some(meta) = self.buckets.get(&bucket) {
+                out.put(keys::bucket_meta(self.id, bucket), meta::encode(meta));
+            }
+        }
+        for (source, lane) in dirty.watermarks {
+            let watermark = self.watermark(source, lane);
+            out.put(keys::watermark(self.id, source, lane), meta::encode(&watermark));
+        }
     }
 
-    /// Which shard it is.
-    pub fn id(&self) -> ShardId {
-        self.id
+    /// An entry that the state already has: the kept result where there is one, and no change.
+    fn replay(
+        &self,
+        view: &dyn StateView,
+        lsn: Lsn,
+        header: &Header,
+        entry: &[u8],
+        out: &Mutations,
+    ) -> Result<Applied, ReadError> {
+        let result = match header.kind {
+            Kind::Write => match self.answered(&out.over(view), header.bucket, header.id)? {
+                Some(kept) => kept,
+                None => {
+                    let refusal = Refusal::new(RefusalKind::Retry, "the log entry was applied before");
+                    let outcome = Err(refusal.with_effect(Effect::Unknown));
+                    WriteResult { lsn, hlc: header.hlc, outcome }.encode()
+                }
+            },
+            Kind::Frame => match FrameHeader::decode(entry.get(HEADER_BYTES..).unwrap_or_default()) {
+                Ok(frame) => {
+                    FrameResult::AlreadyApplied { watermark: self.watermark(frame.source, frame.lane) }.encode()
+                }
+                Err(error) => FrameResult::Damaged { reason: error.to_string() }.encode(),
+            },
+            Kind::Expire | Kind::Fence | Kind::DropBucket | Kind::ExpireClients => control::done(0, false).encode(),
+        };
+        Ok(Applied::answering(result))
     }
 
-    /// The last entry of the own log that was applied.
-    pub fn applied(&self) -> Lsn {
-        Lsn(0)
+    fn apply_own(
+        &mut self,
+        view: &dyn StateView,
+        lsn: Lsn,
+        header: &Header,
+        entry: &[u8],
+        body: &BodyRef<'_>,
+        out: &mut Mutations,
+    ) -> Result<Applied, ReadError> {
+        let control = |result: ControlResult| Ok(Applied::answering(result.encode()));
+        match body {
+            BodyRef::Fence => control(self.apply_fence(lsn, header)),
+            BodyRef::DropBucket => control(self.apply_drop(view, header.bucket, out)?),
+            BodyRef::ExpireClients { before } => control(self.apply_expire_clients(*before, out)),
+            BodyRef::Write(_) | BodyRef::Expire { .. } => {
+                if let Some(refusal) = self.void(lsn, header) {
+                    return self.refuse(view, lsn, header, body, refusal, out);
+                }
+                let result = self.apply_history(view, out, lsn, header, entry.len(), body)?;
+                let note = self.note(header.bucket);
+                Ok(Applied { answered: answered(header, &result), result, note, frame: None })
+            }
+        }
     }
 
-    /// The digest of a bucket, if anything was ever written to it here.
-    pub fn digest(&self, bucket: BucketId) -> Option<&BucketDigest> {
-        self.digests.get(&bucket)
-    }
-
-    /// The digests of all buckets.
-    pub fn digests(&self) -> impl Iterator<Item = (BucketId, &BucketDigest)> {
-        self.digests.iter().map(|(bucket, digest)| (*bucket, digest))
-    }
-
-    /// How far the entries of another region have been applied, per lane.
-    pub fn watermark(&self, _source: RegionId, _lane: Lane) -> Lsn {
-        Lsn(0)
-    }
-
-    /// The bucket's fence: entries of lower epochs are refused (FEN-2). 0 when there is none.
-    pub fn fence(&self, _bucket: BucketId) -> Epoch {
-        Epoch(0)
-    }
-
-    /// The greatest timestamp applied, of any region: the leader stamps its next entry above it.
-    pub fn last_hlc(&self) -> Hlc {
-        Hlc(0)
-    }
-
-    /// The divergence found in a bucket, if one ever was.
-    pub fn divergence(&self, _bucket: BucketId) -> Option<&Divergence> {
+    /// Why an own entry has no place in its bucket's history, if it hasn't (FEN-2). The other regions never see it.
+    fn void(&mut self, lsn: Lsn, header: &Header) -> Option<Refusal> {
+        let meta = self.buckets.get(&header.bucket);
+        if meta.is_some_and(|meta| meta.dropped) {
+            return Some(Refusal::new(RefusalKind::NotFound, "the bucket was deleted"));
+        }
+        let fence = meta.map(BucketMeta::fence).unwrap_or_default();
+        if header.epoch < fence {
+            let message = format!(
+                "the write was ordered under epoch {} of the bucket, but epoch {fence} is in force: refresh the topology and retry",
+                header.epoch
+            );
+            return Some(Refusal::new(RefusalKind::Fenced, message));
+        }
+        if header.hlc <= self.meta.own_hlc {
+            self.meta.void(lsn);
+            let message = "the write's timestamp was not above its predecessor's; nothing was changed: retry";
+            return Some(Refusal::new(RefusalKind::Retry, message));
+        }
         None
     }
 
-    /// Whether the bucket was dropped here.
-    pub fn is_dropped(&self, _bucket: BucketId) -> bool {
-        false
-    }
-
-    /// Whether an own entry of a shipped kind took its place in its bucket's history. An entry that
-    /// was refused by the fence, its timestamp or a dropped bucket did not: **the log reader must
-    /// not hand it to the shipper**, since the other regions can't know why it was refused.
-    pub fn is_effective(&self, _lsn: Lsn, _header: &Header) -> bool {
-        true
-    }
-
-    /// The kept answer to a request, looked up before proposing: spares a retry the log (ONE-1).
-    ///
-    /// # Errors
-    /// [`ReadError`] when the state can't be read or is damaged.
-    pub fn answered(
+    /// Answers a void entry: a retry still gets its first answer.
+    fn refuse(
         &self,
-        _view: &dyn StateView,
-        _bucket: BucketId,
-        _id: RequestId,
-    ) -> Result<Option<Bytes>, ReadError> {
-        Ok(None)
+        view: &dyn StateView,
+        lsn: Lsn,
+        header: &Header,
+        body: &BodyRef<'_>,
+        refusal: Refusal,
+        out: &Mutations,
+    ) -> Result<Applied, ReadError> {
+        let BodyRef::Write(write) = body else {
+            let result = ControlResult { removed: 0, more: false, refused: Some(refusal) };
+            return Ok(Applied::answering(result.encode()));
+        };
+        let asked = asked(header);
+        let kept = match self.sessions.look_up(&asked, scope(write)) {
+            Known::Decided { origin, slot } => Some((origin, slot)),
+            Known::New | Known::Forgotten => None,
+        };
+        let result = match kept {
+            Some(at) => sessions::read(|key| out.over(view).get(key), self.id, asked.bucket, asked.id, at)?,
+            None => WriteResult { lsn, hlc: header.hlc, outcome: Err(refusal) }.encode(),
+        };
+        Ok(Applied { answered: answered(header, &result), ..Applied::answering(result) })
     }
 
-    /// Keys due at `now_ms` in the buckets that `expires_here` chooses (those whose primary this region is),
-    /// at most `limit` together, grouped for one `Expire` entry per bucket. Cheap when nothing has a TTL.
-    ///
-    /// # Errors
-    /// [`ReadError`] when the state can't be read or is damaged.
-    pub fn due(
-        &self,
-        _view: &dyn StateView,
-        _now_ms: u64,
-        _limit: usize,
-        _expires_here: &dyn Fn(BucketId) -> bool,
-    ) -> Result<Vec<(BucketId, Vec<(Key, u64)>)>, ReadError> {
-        Ok(Vec::new())
+    /// Applies an entry that is part of its bucket's history: alike in every region that holds the bucket.
+    /// `lsn` is its origin's.
+    fn apply_history(
+        &mut self,
+        view: &dyn StateView,
+        out: &mut Mutations,
+        lsn: Lsn,
+        header: &Header,
+        entry_bytes: usize,
+        body: &BodyRef<'_>,
+    ) -> Result<Bytes, ReadError> {
+        let version = Version { hlc: header.hlc, region: header.origin };
+        let meta = self.buckets.entry(header.bucket).or_default();
+        let mut editor =
+            Editor { shard: self.id, bucket: header.bucket, meta, view, out, stamp: Stamp { version, lsn } };
+        let result = match body {
+            BodyRef::Write(write) => decide(&mut editor, &mut self.sessions, self.shards, header, write)?,
+            BodyRef::Expire { due } => control::done(plain::expire(&mut editor, due)?, false).encode(),
+            // Never part of a history; both callers have seen to it.
+            BodyRef::Fence | BodyRef::DropBucket | BodyRef::ExpireClients { .. } => Bytes::new(),
+        };
+        let digest = &mut meta.digest;
+        digest.positions.raise(header.origin, lsn);
+        digest.operations += 1;
+        digest.operation_bytes += entry_bytes as u64;
+        digest.hlc = digest.hlc.max(header.hlc);
+        let origin_hlc = meta.origin_hlc.entry(header.origin).or_default();
+        *origin_hlc = header.hlc.max(*origin_hlc);
+        self.meta.greatest_hlc = self.meta.greatest_hlc.max(header.hlc);
+        self.dirty.buckets.insert(header.bucket);
+        Ok(result)
     }
+
+    fn note(&self, bucket: BucketId) -> Option<DigestNote> {
+        let digest = self.digest(bucket)?;
+        Some(DigestNote { bucket, positions: digest.positions.clone(), hash: digest.hash, keys: digest.keys })
+    }
+}
+
+/// Decides a client's write, or finds what was decided (ONE-1).
+fn decide(
+    editor: &mut Editor<'_>,
+    sessions: &mut Sessions,
+    shards: Option<u16>,
+    header: &Header,
+    write: &WriteBodyRef<'_>,
+) -> Result<Bytes, ReadError> {
+    let asked = asked(header);
+    let (lsn, hlc) = (editor.stamp.lsn, header.hlc);
+    match sessions.look_up(&asked, scope(write)) {
+        Known::Decided { origin, slot } => {
+            let get = |key: &[u8]| editor.out.over(editor.view).get(key);
+            return sessions::read(get, editor.shard, asked.bucket, asked.id, (origin, slot));
+        }
+        Known::Forgotten => {
+            let message = "the request is older than the results remembered for its client, so whether it took effect can't be told: \
+                           read before writing again, under a new request id";
+            let outcome = Err(Refusal::new(RefusalKind::Invalid, message).with_effect(Effect::Unknown));
+            return Ok(WriteResult { lsn, hlc, outcome }.encode());
+        }
+        Known::New => {}
+    }
+    let outcome = match write.validate().and_then(|()| check_shard(editor, shards, write)) {
+        Ok(()) => apply_write(editor, write)?,
+        Err(refusal) => Err(refusal),
+    };
+    let result = WriteResult { lsn, hlc, outcome }.encode();
+    sessions.keep(editor.shard, &asked, &result, editor.out);
+    Ok(result)
+}
+
+fn apply_write(editor: &mut Editor<'_>, write: &WriteBodyRef<'_>) -> plain::Decision {
+    match write {
+        WriteBodyRef::Plain(write) => plain::apply(editor, write),
+        WriteBodyRef::Register { key, value, expires_at_ms } => {
+            merge::register(editor, *key, Content { expires_at_ms: *expires_at_ms, value: value.0 })
+        }
+        WriteBodyRef::Counter { key, by } => merge::count(editor, *key, *by),
+        WriteBodyRef::Remove { key, counter } => merge::remove(editor, *key, counter),
+    }
+}
+
+/// A write is atomic within one shard; a key of another one has no place here.
+fn check_shard(editor: &Editor<'_>, shards: Option<u16>, write: &WriteBodyRef<'_>) -> Result<(), Refusal> {
+    let Some(shards) = shards else { return Ok(()) };
+    for key in write.keys() {
+        let key = Key::new(Bytes::copy_from_slice(key.0))?;
+        let shard = key.shard(editor.bucket, shards);
+        if shard != editor.shard {
+            let message = format!(
+                "a key belongs to shard {shard}, but the write was ordered in shard {}: keys written together must share a shard",
+                editor.shard
+            );
+            return Err(Refusal::new(RefusalKind::Invalid, message));
+        }
+    }
+    Ok(())
+}
+
+fn asked(header: &Header) -> Asked {
+    Asked {
+        bucket: header.bucket,
+        origin: header.origin,
+        id: header.id,
+        lowest_outstanding: header.lowest_outstanding,
+        hlc: header.hlc,
+    }
+}
+
+fn scope(write: &WriteBodyRef<'_>) -> Scope {
+    match write {
+        WriteBodyRef::Plain(_) => Scope::Bucket,
+        WriteBodyRef::Register { .. } | WriteBodyRef::Counter { .. } | WriteBodyRef::Remove { .. } => Scope::Origin,
+    }
+}
+
+fn answered(header: &Header, result: &Bytes) -> Vec<(RequestId, Bytes)> {
+    if header.id.client == ClientId(0) { Vec::new() } else { vec![(header.id, result.clone())] }
 }

@@ -15,6 +15,9 @@ use bytes::Bytes;
 #[error("the state store could not be read")]
 pub struct ViewError(#[source] pub Box<dyn std::error::Error + Send + Sync>);
 
+/// Takes a state key and its value, and says whether to go on.
+pub type Each<'a> = &'a mut dyn FnMut(&[u8], &[u8]) -> ControlFlow<()>;
+
 /// Consistent reads of a shard's stored state.
 pub trait StateView {
     /// The value of a state key.
@@ -27,12 +30,7 @@ pub trait StateView {
     ///
     /// # Errors
     /// [`ViewError`] when the store can't be read.
-    fn scan(
-        &self,
-        from: &[u8],
-        to: &[u8],
-        each: &mut dyn FnMut(&[u8], &[u8]) -> ControlFlow<()>,
-    ) -> Result<(), ViewError>;
+    fn scan(&self, from: &[u8], to: &[u8], each: Each<'_>) -> Result<(), ViewError>;
 }
 
 /// What a batch of entries changes: state keys to their new value, or to nothing. The last change of a key counts.
@@ -108,12 +106,7 @@ impl StateView for Overlay<'_> {
     }
 
     /// Merges the stored pairs with the changes, both in key order.
-    fn scan(
-        &self,
-        from: &[u8],
-        to: &[u8],
-        each: &mut dyn FnMut(&[u8], &[u8]) -> ControlFlow<()>,
-    ) -> Result<(), ViewError> {
+    fn scan(&self, from: &[u8], to: &[u8], each: Each<'_>) -> Result<(), ViewError> {
         if from >= to {
             return Ok(());
         }
@@ -182,12 +175,7 @@ impl StateView for MemoryState {
         Ok(self.pairs.get(key).cloned())
     }
 
-    fn scan(
-        &self,
-        from: &[u8],
-        to: &[u8],
-        each: &mut dyn FnMut(&[u8], &[u8]) -> ControlFlow<()>,
-    ) -> Result<(), ViewError> {
+    fn scan(&self, from: &[u8], to: &[u8], each: Each<'_>) -> Result<(), ViewError> {
         if from >= to {
             return Ok(());
         }

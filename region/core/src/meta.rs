@@ -1,0 +1,122 @@
+//! A shard's metadata records: positions of the shard, and what is known of each bucket.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use bytes::Bytes;
+use meridian_types::{BucketDigest, Epoch, Hlc, Lsn, RegionId};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+use crate::error::Damage;
+use crate::result::Divergence;
+
+const META_FORMAT: u8 = 1;
+
+/// Fences remembered per bucket with their position: those whose neighbourhood in the log may still be shipped.
+const FENCES_MAX: usize = 64;
+
+/// Own entries remembered as void by their timestamp. They come from a fault, so a few are many.
+const VOIDS_MAX: usize = 1024;
+
+/// Where the shard is.
+#[derive(Clone, Debug, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub(crate) struct ShardMeta {
+    /// The last entry of the own log.
+    pub(crate) applied: Lsn,
+    /// The greatest timestamp of an own entry.
+    pub(crate) own_hlc: Hlc,
+    /// The greatest timestamp of any entry.
+    pub(crate) greatest_hlc: Hlc,
+    /// Own entries that were refused for their timestamp.
+    pub(crate) voids: BTreeSet<Lsn>,
+}
+
+/// What is known of one bucket in this shard.
+#[derive(Clone, Debug, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub(crate) struct BucketMeta {
+    pub(crate) digest: BucketDigest,
+    /// Own positions and epochs of the fences, rising.
+    pub(crate) fences: Vec<(Lsn, Epoch)>,
+    /// Keys in the expiry index.
+    pub(crate) expiring: u64,
+    /// The greatest timestamp applied per origin.
+    pub(crate) origin_hlc: BTreeMap<RegionId, Hlc>,
+    pub(crate) divergence: Option<Divergence>,
+    /// Dropped for ever: ids are not reused, and late entries must not bring data back.
+    pub(crate) dropped: bool,
+}
+
+impl ShardMeta {
+    /// Remembers that an own entry is void.
+    pub(crate) fn void(&mut self, lsn: Lsn) {
+        self.voids.insert(lsn);
+        if self.voids.len() > VOIDS_MAX {
+            self.voids.pop_first();
+        }
+    }
+}
+
+impl BucketMeta {
+    /// The fence: 0 when there is none.
+    pub(crate) fn fence(&self) -> Epoch {
+        self.fences.last().map(|(_, epoch)| *epoch).unwrap_or_default()
+    }
+
+    /// Raises the fence; a lower one changes nothing.
+    pub(crate) fn raise_fence(&mut self, at: Lsn, epoch: Epoch) {
+        if epoch > self.fence() {
+            self.fences.push((at, epoch));
+            if self.fences.len() > FENCES_MAX {
+                self.fences.remove(0);
+            }
+        }
+    }
+
+    /// Whether an own entry at `lsn` under `epoch` came behind a fence above it.
+    pub(crate) fn is_fenced_at(&self, lsn: Lsn, epoch: Epoch) -> bool {
+        self.fences.iter().any(|(at, fence)| *at < lsn && *fence > epoch)
+    }
+}
+
+/// A metadata record as bytes.
+pub(crate) fn encode(meta: &impl Serialize) -> Bytes {
+    // Serialising plain values into a growing vector has no way to fail.
+    postcard::to_extend(meta, vec![META_FORMAT]).map(Bytes::from).unwrap_or_default()
+}
+
+/// Reads a metadata record.
+pub(crate) fn decode<T: DeserializeOwned>(bytes: &[u8], what: &'static str) -> Result<T, Damage> {
+    match bytes.split_first() {
+        Some((&META_FORMAT, body)) => postcard::from_bytes(body).map_err(|_| Damage { what }),
+        _ => Err(Damage { what }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn a_fence_only_ever_rises_and_its_history_is_bounded() {
+        let mut meta = BucketMeta::default();
+        meta.raise_fence(Lsn(10), Epoch(5));
+        meta.raise_fence(Lsn(11), Epoch(4));
+        assert_eq!(meta.fence(), Epoch(5));
+        assert!(!meta.is_fenced_at(Lsn(9), Epoch(4)));
+        assert!(meta.is_fenced_at(Lsn(12), Epoch(4)));
+        (6..1000).for_each(|epoch| meta.raise_fence(Lsn(10 + epoch), Epoch(epoch)));
+        assert_eq!((meta.fence(), meta.fences.len()), (Epoch(999), FENCES_MAX));
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_metadata_or_damage(bytes in prop::collection::vec(any::<u8>(), 0..64)) {
+            let mut bytes = bytes;
+            bytes.insert(0, META_FORMAT);
+            let _ = decode::<ShardMeta>(&bytes, "shard");
+            let _ = decode::<BucketMeta>(&bytes, "bucket");
+        }
+    }
+}

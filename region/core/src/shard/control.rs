@@ -1,0 +1,72 @@
+//! Entries that no client waits for and no other region sees: fences, removal of dropped buckets,
+//! forgetting of silent clients. Each does a bounded amount of work; the leader proposes again while
+//! there is more.
+
+use std::ops::ControlFlow;
+
+use meridian_types::entry::Header;
+use meridian_types::{BucketId, Hlc, Lsn};
+
+use super::Shard;
+use crate::error::ReadError;
+use crate::keys;
+use crate::meta::BucketMeta;
+use crate::result::ControlResult;
+use crate::view::{Mutations, StateView};
+
+/// The most state keys one entry removes: a few milliseconds of work, a batch of a few hundred KiB.
+pub const REMOVALS_MAX: usize = 4096;
+
+impl Shard {
+    /// Refuses lower epochs of the bucket from here on (FEN-2).
+    pub(super) fn apply_fence(&mut self, lsn: Lsn, header: &Header) -> ControlResult {
+        let meta = self.buckets.entry(header.bucket).or_default();
+        if !meta.dropped {
+            meta.raise_fence(lsn, header.epoch);
+            self.dirty.buckets.insert(header.bucket);
+        }
+        done(0, false)
+    }
+
+    /// Removes what a deleted bucket left behind, some of it at a time, and remembers that it is gone.
+    pub(super) fn apply_drop(
+        &mut self,
+        view: &dyn StateView,
+        bucket: BucketId,
+        out: &mut Mutations,
+    ) -> Result<ControlResult, ReadError> {
+        self.buckets.insert(bucket, BucketMeta { dropped: true, ..BucketMeta::default() });
+        self.dirty.buckets.insert(bucket);
+        self.sessions.drop_bucket(bucket);
+        let mut left = Vec::new();
+        let ranges = [keys::data_range, keys::expiry_range, keys::results_of_bucket];
+        for (from, to) in ranges.map(|range| range(self.id, bucket)) {
+            out.over(view).scan(&from, &to, &mut |key, _| {
+                left.push(key.to_vec());
+                if left.len() > REMOVALS_MAX { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+            })?;
+            if left.len() > REMOVALS_MAX {
+                break;
+            }
+        }
+        let more = left.len() > REMOVALS_MAX;
+        left.truncate(REMOVALS_MAX);
+        let removed = left.len() as u64;
+        left.into_iter().for_each(|key| out.delete(key));
+        Ok(done(removed, more))
+    }
+
+    /// Forgets clients that no entry to come will recognise any more.
+    pub(super) fn apply_expire_clients(&mut self, before: Hlc, out: &mut Mutations) -> ControlResult {
+        let buckets = &self.buckets;
+        let last = |bucket, origin| {
+            buckets.get(&bucket).and_then(|meta: &BucketMeta| meta.origin_hlc.get(&origin)).copied().unwrap_or_default()
+        };
+        let (removed, more) = self.sessions.expire(self.id, before, &last, REMOVALS_MAX, out);
+        done(removed, more)
+    }
+}
+
+pub(super) fn done(removed: u64, more: bool) -> ControlResult {
+    ControlResult { removed, more, refused: None }
+}

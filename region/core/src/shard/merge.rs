@@ -1,0 +1,61 @@
+//! Writes in an active-active bucket: every region accepts them, so each must merge the same way in any
+//! order (CON-4). Deletes leave a tombstone with their version, so that an older write arriving later
+//! loses (CON-5).
+
+use meridian_types::{Outcome, Refusal, RefusalKind, RegionId};
+
+use super::editor::Editor;
+use super::plain::Decision;
+use crate::body::KeyRef;
+use crate::record::{Content, Register, Stamp, encode_merged};
+
+/// Sets the register, unless a later write has.
+pub(super) fn register(editor: &mut Editor<'_>, key: KeyRef<'_>, content: Content<'_>) -> Decision {
+    let slot = editor.slot(key.0)?;
+    let (register, counter) = slot.decode()?.map_or((None, None), |record| record.into_merged());
+    let register = latest(register, Some(content), editor.stamp);
+    let record = encode_merged(Some(&register), counter.as_ref());
+    editor.replace(slot, record)?;
+    Ok(Ok(Outcome::Written { version: editor.stamp.version }))
+}
+
+/// Counts, for the actor that the entry's region is. A value on the key hides the count, but doesn't stop
+/// it: the proposer refused what it could see, and what it could not must merge.
+pub(super) fn count(editor: &mut Editor<'_>, key: KeyRef<'_>, by: i64) -> Decision {
+    let slot = editor.slot(key.0)?;
+    let (register, counter) = slot.decode()?.map_or((None, None), |record| record.into_merged());
+    let mut counter = counter.unwrap_or_default();
+    if counter.add(editor.stamp.version.region, by, editor.stamp).is_err() {
+        let message = "this region has counted to the end of 64 bits in that direction on this key: use another key";
+        return Ok(Err(Refusal::new(RefusalKind::Conflict, message)));
+    }
+    let record = encode_merged(register.as_ref(), Some(&counter));
+    editor.replace(slot, record)?;
+    Ok(Ok(Outcome::Count { version: editor.stamp.version, value: counter.value() }))
+}
+
+/// Removes the register, unless a later write has set it, and of the counter what the origin had observed.
+pub(super) fn remove(editor: &mut Editor<'_>, key: KeyRef<'_>, observed: &[(RegionId, u64, u64)]) -> Decision {
+    let slot = editor.slot(key.0)?;
+    let record = slot.decode()?;
+    let existed = record.as_ref().is_some_and(|record| record.read(editor.now_ms()).is_some());
+    let (register, counter) = record.map_or((None, None), |record| record.into_merged());
+    let register = latest(register, None, editor.stamp);
+    let mut counter = counter.unwrap_or_default();
+    counter.remove(editor.stamp.version.region, observed);
+    let counter = Some(counter).filter(|counter| *counter != Default::default());
+    let record = encode_merged(Some(&register), counter.as_ref());
+    editor.replace(slot, record)?;
+    editor.removed(editor.stamp.lsn);
+    Ok(Ok(Outcome::Deleted { version: editor.stamp.version, existed }))
+}
+
+fn latest<'a>(register: Option<Register<'a>>, val: Option<Content<'a>>, marker: Stamp) -> Register<'a> {
+    match register {
+        None => Register { val, marker },
+        Some(mut register) => {
+            register.update(val, marker);
+            register
+        }
+    }
+}
