@@ -19,42 +19,14 @@ use opentelemetry_sdk::Resource;
 use opentelemetry_sdk::metrics::SdkMeterProvider;
 use opentelemetry_sdk::trace::SdkTracerProvider;
 use prometheus::{Encoder, Registry, TextEncoder};
-use serde::{Deserialize, Serialize};
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{EnvFilter, Layer};
 
-/// How often metrics are pushed when an OTLP endpoint is configured.
+use crate::config::{LogFormat, Telemetry};
+
+/// How long one export may take before it is given up.
 const OTLP_TIMEOUT: Duration = Duration::from_secs(5);
-
-/// The `[telemetry]` section of a node's configuration.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct Telemetry {
-    /// `http://host:4317` of an OTLP collector (gRPC); empty for none.
-    pub otlp_endpoint: String,
-    /// A filter as `RUST_LOG` has it: `info`, or `info,meridian_region_node=debug`.
-    pub log: String,
-    /// How log lines look.
-    pub log_format: LogFormat,
-}
-
-impl Default for Telemetry {
-    fn default() -> Telemetry {
-        Telemetry { otlp_endpoint: String::new(), log: "info".to_owned(), log_format: LogFormat::Text }
-    }
-}
-
-/// How log lines look.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum LogFormat {
-    /// For people.
-    #[default]
-    Text,
-    /// One JSON object per line.
-    Json,
-}
 
 /// Keeps exporters alive; dropping it flushes them.
 #[derive(Debug)]
@@ -210,12 +182,5 @@ mod tests {
         reasons.lock().unwrap().clear();
         assert!(get(address, "/readyz").await.starts_with("HTTP/1.1 200"));
         server.abort();
-    }
-
-    #[test]
-    fn a_telemetry_section_needs_no_field_and_refuses_unknown_ones() {
-        assert_eq!(toml::from_str::<Telemetry>("").unwrap(), Telemetry::default());
-        assert_eq!(toml::from_str::<Telemetry>("log_format = \"json\"").unwrap().log_format, LogFormat::Json);
-        assert!(toml::from_str::<Telemetry>("logs = \"info\"").is_err());
     }
 }

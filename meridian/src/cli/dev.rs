@@ -1,0 +1,98 @@
+//! `meridian dev`: three regions on this machine, until Ctrl-C.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::bail;
+
+use super::connect::DEV_DIR;
+use super::exit::Failure;
+use super::stop;
+use crate::dev::{Planet, READY_WITHIN, banner, default_distances};
+use crate::output::{note, text};
+use crate::wan::{Distances, Link, RoundTrip};
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    /// Where certificates, configurations, logs and data are kept.
+    #[arg(long, default_value = DEV_DIR)]
+    dir: PathBuf,
+    /// The first port; each region takes a block of 100.
+    #[arg(long, default_value_t = 7100)]
+    port_base: u16,
+    #[command(flatten)]
+    links: Links,
+}
+
+/// How far apart the regions are.
+#[derive(Debug, Default, clap::Args)]
+pub(super) struct Links {
+    /// A round trip, us-east:eu-west=80ms (repeatable), or `none` for no distance at all
+    /// [default: 80 ms us-east:eu-west, 200 ms us-east:ap-south, 130 ms eu-west:ap-south].
+    #[arg(long, value_name = "A:B=TIME")]
+    rtt: Vec<String>,
+    /// Bandwidth and loss of a pair, us-east:eu-west=400mbit,1% (repeatable).
+    #[arg(long, value_name = "A:B=RATE,LOSS")]
+    link: Vec<Link>,
+}
+
+impl Links {
+    /// The defaults with what was given on top.
+    pub(super) fn distances(&self) -> anyhow::Result<Distances> {
+        let none = self.rtt.iter().any(|rtt| rtt == "none");
+        let mut distances = if none { Distances::default() } else { default_distances() };
+        for rtt in self.rtt.iter().filter(|rtt| *rtt != "none") {
+            let parsed: RoundTrip = rtt.parse().map_err(|error| Failure::invalid(format!("--rtt: {error}")))?;
+            distances.set_round_trip(parsed.pair, parsed.round_trip);
+        }
+        for link in &self.link {
+            distances.set_link(link.pair.clone(), link.bits_per_second, link.loss);
+        }
+        Ok(distances)
+    }
+}
+
+pub(super) async fn run(args: Args) -> anyhow::Result<()> {
+    let distances = args.links.distances()?;
+    let mut stop = std::pin::pin!(stop::signalled());
+    let mut planet = Planet::start(&args.dir, "dev", args.port_base, &distances)?;
+    note("starting three regions …");
+    tokio::select! {
+        ready = planet.wait_until_ready(READY_WITHIN) => {
+            if let Err(error) = ready {
+                planet.stop().await;
+                return Err(error);
+            }
+        }
+        signal = &mut stop => return end(planet, signal?).await,
+    }
+    text(&banner(planet.plan(), &program(), profile_flag(&args.dir).as_deref()))?;
+    let (died, signal) = tokio::select! {
+        died = planet.death() => (Some(died), None),
+        signal = &mut stop => (None, Some(signal?)),
+    };
+    if let Some(died) = died {
+        note("a node died; stopping the others");
+        planet.stop().await;
+        bail!(died);
+    }
+    end(planet, signal.unwrap_or_default()).await
+}
+
+async fn end(planet: Planet, signal: &str) -> anyhow::Result<()> {
+    note(&format!("{signal}: stopping the regions …"));
+    let late = planet.stop().await;
+    if !late.is_empty() {
+        bail!("{} did not stop in time and had to be killed; nothing acknowledged is lost by that", late.join(", "));
+    }
+    note("stopped; the data stays, `meridian dev` continues with it");
+    Ok(())
+}
+
+fn profile_flag(dir: &Path) -> Option<String> {
+    (dir != Path::new(DEV_DIR)).then(|| dir.display().to_string())
+}
+
+/// How this binary was called, so that pasted commands find it.
+fn program() -> String {
+    std::env::args().next().unwrap_or_else(|| "meridian".to_owned())
+}

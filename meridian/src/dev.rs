@@ -1,0 +1,165 @@
+//! Three regions on one machine: real processes, real sockets, real TLS, simulated distances.
+//!
+//! Owns the child processes and the links between them. `meridian dev` keeps a planet's data in a directory
+//! that survives restarts; `meridian demo` builds one in a temporary directory. Children stop when their
+//! stdin closes, so none outlives this process, however it ends.
+
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, bail};
+use meridian_types::RegionName;
+
+mod banner;
+mod child;
+mod plan;
+mod ports;
+mod profile;
+mod ready;
+
+pub use banner::banner;
+pub use plan::{Plan, Place, REGIONS, default_distances};
+pub use profile::{Profile, ProfileRegion};
+
+use crate::wan::{Distances, Wan};
+use child::Child;
+
+/// How long the three regions may take to form a cluster.
+pub const READY_WITHIN: Duration = Duration::from_secs(60);
+
+/// How long a node may take to shut down before it is killed: its own grace of 5 s and some.
+const STOP_GRACE: Duration = Duration::from_secs(8);
+
+/// Running regions. Stop it with [`Planet::stop`]; dropping it kills what still runs.
+#[derive(Debug)]
+pub struct Planet {
+    plan: Plan,
+    wan: Wan,
+    children: Vec<Child>,
+}
+
+impl Planet {
+    /// Prepares certificates and configurations under `dir`, opens the links, starts the nodes.
+    ///
+    /// # Errors
+    /// When a port is busy (the message names the process), or something can't be written or started.
+    pub fn start(dir: &Path, cluster: &str, port_base: u16, distances: &Distances) -> anyhow::Result<Planet> {
+        let plan = Plan::new(dir, cluster, port_base, distances.clone())?;
+        plan.check_ports()?;
+        plan.write()?;
+        let wan = Wan::start(distances, &plan.routes()).context("the simulated links can't be opened")?;
+        let mut planet = Planet { plan, wan, children: Vec::new() };
+        for place in planet.plan.places() {
+            planet.children.push(Child::start(place)?);
+        }
+        planet.write_profile()?;
+        Ok(planet)
+    }
+
+    /// Where everything is.
+    pub fn plan(&self) -> &Plan {
+        &self.plan
+    }
+
+    /// The links, to cut and mend them.
+    pub fn wan(&self) -> &Wan {
+        &self.wan
+    }
+
+    /// Waits until every node says it can serve.
+    ///
+    /// # Errors
+    /// When a node died (with the end of its log) or is not ready in time (with its reasons).
+    pub async fn wait_until_ready(&mut self, within: Duration) -> anyhow::Result<()> {
+        let deadline = Instant::now() + within;
+        for index in 0..self.children.len() {
+            let (name, admin) = {
+                let place = self.children[index].place();
+                (place.node.clone(), place.admin)
+            };
+            let mut why = "it does not answer".to_owned();
+            loop {
+                self.check()?;
+                match ready::ask(admin).await {
+                    Ok(None) => break,
+                    Ok(Some(reasons)) => why = reasons,
+                    Err(_) if Instant::now() < deadline => {}
+                    Err(error) => why = error.to_string(),
+                }
+                if Instant::now() >= deadline {
+                    bail!("{name} is not ready after {} s: {}\n{}", within.as_secs(), why.trim(), self.tail(index));
+                }
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether every node still runs.
+    ///
+    /// # Errors
+    /// When one died: which, how, and the end of its log.
+    pub fn check(&mut self) -> anyhow::Result<()> {
+        for index in 0..self.children.len() {
+            if let Some(how) = self.children[index].died()? {
+                bail!("{} died ({how})\n{}", self.children[index].place().node, self.tail(index));
+            }
+        }
+        Ok(())
+    }
+
+    /// Resolves when a node died; with which, how, and the end of its log.
+    pub async fn death(&mut self) -> anyhow::Error {
+        loop {
+            if let Err(error) = self.check() {
+                return error;
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    }
+
+    /// Kills the nodes of a region at once (SIGKILL), as a power cut would.
+    ///
+    /// # Errors
+    /// When the process can't be killed.
+    pub async fn kill(&mut self, region: &RegionName) -> anyhow::Result<()> {
+        for child in self.children.iter_mut().filter(|child| child.place().region == *region) {
+            child.kill().await?;
+        }
+        Ok(())
+    }
+
+    /// Starts a region's killed nodes again.
+    ///
+    /// # Errors
+    /// When the process can't be started.
+    pub fn restart(&mut self, region: &RegionName) -> anyhow::Result<()> {
+        for child in self.children.iter_mut().filter(|child| child.place().region == *region) {
+            *child = Child::start(child.place().clone())?;
+        }
+        self.write_profile()
+    }
+
+    /// Asks every node to stop, waits, and kills who is late. Says who was.
+    pub async fn stop(mut self) -> Vec<String> {
+        self.children.iter_mut().for_each(Child::ask_to_stop);
+        let deadline = Instant::now() + STOP_GRACE;
+        let mut late = Vec::new();
+        for child in &mut self.children {
+            if !child.stopped_by(deadline).await {
+                late.push(child.place().node.to_string());
+            }
+        }
+        late
+    }
+
+    fn write_profile(&self) -> anyhow::Result<()> {
+        let pids = self.children.iter().map(Child::pid).collect::<Vec<_>>();
+        self.plan.profile(&pids).write(self.plan.dir())
+    }
+
+    fn tail(&self, index: usize) -> String {
+        let log: PathBuf = self.children[index].place().log.clone();
+        format!("the end of {}:\n{}", log.display(), child::tail(&log))
+    }
+}

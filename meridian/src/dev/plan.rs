@@ -1,0 +1,332 @@
+//! Who listens where: addresses, directories, certificates and configurations of a planet.
+
+use std::collections::BTreeMap;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use meridian_proto::identity::Identity;
+use meridian_proto::tls::TlsFiles;
+use meridian_types::{NodeName, RegionName};
+
+use super::ports;
+use super::profile::{Profile, ProfileRegion};
+use crate::cert::{Authority, CA_VALIDITY, VALIDITY};
+use crate::config::{Config, Limits, Listen, Member, Telemetry, Tls};
+use crate::wan::{Distances, Pair, Route};
+
+/// The regions of `dev` and `demo`, in the order they join.
+pub const REGIONS: [&str; 3] = ["us-east", "eu-west", "ap-south"];
+
+/// Ports between two regions: 3 of the node itself, then its links.
+const PORT_BLOCK: u16 = 100;
+const TCP_LINKS: u16 = 10;
+const UDP_LINKS: u16 = 20;
+
+/// As many as a real cluster has by default.
+const SHARDS: u16 = 16;
+
+/// Round trips between the real places, rounded: Virginia–Ireland 70–80 ms, Virginia–Mumbai 190–200, Ireland–Mumbai 120–130.
+pub fn default_distances() -> Distances {
+    let mut distances = Distances::default();
+    for (a, b, millis) in [("us-east", "eu-west", 80), ("us-east", "ap-south", 200), ("eu-west", "ap-south", 130)] {
+        if let (Ok(a), Ok(b)) = (RegionName::new(a), RegionName::new(b)) {
+            distances.set_round_trip(Pair::new(a, b), Duration::from_millis(millis));
+        }
+    }
+    distances
+}
+
+/// One node and where it lives.
+#[derive(Clone, Debug)]
+pub struct Place {
+    /// Its region.
+    pub region: RegionName,
+    /// Its name.
+    pub node: NodeName,
+    /// gRPC.
+    pub rpc: SocketAddr,
+    /// QUIC.
+    pub replication: SocketAddr,
+    /// HTTP.
+    pub admin: SocketAddr,
+    /// Its configuration file.
+    pub config: PathBuf,
+    /// Where it logs.
+    pub log: PathBuf,
+    /// Its data.
+    pub data: PathBuf,
+}
+
+/// The whole planet on paper.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    dir: PathBuf,
+    cluster: String,
+    distances: Distances,
+    places: Vec<Place>,
+}
+
+impl Plan {
+    /// Lays out [`REGIONS`] below `dir` and from `port_base` up.
+    ///
+    /// # Errors
+    /// When the ports don't fit, or `distances` names a region that isn't there.
+    pub fn new(dir: &Path, cluster: &str, port_base: u16, distances: Distances) -> anyhow::Result<Plan> {
+        let blocks = u16::try_from(REGIONS.len())?;
+        if port_base < 1024 || port_base.checked_add(blocks * PORT_BLOCK).is_none() {
+            bail!(crate::cli::Failure::invalid(format!(
+                "--port-base {port_base} leaves no room for {blocks} blocks of {PORT_BLOCK} ports: use 1024 to {}",
+                u16::MAX - blocks * PORT_BLOCK
+            )));
+        }
+        if let Some(unknown) = distances.regions().find(|region| !REGIONS.contains(&region.as_str())) {
+            bail!(crate::cli::Failure::invalid(format!(
+                "there is no region `{unknown}` here: the regions are {}",
+                REGIONS.join(", ")
+            )));
+        }
+        std::fs::create_dir_all(dir).with_context(|| format!("cannot create {}", dir.display()))?;
+        let dir = dir.canonicalize().with_context(|| format!("cannot use {}", dir.display()))?;
+        let places = REGIONS
+            .iter()
+            .zip((port_base..).step_by(usize::from(PORT_BLOCK)))
+            .map(|(region, port)| place(&dir, region, port))
+            .collect::<anyhow::Result<Vec<_>>>()?;
+        Ok(Plan { dir, cluster: cluster.to_owned(), distances, places })
+    }
+
+    /// Where everything is kept.
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// The simulated distances.
+    pub fn distances(&self) -> &Distances {
+        &self.distances
+    }
+
+    /// The nodes, in the order of [`REGIONS`].
+    pub fn places(&self) -> Vec<Place> {
+        self.places.clone()
+    }
+
+    /// The certificate that `dev` and `demo` connect with.
+    pub fn client_tls(&self) -> TlsFiles {
+        self.tls_files("operator")
+    }
+
+    /// One route per ordered pair of regions.
+    pub fn routes(&self) -> Vec<Route> {
+        self.pairs()
+            .map(|(from, index, to)| Route {
+                from: from.region.clone(),
+                to: to.region.clone(),
+                tcp: link(from, TCP_LINKS, index),
+                tcp_target: to.rpc,
+                udp: link(from, UDP_LINKS, index),
+                udp_target: to.replication,
+            })
+            .collect()
+    }
+
+    /// Addresses of the others as a node (or a client) in `from` must dial them to be as far away as its region is.
+    pub fn translate(&self, from: &RegionName) -> BTreeMap<String, String> {
+        self.routes()
+            .into_iter()
+            .filter(|route| route.from == *from)
+            .flat_map(|route| [(route.tcp_target, route.tcp), (route.udp_target, route.udp)])
+            .map(|(target, link)| (target.to_string(), link.to_string()))
+            .collect()
+    }
+
+    /// Checks that every port is free.
+    ///
+    /// # Errors
+    /// Names the first busy one, who has it, and what to do.
+    pub fn check_ports(&self) -> anyhow::Result<()> {
+        let own = self.places.iter().flat_map(|place| [(place.rpc, "TCP"), (place.admin, "TCP"), (place.replication, "UDP")]);
+        let links = self.routes().into_iter().flat_map(|route| [(route.tcp, "TCP"), (route.udp, "UDP")]);
+        own.chain(links).try_for_each(|(address, what)| ports::check_free(address, what))
+    }
+
+    /// Whether every port is free, without a word.
+    pub fn ports_are_free(&self) -> bool {
+        self.check_ports().is_ok()
+    }
+
+    /// Writes certificates (once) and configurations (anew).
+    ///
+    /// # Errors
+    /// When a file can't be written.
+    pub fn write(&self) -> anyhow::Result<()> {
+        let certs = self.certs();
+        if !certs.join("operator.pem").exists() {
+            // A first start that was interrupted leaves an incomplete set behind: make it anew, nothing depends on it yet.
+            if certs.exists() {
+                std::fs::remove_dir_all(&certs).with_context(|| format!("cannot remove {}", certs.display()))?;
+            }
+            self.issue_certificates(&certs)?;
+        }
+        for place in &self.places {
+            let text = toml::to_string(&self.config(place))?;
+            std::fs::write(&place.config, text).with_context(|| format!("cannot write {}", place.config.display()))?;
+        }
+        Ok(())
+    }
+
+    /// How to connect, as `--profile` reads it.
+    pub fn profile(&self, pids: &[Option<u32>]) -> Profile {
+        let regions = self.places.iter().zip(pids).map(|(place, pid)| ProfileRegion {
+            name: place.region.clone(),
+            endpoints: vec![format!("https://{}", place.rpc)],
+            admin: format!("http://{}", place.admin),
+            pid: *pid,
+            translate: self.translate(&place.region),
+            round_trip_ms: self
+                .places
+                .iter()
+                .map(|to| (to.region.clone(), self.distances.round_trip(&place.region, &to.region).as_secs_f64() * 1e3))
+                .collect(),
+        });
+        let tls = self.client_tls();
+        Profile { cluster: self.cluster.clone(), ca: tls.ca, cert: tls.cert, key: tls.key, regions: regions.collect() }
+    }
+
+    fn issue_certificates(&self, certs: &Path) -> anyhow::Result<()> {
+        let authority = Authority::create(certs, &self.cluster, CA_VALIDITY)?;
+        for place in &self.places {
+            let identity = Identity::Node { region: place.region.clone(), name: place.node.clone() };
+            let hosts = ["localhost".to_owned(), Ipv4Addr::LOCALHOST.to_string()];
+            authority.issue(&identity, &hosts, VALIDITY, place.node.as_str())?;
+        }
+        // Last: its presence says that the set is complete.
+        authority.issue(&Identity::client("operator")?, &[], VALIDITY, "operator")?;
+        Ok(())
+    }
+
+    fn config(&self, place: &Place) -> Config {
+        let tls = self.tls_files(place.node.as_str());
+        Config {
+            cluster: self.cluster.clone(),
+            region: place.region.clone(),
+            node: place.node.clone(),
+            data_dir: place.data.clone(),
+            shards: SHARDS,
+            listen: Listen { rpc: place.rpc, replication: place.replication, admin: place.admin },
+            tls: Tls { ca: tls.ca, cert: tls.cert, key: tls.key },
+            members: self.places.iter().map(member).collect(),
+            translate: self.translate(&place.region),
+            telemetry: Telemetry::default(),
+            limits: Limits::default(),
+        }
+    }
+
+    fn pairs(&self) -> impl Iterator<Item = (&Place, u16, &Place)> {
+        self.places.iter().flat_map(move |from| {
+            (0u16..).zip(&self.places).filter(|(_, to)| to.region != from.region).map(move |(index, to)| (from, index, to))
+        })
+    }
+
+    fn certs(&self) -> PathBuf {
+        self.dir.join("certs")
+    }
+
+    fn tls_files(&self, stem: &str) -> TlsFiles {
+        let certs = self.certs();
+        TlsFiles::new(certs.join("ca.pem"), certs.join(format!("{stem}.pem")), certs.join(format!("{stem}-key.pem")))
+    }
+}
+
+fn place(dir: &Path, region: &str, port: u16) -> anyhow::Result<Place> {
+    let node = format!("{region}-1");
+    Ok(Place {
+        region: RegionName::new(region)?,
+        node: NodeName::new(&node)?,
+        rpc: localhost(port),
+        replication: localhost(port + 1),
+        admin: localhost(port + 2),
+        config: dir.join(format!("{node}.toml")),
+        log: dir.join(format!("{node}.log")),
+        data: dir.join(&node),
+    })
+}
+
+fn member(place: &Place) -> Member {
+    Member {
+        name: place.node.clone(),
+        region: place.region.clone(),
+        zone: "a".to_owned(),
+        rpc: place.rpc.to_string(),
+        replication: place.replication.to_string(),
+    }
+}
+
+fn link(from: &Place, kind: u16, index: u16) -> SocketAddr {
+    localhost(from.rpc.port() + kind + index)
+}
+
+fn localhost(port: u16) -> SocketAddr {
+    SocketAddr::from((Ipv4Addr::LOCALHOST, port))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn plan(dir: &Path) -> Plan {
+        Plan::new(dir, "test", 27_100, default_distances()).unwrap()
+    }
+
+    #[test]
+    fn what_the_plan_writes_is_what_the_server_reads() {
+        let dir = tempfile::tempdir().unwrap();
+        let plan = plan(dir.path());
+        plan.write().unwrap();
+        for place in plan.places() {
+            let config = Config::load(&place.config).unwrap();
+            assert_eq!(config.node, place.node);
+            assert_eq!(config.members.len(), 3);
+            let tls = TlsFiles::new(config.tls.ca.clone(), config.tls.cert.clone(), config.tls.key.clone());
+            assert_eq!(tls.load().unwrap().identity().node_id(), Some(meridian_types::NodeId::of(&place.node)));
+        }
+        let again = std::fs::read(dir.path().join("certs/ca.pem")).unwrap();
+        plan.write().unwrap();
+        assert_eq!(std::fs::read(dir.path().join("certs/ca.pem")).unwrap(), again, "a restart keeps the certificates");
+    }
+
+    #[test]
+    fn every_node_reaches_the_others_through_links_of_its_own() {
+        let dir = tempfile::tempdir().unwrap();
+        let plan = plan(dir.path());
+        assert_eq!(plan.routes().len(), 6);
+        let us = &plan.places()[0];
+        let translate = plan.translate(&us.region);
+        assert_eq!(translate["127.0.0.1:27200"], "127.0.0.1:27111");
+        assert_eq!(translate["127.0.0.1:27201"], "127.0.0.1:27121");
+        assert!(!translate.contains_key("127.0.0.1:27100"));
+    }
+
+    #[test]
+    fn the_profile_comes_back_as_it_was_written() {
+        let dir = tempfile::tempdir().unwrap();
+        let plan = plan(dir.path());
+        let profile = plan.profile(&[Some(1), Some(2), None]);
+        profile.write(plan.dir()).unwrap();
+        let read = Profile::read(plan.dir()).unwrap();
+        assert_eq!(read, profile);
+        assert_eq!(read.regions[0].round_trip_ms[&read.regions[1].name], 80.0);
+    }
+
+    #[test]
+    fn an_unknown_region_or_an_impossible_port_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut distances = default_distances();
+        let pair = Pair::new(RegionName::new("mars").unwrap(), RegionName::new("us-east").unwrap());
+        distances.set_round_trip(pair, Duration::from_secs(60));
+        let error = Plan::new(dir.path(), "t", 27_100, distances).unwrap_err();
+        assert!(error.to_string().contains("mars") && error.to_string().contains("eu-west"), "{error}");
+        assert!(Plan::new(dir.path(), "t", 65_400, default_distances()).is_err());
+    }
+}
