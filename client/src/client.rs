@@ -1,0 +1,333 @@
+//! The client: sends a request where it can be answered, again and again under the same id, until it is.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use meridian_proto::exchange::Failure;
+use meridian_types::{
+    BucketName, ClientId, Effect, Outcome, Refusal, RefusalKind, RegionName, Request, RequestId, Response, Topology,
+};
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, timeout_at};
+
+use crate::admin::Admin;
+use crate::answer::Meta;
+use crate::bucket::Bucket;
+use crate::builder::Builder;
+use crate::cluster::Cluster;
+use crate::endpoint::Endpoint;
+use crate::error::Error;
+use crate::retry::RetryPolicy;
+use crate::session::Session;
+use crate::window::Window;
+
+/// A connection to a cluster. Cheap to clone; all clones share connections and the client's identity.
+#[derive(Clone)]
+pub struct Client {
+    inner: Arc<Inner>,
+}
+
+pub(crate) struct Inner {
+    pub(crate) cluster: Arc<Cluster>,
+    pub(crate) settings: Settings,
+    window: Window,
+    /// Ends with the last clone.
+    refresher: JoinHandle<()>,
+}
+
+/// What the builder was told.
+#[derive(Clone, Debug)]
+pub(crate) struct Settings {
+    pub(crate) client: ClientId,
+    pub(crate) deadline: Duration,
+    pub(crate) retry: RetryPolicy,
+    pub(crate) direct_to_primary: bool,
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        self.refresher.abort();
+    }
+}
+
+impl Client {
+    /// Describes a client to be.
+    pub fn builder() -> Builder {
+        Builder::default()
+    }
+
+    pub(crate) fn new(cluster: Arc<Cluster>, settings: Settings) -> Client {
+        let refresher = tokio::spawn(Arc::clone(&cluster).keep_fresh());
+        Client { inner: Arc::new(Inner { cluster, settings, window: Window::new(), refresher }) }
+    }
+
+    /// A bucket by name. Whether it exists shows when it is used.
+    ///
+    /// # Errors
+    /// Invalid when the name can't be a bucket's.
+    pub fn bucket(&self, name: &str) -> Result<Bucket, Error> {
+        let name = BucketName::new(name).map_err(|why| Refusal::new(RefusalKind::Invalid, why.to_string()))?;
+        Ok(Bucket::new(self.clone(), name))
+    }
+
+    /// A new session: it has seen nothing yet.
+    pub fn session(&self) -> Session {
+        Session::new()
+    }
+
+    /// What operators do: buckets, digests, lag, the state of nodes.
+    pub fn admin(&self) -> Admin {
+        Admin::new(self.clone())
+    }
+
+    /// This client's id: the scope of its request ids.
+    pub fn id(&self) -> ClientId {
+        self.inner.settings.client
+    }
+
+    /// The topology as last heard; [`Admin::topology`] asks for it anew.
+    pub fn known_topology(&self) -> Arc<Topology> {
+        self.inner.cluster.topology()
+    }
+
+    pub(crate) fn inner(&self) -> &Inner {
+        &self.inner
+    }
+
+    /// Sends a request until it is answered, refused for good, or out of time.
+    pub(crate) async fn execute(
+        &self,
+        mut request: Request,
+        deadline: Option<Duration>,
+        session: Option<&Session>,
+    ) -> Result<(Outcome, Meta), Error> {
+        let inner = &*self.inner;
+        let mut course = Course::new(deadline.unwrap_or(inner.settings.deadline));
+        let slot = match &request {
+            Request::Read { .. } => None,
+            Request::Write { .. } => match timeout_at(course.expires, inner.window.begin()).await {
+                Ok(slot) => Some(slot),
+                Err(_) => return Err(course.error(crowded())),
+            },
+        };
+        loop {
+            let sequence = slot.as_ref().map(|slot| slot.sequence());
+            prepare(&mut request, inner, sequence, course.attempt_ms(&inner.settings.retry));
+            let endpoint = course.route(inner, &request).ok_or_else(|| course.error(unreachable_refusal()))?;
+            course.attempts += 1;
+            match endpoint.exchange.attempt(&request).await {
+                Ok(response) => {
+                    endpoint.worked();
+                    return Ok(inner.conclude(request.bucket(), response, session, course.attempts));
+                }
+                Err(failure) => course.consider(inner, &endpoint, request.bucket(), failure).await?,
+            }
+        }
+    }
+}
+
+impl Inner {
+    fn conclude(
+        &self,
+        bucket: &BucketName,
+        response: Response,
+        session: Option<&Session>,
+        attempts: u32,
+    ) -> (Outcome, Meta) {
+        if let Some(session) = session {
+            session.observe(&response.session);
+        }
+        let topology = self.cluster.topology();
+        let known = topology.bucket_ids.get(bucket).and_then(|id| topology.buckets.get(id));
+        if known.is_none_or(|known| known.epoch < response.epoch) || !topology.regions.contains_key(&response.region) {
+            self.cluster.is_outdated();
+        }
+        let meta = Meta {
+            region: region_name(&topology, response.region),
+            epoch: response.epoch,
+            hlc: response.freshness.hlc,
+            staleness: response.freshness.staleness_ms.map(Duration::from_millis),
+            durability: response.durability,
+            attempts,
+        };
+        (response.outcome, meta)
+    }
+
+    /// The node of the bucket's primary region, where the request would end up anyway.
+    fn primary(&self, request: &Request) -> Option<Arc<Endpoint>> {
+        let topology = self.cluster.topology();
+        let bucket = topology.buckets.get(topology.bucket_ids.get(request.bucket())?)?;
+        let primary = bucket.primary?;
+        let mut nodes = topology.nodes.values().filter(|node| node.region == primary);
+        nodes.find_map(|node| self.cluster.endpoints.of_node(node.id))
+    }
+}
+
+/// The region's name, or its number while the topology doesn't have it.
+pub(crate) fn region_name(topology: &Topology, region: meridian_types::RegionId) -> RegionName {
+    match topology.regions.get(&region) {
+        Some(known) => known.name.clone(),
+        None => unnamed(region),
+    }
+}
+
+fn unnamed(region: meridian_types::RegionId) -> RegionName {
+    match RegionName::new(&format!("region-{region}")) {
+        Ok(name) => name,
+        Err(why) => unreachable!("`region-` and a number is a valid name: {why}"),
+    }
+}
+
+/// Fills in what differs from attempt to attempt, and the id, which doesn't.
+fn prepare(request: &mut Request, inner: &Inner, number: Option<u64>, attempt_ms: u32) {
+    match request {
+        Request::Read { deadline_ms, .. } => *deadline_ms = attempt_ms,
+        Request::Write { deadline_ms, id, lowest_outstanding, .. } => {
+            *deadline_ms = attempt_ms;
+            *id = RequestId { client: inner.settings.client, sequence: number.unwrap_or_default() };
+            *lowest_outstanding = inner.window.lowest();
+        }
+    }
+}
+
+fn crowded() -> Refusal {
+    Refusal::new(
+        RefusalKind::Retry,
+        "too many writes of this client are open, the oldest for too long: nothing was sent; write fewer at a time",
+    )
+}
+
+fn unreachable_refusal() -> Refusal {
+    Refusal::new(RefusalKind::Unavailable, "the client has no endpoint: pass one to the builder")
+}
+
+/// One request's way through its attempts.
+struct Course {
+    began: Instant,
+    expires: Instant,
+    attempts: u32,
+    /// How often another node than the nearest is wanted.
+    rotation: usize,
+    /// How often a node said "retry" without another being tried.
+    patience: u32,
+    /// The worst that any attempt may have done: a later refusal doesn't undo it.
+    effect: Effect,
+}
+
+impl Course {
+    fn new(deadline: Duration) -> Course {
+        let began = Instant::now();
+        // A deadline beyond any clock is none; a day is as good.
+        let expires = began + deadline.min(Duration::from_secs(86_400));
+        Course { began, expires, attempts: 0, rotation: 0, patience: 0, effect: Effect::None }
+    }
+
+    /// What one attempt may take, in milliseconds; at least 1.
+    fn attempt_ms(&self, retry: &RetryPolicy) -> u32 {
+        let remaining = self.expires.saturating_duration_since(Instant::now()).min(retry.attempt_max);
+        u32::try_from(remaining.as_millis()).unwrap_or(u32::MAX).max(1)
+    }
+
+    fn route(&self, inner: &Inner, request: &Request) -> Option<Arc<Endpoint>> {
+        if inner.settings.direct_to_primary
+            && self.attempts == 0
+            && needs_primary(request)
+            && let Some(primary) = inner.primary(request)
+        {
+            return Some(primary);
+        }
+        inner.cluster.endpoints.pick(self.rotation)
+    }
+
+    fn error(&self, refusal: Refusal) -> Error {
+        let effect = if refusal.effect == Effect::None { self.effect } else { refusal.effect };
+        Error::new(refusal.with_effect(effect), self.attempts, self.began.elapsed())
+    }
+
+    /// What to do about a failure: `Ok` to try again (after the right pause), `Err` to give up.
+    async fn consider(
+        &mut self,
+        inner: &Inner,
+        endpoint: &Endpoint,
+        bucket: &BucketName,
+        failure: Failure,
+    ) -> Result<(), Error> {
+        let (refusal, next) = match failure {
+            Failure::Broken(refusal) => {
+                endpoint.failed();
+                let next = if inner.cluster.endpoints.has_usable() {
+                    Next::AtOnce
+                } else if refusal.kind == RefusalKind::Denied {
+                    Next::GiveUp
+                } else {
+                    Next::Pause
+                };
+                (refusal, next)
+            }
+            Failure::Refused(refusal) => {
+                endpoint.worked();
+                let next = self.after_refusal(inner, bucket, refusal.kind);
+                (refusal, next)
+            }
+        };
+        if refusal.effect != Effect::None {
+            self.effect = refusal.effect;
+        }
+        let pause = match next {
+            Next::GiveUp => return Err(self.error(refusal)),
+            Next::AtOnce => Duration::ZERO,
+            Next::Pause => inner.settings.retry.pause(self.attempts),
+        };
+        if self.attempts >= inner.settings.retry.attempts_max || Instant::now() + pause >= self.expires {
+            return Err(self.error(refusal));
+        }
+        tracing::debug!(%bucket, attempts = self.attempts, kind = %refusal.kind, reason = %refusal.message, "trying again");
+        tokio::time::sleep(pause).await;
+        Ok(())
+    }
+
+    fn after_refusal(&mut self, inner: &Inner, bucket: &BucketName, kind: RefusalKind) -> Next {
+        match kind {
+            RefusalKind::Retry | RefusalKind::Unavailable => {
+                // The same node twice: most reasons pass. Then another: some don't.
+                self.patience += 1;
+                if self.patience.is_multiple_of(2) {
+                    self.rotation += 1;
+                }
+                Next::Pause
+            }
+            RefusalKind::Redirect | RefusalKind::Fenced => {
+                inner.cluster.is_outdated();
+                self.rotation += 1;
+                Next::Pause
+            }
+            RefusalKind::NotFound if inner.cluster.is_news(bucket) => Next::Pause,
+            RefusalKind::NotFound => {
+                inner.cluster.is_outdated();
+                Next::GiveUp
+            }
+            RefusalKind::Conflict
+            | RefusalKind::Invalid
+            | RefusalKind::Exists
+            | RefusalKind::Stale
+            | RefusalKind::Corrupt
+            | RefusalKind::Denied
+            | RefusalKind::Internal => Next::GiveUp,
+        }
+    }
+}
+
+/// What follows a failed attempt.
+enum Next {
+    GiveUp,
+    AtOnce,
+    Pause,
+}
+
+/// Whether only the primary can answer it.
+fn needs_primary(request: &Request) -> bool {
+    match request {
+        Request::Write { .. } => true,
+        Request::Read { level, .. } => matches!(level, meridian_types::ReadLevel::Strong),
+    }
+}
