@@ -1,24 +1,33 @@
-//! Stands for the running replicator.
+//! The running replicator: starts a lane for every shard and region, takes connections, watches over all tasks.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use meridian_types::{BucketLag, LaneStatus, Topology};
+use meridian_replicator_core::shipper::LaneKey;
+use meridian_types::{BucketId, BucketLag, Lane, LaneStatus, NodeId, RegionId, ShardId, Topology};
+use s2n_quic::connection::Connection;
+use s2n_quic::{Client, Server};
 use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
-use crate::{Addresses, LogSink, LogSource, Options};
+use crate::connector::Dialling;
+use crate::hello::Me;
+use crate::intake::Intake;
+use crate::link::Links;
+use crate::metrics::{self, Received};
+use crate::ship::{SharedShipper, ShipLane, lock};
+use crate::tls::{Tls, TlsPem};
+use crate::{Addresses, LogSink, LogSource, Options, endpoint};
 
-/// The node's certificate and key, and the authority that signs every node's. PEM.
-#[derive(Clone)]
-pub struct TlsPem {
-    /// The certificate authority.
-    pub ca: Vec<u8>,
-    /// This node's certificate chain.
-    pub cert: Vec<u8>,
-    /// Its private key.
-    pub key: Vec<u8>,
-}
+/// The most connections of peers at a time; each may hold its windows (RES-1).
+const CONNECTIONS_MAX: usize = 128;
+
+/// How long tasks may take to end.
+const GRACE: Duration = Duration::from_secs(5);
 
 /// What the node hands to its replicator.
 #[derive(Clone)]
@@ -49,6 +58,9 @@ pub enum StartError {
         /// Whom the options name.
         configured: String,
     },
+    /// An option is out of range.
+    #[error("the replication options can't be used: {0}")]
+    Options(String),
     /// The UDP port can't be had.
     #[error("can't listen for replication on {address}: {reason}")]
     Bind {
@@ -63,9 +75,9 @@ pub enum StartError {
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// A task panicked.
-    #[error("the replicator's task `{task}` panicked")]
+    #[error("a replication task panicked: {task}")]
     Panicked {
-        /// Which.
+        /// What it said.
         task: String,
     },
     /// The endpoint stopped by itself.
@@ -75,9 +87,11 @@ pub enum Error {
 
 /// The replicator before and while it runs.
 pub struct Service {
+    server: Server,
+    client: Client,
     handle: Handle,
-    _parts: Parts,
-    _options: Options,
+    parts: Parts,
+    options: Options,
 }
 
 /// Asks and stops a running [`Service`].
@@ -85,16 +99,40 @@ pub struct Service {
 pub struct Handle {
     stop: CancellationToken,
     local: SocketAddr,
+    lanes: Arc<Mutex<BTreeMap<LaneKey, Shown>>>,
+    topology: watch::Receiver<Arc<Topology>>,
+    source: Arc<dyn LogSource>,
 }
+
+/// Where a lane's task puts its shipper while it leads.
+type Shown = Arc<Mutex<Option<SharedShipper>>>;
 
 impl Service {
     /// Takes the port. Must be called within a tokio runtime.
     ///
     /// # Errors
-    /// [`StartError`] says what is wrong with the certificate or the port.
+    /// [`StartError`] says what is wrong with the certificate, the options or the port.
     pub fn bind(options: Options, parts: Parts) -> Result<Service, StartError> {
-        let handle = Handle { stop: CancellationToken::new(), local: options.listen };
-        Ok(Service { handle, _parts: parts, _options: options })
+        let tls = Tls::new(&parts.tls)?;
+        if (&tls.region, &tls.node) != (&options.region, &options.node) {
+            return Err(StartError::Identity {
+                certificate: format!("node `{}` in region `{}`", tls.node, tls.region),
+                configured: format!("node `{}` in region `{}`", options.node, options.region),
+            });
+        }
+        let server = endpoint::listen(options.listen, &tls, &options.transport)?;
+        let client = endpoint::dialler(options.listen, &tls, &options.transport)?;
+        let local = server
+            .local_addr()
+            .map_err(|why| StartError::Bind { address: options.listen, reason: why.to_string() })?;
+        let handle = Handle {
+            stop: CancellationToken::new(),
+            local,
+            lanes: Arc::default(),
+            topology: parts.topology.clone(),
+            source: Arc::clone(&parts.source),
+        };
+        Ok(Service { server, client, handle, parts, options })
     }
 
     /// Asks and stops this service, before and while it runs.
@@ -107,20 +145,220 @@ impl Service {
     /// # Errors
     /// [`Error`] when a task panicked or the endpoint is lost: the node must end.
     pub async fn run(self) -> Result<(), Error> {
-        self.handle.stop.cancelled().await;
-        Ok(())
+        let stop = self.handle.stop.clone();
+        let Some(me) = self.joined().await else { return Ok(()) };
+        tracing::info!(region = %self.options.region, address = %self.handle.local, "replication started");
+        metrics::observe(&self.handle);
+        let mut running = Running::new(self, me);
+        let ended = running.supervise(&stop).await;
+        stop.cancel();
+        running.wind_up().await;
+        ended
+    }
+
+    /// Waits until this node's region is part of a formed cluster; `None` when stopped before.
+    async fn joined(&self) -> Option<Me> {
+        let region = |topology: &Topology| {
+            let formed = topology.cluster.is_some();
+            topology.region_named(self.options.region.as_str()).filter(|_| formed).map(|region| region.id)
+        };
+        let mut topology = self.parts.topology.clone();
+        let joined = tokio::select! {
+            () = self.handle.stop.cancelled() => None,
+            topology = topology.wait_for(|topology| region(topology).is_some()) => {
+                topology.ok().and_then(|topology| region(&topology))
+            }
+        };
+        joined.map(|region| Me { region, node: NodeId::of(&self.options.node) })
+    }
+}
+
+/// The service at work.
+struct Running {
+    me: Me,
+    server: Server,
+    parts: Parts,
+    handle: Handle,
+    links: Arc<Links>,
+    intake: Intake,
+    lanes: JoinSet<()>,
+    connections: JoinSet<()>,
+}
+
+impl Running {
+    fn new(service: Service, me: Me) -> Running {
+        let Service { server, client, handle, parts, options } = service;
+        let dialling = Dialling {
+            client,
+            addresses: Arc::clone(&parts.addresses),
+            topology: parts.topology.clone(),
+            me,
+            timeout: Duration::from_millis(options.transport.idle_timeout_ms.max(100)),
+        };
+        let intake = Intake {
+            sink: Arc::clone(&parts.sink),
+            topology: parts.topology.clone(),
+            me,
+            max_skew_ms: options.max_skew_ms,
+            window_bytes: options.transport.window_bytes,
+            beat: Instant::now(),
+            received: Received::new(),
+            stop: handle.stop.clone(),
+        };
+        let transport = &options.transport;
+        let links = Links::new(Arc::new(dialling), transport.window_bytes, transport.async_connections);
+        Running {
+            me,
+            server,
+            parts,
+            handle,
+            links: Arc::new(links),
+            intake,
+            lanes: JoinSet::new(),
+            connections: JoinSet::new(),
+        }
+    }
+
+    async fn supervise(&mut self, stop: &CancellationToken) -> Result<(), Error> {
+        let mut topology = self.parts.topology.clone();
+        // Keeps the baseline of lag figures fresh even when nobody asks for them.
+        let mut figures = tokio::time::interval(Duration::from_secs(1));
+        loop {
+            let wanted = Arc::clone(&topology.borrow_and_update());
+            self.start_lanes(&wanted);
+            tokio::select! {
+                () = stop.cancelled() => return Ok(()),
+                changed = topology.changed() => if changed.is_err() { return Ok(()) },
+                connection = self.server.accept() => match connection {
+                    Some(connection) => self.take(connection),
+                    None => return Err(Error::EndpointClosed),
+                },
+                Some(ended) = self.lanes.join_next() => check(ended)?,
+                Some(ended) = self.connections.join_next() => check(ended)?,
+                _ = figures.tick() => drop(self.handle.lags()),
+            }
+        }
+    }
+
+    fn take(&mut self, connection: Connection) {
+        if self.connections.len() < CONNECTIONS_MAX {
+            self.connections.spawn(self.intake.clone().serve(connection));
+        } else {
+            tracing::warn!(limit = CONNECTIONS_MAX, "refused a replication connection: too many are open");
+        }
+    }
+
+    /// Every shard and every other region, both lanes: a lane that carries nothing today must not find the log
+    /// purged on the day it does.
+    fn start_lanes(&mut self, topology: &Topology) {
+        let mut running = self.handle.shown();
+        let targets = topology.regions.keys().filter(|region| **region != self.me.region);
+        for (target, shard) in targets.flat_map(|target| (0..topology.shards).map(|shard| (*target, ShardId(shard)))) {
+            for lane in Lane::ALL {
+                let key = LaneKey { source: self.me.region, target, shard, lane };
+                let shown = Shown::default();
+                if running.contains_key(&key) {
+                    continue;
+                }
+                running.insert(key, Arc::clone(&shown));
+                let task = ShipLane {
+                    key,
+                    source: Arc::clone(&self.parts.source),
+                    topology: self.parts.topology.clone(),
+                    links: Arc::clone(&self.links),
+                    shown,
+                    stop: self.handle.stop.clone(),
+                };
+                self.lanes.spawn(task.run());
+            }
+        }
+    }
+
+    /// Waits for the tasks to end; names the late.
+    async fn wind_up(&mut self) {
+        for (what, tasks) in [("lanes", &mut self.lanes), ("connections", &mut self.connections)] {
+            let all = async { while tasks.join_next().await.is_some() {} };
+            if timeout(GRACE, all).await.is_err() {
+                tracing::warn!(what, late = tasks.len(), "replication tasks did not end in time");
+                tasks.shutdown().await;
+            }
+        }
+    }
+}
+
+fn check(ended: Result<(), tokio::task::JoinError>) -> Result<(), Error> {
+    match ended {
+        Err(failed) if failed.is_panic() => Err(Error::Panicked { task: failed.to_string() }),
+        Ok(()) | Err(_) => Ok(()),
     }
 }
 
 impl Handle {
-    /// The state of every lane shipped from here.
-    pub fn lanes(&self) -> Vec<LaneStatus> {
-        Vec::new()
+    fn shown(&self) -> std::sync::MutexGuard<'_, BTreeMap<LaneKey, Shown>> {
+        self.lanes.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// How far every region is behind, for every bucket written here.
+    fn shippers(&self) -> Vec<(LaneKey, SharedShipper)> {
+        let shown = self.shown();
+        let shipper = |shown: &Shown| shown.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        shown.iter().filter_map(|(key, shown)| Some((*key, shipper(shown)?))).collect()
+    }
+
+    /// The state of every lane shipped from here, of the shards this node leads.
+    pub fn lanes(&self) -> Vec<LaneStatus> {
+        self.shippers().iter().map(|(_, shipper)| lock(shipper).status()).collect()
+    }
+
+    /// How far every region is behind, for every bucket written here: the sum over the shards this node leads,
+    /// and the age of the oldest. Taken now, so its age is 0.
     pub fn lags(&self) -> Vec<BucketLag> {
-        Vec::new()
+        let mut lags: BTreeMap<(BucketId, RegionId), BucketLag> = BTreeMap::new();
+        let wall_ms = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis());
+        let wall_ms = u64::try_from(wall_ms).unwrap_or(u64::MAX);
+        for (key, shipper) in self.shippers() {
+            let counters = |bucket| self.source.counters(key.shard, bucket);
+            let of_lane = lock(&shipper).lags(Instant::now(), wall_ms, &counters);
+            for lag in of_lane {
+                let sum = lags.entry((lag.bucket, lag.target)).or_insert_with(|| BucketLag {
+                    bucket: lag.bucket,
+                    target: lag.target,
+                    ..BucketLag::default()
+                });
+                sum.unshipped_operations += lag.unshipped_operations;
+                sum.unshipped_bytes += lag.unshipped_bytes;
+                sum.unapplied_operations += lag.unapplied_operations;
+                sum.unapplied_bytes += lag.unapplied_bytes;
+                sum.lag_ms = sum.lag_ms.max(lag.lag_ms);
+            }
+        }
+        lags.into_values().collect()
+    }
+
+    /// One sentence for every lane that is stopped and needs a person; empty when all is well.
+    pub fn problems(&self) -> Vec<String> {
+        use meridian_types::LaneState::{BehindLog, ClockSkew, Connecting, Diverged, Fenced, Streaming};
+        let mut problems = BTreeSet::new();
+        for lane in self.lanes() {
+            let target = self.region_label(lane.target);
+            let what = match lane.state {
+                Streaming | Connecting { .. } => continue,
+                BehindLog { .. } => "is behind the log that is left here: it needs a resync".to_owned(),
+                Diverged { detail } => format!("has diverged and is stopped: {detail}"),
+                Fenced => "refuses this region's entries as fenced".to_owned(),
+                ClockSkew { ahead_ms } => format!("says this region's clock is {ahead_ms} ms ahead: set the clock"),
+            };
+            problems.insert(format!("the {} lane of shard {} to {target} {what}", lane.lane, lane.shard));
+        }
+        problems.into_iter().collect()
+    }
+
+    pub(crate) fn region_label(&self, region: RegionId) -> String {
+        self.topology.borrow().region_label(region)
+    }
+
+    pub(crate) fn bucket_label(&self, bucket: BucketId) -> String {
+        let topology = self.topology.borrow();
+        topology.buckets.get(&bucket).map_or_else(|| format!("bucket-{bucket}"), |bucket| bucket.name.to_string())
     }
 
     /// The address it listens on.

@@ -67,6 +67,7 @@ impl Ledger {
         let mut shares: BTreeMap<BucketId, Share> = BTreeMap::new();
         while let Some((_, bucket, count, hlc)) = self.pending.pop_front_if(|(lsn, ..)| *lsn <= last) {
             self.totals.entry(bucket).or_default().add(count);
+            self.forgotten.remove(&bucket);
             shares.entry(bucket).or_insert(Share { count: Count::default(), oldest: hlc }).count.add(count);
         }
         self.shipped.push_back(Shipped { last, shares });

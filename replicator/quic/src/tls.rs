@@ -1,0 +1,118 @@
+//! Mutual TLS 1.3 for QUIC, and whom the peer's certificate names. Keeps SEC-1: without a certificate of the
+//! cluster's authority no connection is made, and what a peer claims later is held against its certificate.
+
+use std::sync::Arc;
+
+use meridian_proto::identity::Identity;
+use meridian_types::{NodeName, RegionName};
+use rustls::crypto::aws_lc_rs;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::server::WebPkiClientVerifier;
+use rustls::{ClientConfig, RootCertStore, ServerConfig};
+use s2n_quic::connection::Handle;
+use s2n_quic::provider::event::{ConnectionInfo, ConnectionMeta, Subscriber, events};
+
+use crate::StartError;
+
+/// What both ends must offer.
+const PROTOCOL: &[u8] = b"meridian-replication/1";
+
+/// The node's certificate and key, and the authority that signs every node's. PEM.
+#[derive(Clone)]
+pub struct TlsPem {
+    /// The certificate authority.
+    pub ca: Vec<u8>,
+    /// This node's certificate chain.
+    pub cert: Vec<u8>,
+    /// Its private key.
+    pub key: Vec<u8>,
+}
+
+/// Both ends' configurations, and whom our own certificate names.
+pub(crate) struct Tls {
+    pub(crate) server: Arc<ServerConfig>,
+    pub(crate) client: Arc<ClientConfig>,
+    pub(crate) region: RegionName,
+    pub(crate) node: NodeName,
+}
+
+impl Tls {
+    pub(crate) fn new(pem: &TlsPem) -> Result<Tls, StartError> {
+        let unusable = |what: &str, why: &dyn std::fmt::Display| StartError::Tls(format!("{what}: {why}"));
+        let mut roots = RootCertStore::empty();
+        for authority in CertificateDer::pem_slice_iter(&pem.ca) {
+            let authority = authority.map_err(|why| unusable("the authority is not PEM", &why))?;
+            roots.add(authority).map_err(|why| unusable("the authority can't be trusted", &why))?;
+        }
+        let roots = Arc::new(roots);
+        let chain: Vec<_> = CertificateDer::pem_slice_iter(&pem.cert)
+            .collect::<Result<_, _>>()
+            .map_err(|why| unusable("the certificate is not PEM", &why))?;
+        let key = PrivateKeyDer::from_pem_slice(&pem.key).map_err(|why| unusable("the key is not PEM", &why))?;
+        let leaf = chain.first().ok_or_else(|| unusable("the certificate file", &"it is empty"))?;
+        let (region, node) = match Identity::of_certificate(leaf) {
+            Ok(Identity::Node { region, name }) => (region, name),
+            Ok(Identity::Client { name }) => return Err(unusable("it is a client's, not a node's", &name)),
+            Err(why) => return Err(unusable("it names nobody", &why)),
+        };
+
+        let provider = Arc::new(aws_lc_rs::default_provider());
+        let verifier = WebPkiClientVerifier::builder_with_provider(Arc::clone(&roots), Arc::clone(&provider))
+            .build()
+            .map_err(|why| unusable("the authority can't verify peers", &why))?;
+        let mut server = ServerConfig::builder_with_provider(Arc::clone(&provider))
+            .with_protocol_versions(&[&rustls::version::TLS13])
+            .map_err(|why| unusable("TLS 1.3 is not available", &why))?
+            .with_client_cert_verifier(verifier)
+            .with_single_cert(chain.clone(), key.clone_key())
+            .map_err(|why| unusable("the certificate and key don't fit together", &why))?;
+        server.alpn_protocols = vec![PROTOCOL.to_vec()];
+        let mut client = ClientConfig::builder_with_provider(provider)
+            .with_protocol_versions(&[&rustls::version::TLS13])
+            .map_err(|why| unusable("TLS 1.3 is not available", &why))?
+            .with_root_certificates(roots)
+            .with_client_auth_cert(chain, key)
+            .map_err(|why| unusable("the certificate and key don't fit together", &why))?;
+        client.alpn_protocols = vec![PROTOCOL.to_vec()];
+        Ok(Tls { server: Arc::new(server), client: Arc::new(client), region, node })
+    }
+}
+
+/// Remembers each connection's peer certificate: s2n-quic shows it only while the handshake completes.
+pub(crate) struct PeerCertificates;
+
+/// The peer's leaf certificate, DER.
+#[derive(Default)]
+pub(crate) struct PeerCertificate(Option<Vec<u8>>);
+
+impl Subscriber for PeerCertificates {
+    type ConnectionContext = PeerCertificate;
+
+    fn create_connection_context(&mut self, _: &ConnectionMeta, _: &ConnectionInfo<'_>) -> PeerCertificate {
+        PeerCertificate::default()
+    }
+
+    fn on_tls_exporter_ready(
+        &mut self,
+        peer: &mut PeerCertificate,
+        _: &ConnectionMeta,
+        event: &events::TlsExporterReady<'_>,
+    ) {
+        peer.0 = event.session.peer_cert_chain_der().ok().and_then(|chain| chain.into_iter().next());
+    }
+}
+
+/// The node that the peer's certificate names.
+///
+/// # Errors
+/// A sentence for the peer and the log.
+pub(crate) fn peer_of(connection: &Handle) -> Result<(RegionName, NodeName), String> {
+    let der = connection.query_event_context(|peer: &PeerCertificate| peer.0.clone()).ok().flatten();
+    let der = der.ok_or("the connection has no peer certificate")?;
+    match Identity::of_certificate(&der) {
+        Ok(Identity::Node { region, name }) => Ok((region, name)),
+        Ok(Identity::Client { name }) => Err(format!("the certificate is of the client `{name}`, not of a node")),
+        Err(why) => Err(why.to_string()),
+    }
+}
