@@ -1,0 +1,26 @@
+//! What the metadata plane lets this node do, as the region asks for it.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use meridian_metadata_node::Handle;
+use meridian_region_node::Authority;
+use meridian_types::Topology;
+use tokio::sync::watch;
+
+/// The metadata plane's handle, seen as the region's source of authority (FEN-1).
+pub struct MetadataAuthority(pub Handle);
+
+impl Authority for MetadataAuthority {
+    fn topology(&self) -> Arc<Topology> {
+        self.0.topology()
+    }
+
+    fn topology_changes(&self) -> watch::Receiver<Arc<Topology>> {
+        self.0.changes()
+    }
+
+    fn lease_until(&self) -> Option<Instant> {
+        self.0.lease_until()
+    }
+}

@@ -1,0 +1,67 @@
+//! How this node reaches the others: addresses from the configuration and, once known, the topology,
+//! translated where the configuration says so. One lazily connecting channel per node and address.
+
+use std::collections::BTreeMap;
+use std::sync::{Mutex, PoisonError};
+
+use meridian_proto::dial::{self, Dial};
+use meridian_proto::tls::TlsMaterial;
+use meridian_types::{NodeId, Topology};
+use tonic::transport::Channel;
+use tracing::warn;
+
+use crate::config::Config;
+
+/// The gRPC channels to other nodes.
+pub struct Dialer {
+    tls: TlsMaterial,
+    translate: BTreeMap<String, String>,
+    peers: Mutex<BTreeMap<NodeId, Peer>>,
+}
+
+struct Peer {
+    /// As advertised, before translation.
+    address: String,
+    channel: Option<Channel>,
+}
+
+impl Dialer {
+    /// Knows the members of the configuration.
+    pub fn new(config: &Config, tls: TlsMaterial) -> Dialer {
+        let peers = config
+            .members
+            .iter()
+            .map(|member| (NodeId::of(&member.name), Peer { address: member.rpc.clone(), channel: None }))
+            .collect();
+        Dialer { tls, translate: config.translate.clone(), peers: Mutex::new(peers) }
+    }
+
+    /// Takes over the addresses of a newer topology. A node that moved gets a new channel.
+    pub fn learn(&self, topology: &Topology) {
+        let mut peers = self.peers.lock().unwrap_or_else(PoisonError::into_inner);
+        for node in topology.nodes.values() {
+            let known = peers.get(&node.id).is_some_and(|peer| peer.address == node.rpc_address);
+            if !known {
+                peers.insert(node.id, Peer { address: node.rpc_address.clone(), channel: None });
+            }
+        }
+    }
+
+    fn connect(&self, address: &str) -> Option<Channel> {
+        let address = self.translate.get(address).map_or(address, String::as_str);
+        dial::channel(&format!("https://{address}"), &self.tls)
+            .inspect_err(|error| warn!(address, %error, "a peer's address can't be dialled"))
+            .ok()
+    }
+}
+
+impl Dial for Dialer {
+    fn channel(&self, node: NodeId) -> Option<Channel> {
+        let mut peers = self.peers.lock().unwrap_or_else(PoisonError::into_inner);
+        let peer = peers.get_mut(&node)?;
+        if peer.channel.is_none() {
+            peer.channel = self.connect(&peer.address);
+        }
+        peer.channel.clone()
+    }
+}
