@@ -1,1 +1,46 @@
-//! stub
+//! A region's data cluster on one node: shard groups, state store, routing, reads and writes.
+//!
+//! ```text
+//!            gateway ── execute ──► router ──┬── writes ──► proposer ──► consensus (log, sync)
+//!                                            │                               │ apply thread
+//!                     other regions ◄── peers┤                               ▼
+//!                                            └── reads ◄── store ◄─────── machine ──► board
+//!   replicator ── read_log, acknowledged, apply_frame, complete_up_to ──► replication, copies, lanes
+//! ```
+//!
+//! `region/core` decides what an entry does; this crate waits, stores and answers. Promises kept here: DUR-1 and DUR-2 (what
+//! is waited for before an acknowledgement), FEN-1 (no acknowledgement without a lease), CON-1 to CON-3 (who may answer a
+//! read), ISO-1 (what a dead region may cost), RES-1 (everything under way is bounded).
+
+mod admission;
+mod authority;
+mod board;
+mod clock;
+mod copies;
+mod disk;
+mod gather;
+mod lanes;
+mod machine;
+mod metrics;
+mod node;
+mod options;
+mod peers;
+mod proposer;
+mod reads;
+mod replication;
+mod retention;
+mod router;
+mod service;
+mod store;
+mod upkeep;
+mod waiters;
+mod writes;
+
+pub use authority::Authority;
+pub use clock::{Clock, SystemClock};
+pub use disk::{Gauge, Space, SystemGauge};
+pub use options::{Options, Place, StoreOptions};
+pub use replication::{FrameRefusal, Tail, TailEntry, TailError};
+pub use router::Caller;
+pub use service::{Error, Handle, Parts, Service};
+pub use store::{Change, Each, Engine, EngineError, Frozen, PairIterator, Snapshot, Store};

@@ -1,0 +1,122 @@
+//! Time, as a seam: the wall clock that timestamps follow, and the monotonic clock that staleness is measured with.
+
+use std::sync::{Mutex, PoisonError};
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
+
+/// Where this node reads the time.
+pub trait Clock: Send + Sync + 'static {
+    /// Milliseconds since 1970. May stand still, never steps backwards.
+    fn wall_ms(&self) -> u64;
+
+    /// Milliseconds since some fixed moment of this process. The clock whose readings are sent as probes and come back as echoes.
+    fn monotonic_ms(&self) -> u64;
+}
+
+/// The machine's clocks. Steps of the wall clock are not followed but slewed: a clock set an hour ahead by mistake
+/// and then corrected must not leave timestamps that win every conflict for an hour.
+#[derive(Debug)]
+pub struct SystemClock {
+    start: Instant,
+    steering: Mutex<Steering>,
+}
+
+/// How much faster or slower than real time the clock may run to meet the wall clock: one part in this many.
+const SLEW: i64 = 10;
+
+/// Differences up to this are the wall clock's own correction (NTP slews by less), and are followed at once, in microseconds.
+const FOLLOW_US: i64 = 100_000;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Steering {
+    /// The time given out last, in microseconds since 1970.
+    wall_us: i64,
+    /// When, in microseconds since the start.
+    at_us: i64,
+}
+
+impl Steering {
+    /// The next reading, `at_us` after the start, when the wall clock says `wall_us`.
+    fn step(self, at_us: i64, wall_us: i64) -> Steering {
+        let elapsed = (at_us - self.at_us).max(0);
+        let expected = self.wall_us + elapsed;
+        let difference = wall_us - expected;
+        let followed =
+            if difference.abs() <= FOLLOW_US { difference } else { difference.clamp(-elapsed / SLEW, elapsed / SLEW) };
+        Steering { wall_us: (expected + followed).max(self.wall_us), at_us }
+    }
+}
+
+impl SystemClock {
+    /// Starts at what the wall clock says now.
+    pub fn start() -> SystemClock {
+        SystemClock { start: Instant::now(), steering: Mutex::new(Steering { wall_us: system_us(), at_us: 0 }) }
+    }
+}
+
+impl Default for SystemClock {
+    fn default() -> SystemClock {
+        SystemClock::start()
+    }
+}
+
+impl Clock for SystemClock {
+    fn wall_ms(&self) -> u64 {
+        let at_us = i64::try_from(self.start.elapsed().as_micros()).unwrap_or(i64::MAX);
+        // A panic elsewhere can't have left two integers half-written.
+        let mut steering = self.steering.lock().unwrap_or_else(PoisonError::into_inner);
+        *steering = steering.step(at_us.max(steering.at_us), system_us());
+        u64::try_from(steering.wall_us / 1000).unwrap_or_default()
+    }
+
+    fn monotonic_ms(&self) -> u64 {
+        u64::try_from(self.start.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+}
+
+/// The wall clock in microseconds since 1970; 0 when it stands before that.
+fn system_us() -> i64 {
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .ok()
+        .and_then(|since| i64::try_from(since.as_micros()).ok())
+        .unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECOND: i64 = 1_000_000;
+    const HOUR: i64 = 3600 * SECOND;
+
+    #[test]
+    fn a_step_ahead_is_slewed_and_its_correction_leaves_no_trace() {
+        let mut clock = Steering { wall_us: HOUR, at_us: 0 };
+        for second in 1..=10 {
+            clock = clock.step(second * SECOND, 2 * HOUR + second * SECOND);
+        }
+        assert_eq!(clock.wall_us, HOUR + 11 * SECOND, "ten seconds at a tenth faster");
+        for second in 11..=120 {
+            clock = clock.step(second * SECOND, HOUR + second * SECOND);
+        }
+        assert_eq!(clock.wall_us, HOUR + 120 * SECOND);
+    }
+
+    #[test]
+    fn a_step_back_slows_the_clock_down_but_never_turns_it() {
+        let mut clock = Steering { wall_us: 2 * HOUR, at_us: 0 };
+        let mut last = clock.wall_us;
+        for second in 1..=10 {
+            clock = clock.step(second * SECOND, HOUR + second * SECOND);
+            assert!(clock.wall_us > last);
+            last = clock.wall_us;
+        }
+        assert_eq!(clock.wall_us, 2 * HOUR + 9 * SECOND);
+    }
+
+    #[test]
+    fn small_corrections_are_followed_at_once() {
+        let clock = Steering { wall_us: HOUR, at_us: 0 }.step(SECOND, HOUR + SECOND + 50_000);
+        assert_eq!(clock.wall_us, HOUR + SECOND + 50_000);
+    }
+}

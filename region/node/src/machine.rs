@@ -1,0 +1,133 @@
+//! The state machine of one shard, as consensus drives it: region/core decides, the store keeps, the board tells.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use meridian_consensus::{Committed, Mark, SnapshotSource, StateError, StateMachine};
+use meridian_region_core::{Applied, Mutations, Shard};
+use meridian_types::entry::{Header, Kind};
+use meridian_types::{BucketId, Lsn, RegionId, ShardId};
+
+use crate::board::{Board, News};
+use crate::store::Store;
+
+/// One shard of this region on this node.
+pub(crate) struct Machine {
+    region: RegionId,
+    shard: ShardId,
+    shards: u16,
+    store: Store,
+    board: Arc<Board>,
+}
+
+impl Machine {
+    /// Loads a shard from the store.
+    pub(crate) fn open(
+        store: &Store,
+        region: RegionId,
+        shard: ShardId,
+        shards: u16,
+        notes_max: usize,
+    ) -> Result<(Machine, Arc<Board>), StateError> {
+        let applied = store.mark(shard)?.map_or(Lsn(0), |mark| mark.lsn);
+        let core = load(store, region, shard, shards)?;
+        let board = Arc::new(Board::new(core, applied, notes_max));
+        Ok((Machine { region, shard, shards, store: store.clone(), board: Arc::clone(&board) }, board))
+    }
+
+    /// Applies the batch to the core: what changes, the answers, and what to publish.
+    fn decide(&self, batch: &[Committed]) -> Result<(Mutations, Vec<Bytes>, News), StateError> {
+        let mut changes = Mutations::new();
+        let mut results = Vec::with_capacity(batch.len());
+        let mut news = News::default();
+        let mut touched: Vec<BucketId> = Vec::new();
+        let mut everything = false;
+        let mut core = self.board.core();
+        for entry in batch {
+            let applied = core.apply(&self.store, entry.lsn, &entry.payload, &mut changes).map_err(damaged)?;
+            news.bytes += entry.payload.len() as u64;
+            let header = Header::decode(&entry.payload).map_err(damaged)?;
+            news.own_hlc = news.own_hlc.max(header.hlc);
+            match header {
+                Header { kind: Kind::Frame | Kind::DropBucket, .. } => everything = true,
+                header if !touched.contains(&header.bucket) => touched.push(header.bucket),
+                _ => {}
+            }
+            results.push(applied.result.clone());
+            gather(&mut news, entry, applied);
+        }
+        core.checkpoint(&mut changes);
+        news.hlc = core.last_hlc();
+        if everything {
+            let public = self.board.public();
+            touched = core.digests().filter(|(id, it)| public.digests.get(id) != Some(it)).map(|(id, _)| id).collect();
+            touched.extend(public.digests.keys().filter(|id| core.digest(**id).is_none()));
+        }
+        news.digests = touched.into_iter().map(|bucket| (bucket, core.digest(bucket).cloned())).collect();
+        Ok((changes, results, news))
+    }
+}
+
+fn gather(news: &mut News, entry: &Committed, applied: Applied) {
+    if let Some(note) = applied.note {
+        news.own.push((note.bucket, entry.payload.len() as u64));
+        news.notes.push((entry.lsn, note));
+    }
+    news.frames.extend(applied.frame);
+    news.answered.extend(applied.answered);
+}
+
+fn load(store: &Store, region: RegionId, shard: ShardId, shards: u16) -> Result<Shard, StateError> {
+    Ok(Shard::load(store, region, shard).map_err(damaged)?.with_shards(shards))
+}
+
+fn damaged(why: impl std::error::Error + Send + Sync + 'static) -> StateError {
+    StateError::with_source("the state of a shard can't be used", why)
+}
+
+impl StateMachine for Machine {
+    fn mark(&self) -> Result<Option<Mark>, StateError> {
+        self.store.mark(self.shard)
+    }
+
+    fn apply(&mut self, batch: &[Committed], mark: &Mark) -> Result<Vec<Bytes>, StateError> {
+        let (changes, results, mut news) = self.decide(batch)?;
+        news.applied = mark.lsn;
+        self.board.bound_removals(&news);
+        self.store.commit(self.shard, changes, mark)?;
+        for frame in &news.frames {
+            for divergence in &frame.diverged {
+                tracing::error!(
+                    region = %self.region, shard = %self.shard, bucket = %divergence.bucket, source = %frame.source,
+                    ours = %divergence.ours, theirs = %divergence.theirs,
+                    "this replica differs from its source at equal positions: the lane stops; resync the bucket"
+                );
+            }
+        }
+        self.board.publish(news);
+        Ok(results)
+    }
+
+    fn persist(&mut self) -> Result<Lsn, StateError> {
+        // Read before the sync: what is applied meanwhile is not promised.
+        let applied = self.board.applied();
+        self.store.persist()?;
+        Ok(applied)
+    }
+
+    fn snapshot(&mut self) -> Result<Box<dyn SnapshotSource>, StateError> {
+        self.store.snapshot(self.shard)
+    }
+
+    fn restore(
+        &mut self,
+        pieces: &mut dyn Iterator<Item = Result<Bytes, StateError>>,
+        mark: &Mark,
+    ) -> Result<(), StateError> {
+        self.store.restore(self.shard, pieces, mark)?;
+        let core = load(&self.store, self.region, self.shard, self.shards)?;
+        self.board.replace(core, mark.lsn);
+        tracing::info!(region = %self.region, shard = %self.shard, lsn = %mark.lsn, "the shard was replaced by a snapshot");
+        Ok(())
+    }
+}

@@ -1,0 +1,197 @@
+//! Everything of the region's data cluster that one node holds, shared by its requests and its background tasks.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use meridian_consensus::{Group, Leadership};
+use meridian_types::entry::{Header, Kind};
+use meridian_types::{
+    Bucket, BucketId, Epoch, Hlc, Lane, Lsn, NodeId, RegionId, Request, RequestId, ShardId, Topology,
+};
+use tokio::sync::{Semaphore, oneshot, watch};
+use tokio::time::Instant;
+
+use crate::admission::Admission;
+use crate::authority::{Authority, lease_holds};
+use crate::board::Board;
+use crate::clock::Clock;
+use crate::copies::{Copies, Ticket};
+use crate::disk::Disk;
+use crate::lanes::Lanes;
+use crate::metrics::Metrics;
+use crate::options::{Options, Place};
+use crate::peers::Peers;
+use crate::proposer::Proposer;
+use crate::store::Store;
+
+/// The most scans at a time: each reads in a thread of its own and gathers a page per shard (RES-1).
+pub(crate) const SCANS_MAX: usize = 8;
+
+/// One node.
+pub(crate) struct Node {
+    pub(crate) place: Place,
+    pub(crate) options: Options,
+    pub(crate) store: Store,
+    pub(crate) authority: Arc<dyn Authority>,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) peers: Peers,
+    pub(crate) admission: Arc<Admission>,
+    pub(crate) disk: Disk,
+    /// By shard number.
+    pub(crate) shards: Vec<ShardNode>,
+    pub(crate) scans: Semaphore,
+    pub(crate) metrics: Metrics,
+}
+
+/// One shard on this node.
+pub(crate) struct ShardNode {
+    pub(crate) id: ShardId,
+    pub(crate) group: Group,
+    pub(crate) leadership: watch::Receiver<Leadership>,
+    pub(crate) board: Arc<Board>,
+    pub(crate) proposer: Proposer,
+    pub(crate) lanes: Lanes,
+    copies: Mutex<Copies<oneshot::Sender<()>>>,
+    /// How far consensus was last told that it may purge.
+    purgeable: AtomicU64,
+}
+
+/// The bucket of a request under the right to act on it: the lease was looked at first, the topology second (FEN-1).
+#[derive(Clone)]
+pub(crate) struct Standing {
+    pub(crate) topology: Arc<Topology>,
+    pub(crate) bucket: Arc<Bucket>,
+    /// Whether the lease held before the topology was read.
+    pub(crate) lease: bool,
+}
+
+impl Node {
+    /// The shard of that number; every shard of the region is on every of its nodes.
+    pub(crate) fn shard(&self, shard: ShardId) -> Option<&ShardNode> {
+        self.shards.get(usize::from(shard.0))
+    }
+
+    /// This region.
+    pub(crate) fn region(&self) -> RegionId {
+        self.place.region
+    }
+
+    /// When a request that arrives now is given up.
+    pub(crate) fn deadline(&self, request: &Request) -> Instant {
+        let ms = match request.deadline_ms() {
+            0 => self.options.deadline_ms_default,
+            ms => ms,
+        };
+        Instant::now() + Duration::from_millis(u64::from(ms))
+    }
+
+    /// Whether this region may still act as the bucket's primary under the epoch of `standing` (FEN-1): asked again after
+    /// every wait, before anything is acknowledged. Lease first, topology second.
+    pub(crate) fn still_primary(&self, standing: &Standing) -> bool {
+        let lease = lease_holds(self.authority.as_ref());
+        let topology = self.authority.topology();
+        let now = topology.buckets.get(&standing.bucket.id);
+        lease && now.is_some_and(|now| now.primary == Some(self.region()) && now.epoch == standing.bucket.epoch)
+    }
+
+    /// The nodes of `region` that have what its group for `shard` committed: its quorum.
+    pub(crate) fn quorum(&self, topology: &Topology, region: RegionId, shard: ShardId) -> u16 {
+        u16::try_from(topology.voters(region, shard).len() / 2 + 1).unwrap_or(u16::MAX)
+    }
+
+    /// The header of an entry that this node proposes; the timestamp is stamped later.
+    pub(crate) fn header(&self, kind: Kind, bucket: BucketId, epoch: Epoch) -> Header {
+        Header {
+            kind,
+            origin: self.region(),
+            bucket,
+            epoch,
+            hlc: Hlc(0),
+            id: RequestId::default(),
+            lowest_outstanding: 0,
+        }
+    }
+}
+
+impl ShardNode {
+    pub(crate) fn new(id: ShardId, group: Group, board: Arc<Board>, clock: Arc<dyn Clock>) -> ShardNode {
+        let proposer = Proposer::new(group.clone(), Arc::clone(&board), clock);
+        let leadership = group.leadership();
+        ShardNode {
+            id,
+            group,
+            leadership,
+            board,
+            proposer,
+            lanes: Lanes::default(),
+            copies: Mutex::default(),
+            purgeable: AtomicU64::new(0),
+        }
+    }
+
+    /// The node that leads the shard in this region, if one is known.
+    pub(crate) fn leader(&self) -> Option<NodeId> {
+        self.leadership.borrow().leader
+    }
+
+    fn copies(&self) -> std::sync::MutexGuard<'_, Copies<oneshot::Sender<()>>> {
+        self.copies.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// `target` has everything of the lane up to `lsn`.
+    pub(crate) fn acknowledged(&self, lane: Lane, target: RegionId, lsn: Lsn) {
+        let satisfied = self.copies().acknowledged(lane, target, lsn);
+        for tell in satisfied {
+            // Who gave up a moment ago needs no telling.
+            let _ = tell.send(());
+        }
+    }
+
+    /// Nobody needs entries up to here.
+    pub(crate) fn allow_purge(&self, floor: Lsn) {
+        if self.purgeable.fetch_max(floor.0, Ordering::AcqRel) < floor.0 {
+            self.group.allow_purge(floor);
+        }
+    }
+
+    /// What `target` has of the lane.
+    pub(crate) fn acked(&self, lane: Lane, target: RegionId) -> Lsn {
+        self.copies().acked(lane, target)
+    }
+
+    /// The regions `among` that have `lsn` of the lane.
+    pub(crate) fn holders(&self, lane: Lane, lsn: Lsn, among: &[RegionId]) -> Vec<RegionId> {
+        self.copies().holders(lane, lsn, among).collect()
+    }
+
+    /// Waits until `needed` of the regions `among` have `lsn` (DUR-2); `false` when the deadline passes first.
+    pub(crate) async fn copied(
+        &self,
+        lane: Lane,
+        lsn: Lsn,
+        among: &[RegionId],
+        needed: usize,
+        deadline: Instant,
+    ) -> bool {
+        if needed == 0 {
+            return true;
+        }
+        let (tell, told) = oneshot::channel();
+        let Ok(ticket) = self.copies().wait(lane, lsn, among, needed, tell) else { return true };
+        let _leave = Leave { shard: self, ticket };
+        matches!(tokio::time::timeout_at(deadline, told).await, Ok(Ok(())))
+    }
+}
+
+/// Ends a wait however it ends: answered, late, or given up by its caller.
+struct Leave<'a> {
+    shard: &'a ShardNode,
+    ticket: Ticket,
+}
+
+impl Drop for Leave<'_> {
+    fn drop(&mut self) {
+        self.shard.copies().leave(self.ticket);
+    }
+}

@@ -1,0 +1,91 @@
+//! The other nodes, as this one forwards to them: one multiplexed stream each, and which of a shard's nodes to ask.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use meridian_proto::dial::Dial;
+use meridian_proto::exchange::{Exchange, Failure};
+use meridian_types::{Effect, NodeId, Refusal, RefusalKind, RegionId, Request, Response, ShardId, Topology};
+
+/// Streams to other nodes, opened when first needed.
+pub(crate) struct Peers {
+    own: NodeId,
+    dial: Arc<dyn Dial>,
+    exchanges: Mutex<HashMap<NodeId, Exchange>>,
+    /// Which of its nodes answered for a shard of a region last.
+    preferred: Mutex<HashMap<(RegionId, ShardId), NodeId>>,
+}
+
+impl Peers {
+    pub(crate) fn new(own: NodeId, dial: Arc<dyn Dial>) -> Peers {
+        Peers { own, dial, exchanges: Mutex::default(), preferred: Mutex::default() }
+    }
+
+    /// Asks the nodes that serve `shard` in `region`, the one that answered last first, until one is reached.
+    ///
+    /// # Errors
+    /// The refusal of the node that was reached, or [`RefusalKind::Retry`] when none was.
+    pub(crate) async fn ask_region(
+        &self,
+        topology: &Topology,
+        region: RegionId,
+        shard: ShardId,
+        request: &Request,
+    ) -> Result<Response, Refusal> {
+        let mut failure = None;
+        for node in self.candidates(topology, region, shard) {
+            match self.ask(node, request).await {
+                Ok(response) => {
+                    self.prefer(region, shard, node);
+                    return Ok(response);
+                }
+                Err(Failure::Refused(refusal)) => return Err(refusal),
+                // Nothing left this node: the next one may be asked.
+                Err(Failure::Broken(refusal)) if refusal.effect == Effect::None => failure = Some(refusal),
+                Err(Failure::Broken(refusal)) => return Err(refusal),
+            }
+        }
+        let region = topology.region_label(region);
+        Err(failure.unwrap_or_else(|| {
+            Refusal::new(
+                RefusalKind::Unavailable,
+                format!("no node of region {region} is known that serves shard {shard}: is one running there?"),
+            )
+        }))
+    }
+
+    /// Asks one node.
+    pub(crate) async fn ask(&self, node: NodeId, request: &Request) -> Result<Response, Failure> {
+        let exchange = self.exchange(node).ok_or_else(|| {
+            Failure::Broken(Refusal::new(
+                RefusalKind::Retry,
+                format!("node {node} has no known address yet: try again after a pause"),
+            ))
+        })?;
+        exchange.attempt(request).await
+    }
+
+    fn candidates(&self, topology: &Topology, region: RegionId, shard: ShardId) -> Vec<NodeId> {
+        let mut nodes: Vec<NodeId> =
+            topology.voters(region, shard).iter().copied().filter(|node| *node != self.own).collect();
+        let preferred = self.preferred.lock().unwrap_or_else(PoisonError::into_inner).get(&(region, shard)).copied();
+        if let Some(place) = preferred.and_then(|preferred| nodes.iter().position(|node| *node == preferred)) {
+            nodes.swap(0, place);
+        }
+        nodes
+    }
+
+    fn prefer(&self, region: RegionId, shard: ShardId, node: NodeId) {
+        self.preferred.lock().unwrap_or_else(PoisonError::into_inner).insert((region, shard), node);
+    }
+
+    fn exchange(&self, node: NodeId) -> Option<Exchange> {
+        let mut exchanges = self.exchanges.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(exchange) = exchanges.get(&node) {
+            return Some(exchange.clone());
+        }
+        let exchange = Exchange::to_peer(self.dial.channel(node)?);
+        exchanges.insert(node, exchange.clone());
+        Some(exchange)
+    }
+}

@@ -1,0 +1,329 @@
+//! A read's way: how fresh the answer must be, whether this replica may give it, and how fresh it was (CON-1, CON-2, CON-3).
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use meridian_consensus::ReadError as BarrierError;
+use meridian_types::{
+    Bucket, Freshness, Hlc, Lsn, Policy, Positions, Read, ReadLevel, Refusal, RefusalKind, RegionId, Request, Response,
+    SessionToken, ShardId, StalePolicy,
+};
+use tokio::time::{Instant, timeout_at};
+
+use crate::gather::{self, Gathered};
+use crate::node::{Node, ShardNode, Standing};
+use crate::router::{Caller, missing_shard};
+use crate::writes::no_lease;
+
+/// Multi-gets of more keys than this are read off the runtime's workers.
+const INLINE_KEYS_MAX: usize = 32;
+
+/// Whether this replica may answer.
+enum Verdict {
+    /// It may; so far behind it is at most, if that is known.
+    Fresh(Option<u64>),
+    /// The shard's leader in this region knows.
+    Leader(ShardId),
+    /// It is too stale; another region that certainly is not, if there is one.
+    Stale(Option<RegionId>),
+}
+
+impl Node {
+    /// Answers a read from this region's replica, or finds out who can.
+    pub(crate) async fn read_here(
+        &self,
+        standing: &Standing,
+        request: &Request,
+        caller: Caller,
+        deadline: Instant,
+    ) -> Result<Response, Refusal> {
+        let Request::Read { read, level, stale, session, .. } = request else {
+            return Err(Refusal::new(RefusalKind::Internal, "a write was taken for a read"));
+        };
+        let shards = self.shards_of(&standing.bucket, read);
+        let patience = (*stale == StalePolicy::Wait).then_some(deadline);
+        let verdict = self.judge(standing, level, session, &shards, patience, deadline).await?;
+        match verdict {
+            Verdict::Fresh(staleness_ms) => self.answer(standing, read, level, staleness_ms, deadline).await,
+            Verdict::Leader(shard) => {
+                let shard = self.shard(shard).ok_or_else(missing_shard)?;
+                self.to_leader(shard, request, caller, deadline).await
+            }
+            Verdict::Stale(Some(region)) if *stale == StalePolicy::Redirect => {
+                self.read_there(standing, region, request, caller, deadline).await
+            }
+            Verdict::Stale(elsewhere) => Err(self.too_stale(standing, level, elsewhere)),
+        }
+    }
+
+    fn shards_of(&self, bucket: &Bucket, read: &Read) -> BTreeSet<ShardId> {
+        match read {
+            Read::Get { key } => BTreeSet::from([key.shard(bucket.id, self.place.shards)]),
+            Read::MultiGet { keys } => keys.iter().map(|key| key.shard(bucket.id, self.place.shards)).collect(),
+            Read::Scan { .. } => (0..self.place.shards).map(ShardId).collect(),
+        }
+    }
+
+    async fn judge(
+        &self,
+        standing: &Standing,
+        level: &ReadLevel,
+        session: &SessionToken,
+        shards: &BTreeSet<ShardId>,
+        patience: Option<Instant>,
+        deadline: Instant,
+    ) -> Result<Verdict, Refusal> {
+        let mut worst = Some(0);
+        for shard in shards {
+            let shard = self.shard(*shard).ok_or_else(missing_shard)?;
+            let verdict = match level {
+                ReadLevel::Strong => self.judge_primary(standing, shard, deadline).await?,
+                ReadLevel::Session => self.judge_session(standing, shard, session, patience).await,
+                ReadLevel::Bounded { staleness_ms_max } => {
+                    self.judge_bounded(standing, shard, *staleness_ms_max, patience, deadline).await?
+                }
+                ReadLevel::Eventual => Verdict::Fresh(self.staleness(standing, shard)),
+            };
+            match verdict {
+                Verdict::Fresh(staleness) => worst = worst.zip(staleness).map(|(worst, this)| worst.max(this)),
+                other => return Ok(other),
+            }
+        }
+        Ok(Verdict::Fresh(worst))
+    }
+
+    /// The primary's leader has everything that was ever acknowledged: under its lease, behind a barrier (CON-1).
+    async fn judge_primary(
+        &self,
+        standing: &Standing,
+        shard: &ShardNode,
+        deadline: Instant,
+    ) -> Result<Verdict, Refusal> {
+        if !shard.board.leads() {
+            return Ok(Verdict::Leader(shard.id));
+        }
+        if !standing.lease {
+            return Err(no_lease());
+        }
+        match timeout_at(deadline, shard.group.read_barrier()).await {
+            Ok(Ok(_)) => Ok(Verdict::Fresh(Some(0))),
+            Ok(Err(BarrierError::NotLeader { .. })) => Ok(Verdict::Leader(shard.id)),
+            Ok(Err(why)) => Err(Refusal::new(RefusalKind::Retry, format!("{why}: try again after a pause"))),
+            Err(_) => Err(Refusal::new(
+                RefusalKind::Retry,
+                format!("shard {} did not confirm its leadership before the deadline: try again", shard.id),
+            )),
+        }
+    }
+
+    /// A replica may answer a session once its own positions cover what the session has seen (CON-2).
+    async fn judge_session(
+        &self,
+        standing: &Standing,
+        shard: &ShardNode,
+        session: &SessionToken,
+        patience: Option<Instant>,
+    ) -> Verdict {
+        let Some(seen) = session.seen(standing.bucket.id, shard.id) else {
+            return Verdict::Fresh(self.staleness(standing, shard));
+        };
+        if self.covers(shard, &standing.bucket, seen, patience).await {
+            return Verdict::Fresh(self.staleness(standing, shard));
+        }
+        let has = positions(shard, &standing.bucket);
+        let ahead = seen.0.iter().find(|(region, lsn)| has.of(**region) < **lsn).map(|(region, _)| *region);
+        Verdict::Stale(standing.bucket.primary.or(ahead).filter(|region| *region != self.region()))
+    }
+
+    /// A replica may answer within the bound it can prove by its own clock (CON-3).
+    async fn judge_bounded(
+        &self,
+        standing: &Standing,
+        shard: &ShardNode,
+        bound_ms: u64,
+        patience: Option<Instant>,
+        deadline: Instant,
+    ) -> Result<Verdict, Refusal> {
+        if standing.bucket.primary == Some(self.region()) {
+            return self.judge_primary(standing, shard, deadline).await;
+        }
+        if !shard.board.leads() {
+            return Ok(Verdict::Leader(shard.id));
+        }
+        let mut changes = shard.lanes.watch();
+        loop {
+            changes.mark_unchanged();
+            let staleness = self.staleness(standing, shard);
+            if staleness.is_some_and(|staleness| staleness <= bound_ms) {
+                return Ok(Verdict::Fresh(staleness));
+            }
+            let waited = match patience {
+                Some(until) => matches!(timeout_at(until, changes.changed()).await, Ok(Ok(()))),
+                None => false,
+            };
+            if !waited {
+                return Ok(Verdict::Stale(standing.bucket.primary));
+            }
+        }
+    }
+
+    /// How far the shard's replica here may be behind, if that is known.
+    fn staleness(&self, standing: &Standing, shard: &ShardNode) -> Option<u64> {
+        if standing.bucket.primary == Some(self.region()) {
+            // With several voters only a barrier could tell; alone, what is applied is all there is.
+            let alone = standing.topology.voters(self.region(), shard.id).len() <= 1;
+            return (alone && standing.lease && shard.board.leads()).then_some(0);
+        }
+        let now_ms = self.clock.monotonic_ms();
+        shard.board.leads().then(|| shard.lanes.staleness_ms(&standing.bucket, self.region(), now_ms)).flatten()
+    }
+
+    /// Whether this replica has everything in `seen`; waits for it until `patience`, if there is some.
+    pub(crate) async fn covers(
+        &self,
+        shard: &ShardNode,
+        bucket: &Bucket,
+        seen: &Positions,
+        patience: Option<Instant>,
+    ) -> bool {
+        let mut applied = None;
+        loop {
+            if shard.board.public().digests.get(&bucket.id).is_some_and(|digest| digest.positions.covers(seen)) {
+                return true;
+            }
+            let Some(until) = patience else { return false };
+            let Some(applied) = &mut applied else {
+                // Subscribed first, looked at again second: nothing is missed in between.
+                applied = Some(shard.board.watch_applied());
+                continue;
+            };
+            if !matches!(timeout_at(until, applied.changed()).await, Ok(Ok(()))) {
+                return false;
+            }
+        }
+    }
+
+    async fn answer(
+        &self,
+        standing: &Standing,
+        read: &Read,
+        level: &ReadLevel,
+        staleness_ms: Option<u64>,
+        deadline: Instant,
+    ) -> Result<Response, Refusal> {
+        let gathered = self.gather(standing, read, deadline).await?;
+        let at_primary = standing.bucket.primary == Some(self.region());
+        let proven = matches!(level, ReadLevel::Strong | ReadLevel::Bounded { .. });
+        if *level == ReadLevel::Strong {
+            self.settled(standing, &gathered, deadline).await?;
+        }
+        // What was read is only the truth if nobody else was primary by then.
+        if at_primary && proven && !self.still_primary(standing) {
+            return Err(no_lease());
+        }
+        Ok(Response {
+            region: self.region(),
+            epoch: standing.bucket.epoch,
+            outcome: gathered.outcome,
+            freshness: Freshness { hlc: gathered.hlc, staleness_ms },
+            durability: None,
+            session: token(&standing.bucket, gathered.seen),
+        })
+    }
+
+    async fn gather(&self, standing: &Standing, read: &Read, deadline: Instant) -> Result<Gathered, Refusal> {
+        let now_ms = self.clock.wall_ms();
+        let bucket = &standing.bucket;
+        match read {
+            Read::Get { key } => gather::one(self, bucket, key, now_ms),
+            Read::MultiGet { keys } if keys.len() <= INLINE_KEYS_MAX => gather::many(&self.scene(bucket, now_ms), keys),
+            Read::MultiGet { keys } => {
+                let (scene, keys) = (self.scene(bucket, now_ms), keys.clone());
+                self.off_the_workers(deadline, move || gather::many(&scene, &keys)).await
+            }
+            Read::Scan { prefix, after, limit, values } => {
+                let (scene, prefix, after) = (self.scene(bucket, now_ms), prefix.clone(), after.clone());
+                let (limit, values) = (*limit, *values);
+                self.off_the_workers(deadline, move || gather::page(&scene, &prefix, &after, limit, values)).await
+            }
+        }
+    }
+
+    fn scene(&self, bucket: &Arc<Bucket>, now_ms: u64) -> gather::Scene {
+        gather::Scene {
+            view: self.store.freeze(),
+            bucket: Arc::clone(bucket),
+            boards: self.shards.iter().map(|shard| Arc::clone(&shard.board)).collect(),
+            now_ms,
+        }
+    }
+
+    /// Reads that may take many blocks from disk run on a thread of their own, a few at a time.
+    async fn off_the_workers(
+        &self,
+        deadline: Instant,
+        read: impl FnOnce() -> Result<Gathered, Refusal> + Send + 'static,
+    ) -> Result<Gathered, Refusal> {
+        let busy = || {
+            Refusal::new(RefusalKind::Retry, "too many large reads are under way on this node: try again after a pause")
+        };
+        let _place = timeout_at(deadline, self.scans.acquire()).await.map_err(|_| busy())?.map_err(|_| busy())?;
+        let failed = |_| Refusal::new(RefusalKind::Internal, "the read ended unexpectedly; the node's log says why");
+        tokio::task::spawn_blocking(read).await.map_err(failed)?
+    }
+
+    /// In a sync bucket, waits until what was read can't be undone by a failover any more (design 5).
+    async fn settled(&self, standing: &Standing, gathered: &Gathered, deadline: Instant) -> Result<(), Refusal> {
+        let bucket = &standing.bucket;
+        let Policy::Sync { .. } = bucket.policy else { return Ok(()) };
+        let needed = bucket.policy.required_regions(bucket.regions.len()) - 1;
+        let others: Vec<RegionId> = bucket.targets(self.region()).collect();
+        for (shard, positions) in &gathered.seen {
+            let lsn = positions.of(self.region());
+            let shard = self.shard(*shard).ok_or_else(missing_shard)?;
+            if lsn > Lsn(0) && !shard.copied(bucket.policy.lane(), lsn, &others, needed, deadline).await {
+                return Err(Refusal::new(
+                    RefusalKind::Unavailable,
+                    "what was read is not yet in as many regions as the bucket requires, so a failover could still undo it: try again, or read with session or eventual",
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    fn too_stale(&self, standing: &Standing, level: &ReadLevel, elsewhere: Option<RegionId>) -> Refusal {
+        let behind = match level {
+            ReadLevel::Bounded { staleness_ms_max } => {
+                format!("is not known to be at most {staleness_ms_max} ms stale")
+            }
+            _ => "has not yet received what the session has seen".to_owned(),
+        };
+        let advice = match elsewhere {
+            Some(region) => format!("ask region {}, let the read redirect", standing.topology.region_label(region)),
+            None => "try again, let the read wait".to_owned(),
+        };
+        Refusal::new(
+            RefusalKind::Stale,
+            format!("region {} {behind}: {advice}, or ask for less", standing.topology.region_label(self.region())),
+        )
+    }
+}
+
+fn positions(shard: &ShardNode, bucket: &Bucket) -> Positions {
+    shard.board.public().digests.get(&bucket.id).map(|digest| digest.positions.clone()).unwrap_or_default()
+}
+
+fn token(bucket: &Bucket, seen: BTreeMap<ShardId, Positions>) -> SessionToken {
+    let mut token = SessionToken::default();
+    for (shard, positions) in seen {
+        for (region, lsn) in positions.0 {
+            token.observe(bucket.id, shard, region, lsn);
+        }
+    }
+    token
+}
+
+/// The greatest timestamp applied in a bucket.
+pub(crate) fn bucket_hlc(board: &crate::board::Board, bucket: &Bucket) -> Hlc {
+    board.public().digests.get(&bucket.id).map(|digest| digest.hlc).unwrap_or_default()
+}

@@ -1,0 +1,106 @@
+//! How far a shard's log may be purged: below what every other region has, within a budget of bytes (design 2, ISO-1).
+//!
+//! Pure. Positions are remembered every [`STRIDE_BYTES`], so that "the oldest gigabyte" can be turned into a position.
+
+use std::collections::VecDeque;
+
+use meridian_types::Lsn;
+
+/// Bytes of entries between two remembered positions: the grain of the budget.
+const STRIDE_BYTES: u64 = 4 << 20;
+
+/// What one shard's log holds, as far as this process has seen it grow.
+#[derive(Debug, Default)]
+pub(crate) struct Retained {
+    /// (position, bytes of entries up to it since the start), rising.
+    strides: VecDeque<(Lsn, u64)>,
+    /// Everything up to here may be purged already, and the bytes up to there.
+    floor: (Lsn, u64),
+    head: (Lsn, u64),
+}
+
+impl Retained {
+    /// The log grew by `bytes`, up to `head`.
+    pub(crate) fn grew(&mut self, head: Lsn, bytes: u64) {
+        self.head = (head, self.head.1 + bytes);
+        let last = self.strides.back().map_or(self.floor.1, |(_, at)| *at);
+        if self.head.1 - last >= STRIDE_BYTES {
+            self.strides.push_back(self.head);
+        }
+    }
+
+    /// Bytes above the floor.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.head.1 - self.floor.1
+    }
+
+    /// Every other region has everything up to here: raises the floor, and returns it.
+    pub(crate) fn all_have(&mut self, lsn: Lsn) -> Lsn {
+        if lsn > self.floor.0 {
+            while let Some((at, bytes)) = self.strides.front().copied()
+                && at <= lsn
+            {
+                self.floor.1 = bytes;
+                self.strides.pop_front();
+            }
+            self.floor.0 = lsn;
+        }
+        self.floor.0
+    }
+
+    /// Gives up the oldest stride; `false` when there is none to give.
+    fn give_up_oldest(&mut self) -> bool {
+        match self.strides.pop_front() {
+            Some((lsn, bytes)) => {
+                self.floor = (self.floor.0.max(lsn), bytes);
+                true
+            }
+            None => false,
+        }
+    }
+}
+
+/// Raises the floors of the shards that hold most until all together fit the budget; tells whether any was raised.
+pub(crate) fn fit<'a>(shards: impl Iterator<Item = &'a mut Retained>, budget_bytes: u64) -> bool {
+    let mut shards: Vec<&mut Retained> = shards.collect();
+    let mut total: u64 = shards.iter().map(|shard| shard.bytes()).sum();
+    let mut raised = false;
+    while total > budget_bytes {
+        let Some(largest) = shards.iter_mut().max_by_key(|shard| shard.bytes()) else { break };
+        let before = largest.bytes();
+        if !largest.give_up_oldest() {
+            break;
+        }
+        total -= before - largest.bytes();
+        raised = true;
+    }
+    raised
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn grown(strides: u64) -> Retained {
+        let mut shard = Retained::default();
+        (1..=strides).for_each(|stride| shard.grew(Lsn(stride * 10), STRIDE_BYTES));
+        shard
+    }
+
+    #[test]
+    fn the_floor_follows_the_slowest_region_and_never_falls() {
+        let mut shard = grown(10);
+        assert_eq!(shard.all_have(Lsn(35)), Lsn(35));
+        assert_eq!(shard.bytes(), 7 * STRIDE_BYTES);
+        assert_eq!(shard.all_have(Lsn(20)), Lsn(35));
+    }
+
+    #[test]
+    fn a_dead_region_costs_at_most_the_budget_and_the_largest_shard_pays() {
+        let (mut large, mut small) = (grown(10), grown(2));
+        assert!(fit([&mut large, &mut small].into_iter(), 6 * STRIDE_BYTES));
+        assert_eq!((large.bytes(), small.bytes()), (4 * STRIDE_BYTES, 2 * STRIDE_BYTES));
+        assert_eq!(large.all_have(Lsn(0)), Lsn(60));
+        assert!(!fit([&mut large, &mut small].into_iter(), 6 * STRIDE_BYTES), "it fits now");
+    }
+}

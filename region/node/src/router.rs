@@ -1,0 +1,316 @@
+//! Where a request belongs: here, at this shard's leader, or in another region. Any node takes any request.
+//!
+//! ```text
+//! client -> any node -> a node of the primary's region -> the shard's leader there
+//! ```
+//!
+//! A request from another region is never sent out of this one again, and one from this region not on to another node:
+//! so no request makes more than three hops, whatever the nodes' copies of the topology say.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use meridian_types::{
+    Bucket, Effect, Key, Read, ReadLevel, Refusal, RefusalKind, RegionId, Request, Response, ShardId, Topology, Write,
+};
+use tokio::time::{Instant, timeout_at};
+
+use crate::authority::lease_holds;
+use crate::node::{Node, ShardNode, Standing};
+
+/// Who sent a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Caller {
+    /// A client.
+    Client,
+    /// A node, for a client of its own.
+    Peer {
+        /// The region it is in.
+        region: RegionId,
+    },
+}
+
+/// How long a name may be unknown here before it counts as unknown everywhere: a bucket that was just created
+/// through another node arrives within a metadata heartbeat and a trip around the world.
+const UNKNOWN_BUCKET_PATIENCE: Duration = Duration::from_millis(600);
+
+/// Where a request is answered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Route {
+    Here,
+    Region(RegionId),
+}
+
+/// Where a write of the bucket is ordered, seen from `region`.
+pub(crate) fn route_write(bucket: &Bucket, region: RegionId) -> Route {
+    match bucket.primary {
+        _ if bucket.accepts_writes_in(region) => Route::Here,
+        Some(primary) => Route::Region(primary),
+        // Active-active, but not held here: the first region that holds it.
+        None => bucket.regions.first().map_or(Route::Here, |first| Route::Region(*first)),
+    }
+}
+
+/// Where a read of the bucket is answered first, seen from `region`.
+pub(crate) fn route_read(bucket: &Bucket, region: RegionId, level: &ReadLevel) -> Result<Route, Refusal> {
+    match (level, bucket.primary) {
+        (ReadLevel::Strong, None) => Err(Refusal::new(
+            RefusalKind::Invalid,
+            format!(
+                "bucket `{}` is active-active: no region orders its writes, so there are no strong reads: use session, bounded or eventual",
+                bucket.name
+            ),
+        )),
+        (ReadLevel::Strong, Some(primary)) if primary != region => Ok(Route::Region(primary)),
+        _ if bucket.is_in(region) => Ok(Route::Here),
+        (_, Some(primary)) => Ok(Route::Region(primary)),
+        (_, None) => Ok(bucket.regions.first().map_or(Route::Here, |first| Route::Region(*first))),
+    }
+}
+
+impl Node {
+    /// Carries out a request wherever it belongs.
+    ///
+    /// # Errors
+    /// The typed "no" for its client.
+    pub(crate) async fn execute(&self, request: Request, caller: Caller) -> Result<Response, Refusal> {
+        let started = std::time::Instant::now();
+        let call = self.metrics.call(&request);
+        let answer = match self.admission.admit(bytes_of(&request)) {
+            Ok(_permit) => self.route(request, caller).await,
+            Err(refusal) => Err(refusal),
+        };
+        self.metrics.record(&call, started.elapsed(), &answer);
+        answer
+    }
+
+    async fn route(&self, request: Request, caller: Caller) -> Result<Response, Refusal> {
+        let deadline = self.deadline(&request);
+        let standing = self.standing(&request, deadline).await?;
+        match &request {
+            Request::Write { write, .. } => {
+                write.validate()?;
+                let shard = self.shard_of_write(&standing.bucket, write)?;
+                match route_write(&standing.bucket, self.region()) {
+                    Route::Here if shard.board.leads() => self.write_here(&standing, shard, request, deadline).await,
+                    Route::Here => self.to_leader(shard, &request, caller, deadline).await,
+                    Route::Region(region) => {
+                        self.check_hops(&standing, region, caller)?;
+                        self.write_there(&standing, shard, region, &request, deadline).await
+                    }
+                }
+            }
+            Request::Read { read, level, .. } => {
+                read.validate()?;
+                match route_read(&standing.bucket, self.region(), level)? {
+                    Route::Here => self.read_here(&standing, &request, caller, deadline).await,
+                    Route::Region(region) => self.read_there(&standing, region, &request, caller, deadline).await,
+                }
+            }
+        }
+    }
+
+    /// Looks the bucket up, waiting a moment for one that may just have been created elsewhere.
+    async fn standing(&self, request: &Request, deadline: Instant) -> Result<Standing, Refusal> {
+        let mut patience = None;
+        loop {
+            let lease = lease_holds(self.authority.as_ref());
+            let topology = self.authority.topology();
+            let id = topology.bucket_ids.get(request.bucket());
+            if let Some(bucket) = id.and_then(|id| topology.buckets.get(id)).cloned() {
+                return Ok(Standing { topology, bucket, lease });
+            }
+            let (until, changes) = patience.get_or_insert_with(|| {
+                let until = (Instant::now() + UNKNOWN_BUCKET_PATIENCE).min(deadline);
+                (until, self.authority.topology_changes())
+            });
+            if !matches!(timeout_at(*until, changes.changed()).await, Ok(Ok(()))) {
+                return Err(Refusal::new(
+                    RefusalKind::NotFound,
+                    format!(
+                        "there is no bucket `{name}` (metadata index {}): check the name, or create it with `meridian bucket create {name}`",
+                        topology.index,
+                        name = request.bucket(),
+                    ),
+                ));
+            }
+        }
+    }
+
+    /// The shard of a key.
+    pub(crate) fn shard_of(&self, bucket: &Bucket, key: &Key) -> Result<&ShardNode, Refusal> {
+        self.shard(key.shard(bucket.id, self.place.shards)).ok_or_else(missing_shard)
+    }
+
+    fn shard_of_write(&self, bucket: &Bucket, write: &Write) -> Result<&ShardNode, Refusal> {
+        let Write::MultiPut { items } = write else {
+            let mut keys = write.keys();
+            let key = keys.next().ok_or_else(missing_shard)?;
+            return self.shard_of(bucket, key);
+        };
+        let shards: BTreeSet<ShardId> = items.iter().map(|(key, _)| key.shard(bucket.id, self.place.shards)).collect();
+        match (shards.len(), shards.first()) {
+            (1, Some(shard)) => self.shard(*shard).ok_or_else(missing_shard),
+            (count, _) => Err(Refusal::new(
+                RefusalKind::Invalid,
+                format!(
+                    "the {} keys of this multi-put lie in {count} shards, and it is atomic within one only: put them one by one, or use one key for what must change together",
+                    items.len()
+                ),
+            )),
+        }
+    }
+
+    /// Refuses to send a request of another node on to a third region.
+    fn check_hops(&self, standing: &Standing, target: RegionId, caller: Caller) -> Result<(), Refusal> {
+        match caller {
+            Caller::Client => Ok(()),
+            Caller::Peer { .. } => Err(Refusal::new(
+                RefusalKind::Redirect,
+                format!(
+                    "bucket `{}` belongs to region {} as of metadata index {}: refresh the topology and try again",
+                    standing.bucket.name,
+                    standing.topology.region_label(target),
+                    standing.topology.index
+                ),
+            )),
+        }
+    }
+
+    /// Sends a request on to the node of this region that leads the shard.
+    pub(crate) async fn to_leader(
+        &self,
+        shard: &ShardNode,
+        request: &Request,
+        caller: Caller,
+        deadline: Instant,
+    ) -> Result<Response, Refusal> {
+        let from_here = caller == Caller::Peer { region: self.region() };
+        match shard.leader() {
+            Some(leader) if leader != self.place.node && !from_here => {
+                let answer = timeout_at(deadline, self.peers.ask(leader, request)).await;
+                answer.map_err(|_| late(request))?.map_err(Refusal::from)
+            }
+            _ => Err(Refusal::new(
+                RefusalKind::Retry,
+                format!("shard {} has no leader in this region that is ready yet: try again after a pause", shard.id),
+            )),
+        }
+    }
+
+    /// Lets another region answer a read.
+    pub(crate) async fn read_there(
+        &self,
+        standing: &Standing,
+        region: RegionId,
+        request: &Request,
+        caller: Caller,
+        deadline: Instant,
+    ) -> Result<Response, Refusal> {
+        self.check_hops(standing, region, caller)?;
+        let Request::Read { read, .. } = request else { return Err(missing_shard()) };
+        let shard = match read {
+            Read::Get { key } => key.shard(standing.bucket.id, self.place.shards),
+            Read::MultiGet { keys } => {
+                keys.first().map_or(ShardId(0), |key| key.shard(standing.bucket.id, self.place.shards))
+            }
+            Read::Scan { .. } => ShardId(0),
+        };
+        self.ask_region(&standing.topology, region, shard, request, deadline).await
+    }
+
+    /// Asks another region, until the deadline.
+    pub(crate) async fn ask_region(
+        &self,
+        topology: &Topology,
+        region: RegionId,
+        shard: ShardId,
+        request: &Request,
+        deadline: Instant,
+    ) -> Result<Response, Refusal> {
+        let answer = timeout_at(deadline, self.peers.ask_region(topology, region, shard, request)).await;
+        answer.map_err(|_| late(request))?
+    }
+}
+
+/// What a request holds in memory while it is under way, about.
+fn bytes_of(request: &Request) -> usize {
+    match request {
+        Request::Read { .. } => 0,
+        Request::Write { write, .. } => match write {
+            Write::Put { key, value, .. }
+            | Write::CompareAndSet { key, value, .. }
+            | Write::PutIfAbsent { key, value, .. }
+            | Write::Append { key, suffix: value } => key.as_bytes().len() + value.as_bytes().len(),
+            Write::Delete { key } | Write::Increment { key, .. } => key.as_bytes().len(),
+            Write::MultiPut { items } => {
+                items.iter().map(|(key, value)| key.as_bytes().len() + value.as_bytes().len()).sum()
+            }
+        },
+    }
+}
+
+/// The deadline passed while another node was asked.
+pub(crate) fn late(request: &Request) -> Refusal {
+    let refusal = Refusal::new(RefusalKind::Retry, "the deadline passed before the request was answered: try again");
+    match request {
+        Request::Read { .. } => refusal,
+        Request::Write { .. } => refusal.with_effect(Effect::Unknown),
+    }
+}
+
+/// Topology and node disagree on how many shards there are.
+pub(crate) fn missing_shard() -> Refusal {
+    Refusal::new(
+        RefusalKind::Internal,
+        "the key's shard is not on this node: is the number of shards the same on every node?",
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use meridian_types::{BucketId, BucketName, Epoch, Hlc, Phase, Policy};
+
+    use super::*;
+
+    const A: RegionId = RegionId(1);
+    const B: RegionId = RegionId(2);
+    const ELSEWHERE: RegionId = RegionId(9);
+
+    fn bucket(primary: Option<RegionId>) -> Bucket {
+        Bucket {
+            id: BucketId(1),
+            name: BucketName::new("b").unwrap(),
+            policy: if primary.is_some() { Policy::Async } else { Policy::ActiveActive },
+            epoch: Epoch(1),
+            phase: Phase::Steady,
+            primary,
+            regions: vec![A, B],
+            labels: BTreeMap::new(),
+            created: Hlc(0),
+        }
+    }
+
+    #[test]
+    fn writes_go_to_the_primary_and_anywhere_in_active_active() {
+        assert_eq!(route_write(&bucket(Some(A)), A), Route::Here);
+        assert_eq!(route_write(&bucket(Some(A)), B), Route::Region(A));
+        assert_eq!(route_write(&bucket(None), B), Route::Here);
+        assert_eq!(route_write(&bucket(None), ELSEWHERE), Route::Region(A));
+    }
+
+    #[test]
+    fn reads_stay_local_unless_they_are_strong_or_the_bucket_is_elsewhere() {
+        let eventual = ReadLevel::Eventual;
+        assert_eq!(route_read(&bucket(Some(A)), B, &eventual), Ok(Route::Here));
+        assert_eq!(route_read(&bucket(Some(A)), B, &ReadLevel::Strong), Ok(Route::Region(A)));
+        assert_eq!(route_read(&bucket(Some(A)), A, &ReadLevel::Strong), Ok(Route::Here));
+        assert_eq!(route_read(&bucket(Some(A)), ELSEWHERE, &eventual), Ok(Route::Region(A)));
+        assert_eq!(route_read(&bucket(None), ELSEWHERE, &eventual), Ok(Route::Region(A)));
+        let refusal = route_read(&bucket(None), A, &ReadLevel::Strong).unwrap_err();
+        assert_eq!(refusal.kind, RefusalKind::Invalid);
+        assert!(refusal.message.contains("session"), "it names what to use: {}", refusal.message);
+    }
+}

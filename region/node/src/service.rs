@@ -1,0 +1,323 @@
+//! The region's data cluster on one node: `Service` runs it, `Handle` is how everybody speaks to it.
+
+use std::future::Future;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use meridian_consensus::{Consensus, StartError, StateError};
+use meridian_proto::dial::Dial;
+use meridian_types::{
+    BucketId, GroupId, Head, Hlc, Lane, Lsn, Refusal, RefusalKind, RegionId, Request, Response, ShardDigest, ShardId,
+};
+use tokio::sync::{Semaphore, watch};
+use tokio::task::JoinSet;
+
+use crate::admission::Admission;
+use crate::authority::Authority;
+use crate::clock::{Clock, SystemClock};
+use crate::disk::{Disk, Gauge, Space, SystemGauge};
+use crate::machine::Machine;
+use crate::metrics::{self, Metrics};
+use crate::node::{Node, SCANS_MAX, ShardNode};
+use crate::options::{Options, Place};
+use crate::peers::Peers;
+use crate::replication::{FrameRefusal, Tail, TailError};
+use crate::router::Caller;
+use crate::store::{EngineError, Store};
+use crate::upkeep;
+
+/// What the composition root gives.
+pub struct Parts {
+    /// Consensus of this node, open.
+    pub consensus: Consensus,
+    /// What the metadata plane says.
+    pub authority: Arc<dyn Authority>,
+    /// How to reach other nodes.
+    pub dial: Arc<dyn Dial>,
+    /// The clocks.
+    pub clock: Arc<dyn Clock>,
+    /// How free disk space is found out.
+    pub gauge: Arc<dyn Gauge>,
+}
+
+impl Parts {
+    /// Parts with the machine's own clock and disk.
+    pub fn new(consensus: Consensus, authority: Arc<dyn Authority>, dial: Arc<dyn Dial>) -> Parts {
+        Parts { consensus, authority, dial, clock: Arc::new(SystemClock::start()), gauge: Arc::new(SystemGauge) }
+    }
+}
+
+/// Why the region's data cluster can't start, or ended.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The state store can't be opened.
+    #[error("the state store can't be opened")]
+    Store(#[source] EngineError),
+    /// A shard's state can't be used.
+    #[error("shard {shard} can't be loaded")]
+    Shard {
+        /// The shard.
+        shard: ShardId,
+        /// Why.
+        #[source]
+        source: StateError,
+    },
+    /// A shard's group can't be started.
+    #[error("the group of shard {shard} can't be started")]
+    Group {
+        /// The shard.
+        shard: ShardId,
+        /// Why.
+        #[source]
+        source: StartError,
+    },
+    /// A background task panicked: the node must exit, it never limps.
+    #[error("a background task of the region's data cluster ended unexpectedly")]
+    Task(#[source] tokio::task::JoinError),
+    /// A background task ended although nobody asked it to.
+    #[error("the background task `{0}` of the region's data cluster ended unexpectedly")]
+    Ended(&'static str),
+}
+
+/// The background half.
+pub struct Service {
+    node: Arc<Node>,
+    gauge: Arc<dyn Gauge>,
+}
+
+/// How everybody speaks to the region's data cluster of this node. Cheap to clone.
+#[derive(Clone)]
+pub struct Handle {
+    node: Arc<Node>,
+}
+
+impl Service {
+    /// Opens the state store, loads every shard and starts its group.
+    ///
+    /// # Errors
+    /// [`Error`] says which of these failed.
+    pub async fn open(place: Place, options: Options, parts: Parts) -> Result<(Service, Handle), Error> {
+        let Parts { consensus, authority, dial, clock, gauge } = parts;
+        let (dir, store_options) = (place.dir.clone(), options.store.clone());
+        // Recovery reads the store's journals: not on a runtime's worker.
+        let opened = tokio::task::spawn_blocking(move || Store::open(&dir, &store_options)).await;
+        let store = opened.map_err(Error::Task)?.map_err(Error::Store)?;
+        let mut shards = Vec::with_capacity(usize::from(place.shards));
+        for shard in (0..place.shards).map(ShardId) {
+            shards.push(start_shard(&place, &options, &consensus, &store, &clock, shard).await?);
+        }
+        let disk = Disk::new(place.dir.clone(), options.disk_reserve_bytes);
+        disk.check(gauge.as_ref());
+        let node = Arc::new(Node {
+            peers: Peers::new(place.node, dial),
+            admission: Arc::new(Admission::new(options.in_flight_max, options.in_flight_bytes_max)),
+            disk,
+            shards,
+            scans: Semaphore::new(SCANS_MAX),
+            metrics: Metrics::new(),
+            place,
+            options,
+            store,
+            authority,
+            clock,
+        });
+        metrics::observe(&node);
+        Ok((Service { node: Arc::clone(&node), gauge }, Handle { node }))
+    }
+
+    /// Runs the background tasks until `stop` resolves.
+    ///
+    /// # Errors
+    /// [`Error::Task`] when one of them panicked: the process must exit non-zero.
+    pub async fn run(self, stop: impl Future<Output = ()>) -> Result<(), Error> {
+        let mut tasks = JoinSet::new();
+        for place in 0..self.node.shards.len() {
+            let follow = upkeep::follow_leadership(Arc::clone(&self.node), place);
+            tasks.spawn(async move {
+                follow.await;
+                "leadership"
+            });
+        }
+        let (house, node) = (upkeep::keep_house(Arc::clone(&self.node), self.gauge), self.node);
+        let (keys, buckets, clients) = (
+            upkeep::expire_keys(Arc::clone(&node)),
+            upkeep::drop_buckets(Arc::clone(&node)),
+            upkeep::expire_clients(Arc::clone(&node)),
+        );
+        tasks.spawn(async move {
+            house.await;
+            "housekeeping"
+        });
+        tasks.spawn(async move {
+            keys.await;
+            "key expiry"
+        });
+        tasks.spawn(async move {
+            buckets.await;
+            "bucket removal"
+        });
+        tasks.spawn(async move {
+            clients.await;
+            "client expiry"
+        });
+        tokio::pin!(stop);
+        let ended = tokio::select! {
+            () = &mut stop => Ok(()),
+            ended = tasks.join_next() => match ended {
+                Some(Err(why)) => Err(Error::Task(why)),
+                Some(Ok(name)) => Err(Error::Ended(name)),
+                None => Ok(()),
+            },
+        };
+        tasks.shutdown().await;
+        ended
+    }
+}
+
+async fn start_shard(
+    place: &Place,
+    options: &Options,
+    consensus: &Consensus,
+    store: &Store,
+    clock: &Arc<dyn Clock>,
+    shard: ShardId,
+) -> Result<ShardNode, Error> {
+    let (machine, board) = Machine::open(store, place.region, shard, place.shards, options.digest_notes_max)
+        .map_err(|source| Error::Shard { shard, source })?;
+    let group = consensus
+        .start_group(GroupId::of_shard(shard), &place.voters, Box::new(machine))
+        .await
+        .map_err(|source| Error::Group { shard, source })?;
+    Ok(ShardNode::new(shard, group, board, Arc::clone(clock)))
+}
+
+impl Handle {
+    /// Carries out a request, here or wherever it belongs.
+    ///
+    /// # Errors
+    /// The typed "no" for its client.
+    pub async fn execute(&self, request: Request, caller: Caller) -> Result<Response, Refusal> {
+        self.node.execute(request, caller).await
+    }
+
+    /// The end of a shard's applied log, while this node leads it; moves right after every apply.
+    pub fn head(&self, shard: ShardId) -> watch::Receiver<Option<Head>> {
+        self.node.head(shard)
+    }
+
+    /// Applied entries of a shard after `after`, about `bytes_max` bytes.
+    ///
+    /// # Errors
+    /// See [`TailError`].
+    pub async fn read_log(&self, shard: ShardId, after: Lsn, bytes_max: usize) -> Result<Tail, TailError> {
+        self.node.read_log(shard, after, bytes_max).await
+    }
+
+    /// `target` has durably applied everything of a lane up to `lsn`.
+    pub fn acknowledged(&self, shard: ShardId, lane: Lane, target: RegionId, lsn: Lsn) {
+        if let Some(shard) = self.node.shard(shard) {
+            shard.acknowledged(lane, target, lsn);
+        }
+    }
+
+    /// How far the entries of another region have been durably applied here.
+    ///
+    /// # Errors
+    /// [`RefusalKind::Redirect`] when another node leads the shard.
+    pub async fn watermark(&self, source: RegionId, shard: ShardId, lane: Lane) -> Result<Lsn, Refusal> {
+        match self.node.shard(shard) {
+            Some(shard) if shard.board.leads() => Ok(shard.board.watermark(source, lane)),
+            _ => Err(Refusal::new(RefusalKind::Redirect, format!("this node does not lead shard {shard}"))),
+        }
+    }
+
+    /// The node that leads a shard in this region, if one is known.
+    pub fn leader(&self, shard: ShardId) -> Option<meridian_types::NodeId> {
+        self.node.shard(shard).and_then(|shard| shard.leader())
+    }
+
+    /// Proposes a frame of another region's entries. It is checked and enqueued by this call, so that frames keep the
+    /// order of the calls; the future resolves to the lane's watermark once the frame is durably applied.
+    pub fn apply_frame(
+        &self,
+        frame: &Bytes,
+    ) -> impl Future<Output = Result<Lsn, FrameRefusal>> + Send + 'static + use<> {
+        self.node.apply_frame(frame)
+    }
+
+    /// A lane has everything its source had when [`Handle::monotonic_ms`] read `echo_ms`, up to `last` (CON-3).
+    pub fn complete_up_to(&self, source: RegionId, shard: ShardId, lane: Lane, echo_ms: u64, last: Lsn) {
+        self.node.complete_up_to(source, shard, lane, echo_ms, last);
+    }
+
+    /// This node's monotonic clock: what probes carry. Never 0.
+    pub fn monotonic_ms(&self) -> u64 {
+        self.node.clock.monotonic_ms().max(1)
+    }
+
+    /// This node's wall clock as a timestamp, not moved by other regions' timestamps.
+    pub fn hlc_now(&self) -> Hlc {
+        Hlc::from_millis(self.node.clock.wall_ms())
+    }
+
+    /// Writes that this region's own log brought to a bucket since this node started, with their bytes; rising.
+    pub fn counters(&self, shard: ShardId, bucket: BucketId) -> (u64, u64) {
+        self.node.shard(shard).map(|shard| shard.board.own_writes(bucket)).unwrap_or_default()
+    }
+
+    /// The digests of one bucket, or of all.
+    pub fn digests(&self, bucket: Option<BucketId>) -> Vec<ShardDigest> {
+        let mut digests = Vec::new();
+        for shard in &self.node.shards {
+            let public = shard.board.public();
+            for (id, digest) in public.digests.iter().filter(|(id, _)| bucket.is_none_or(|bucket| bucket == **id)) {
+                digests.push(ShardDigest {
+                    bucket: *id,
+                    shard: shard.id,
+                    digest: digest.clone(),
+                    diverged: public.diverged.contains_key(id),
+                });
+            }
+        }
+        digests
+    }
+
+    /// Shards this node leads, and holds.
+    pub fn shards(&self) -> (u32, u32) {
+        let led = self.node.shards.iter().filter(|shard| shard.board.leads()).count();
+        (u32::try_from(led).unwrap_or(u32::MAX), u32::from(self.node.place.shards))
+    }
+
+    /// The data disk at the last look.
+    pub fn disk(&self) -> Space {
+        self.node.disk.space()
+    }
+
+    /// Bytes of the state store on disk.
+    pub fn state_bytes(&self) -> u64 {
+        self.node.store.disk_bytes()
+    }
+
+    /// Empty when healthy; else one sentence each, with the remedy.
+    pub fn problems(&self) -> Vec<String> {
+        let mut problems = Vec::new();
+        if self.node.disk.is_full() {
+            problems.push(self.node.disk.sentence());
+        }
+        for shard in self.node.shards.iter().filter(|shard| shard.leader().is_none()) {
+            problems.push(format!(
+                "shard {} has no leader in this region: check that a majority of its nodes is up and reachable",
+                shard.id
+            ));
+        }
+        for shard in &self.node.shards {
+            for divergence in shard.board.public().diverged.values() {
+                problems.push(format!(
+                    "bucket {} differs from its source in shard {}: its lane stopped; resync the bucket in this region",
+                    divergence.bucket, shard.id
+                ));
+            }
+        }
+        problems
+    }
+}

@@ -1,0 +1,257 @@
+//! What a node does unasked: expiry, cleaning up after deleted buckets and silent clients, purging the log, watching the disk.
+//!
+//! Everything that changes state goes through the log, so that every replica agrees; each step is bounded, so that
+//! no request waits long behind it.
+
+use std::collections::BTreeSet;
+use std::ops::ControlFlow;
+use std::sync::Arc;
+use std::time::Duration;
+
+use meridian_region_core::{ControlResult, Due, SESSION_TTL_MS, StateView, keys};
+use meridian_types::entry::{Body, Header, Kind};
+use meridian_types::{BucketId, Epoch, Hlc, Lane, Lsn, Refusal, RefusalKind, RegionId, Topology};
+use tokio::sync::watch;
+use tokio::time::{MissedTickBehavior, interval};
+
+use crate::authority::lease_holds;
+use crate::disk::Gauge;
+use crate::node::{Node, ShardNode};
+use crate::proposer;
+use crate::retention;
+
+/// How often the disk is looked at and the log's purge floor raised.
+const HOUSEKEEPING_EVERY: Duration = Duration::from_secs(1);
+
+/// How often deleted buckets are looked for even if no change of the topology was seen.
+const DROP_EVERY: Duration = Duration::from_secs(30);
+
+/// How often silent clients are looked for.
+const CLIENTS_EVERY: Duration = Duration::from_secs(3600);
+
+/// The most expiry entries for one shard before the next one has its turn.
+const EXPIRY_ROUNDS_MAX: usize = 16;
+
+/// Follows who leads a shard.
+pub(crate) async fn follow_leadership(node: Arc<Node>, place: usize) {
+    let Some(shard) = node.shards.get(place) else { return };
+    let mut leadership = shard.leadership.clone();
+    loop {
+        let now = *leadership.borrow_and_update();
+        if shard.board.leads() != now.leads {
+            shard.board.set_leads(now.leads);
+            tracing::info!(
+                region = %node.region(), shard = %shard.id, term = now.term, leads = now.leads,
+                "the leadership of a shard changed"
+            );
+        }
+        if leadership.changed().await.is_err() {
+            shard.board.set_leads(false);
+            return;
+        }
+    }
+}
+
+/// Watches the disk and raises the purge floors.
+pub(crate) async fn keep_house(node: Arc<Node>, gauge: Arc<dyn Gauge>) {
+    let mut ticks = interval(HOUSEKEEPING_EVERY);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        node.disk.check(gauge.as_ref());
+        node.raise_purge_floors();
+    }
+}
+
+/// Removes keys whose time has come.
+pub(crate) async fn expire_keys(node: Arc<Node>) {
+    let mut ticks = interval(Duration::from_millis(node.options.expiry_every_ms.max(10)));
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        if node.disk.is_full() {
+            continue;
+        }
+        for shard in &node.shards {
+            log_failure(node.expire(shard).await, shard, "keys that are due could not be removed");
+        }
+    }
+}
+
+/// Removes what deleted buckets left behind.
+pub(crate) async fn drop_buckets(node: Arc<Node>) {
+    let mut changes: watch::Receiver<Arc<Topology>> = node.authority.topology_changes();
+    let mut ticks = interval(DROP_EVERY);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut swept: Vec<BTreeSet<BucketId>> = node.shards.iter().map(|_| BTreeSet::new()).collect();
+    loop {
+        tokio::select! {
+            _ = ticks.tick() => {}
+            changed = changes.changed() => if changed.is_err() { return },
+        }
+        for (shard, swept) in node.shards.iter().zip(&mut swept) {
+            log_failure(node.drop_deleted(shard, swept).await, shard, "a deleted bucket could not be removed");
+        }
+    }
+}
+
+/// Forgets clients that have been silent for long.
+pub(crate) async fn expire_clients(node: Arc<Node>) {
+    let mut ticks = interval(CLIENTS_EVERY);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    // The first tick is at once, when there is nothing to do yet.
+    ticks.tick().await;
+    loop {
+        ticks.tick().await;
+        for shard in node.shards.iter().filter(|shard| shard.board.leads()) {
+            let before = Hlc::from_millis(node.clock.wall_ms().saturating_sub(SESSION_TTL_MS));
+            let header = node.header(Kind::ExpireClients, BucketId(0), Epoch(0));
+            let done = node.control(shard, header, &Body::ExpireClients { before }).await;
+            log_failure(done, shard, "silent clients could not be forgotten");
+        }
+    }
+}
+
+/// Waits for what a shard's housekeeping came to; the next round tries again.
+fn log_failure(done: Result<(), Refusal>, shard: &ShardNode, what: &'static str) {
+    match done {
+        Err(refusal) if refusal.kind == RefusalKind::Retry => {
+            tracing::debug!(shard = %shard.id, why = %refusal, what);
+        }
+        Err(refusal) => tracing::warn!(shard = %shard.id, why = %refusal, what),
+        Ok(()) => {}
+    }
+}
+
+impl Node {
+    /// Proposes the removal of due keys, in the buckets whose expiry this region decides.
+    async fn expire(&self, shard: &ShardNode) -> Result<(), Refusal> {
+        for _ in 0..EXPIRY_ROUNDS_MAX {
+            if !shard.board.leads() {
+                return Ok(());
+            }
+            let lease = lease_holds(self.authority.as_ref());
+            let topology = self.authority.topology();
+            let region = self.region();
+            // In active-active nobody decides alone: an expired value reads as absent everywhere, by its own timestamp.
+            let decides = |bucket: BucketId| {
+                lease && topology.buckets.get(&bucket).is_some_and(|bucket| bucket.primary == Some(region))
+            };
+            let due = {
+                let core = shard.board.core();
+                core.due(&self.store, self.clock.wall_ms(), self.options.expiry_keys_max, &decides)
+            };
+            let due = due.map_err(|why| Refusal::new(RefusalKind::Corrupt, why.to_string()))?;
+            let found: usize = due.iter().map(|due| due.keys.len()).sum();
+            for due in due {
+                self.expire_in(shard, &topology, due).await?;
+            }
+            if found < self.options.expiry_keys_max {
+                return Ok(());
+            }
+        }
+        Ok(())
+    }
+
+    async fn expire_in(&self, shard: &ShardNode, topology: &Topology, due: Due) -> Result<(), Refusal> {
+        let Some(bucket) = topology.buckets.get(&due.bucket) else { return Ok(()) };
+        let header = self.header(Kind::Expire, bucket.id, bucket.epoch);
+        self.control(shard, header, &Body::Expire { due: due.keys }).await
+    }
+
+    /// Proposes the removal of what deleted buckets left in the shard. `swept` are those found clean since this node
+    /// started: a removal that a restart cut short is found by its data, once.
+    async fn drop_deleted(&self, shard: &ShardNode, swept: &mut BTreeSet<BucketId>) -> Result<(), Refusal> {
+        if !shard.board.leads() {
+            return Ok(());
+        }
+        for bucket in self.leftovers(shard, swept)? {
+            let header = self.header(Kind::DropBucket, bucket, Epoch(0));
+            self.control(shard, header, &Body::DropBucket).await?;
+            swept.insert(bucket);
+            tracing::info!(region = %self.region(), shard = %shard.id, %bucket, "what a deleted bucket left behind was removed");
+        }
+        Ok(())
+    }
+
+    fn leftovers(&self, shard: &ShardNode, swept: &mut BTreeSet<BucketId>) -> Result<Vec<BucketId>, Refusal> {
+        let topology = self.authority.topology();
+        let mut leftovers = Vec::new();
+        let deleted = (1..=topology.last_bucket.0).map(BucketId).filter(|id| !topology.buckets.contains_key(id));
+        for bucket in deleted {
+            if swept.contains(&bucket) {
+                continue;
+            }
+            let (written, dropped) = {
+                let core = shard.board.core();
+                (core.digest(bucket).is_some(), core.is_dropped(bucket))
+            };
+            if written || (dropped && self.holds_data(shard, bucket)?) {
+                leftovers.push(bucket);
+            } else if dropped {
+                swept.insert(bucket);
+            }
+        }
+        Ok(leftovers)
+    }
+
+    fn holds_data(&self, shard: &ShardNode, bucket: BucketId) -> Result<bool, Refusal> {
+        let (from, to) = keys::data_range(shard.id, bucket);
+        let mut found = false;
+        let mut each = |_: &[u8], _: &[u8]| {
+            found = true;
+            ControlFlow::Break(())
+        };
+        let scanned = self.store.scan(&from, &to, &mut each);
+        scanned.map_err(|why| Refusal::new(RefusalKind::Unavailable, why.to_string()))?;
+        Ok(found)
+    }
+
+    /// Proposes an entry that no client waits for, again as long as there is more to do.
+    async fn control(&self, shard: &ShardNode, header: Header, body: &Body) -> Result<(), Refusal> {
+        loop {
+            let proposal = shard.proposer.propose(header.encode(body))?;
+            let applied = proposal.await.map_err(|why| proposer::refusal(&why))?;
+            let result = ControlResult::decode(&applied.result)
+                .map_err(|why| Refusal::new(RefusalKind::Internal, why.to_string()))?;
+            if let Some(refusal) = result.refused {
+                return Err(refusal);
+            }
+            if !result.more {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Lets consensus purge what every other region has, and more when the budget is used up: a dead region must not
+    /// fill the disk of a living one (ISO-1). It then needs a resync.
+    pub(crate) fn raise_purge_floors(&self) {
+        let topology = self.authority.topology();
+        let others: Vec<RegionId> =
+            topology.regions.keys().copied().filter(|region| *region != self.region()).collect();
+        let mut retained: Vec<_> = self.shards.iter().map(|shard| shard.board.retained()).collect();
+        for (shard, retained) in self.shards.iter().zip(&mut retained) {
+            retained.all_have(all_have(shard, &others));
+        }
+        let over_budget =
+            retention::fit(retained.iter_mut().map(|shard| &mut **shard), self.options.log_retention_bytes);
+        let floors: Vec<Lsn> = retained.iter_mut().map(|retained| retained.all_have(Lsn(0))).collect();
+        drop(retained);
+        if over_budget {
+            tracing::warn!(
+                budget_bytes = self.options.log_retention_bytes,
+                "the log kept for regions that are behind is over its budget: its oldest part may be purged, and they will need a resync"
+            );
+        }
+        for (shard, floor) in self.shards.iter().zip(floors) {
+            shard.allow_purge(floor);
+        }
+    }
+}
+
+/// What every other region has of both lanes of a shard. Both count for each region, whatever buckets there are today:
+/// an empty lane is moved along too, so that it is not behind the log on the day it gets a bucket.
+fn all_have(shard: &ShardNode, others: &[RegionId]) -> Lsn {
+    let acked = others.iter().flat_map(|region| Lane::ALL.map(|lane| shard.acked(lane, *region)));
+    acked.min().unwrap_or_else(|| shard.board.applied())
+}

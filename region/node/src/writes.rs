@@ -1,0 +1,267 @@
+//! A write's way: ordered here by its shard's log, or forwarded to where it is ordered, and never acknowledged with
+//! less than was promised (DUR-2, FEN-1).
+
+use meridian_region_core::{WriteResult, active_active_body};
+use meridian_types::entry::{Body, Kind, WriteBody};
+use meridian_types::{
+    Bucket, Durability, Effect, Freshness, Lsn, Positions, Refusal, RefusalKind, RegionId, Request, RequestId,
+    Response, SessionToken, Write, WriteAck,
+};
+use tokio::time::{Instant, timeout_at};
+
+use crate::node::{Node, ShardNode, Standing};
+use crate::proposer;
+
+/// The durability a write must reach.
+struct Required {
+    /// Regions, the ordering one counted.
+    regions: usize,
+}
+
+impl Required {
+    fn of(bucket: &Bucket, ack: WriteAck) -> Result<Required, Refusal> {
+        let holders = bucket.regions.len();
+        let regions = ack.required_regions(bucket.policy.required_regions(holders), holders);
+        if regions > holders {
+            return Err(Refusal::new(
+                RefusalKind::Invalid,
+                format!(
+                    "`ack = regions({regions})` can't be reached: bucket `{}` is held by {holders} regions: ask for fewer, or add regions to it",
+                    bucket.name
+                ),
+            ));
+        }
+        Ok(Required { regions })
+    }
+}
+
+impl Node {
+    /// Orders a write in this region's own log.
+    pub(crate) async fn write_here(
+        &self,
+        standing: &Standing,
+        shard: &ShardNode,
+        request: Request,
+        deadline: Instant,
+    ) -> Result<Response, Refusal> {
+        let Request::Write { write, ack, id, lowest_outstanding, session, .. } = request else {
+            return Err(Refusal::new(RefusalKind::Internal, "a read was taken for a write"));
+        };
+        let bucket = &standing.bucket;
+        let required = Required::of(bucket, ack)?;
+        self.disk.writable()?;
+        if bucket.primary.is_some() && !standing.lease {
+            return Err(no_lease());
+        }
+        if let Some(seen) = session.seen(bucket.id, shard.id) {
+            self.seen_here(bucket, shard, seen, deadline).await?;
+        }
+        let entry = self.encode(standing, shard, write, id, lowest_outstanding)?;
+        let proposal = shard.proposer.propose(entry)?;
+        let applied = timeout_at(deadline, proposal).await.map_err(|_| unconfirmed(shard))?;
+        let applied = applied.map_err(|why| proposer::refusal(&why))?;
+        let result = WriteResult::decode(&applied.result).map_err(undecodable)?;
+        self.acknowledge(standing, shard, result, required, deadline).await
+    }
+
+    /// Waits until everything the session has seen is applied here: the write must come after it (CON-2). What this
+    /// region ordered itself is before it in any case.
+    async fn seen_here(
+        &self,
+        bucket: &Bucket,
+        shard: &ShardNode,
+        seen: &Positions,
+        deadline: Instant,
+    ) -> Result<(), Refusal> {
+        let mut foreign = seen.clone();
+        foreign.0.remove(&self.region());
+        if foreign.0.is_empty() || self.covers(shard, bucket, &foreign, Some(deadline)).await {
+            return Ok(());
+        }
+        Err(Refusal::new(
+            RefusalKind::Stale,
+            "this region has not yet received what the session has seen, so the write can't be ordered after it: try again, or write where the session wrote last",
+        ))
+    }
+
+    fn encode(
+        &self,
+        standing: &Standing,
+        shard: &ShardNode,
+        write: Write,
+        id: RequestId,
+        lowest_outstanding: u64,
+    ) -> Result<bytes::Bytes, Refusal> {
+        let bucket = &standing.bucket;
+        let body = match bucket.primary {
+            Some(_) => WriteBody::Plain(write),
+            None => active_active_body(&self.store, shard.id, bucket.id, &write, self.clock.wall_ms(), self.region())?,
+        };
+        let mut header = self.header(Kind::Write, bucket.id, bucket.epoch);
+        header.id = id;
+        header.lowest_outstanding = lowest_outstanding;
+        Ok(header.encode(&Body::Write(body)))
+    }
+
+    /// Answers an applied write: once enough regions have it, and only while this region is still the primary.
+    async fn acknowledge(
+        &self,
+        standing: &Standing,
+        shard: &ShardNode,
+        result: WriteResult,
+        required: Required,
+        deadline: Instant,
+    ) -> Result<Response, Refusal> {
+        let bucket = &standing.bucket;
+        // These say nothing about the data; everything else may rest on writes that a failover could still undo.
+        if let Err(refusal) = &result.outcome
+            && refusal.kind != RefusalKind::Conflict
+        {
+            return Err(refusal.clone());
+        }
+        let mut regions = 1;
+        if required.regions > 1 {
+            let others: Vec<RegionId> = bucket.targets(self.region()).collect();
+            let lane = bucket.policy.lane();
+            let enough = shard.copied(lane, result.lsn, &others, required.regions - 1, deadline).await;
+            let holders = shard.holders(lane, result.lsn, &others);
+            if !enough && holders.len() + 1 < required.regions {
+                return Err(self.too_few(standing, &others, &holders, &required, &result));
+            }
+            regions += holders.len();
+        }
+        if bucket.primary.is_some() && !self.still_primary(standing) {
+            return Err(Refusal::new(
+                RefusalKind::Retry,
+                "this region's right to acknowledge ran out while the write was under way; whether it stands is unknown: try again with the same request id",
+            )
+            .with_effect(Effect::Unknown));
+        }
+        let nodes = self
+            .quorum(&standing.topology, self.region(), shard.id)
+            .saturating_mul(u16::try_from(regions).unwrap_or(u16::MAX));
+        let durability = Durability { regions: u16::try_from(regions).unwrap_or(u16::MAX), nodes };
+        respond(standing, shard, self.region(), self.region(), result, durability)
+    }
+
+    fn too_few(
+        &self,
+        standing: &Standing,
+        others: &[RegionId],
+        holders: &[RegionId],
+        required: &Required,
+        result: &WriteResult,
+    ) -> Refusal {
+        let missing: Vec<String> = others
+            .iter()
+            .filter(|region| !holders.contains(region))
+            .map(|region| standing.topology.region_label(*region))
+            .collect();
+        let effect = if result.outcome.is_ok() { Effect::Applied } else { Effect::None };
+        Refusal::new(
+            RefusalKind::Unavailable,
+            format!(
+                "{} of {} required regions have the write: {} did not confirm it in time. It stands in this region and is still being shipped; a retry with the same request id waits for it again",
+                holders.len() + 1,
+                required.regions,
+                missing.join(", ")
+            ),
+        )
+        .with_effect(effect)
+    }
+
+    /// Has another region order a write. When this region's own copy is the second of two required, its own apply
+    /// answers as soon as it happens: one round trip (design 6). Whichever valid answer is first is given.
+    pub(crate) async fn write_there(
+        &self,
+        standing: &Standing,
+        shard: &ShardNode,
+        primary: RegionId,
+        request: &Request,
+        deadline: Instant,
+    ) -> Result<Response, Refusal> {
+        let Request::Write { ack, id, .. } = request else {
+            return Err(Refusal::new(RefusalKind::Internal, "a read was taken for a write"));
+        };
+        let bucket = &standing.bucket;
+        let required = Required::of(bucket, *ack)?;
+        let second_copy = required.regions == 2 && bucket.is_in(self.region()) && shard.board.leads();
+        // Registered before the request leaves, so that no apply is missed.
+        let waiter = if second_copy { shard.board.waiters.register(*id) } else { None };
+        let answer = self.ask_region(&standing.topology, primary, shard.id, request, deadline);
+        let Some(mut waiter) = waiter else { return answer.await };
+        tokio::pin!(answer);
+        let refusal = tokio::select! {
+            biased;
+            result = waiter.result() => return self.answer_early(standing, shard, primary, &result),
+            answer = &mut answer => match answer {
+                Ok(response) => return Ok(response),
+                Err(refusal) if refusal.effect == Effect::Unknown => refusal,
+                Err(refusal) => return Err(refusal),
+            },
+        };
+        // The primary's answer got lost, but the write may still arrive.
+        match timeout_at(deadline, waiter.result()).await {
+            Ok(result) => self.answer_early(standing, shard, primary, &result),
+            Err(_) => Err(refusal),
+        }
+    }
+
+    fn answer_early(
+        &self,
+        standing: &Standing,
+        shard: &ShardNode,
+        primary: RegionId,
+        result: &[u8],
+    ) -> Result<Response, Refusal> {
+        let result = WriteResult::decode(result).map_err(undecodable)?;
+        let nodes = self.quorum(&standing.topology, primary, shard.id).saturating_add(self.quorum(
+            &standing.topology,
+            self.region(),
+            shard.id,
+        ));
+        respond(standing, shard, self.region(), primary, result, Durability { regions: 2, nodes })
+    }
+}
+
+fn respond(
+    standing: &Standing,
+    shard: &ShardNode,
+    answering: RegionId,
+    origin: RegionId,
+    result: WriteResult,
+    durability: Durability,
+) -> Result<Response, Refusal> {
+    let outcome = result.outcome?;
+    let mut session = SessionToken::default();
+    session.observe(standing.bucket.id, shard.id, origin, result.lsn.max(Lsn(1)));
+    Ok(Response {
+        region: answering,
+        epoch: standing.bucket.epoch,
+        outcome,
+        freshness: Freshness { hlc: result.hlc, staleness_ms: None },
+        durability: Some(durability),
+        session,
+    })
+}
+
+/// This region's primary right is not confirmed now.
+pub(crate) fn no_lease() -> Refusal {
+    Refusal::new(
+        RefusalKind::Unavailable,
+        "this node has no lease from the metadata plane now, so it may not act as the primary: try again; if it lasts, check that a majority of the metadata plane is up and reachable",
+    )
+}
+
+fn unconfirmed(shard: &ShardNode) -> Refusal {
+    Refusal::new(
+        RefusalKind::Retry,
+        format!("shard {} did not confirm the write before the deadline; it may still happen: try again with the same request id", shard.id),
+    )
+    .with_effect(Effect::Unknown)
+}
+
+fn undecodable(why: meridian_region_core::ResultError) -> Refusal {
+    Refusal::new(RefusalKind::Internal, format!("the write was applied but its result can't be read: {why}"))
+        .with_effect(Effect::Unknown)
+}
