@@ -7,8 +7,12 @@
 mod consensus;
 mod error;
 mod group;
+#[allow(dead_code)]
+mod log;
 mod machine;
 mod options;
+#[allow(dead_code)]
+mod poison;
 mod server;
 
 pub use consensus::Consensus;
