@@ -1,0 +1,10 @@
+//! Laws of the shard state machine, held against independent models and against itself, through its public face only.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests stop at the first surprise")]
+
+mod damage;
+mod history;
+mod plays;
+mod regions;
+mod rules;
+mod world;
