@@ -59,6 +59,11 @@ pub struct Grant {
     pub term: u64,
 }
 
+/// Another process of the same node has renewed since.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("another process has taken over this node's name and lease: stop one of them")]
+pub struct Superseded;
+
 /// By how much two monotonic clocks may differ in speed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Drift {

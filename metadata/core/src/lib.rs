@@ -29,7 +29,7 @@ pub mod state;
 
 pub use command::{Action, Command, CommandError, OperationId};
 pub use event::Event;
-pub use lease::{Drift, Grant, LeaseHolder, LeaseTable};
+pub use lease::{Drift, Grant, LeaseHolder, LeaseTable, Superseded};
 pub use reply::{Answer, Reply, ReplyError};
 pub use snapshot::SnapshotError;
 pub use state::{ClusterState, Fault};

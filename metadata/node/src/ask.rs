@@ -30,7 +30,7 @@ const PAUSE_MAX: Duration = Duration::from_millis(250);
 /// How a node gets served by the metadata leader.
 pub(crate) struct Asker {
     this: NodeId,
-    /// Random per process, so that the leader can tell a restarted node.
+    /// Random per process: two processes with one name must not share its lease.
     incarnation: u64,
     voters: Vec<(NodeId, NodeName)>,
     leader: Arc<Leader>,
@@ -175,7 +175,7 @@ impl Asker {
     /// Asks once for a lease.
     pub(crate) async fn renew_once(&self, search: &Search) -> Attempt<Grant> {
         let mut client = match self.target(search) {
-            Target::Here => return self.leader.renew(self.this).await,
+            Target::Here => return self.leader.renew(self.this, self.incarnation).await,
             Target::Nobody(why) => return unreachable(why),
             Target::There(client) => client,
         };

@@ -56,6 +56,8 @@ impl Duties {
             if now.leads {
                 self.lead(&mut learners).await;
             }
+            // Nobody but the group itself reads this log; consensus keeps what is not stored yet.
+            self.group.allow_purge(*self.group.applied().borrow());
             self.metrics.index(self.copy.index());
             self.metrics.leases_live(if now.leads { self.leader.leases_live() } else { 0 });
             tokio::select! {

@@ -76,7 +76,7 @@ impl Leader {
     }
 
     /// Grants `node` a lease. Its request has been received when this is called.
-    pub(crate) async fn renew(&self, node: NodeId) -> Attempt<Grant> {
+    pub(crate) async fn renew(&self, node: NodeId, incarnation: u64) -> Attempt<Grant> {
         let Ok(_permit) = self.renewals.try_acquire() else {
             return busy("lease renewals");
         };
@@ -85,7 +85,7 @@ impl Leader {
             return Attempt::Elsewhere(before.leader);
         }
         match timeout(self.renew_timeout, self.group.read_barrier()).await {
-            Ok(Ok(_)) => self.grant(node, before),
+            Ok(Ok(_)) => self.grant(node, incarnation, before),
             Ok(Err(ReadError::NotLeader { leader })) => Attempt::Elsewhere(leader),
             Ok(Err(error @ (ReadError::NoQuorum | ReadError::Stopped))) => Attempt::Lost(error.to_string()),
             Err(_) => Attempt::Lost("no majority of the metadata voters confirmed the leader in time".to_owned()),
@@ -93,7 +93,7 @@ impl Leader {
     }
 
     /// After the barrier: the table must be of the term that was confirmed.
-    fn grant(&self, node: NodeId, before: Leadership) -> Attempt<Grant> {
+    fn grant(&self, node: NodeId, incarnation: u64, before: Leadership) -> Attempt<Grant> {
         let after = self.leadership();
         if !after.leads || after.term != before.term {
             return Attempt::Elsewhere(after.leader);
@@ -108,7 +108,10 @@ impl Leader {
         };
         // Index and time are read under the lock: whoever commits a change and then reads the table finds
         // every grant that does not require the change.
-        Attempt::Done(table.grant(Instant::now(), node, self.copy.index()))
+        match table.grant(Instant::now(), node, incarnation, self.copy.index()) {
+            Ok(grant) => Attempt::Done(grant),
+            Err(why) => Attempt::Refused(Refusal::new(RefusalKind::Denied, why.to_string())),
+        }
     }
 
     /// To be called when this node was elected: from then on every node counts as renewed at that moment.

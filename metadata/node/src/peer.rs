@@ -118,14 +118,15 @@ impl MetadataPeer for PeerService {
     ) -> Result<Response<v1::RenewLeaseResponse>, Status> {
         use v1::renew_lease_response::Result as Answer;
         let caller = Caller::of(&request)?;
-        let node = NodeId(request.into_inner().node);
+        let v1::RenewLeaseRequest { node, incarnation } = request.into_inner();
+        let node = NodeId(node);
         if node != caller.id() {
             return Err(denied(format!("node `{}` can't renew the lease of node {node}", caller.name)));
         }
         let leadership = self.leader.leadership();
         let answer = if leadership.leads {
             self.check_known(&caller)?;
-            match self.leader.renew(node).await {
+            match self.leader.renew(node, incarnation).await {
                 Attempt::Done(grant) => Answer::Grant(v1::LeaseGrant {
                     // Milliseconds in the cluster's state, so nothing is rounded.
                     ttl_ms: u64::try_from(grant.ttl.as_millis()).unwrap_or_default(),

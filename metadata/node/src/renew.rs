@@ -6,6 +6,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use meridian_types::RefusalKind;
 use tokio::time::{sleep, sleep_until, timeout};
 
 use crate::ask::{Asker, Search};
@@ -39,9 +40,14 @@ pub(crate) async fn renew(
                 sleep_until((sent + every).into()).await;
             }
             Attempt::Elsewhere(_) => sleep(backoff.next_pause()).await,
-            Attempt::Refused(refusal) => {
+            Attempt::Refused(refusal) if refusal.kind == RefusalKind::Retry => {
                 tracing::debug!(%refusal, "lease not renewed");
                 sleep(backoff.next_pause()).await;
+            }
+            // Only an operator can remedy it; said once per interval, not more often.
+            Attempt::Refused(refusal) => {
+                tracing::warn!(%refusal, "the lease of this node is refused");
+                sleep(every).await;
             }
             Attempt::Lost(why) => {
                 tracing::debug!(%why, "lease not renewed");

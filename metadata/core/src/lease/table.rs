@@ -5,8 +5,17 @@ use std::time::{Duration, Instant};
 
 use meridian_types::NodeId;
 
-use super::Grant;
+use super::{Grant, Superseded};
 use crate::state::NODES_MAX;
+
+/// What is remembered of a node that renewed in this term.
+#[derive(Clone, Copy, Debug)]
+struct Renewed {
+    expires: Instant,
+    /// The process that renewed last, and the one it took over from.
+    incarnation: u64,
+    superseded: Option<u64>,
+}
 
 /// For every node, the latest moment at which it may still believe in its lease. Lives for one term of
 /// one leader. Times are of the leader's monotonic clock.
@@ -18,7 +27,7 @@ pub struct LeaseTable {
     /// The last grant's time and index: both only rise.
     last: (Instant, u64),
     /// Nodes that renewed in this term; the others count as renewed at the election.
-    expiries: BTreeMap<NodeId, Instant>,
+    renewed: BTreeMap<NodeId, Renewed>,
 }
 
 impl LeaseTable {
@@ -26,7 +35,7 @@ impl LeaseTable {
     /// election, never earlier.
     pub fn elected(now: Instant, term: u64, ttl: Duration) -> LeaseTable {
         assert!(!ttl.is_zero(), "a lease lasts some time");
-        LeaseTable { term, ttl, elected: now, last: (now, 0), expiries: BTreeMap::new() }
+        LeaseTable { term, ttl, elected: now, last: (now, 0), renewed: BTreeMap::new() }
     }
 
     /// The term this table is valid in.
@@ -36,29 +45,41 @@ impl LeaseTable {
 
     /// Grants `node` a lease. `now` is any moment between the receipt of the request and the answer, and
     /// `index` what this leader has applied at `now`; a quorum must have confirmed since the receipt that
-    /// it leads. `node` must be registered, which bounds the table.
-    pub fn grant(&mut self, now: Instant, node: NodeId, index: u64) -> Grant {
+    /// it leads. `node` must be registered, which bounds the table. `incarnation` is the node's process.
+    ///
+    /// # Errors
+    /// [`Superseded`] when another process of the same node has renewed since and its lease has not run out: the
+    /// later one keeps the node's identity, the earlier one runs out of its lease instead of taking turns. (Not
+    /// for ever: a request of a dead process, delayed until after its successor's, must not lock that one out.)
+    pub fn grant(&mut self, now: Instant, node: NodeId, incarnation: u64, index: u64) -> Result<Grant, Superseded> {
         let (then, before) = self.last;
         assert!(now >= then, "a monotonic clock ran backwards");
         assert!(index >= before, "a leader lost applied state");
         self.last = (now, index);
         let expires = now + self.ttl;
-        if let Some(earlier) = self.expiries.insert(node, expires) {
-            assert!(earlier <= expires, "a renewal made a lease shorter");
+        let renewed = self.renewed.entry(node).or_insert(Renewed { expires, incarnation, superseded: None });
+        if renewed.superseded == Some(incarnation) && renewed.expires > now {
+            return Err(Superseded);
         }
-        assert!(self.expiries.len() <= NODES_MAX, "a lease was granted to a node that is not registered");
-        Grant { ttl: self.ttl, index, term: self.term }
+        if renewed.incarnation != incarnation {
+            renewed.superseded = Some(renewed.incarnation);
+            renewed.incarnation = incarnation;
+        }
+        assert!(renewed.expires <= expires, "a renewal made a lease shorter");
+        renewed.expires = expires;
+        assert!(self.renewed.len() <= NODES_MAX, "a lease was granted to a node that is not registered");
+        Ok(Grant { ttl: self.ttl, index, term: self.term })
     }
 
     /// From this moment on `node` does not believe in any lease that was granted up to now, by this leader or
     /// an earlier one. Later grants move it.
     pub fn expires(&self, node: NodeId) -> Instant {
         let elected = self.elected + self.ttl;
-        self.expiries.get(&node).map_or(elected, |expires| elected.max(*expires))
+        self.renewed.get(&node).map_or(elected, |renewed| elected.max(renewed.expires))
     }
 
     /// How many nodes may believe in a lease they renewed in this term.
     pub fn live(&self, now: Instant) -> usize {
-        self.expiries.values().filter(|expires| **expires > now).count()
+        self.renewed.values().filter(|renewed| renewed.expires > now).count()
     }
 }

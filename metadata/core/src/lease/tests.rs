@@ -79,7 +79,7 @@ proptest! {
                 Happening::Renew { there_us, barrier_us, back_us } => {
                     let sent = holder_clock.at(now_us);
                     now_us += there_us + barrier_us;
-                    let grant = table.grant(grantor_clock.at(now_us), HOLDER, committed);
+                    let grant = table.grant(grantor_clock.at(now_us), HOLDER, 1, committed).unwrap();
                     if let Some(back_us) = back_us {
                         now_us += back_us;
                         holder.granted(sent, grant);
@@ -115,14 +115,14 @@ proptest! {
         for (pause_us, delivered) in before {
             let sent = clock.at(now_us);
             now_us += pause_us;
-            let grant = table.grant(clock.at(now_us), HOLDER, 4);
+            let grant = table.grant(clock.at(now_us), HOLDER, 1, 4).unwrap();
             if delivered { holder.granted(sent, grant); }
         }
         let quiet = table.expires(HOLDER);
         for (step, (pause_us, delivered)) in after.into_iter().enumerate() {
             let sent = clock.at(now_us);
             now_us += pause_us;
-            let grant = table.grant(clock.at(now_us), HOLDER, 5);
+            let grant = table.grant(clock.at(now_us), HOLDER, 1, 5).unwrap();
             if delivered { holder.granted(sent, grant); }
             let applied = if step >= applies_at { 5 } else { 4 };
             let believes = holder.until(applied).is_some_and(|until| until > clock.at(now_us));
@@ -197,4 +197,18 @@ fn the_margin_is_taken_off_and_rounded_down() {
     assert_eq!(Drift::ONE_PERCENT.shrink(Duration::from_secs(5)), Duration::from_millis(4950));
     assert_eq!(Drift::from_ppm(0).shrink(TTL), TTL);
     assert_eq!(Drift::from_ppm(1).shrink(Duration::from_nanos(1)), Duration::ZERO);
+}
+
+#[test]
+fn of_two_processes_with_one_name_the_later_keeps_the_lease() {
+    let now = origin();
+    let mut table = LeaseTable::elected(now, 1, TTL);
+    assert!(table.grant(now, HOLDER, 1, 0).is_ok());
+    assert!(table.grant(now, HOLDER, 2, 0).is_ok(), "a restarted node does not wait");
+    let (second, remembered) = (Duration::from_secs(1), table.expires(HOLDER));
+    assert_eq!(table.grant(now + second, HOLDER, 1, 0), Err(Superseded));
+    assert_eq!(table.expires(HOLDER), remembered);
+    assert!(table.grant(now + second, HOLDER, 2, 0).is_ok());
+    assert_eq!(table.grant(now + TTL, HOLDER, 1, 0), Err(Superseded));
+    assert!(table.grant(now + second + TTL, HOLDER, 1, 0).is_ok(), "once the other is gone");
 }
