@@ -26,7 +26,7 @@ pub use id::{
 };
 pub use key::{Key, Value};
 pub use policy::{Acks, Policy, PolicyError};
-pub use position::{Epoch, Hlc, Lane, Lsn, Positions, Version};
+pub use position::{Epoch, Head, Hlc, Lane, Lsn, Positions, Version};
 pub use refusal::{Effect, Refusal, RefusalKind};
 pub use request::{
     Durability, Freshness, Outcome, Read, ReadLevel, Request, RequestId, Response, StalePolicy, Write, WriteAck,

@@ -120,6 +120,15 @@ impl fmt::Display for Lane {
     }
 }
 
+/// The end of a shard's applied log, as its leader knows it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct Head {
+    /// The last applied position.
+    pub lsn: Lsn,
+    /// Every later entry of this region has a greater timestamp.
+    pub closed: Hlc,
+}
+
 /// For one (bucket, shard): the highest LSN applied from each region that wrote to it.
 /// Equal positions mean equal inputs, and so must mean equal digests (ORD-1, CON-4).
 #[derive(Clone, Debug, PartialEq, Eq, Default, Serialize, Deserialize)]

@@ -2,16 +2,8 @@
 
 use bytes::Bytes;
 use meridian_types::frame::DigestNote;
+pub use meridian_types::Head;
 use meridian_types::{Hlc, Lsn, NodeId};
-
-/// The end of a shard's applied log.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
-pub struct Head {
-    /// The last applied position.
-    pub lsn: Lsn,
-    /// Every later entry of this region has a greater timestamp.
-    pub closed: Hlc,
-}
 
 /// An entry as it stands in the log.
 #[derive(Clone, Debug, PartialEq, Eq)]

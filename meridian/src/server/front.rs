@@ -1,0 +1,203 @@
+//! What stands behind the gateway: requests go to the region, questions about the cluster to whoever knows.
+//! Up from the start; refuses data until the region is open.
+
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use meridian_consensus::Consensus;
+use meridian_gateway::{Caller, Control, Digests, Lags, Store};
+use meridian_proto::identity::Identity;
+use meridian_region_node as region;
+use meridian_types::{
+    Bucket, BucketId, BucketName, BucketSpec, Labels, NodeId, NodeStatus, Refusal, RefusalKind, RegionId, Request,
+    Response, Topology,
+};
+
+/// A certificate that ends within this time is reported as a problem: a month is enough to replace it unhurried.
+const CERTIFICATE_WARNING: Duration = Duration::from_secs(30 * 24 * 3600);
+
+/// The parts that are there once this node has its place.
+pub struct Data {
+    /// The region's data cluster.
+    pub region: region::Handle,
+    /// The replicator.
+    pub replicator: meridian_replicator_quic::Handle,
+}
+
+/// This node, as clients and operators see it.
+pub struct Front {
+    node: NodeId,
+    started: Instant,
+    certificate_ends_unix_s: i64,
+    consensus: Consensus,
+    metadata: meridian_metadata_node::Handle,
+    data: OnceLock<Data>,
+}
+
+impl Front {
+    /// A front without data yet.
+    pub fn new(
+        node: NodeId,
+        certificate_ends_unix_s: i64,
+        consensus: Consensus,
+        metadata: meridian_metadata_node::Handle,
+    ) -> Front {
+        Front { node, started: Instant::now(), certificate_ends_unix_s, consensus, metadata, data: OnceLock::new() }
+    }
+
+    /// Starts to serve data. Called once.
+    pub fn open(&self, data: Data) {
+        assert!(self.data.set(data).is_ok(), "a node opens its region once");
+    }
+
+    /// Why this node can't serve yet; empty when it can.
+    pub fn not_ready(&self) -> Vec<String> {
+        let Some(data) = self.data.get() else {
+            return vec!["the cluster is not formed yet: a majority of its metadata voters must be up".to_owned()];
+        };
+        let mut reasons = self.metadata.problems();
+        if !self.metadata.is_registered() {
+            reasons.push("this node is not registered yet".to_owned());
+        }
+        reasons.extend(data.region.problems());
+        reasons
+    }
+
+    fn data(&self) -> Result<&Data, Refusal> {
+        self.data.get().ok_or_else(|| {
+            Refusal::new(
+                RefusalKind::Retry,
+                "this node is still starting: it waits for a majority of the metadata voters; try again",
+            )
+        })
+    }
+
+    fn region(&self) -> RegionId {
+        let topology = self.metadata.topology();
+        topology.nodes.get(&self.node).map(|node| node.region).unwrap_or_default()
+    }
+
+    /// The id of a bucket that was asked for by name; `None` when all are meant.
+    fn bucket_id(&self, name: Option<BucketName>) -> Result<Option<BucketId>, Refusal> {
+        let Some(name) = name else { return Ok(None) };
+        let topology = self.metadata.topology();
+        topology.bucket_ids.get(&name).map(|id| Some(*id)).ok_or_else(|| {
+            Refusal::new(RefusalKind::NotFound, format!("there is no bucket `{name}`: `meridian bucket list` shows all"))
+        })
+    }
+
+    fn problems(&self) -> Vec<String> {
+        let mut problems = self.metadata.problems();
+        problems.extend(self.consensus.problems());
+        if let Some(data) = self.data.get() {
+            problems.extend(data.region.problems());
+            problems.extend(data.replicator.problems());
+        }
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let left_s = self.certificate_ends_unix_s.saturating_sub_unsigned(now.as_secs());
+        if left_s < i64::try_from(CERTIFICATE_WARNING.as_secs()).unwrap_or(i64::MAX) {
+            problems.push(format!(
+                "this node's certificate ends in {} days: issue a new one with `meridian cert node` and restart the node",
+                left_s / (24 * 3600)
+            ));
+        }
+        problems
+    }
+}
+
+impl Store for Front {
+    async fn execute(&self, request: Request, caller: Caller) -> Result<Response, Refusal> {
+        let data = self.data()?;
+        data.region.execute(request, self.region_caller(&caller)).await
+    }
+}
+
+impl Front {
+    fn region_caller(&self, caller: &Caller) -> region::Caller {
+        match (caller.via, caller.identity.as_ref()) {
+            (meridian_gateway::Via::Peer, Identity::Node { region, .. }) => {
+                let topology = self.metadata.topology();
+                let region = topology.region_named(region.as_str()).map(|region| region.id).unwrap_or_default();
+                region::Caller::Peer { region }
+            }
+            _ => region::Caller::Client,
+        }
+    }
+}
+
+impl Control for Front {
+    fn node(&self) -> NodeId {
+        self.node
+    }
+
+    fn topology(&self) -> Arc<Topology> {
+        self.metadata.topology()
+    }
+
+    async fn create_bucket(&self, spec: BucketSpec, dry_run: bool, caller: Caller) -> Result<Bucket, Refusal> {
+        self.metadata.create_bucket(spec, dry_run, &caller.identity.uri()).await
+    }
+
+    async fn delete_bucket(&self, name: BucketName, dry_run: bool, caller: Caller) -> Result<(), Refusal> {
+        self.metadata.delete_bucket(name, dry_run, &caller.identity.uri()).await.map(|_retired| ())
+    }
+
+    async fn set_labels(
+        &self,
+        name: BucketName,
+        set: Labels,
+        remove: Vec<String>,
+        caller: Caller,
+    ) -> Result<Bucket, Refusal> {
+        self.metadata.set_labels(name, set, remove.into_iter().collect(), &caller.identity.uri()).await
+    }
+
+    async fn digests(&self, bucket: Option<BucketName>) -> Result<Digests, Refusal> {
+        let bucket = self.bucket_id(bucket)?;
+        Ok(Digests { region: self.region(), rows: self.data()?.region.digests(bucket) })
+    }
+
+    async fn lag(&self, bucket: Option<BucketName>) -> Result<Lags, Refusal> {
+        let bucket = self.bucket_id(bucket)?;
+        let data = self.data()?;
+        let mut buckets = data.replicator.lags();
+        buckets.retain(|lag| bucket.is_none_or(|bucket| bucket == lag.bucket));
+        Ok(Lags { region: self.region(), buckets, lanes: data.replicator.lanes() })
+    }
+
+    async fn node_status(&self) -> Result<NodeStatus, Refusal> {
+        let lease = self.metadata.lease_until().map(|until| until.saturating_duration_since(Instant::now()));
+        let mut status = NodeStatus {
+            node: self.node,
+            region: self.region(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            uptime_ms: millis(self.started.elapsed()),
+            metadata_index: self.metadata.index(),
+            metadata_leader: self.metadata.leader(),
+            lease_ms: lease.map(millis).unwrap_or_default(),
+            log_bytes: self.consensus.log_bytes(),
+            resident_bytes: resident_bytes(),
+            problems: self.problems(),
+            ..NodeStatus::default()
+        };
+        if let Some(data) = self.data.get() {
+            (status.shards_led, status.shards_total) = data.region.shards();
+            let disk = data.region.disk();
+            (status.disk_free_bytes, status.disk_total_bytes) = (disk.free_bytes, disk.total_bytes);
+            status.state_bytes = data.region.state_bytes();
+        }
+        Ok(status)
+    }
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// This process' resident memory, from /proc; 0 where there is none.
+fn resident_bytes() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap_or_default();
+    let kib: u64 = line.trim().trim_end_matches("kB").trim().parse().unwrap_or_default();
+    kib * 1024
+}
