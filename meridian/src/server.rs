@@ -121,7 +121,8 @@ impl Node {
         let id = NodeId::of(&config.node);
         let dial: Arc<dyn Dial> = dialer;
         let consensus =
-            Consensus::open(meridian_consensus::Options::new(id, config.data_dir.join("log")), Arc::clone(&dial)).await?;
+            Consensus::open(meridian_consensus::Options::new(id, config.data_dir.join("log")), Arc::clone(&dial))
+                .await?;
         let members = config.members.iter().map(|member| metadata_member(config, member)).collect::<Vec<_>>();
         let this = members
             .iter()
@@ -211,7 +212,11 @@ impl Node {
         let region: RegionId =
             topology.nodes.get(&node).map(|node| node.region).context("the cluster does not know this node")?;
         if topology.shards != config.shards {
-            warn!(configured = config.shards, cluster = topology.shards, "`shards` was fixed when the cluster was formed");
+            warn!(
+                configured = config.shards,
+                cluster = topology.shards,
+                "`shards` was fixed when the cluster was formed"
+            );
         }
         info!(region = %config.region, replica = %region, shards = topology.shards, "the cluster is formed");
         Ok(meridian_region_node::Place {
@@ -237,8 +242,8 @@ impl Node {
         };
         let authority = Arc::new(MetadataAuthority(self.metadata.clone()));
         let dial: Arc<dyn Dial> = Arc::clone(dialer) as Arc<dyn Dial>;
-        let (service, region) =
-            meridian_region_node::Service::open(options, place, &self.consensus, authority, dial).await?;
+        let parts = meridian_region_node::Parts::new(self.consensus.clone(), authority, dial);
+        let (service, region) = meridian_region_node::Service::open(place, options, parts).await?;
         let replicator = self.bind_replicator(config, tls, &region)?;
         let handle = replicator.handle();
         let stop = self.stop.clone();

@@ -9,7 +9,7 @@ use meridian_types::Topology;
 use tokio::sync::watch;
 
 /// The metadata plane's handle, seen as the region's source of authority (FEN-1).
-pub struct MetadataAuthority(pub Handle);
+pub(crate) struct MetadataAuthority(pub(crate) Handle);
 
 impl Authority for MetadataAuthority {
     fn topology(&self) -> Arc<Topology> {

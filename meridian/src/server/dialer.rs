@@ -13,7 +13,7 @@ use tracing::warn;
 use crate::config::Config;
 
 /// The gRPC channels to other nodes.
-pub struct Dialer {
+pub(crate) struct Dialer {
     tls: TlsMaterial,
     translate: BTreeMap<String, String>,
     peers: Mutex<BTreeMap<NodeId, Peer>>,
@@ -27,7 +27,7 @@ struct Peer {
 
 impl Dialer {
     /// Knows the members of the configuration.
-    pub fn new(config: &Config, tls: TlsMaterial) -> Dialer {
+    pub(crate) fn new(config: &Config, tls: TlsMaterial) -> Dialer {
         let peers = config
             .members
             .iter()
@@ -37,7 +37,7 @@ impl Dialer {
     }
 
     /// Takes over the addresses of a newer topology. A node that moved gets a new channel.
-    pub fn learn(&self, topology: &Topology) {
+    pub(crate) fn learn(&self, topology: &Topology) {
         let mut peers = self.peers.lock().unwrap_or_else(PoisonError::into_inner);
         for node in topology.nodes.values() {
             let known = peers.get(&node.id).is_some_and(|peer| peer.address == node.rpc_address);

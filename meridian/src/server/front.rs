@@ -17,15 +17,15 @@ use meridian_types::{
 const CERTIFICATE_WARNING: Duration = Duration::from_secs(30 * 24 * 3600);
 
 /// The parts that are there once this node has its place.
-pub struct Data {
+pub(crate) struct Data {
     /// The region's data cluster.
-    pub region: region::Handle,
+    pub(crate) region: region::Handle,
     /// The replicator.
-    pub replicator: meridian_replicator_quic::Handle,
+    pub(crate) replicator: meridian_replicator_quic::Handle,
 }
 
 /// This node, as clients and operators see it.
-pub struct Front {
+pub(crate) struct Front {
     node: NodeId,
     started: Instant,
     certificate_ends_unix_s: i64,
@@ -36,7 +36,7 @@ pub struct Front {
 
 impl Front {
     /// A front without data yet.
-    pub fn new(
+    pub(crate) fn new(
         node: NodeId,
         certificate_ends_unix_s: i64,
         consensus: Consensus,
@@ -46,12 +46,12 @@ impl Front {
     }
 
     /// Starts to serve data. Called once.
-    pub fn open(&self, data: Data) {
+    pub(crate) fn open(&self, data: Data) {
         assert!(self.data.set(data).is_ok(), "a node opens its region once");
     }
 
     /// Why this node can't serve yet; empty when it can.
-    pub fn not_ready(&self) -> Vec<String> {
+    pub(crate) fn not_ready(&self) -> Vec<String> {
         let Some(data) = self.data.get() else {
             return vec!["the cluster is not formed yet: a majority of its metadata voters must be up".to_owned()];
         };
@@ -82,7 +82,10 @@ impl Front {
         let Some(name) = name else { return Ok(None) };
         let topology = self.metadata.topology();
         topology.bucket_ids.get(&name).map(|id| Some(*id)).ok_or_else(|| {
-            Refusal::new(RefusalKind::NotFound, format!("there is no bucket `{name}`: `meridian bucket list` shows all"))
+            Refusal::new(
+                RefusalKind::NotFound,
+                format!("there is no bucket `{name}`: `meridian bucket list` shows all"),
+            )
         })
     }
 

@@ -14,7 +14,7 @@ use tokio::sync::watch;
 use crate::config::Config;
 
 /// The logs of the shards this node leads.
-pub struct Source(pub region::Handle);
+pub(crate) struct Source(pub(crate) region::Handle);
 
 impl LogSource for Source {
     fn head(&self, shard: ShardId) -> watch::Receiver<Option<Head>> {
@@ -52,7 +52,7 @@ fn tail_error(error: region::TailError) -> TailError {
 }
 
 /// The groups this node leads.
-pub struct Sink(pub region::Handle);
+pub(crate) struct Sink(pub(crate) region::Handle);
 
 impl LogSink for Sink {
     fn watermark(&self, source: RegionId, shard: ShardId, lane: Lane) -> BoxFuture<'_, Result<Lsn, SinkError>> {
@@ -100,7 +100,7 @@ fn sink_error(refusal: region::FrameRefusal) -> SinkError {
 }
 
 /// Where the other nodes listen for replication, translated where the configuration says so.
-pub fn addresses(
+pub(crate) fn addresses(
     config: &Config,
     metadata: meridian_metadata_node::Handle,
 ) -> impl Fn(NodeId) -> Option<SocketAddr> + Send + Sync + 'static {
