@@ -119,7 +119,14 @@ impl Duties {
     }
 
     async fn add_learner(&self, node: NodeId) -> bool {
-        match timeout(LEARNER_TIMEOUT, self.group.add_learner(node)).await {
+        let mut leaderships = self.group.leadership();
+        leaderships.mark_unchanged();
+        let added = tokio::select! {
+            added = timeout(LEARNER_TIMEOUT, self.group.add_learner(node)) => added,
+            // No longer this node's duty, or anew in another term.
+            _ = leaderships.changed() => return false,
+        };
+        match added {
             Ok(Ok(())) => {
                 tracing::info!(node = node.0, "node follows the metadata group");
                 true

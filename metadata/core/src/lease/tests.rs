@@ -33,6 +33,8 @@ const HOLDER: NodeId = NodeId(7);
 enum Happening {
     /// A renewal: true microseconds from send to receipt, then to the answer's arrival; `None` when the answer is lost.
     Renew { there_us: u64, barrier_us: u64, back_us: Option<u64> },
+    /// The old leader is confirmed, then stalls; another is elected; only then the old one grants, and the answer arrives.
+    RenewAcrossElection { there_us: u64, elected_us: u64, stalled_us: u64, back_us: u64 },
     /// The leader commits something.
     Commit,
     /// The holder applies everything committed.
@@ -47,6 +49,9 @@ fn happening() -> impl Strategy<Value = Happening> {
     prop_oneof![
         6 => (1u64..2_000_000, 0u64..500_000, prop::option::weighted(0.8, 1u64..3_000_000))
             .prop_map(|(there_us, barrier_us, back_us)| Happening::Renew { there_us, barrier_us, back_us }),
+        2 => (1u64..2_000_000, 1u64..2_000_000, 1u64..6_000_000, 1u64..2_000_000).prop_map(
+            |(there_us, elected_us, stalled_us, back_us)| Happening::RenewAcrossElection { there_us, elected_us, stalled_us, back_us }
+        ),
         2 => Just(Happening::Commit),
         2 => Just(Happening::Apply),
         1 => Just(Happening::Elect),
@@ -84,6 +89,16 @@ proptest! {
                         now_us += back_us;
                         holder.granted(sent, grant);
                     }
+                }
+                Happening::RenewAcrossElection { there_us, elected_us, stalled_us, back_us } => {
+                    let sent = holder_clock.at(now_us);
+                    let mut old = table.clone();
+                    now_us += there_us + elected_us;
+                    table = LeaseTable::elected(grantor_clock.at(now_us), old.term() + 1, TTL);
+                    now_us += stalled_us;
+                    let grant = old.grant(grantor_clock.at(now_us), HOLDER, 1, committed).unwrap();
+                    now_us += back_us;
+                    holder.granted(sent, grant);
                 }
                 Happening::Commit => committed += 1,
                 Happening::Apply => applied = committed,
