@@ -1,8 +1,8 @@
 //! What a source's log and a target's groups say, as values.
 
 use bytes::Bytes;
-use meridian_types::frame::DigestNote;
 pub use meridian_types::Head;
+use meridian_types::frame::DigestNote;
 use meridian_types::{Hlc, Lsn, NodeId};
 
 /// An entry as it stands in the log.

@@ -401,12 +401,7 @@ impl Shipper {
     /// `wall_ms` is the wall clock, `counters` the source's rising totals of operations and bytes per bucket.
     /// Unshipped figures are exact once the lane has been complete since the process started; before, they are
     /// upper bounds by log positions.
-    pub fn lags(
-        &mut self,
-        now: Instant,
-        wall_ms: u64,
-        counters: &dyn Fn(BucketId) -> (u64, u64),
-    ) -> Vec<BucketLag> {
+    pub fn lags(&mut self, now: Instant, wall_ms: u64, counters: &dyn Fn(BucketId) -> (u64, u64)) -> Vec<BucketLag> {
         let (key, topology) = (self.key, Arc::clone(&self.topology));
         let buckets = topology.buckets.values().filter(|bucket| {
             bucket.is_in(key.target) && bucket.accepts_writes_in(key.source) && bucket.policy.lane() == key.lane

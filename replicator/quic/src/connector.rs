@@ -8,10 +8,10 @@ use std::time::{Duration, Instant};
 use meridian_proto::identity::TLS_SERVER_NAME;
 use meridian_types::{NodeId, Topology};
 use rand::Rng;
+use s2n_quic::Client;
 use s2n_quic::client::Connect;
 use s2n_quic::connection::{Handle, StreamAcceptor};
 use s2n_quic::stream::BidirectionalStream;
-use s2n_quic::Client;
 use tokio::sync::{Mutex, watch};
 use tokio::time::timeout;
 

@@ -15,6 +15,9 @@ use crate::wire::{Inbox, Outlet};
 /// How long the other end may take to introduce itself.
 const HELLO_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// How long the answer may take to be acknowledged.
+const FAREWELL: Duration = Duration::from_secs(1);
+
 /// Who this node is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Me {
@@ -81,7 +84,8 @@ pub(crate) async fn judge(
             Err(reason) => Welcome::Refused { reason: short(reason) },
         };
         outlet.push(answer.encode());
-        outlet.finish().await.map_err(|why| why.to_string())?;
+        // The peer may turn away once it has read enough; what counts is the verdict.
+        let _ = timeout(FAREWELL, outlet.finish()).await;
         verdict
     };
     timeout(HELLO_TIMEOUT, talk).await.map_err(|_| "it did not introduce itself in time".to_owned())?

@@ -100,9 +100,9 @@ impl Intake {
                     let intake = LaneIntake { shared: &self, source, shard, lane };
                     intake.run(inbox, &mut outlet, budget).await
                 }
-                Ok(ToTarget::Open { source: claimed, .. }) => {
-                    LaneEnd::Refused(format!("the stream claims region {claimed}, the connection is of region {source}"))
-                }
+                Ok(ToTarget::Open { source: claimed, .. }) => LaneEnd::Refused(format!(
+                    "the stream claims region {claimed}, the connection is of region {source}"
+                )),
                 Ok(ToTarget::Frame { .. }) => LaneEnd::Refused("a frame before the stream was opened".to_owned()),
                 Err(error) => LaneEnd::Refused(error.to_string()),
             },

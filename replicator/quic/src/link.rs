@@ -91,9 +91,9 @@ impl Links {
 
     pub(crate) fn to(&self, node: NodeId) -> Arc<Link> {
         let mut links = self.links.lock().unwrap_or_else(PoisonError::into_inner);
-        let link = links.entry(node).or_insert_with(|| {
-            Arc::new(Link::new(&self.dialling, node, self.window_bytes, self.async_connections))
-        });
+        let link = links
+            .entry(node)
+            .or_insert_with(|| Arc::new(Link::new(&self.dialling, node, self.window_bytes, self.async_connections)));
         Arc::clone(link)
     }
 }

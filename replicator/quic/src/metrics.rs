@@ -44,7 +44,9 @@ pub(crate) fn observe(handle: &Handle) {
     let shipped: [(&str, &str, Figure); 4] = [
         ("meridian.replicator.shipped.frames", "Frames and heartbeats shipped", |lane| lane.frames),
         ("meridian.replicator.shipped.entries", "Entries shipped", |lane| lane.entries),
-        ("meridian.replicator.shipped.raw_bytes", "Bytes of entries shipped, before compression", |lane| lane.raw_bytes),
+        ("meridian.replicator.shipped.raw_bytes", "Bytes of entries shipped, before compression", |lane| {
+            lane.raw_bytes
+        }),
         ("meridian.replicator.shipped.wire_bytes", "Bytes of frames shipped, after compression", |lane| {
             lane.wire_bytes
         }),

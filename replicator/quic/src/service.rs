@@ -122,9 +122,8 @@ impl Service {
         }
         let server = endpoint::listen(options.listen, &tls, &options.transport)?;
         let client = endpoint::dialler(options.listen, &tls, &options.transport)?;
-        let local = server
-            .local_addr()
-            .map_err(|why| StartError::Bind { address: options.listen, reason: why.to_string() })?;
+        let local =
+            server.local_addr().map_err(|why| StartError::Bind { address: options.listen, reason: why.to_string() })?;
         let handle = Handle {
             stop: CancellationToken::new(),
             local,

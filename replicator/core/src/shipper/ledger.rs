@@ -131,9 +131,10 @@ impl Ledger {
         }
         let oldest = oldest.or_else(|| self.pending.iter().find(|(_, of, ..)| *of == bucket).map(|(.., hlc)| *hlc));
         let oldest = oldest.or_else(|| self.forgotten.get(&bucket).copied());
-        let waiting_ms = self.behind_since.filter(|_| unshipped.operations > 0).map_or(0, |since| {
-            u64::try_from(now.saturating_duration_since(since).as_millis()).unwrap_or(u64::MAX)
-        });
+        let waiting_ms = self
+            .behind_since
+            .filter(|_| unshipped.operations > 0)
+            .map_or(0, |since| u64::try_from(now.saturating_duration_since(since).as_millis()).unwrap_or(u64::MAX));
         BucketLag {
             unshipped_operations: unshipped.operations,
             unshipped_bytes: unshipped.bytes,
