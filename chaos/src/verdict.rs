@@ -43,7 +43,7 @@ async fn compare(client: &Client, bucket: &str) -> Vec<Difference> {
         Ok(regions) => regions,
         Err(error) => return waiting(format!("digests of {bucket}: {error}")),
     };
-    let mut first: Option<(String, BTreeMap<(BucketId, ShardId), BucketDigest>)> = None;
+    let mut first: Option<(String, Rows)> = None;
     let mut differences = Vec::new();
     for region in regions {
         let rows = match region.answer {
