@@ -5,7 +5,7 @@
 //! who found a key absent learns a position that is no lower than the removal it may have seen.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
 
 use bytes::Bytes;
@@ -28,6 +28,7 @@ pub(crate) struct Board {
     hlc: AtomicU64,
     /// The timestamp of the last entry applied from the own log; 0 until one is.
     own_hlc: AtomicU64,
+    leads: AtomicBool,
     applied: watch::Sender<Lsn>,
     head: watch::Sender<Option<Head>>,
     notes: Mutex<Notes>,
@@ -46,8 +47,6 @@ pub(crate) struct Public {
     watermarks: BTreeMap<(RegionId, Lane), Lsn>,
     /// Writes that the own log brought, with their bytes.
     own: BTreeMap<BucketId, (u64, u64)>,
-    applied: Lsn,
-    leads: bool,
 }
 
 /// The last removal in a bucket, and the bucket's positions by then.
@@ -84,6 +83,7 @@ impl Board {
             removals: RwLock::default(),
             hlc: AtomicU64::new(0),
             own_hlc: AtomicU64::new(0),
+            leads: AtomicBool::new(false),
             applied: watch::Sender::new(applied),
             head: watch::Sender::new(None),
             notes: Mutex::new(Notes { recent: VecDeque::new(), most: notes_max.max(1) }),
@@ -92,7 +92,7 @@ impl Board {
             core: Mutex::new(core),
         };
         let core = board.core();
-        board.show(&core, applied);
+        board.show(&core);
         drop(core);
         board
     }
@@ -101,15 +101,14 @@ impl Board {
     pub(crate) fn replace(&self, core: Shard, applied: Lsn) {
         let mut place = self.core();
         *place = core;
-        self.show(&place, applied);
+        self.show(&place);
         drop(place);
         self.announce(applied);
     }
 
-    fn show(&self, core: &Shard, applied: Lsn) {
+    fn show(&self, core: &Shard) {
         let mut public = self.public.write().unwrap_or_else(PoisonError::into_inner);
-        let leads = public.leads;
-        *public = Public { applied, leads, ..Public::default() };
+        *public = Public::default();
         let mut removals = self.removals.write().unwrap_or_else(PoisonError::into_inner);
         for (bucket, digest) in core.digests() {
             removals.insert(bucket, Removal { last: digest.last_removal, by: digest.positions.clone() });
@@ -148,12 +147,6 @@ impl Board {
 
     /// To be called once a batch is visible.
     pub(crate) fn publish(&self, news: News) {
-        // The waiters of other regions' writes first: every microsecond of theirs is a client's.
-        if !self.waiters.is_empty() {
-            for (id, result) in &news.answered {
-                self.waiters.applied(*id, result);
-            }
-        }
         if !news.notes.is_empty() {
             self.notes.lock().unwrap_or_else(PoisonError::into_inner).extend(news.notes);
         }
@@ -162,7 +155,6 @@ impl Board {
         self.own_hlc.fetch_max(news.own_hlc.0, Ordering::AcqRel);
         {
             let mut public = self.public.write().unwrap_or_else(PoisonError::into_inner);
-            public.applied = news.applied;
             for (bucket, digest) in news.digests {
                 match digest {
                     Some(digest) => drop(public.digests.insert(bucket, digest)),
@@ -179,6 +171,12 @@ impl Board {
             }
         }
         self.announce(news.applied);
+        // After the positions: whoever is answered here may ask this replica for what it just wrote.
+        if !self.waiters.is_empty() {
+            for (id, result) in &news.answered {
+                self.waiters.applied(*id, result);
+            }
+        }
     }
 
     fn announce(&self, applied: Lsn) {
@@ -193,25 +191,16 @@ impl Board {
 
     /// Whether this node leads the shard.
     pub(crate) fn leads(&self) -> bool {
-        self.public().leads
+        self.leads.load(Ordering::Acquire)
     }
 
     /// This node came to lead the shard, or no longer does.
     pub(crate) fn set_leads(&self, leads: bool) {
-        let applied = {
-            let mut public = self.public.write().unwrap_or_else(PoisonError::into_inner);
-            public.leads = leads;
-            public.applied
-        };
-        let head = leads.then(|| Head { lsn: applied, closed: self.own_hlc() });
-        // An apply may have announced a later head in between: a head never goes back while one leads.
-        self.head.send_if_modified(|known| match (*known, head) {
-            (Some(known), Some(head)) if known.lsn >= head.lsn => false,
-            (None, None) => false,
-            _ => {
-                *known = head;
-                true
-            }
+        self.leads.store(leads, Ordering::Release);
+        self.head.send_if_modified(|head| {
+            // Read under the head's own lock: an apply announces to `applied` first, so no later one is missed.
+            let now = leads.then(|| Head { lsn: self.applied(), closed: self.own_hlc() });
+            std::mem::replace(head, now) != now
         });
     }
 

@@ -1,0 +1,12 @@
+//! A region's node end to end: real store, real consensus of one voter, real files; the metadata plane, the clock and
+//! the disk gauge are stand-ins, and frames are carried by hand from one region to the other.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, missing_docs, unreachable_pub, reason = "tests")]
+
+mod durability;
+mod freshness;
+mod housekeeping;
+mod operations;
+mod replication;
+mod restarts;
+mod world;
