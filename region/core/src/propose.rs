@@ -47,14 +47,14 @@ pub fn active_active_body(
         }
         Write::CompareAndSet { .. } => Err(needs_order("compare-and-set", "put (the last writer wins) or increment")),
         Write::PutIfAbsent { .. } => Err(needs_order("put-if-absent", "put, under a key that only one writer uses")),
-        Write::MultiPut { .. } => Err(needs_order("an atomic multi-put", "single puts")),
+        Write::MultiPut { .. } => Err(needs_order("an atomic multi-put", "put the keys one by one")),
     }
 }
 
 fn needs_order(operation: &str, instead: &str) -> Refusal {
     let message = format!(
         "{operation} needs one order among all regions, which an active-active bucket does not have: \
-         use {instead}, or a bucket with a primary"
+         {instead}, or use a bucket with a primary"
     );
     Refusal::new(RefusalKind::Invalid, message)
 }

@@ -99,6 +99,9 @@ impl Model {
                 let old = self.live(key.as_bytes(), now).cloned();
                 let text = old.as_ref().map_or("0".to_owned(), |old| String::from_utf8(old.value.clone()).unwrap());
                 let start: i64 = text.parse().map_err(|_| RefusalKind::Conflict)?;
+                if text.starts_with("0") && text != "0" {
+                    return Err(RefusalKind::Conflict);
+                }
                 let sum = i128::from(start) + i128::from(*by);
                 let value = i64::try_from(sum).map_err(|_| RefusalKind::Conflict)?;
                 self.set(key.as_bytes(), value.to_string().as_bytes(), version, old.and_then(|old| old.expires));
@@ -272,7 +275,7 @@ proptest! {
         for step in steps {
             run.step(step);
             replica.wall_ms = run.primary.wall_ms;
-            if run.primary.log.len() % 3 == 0 {
+            if run.primary.log.len().is_multiple_of(3) {
                 replica.follow(&run.primary, Lane::Sync, size);
             }
         }

@@ -274,7 +274,7 @@ fn operations_that_need_one_order_are_refused_in_active_active_buckets_and_say_w
     for write in writes {
         let refusal = active_active_body(&replica.state, SHARD, MERGED, &write, 1, RegionId(1)).unwrap_err();
         assert_eq!(refusal.kind, RefusalKind::Invalid);
-        assert!(refusal.message.contains("a bucket with a primary"), "{refusal}");
+        assert!(refusal.message.contains("use a bucket with a primary"), "{refusal}");
     }
 }
 
