@@ -162,12 +162,12 @@ fn write_pair(cert: &Path, cert_pem: &str, key: &Path, key_pem: &str) -> Result<
 }
 
 fn write_new(path: &Path, text: &str, mode: u32) -> Result<(), CertError> {
-    let mut file = std::fs::OpenOptions::new().write(true).create_new(true).mode(mode).open(path).map_err(|source| {
-        match source.kind() {
+    let mut file = std::fs::OpenOptions::new().write(true).create_new(true).mode(mode).open(path).map_err(
+        |source| match source.kind() {
             std::io::ErrorKind::AlreadyExists => CertError::Exists(path.to_owned()),
             _ => io("create", path, source),
-        }
-    })?;
+        },
+    )?;
     file.write_all(text.as_bytes()).and_then(|()| file.sync_all()).map_err(|source| io("write", path, source))
 }
 

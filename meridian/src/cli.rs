@@ -27,8 +27,10 @@ use connect::Connection;
 /// Geo-replicated storage: one cluster across regions, a policy per bucket.
 #[derive(Debug, Parser)]
 #[command(name = "meridian", version, max_term_width = 110, disable_help_subcommand = true)]
-#[command(after_help = "Exit codes: 0 done, 1 failed, 2 not ready, 3 consent needed, 4 fenced, 5 invalid, 6 no quorum, 7 aborted and restored.\n\
-New here? `meridian demo` shows everything on this machine; `meridian dev` keeps it running.")]
+#[command(
+    after_help = "Exit codes: 0 done, 1 failed, 2 not ready, 3 consent needed, 4 fenced, 5 invalid, 6 no quorum, 7 aborted and restored.\n\
+New here? `meridian demo` shows everything on this machine; `meridian dev` keeps it running."
+)]
 pub struct Cli {
     #[command(flatten)]
     connection: Connection,

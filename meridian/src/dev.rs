@@ -18,7 +18,7 @@ mod profile;
 mod ready;
 
 pub use banner::banner;
-pub use plan::{Plan, Place, REGIONS, default_distances};
+pub use plan::{Place, Plan, REGIONS, default_distances};
 pub use profile::{Profile, ProfileRegion};
 
 use crate::wan::{Distances, Wan};

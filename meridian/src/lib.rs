@@ -2,8 +2,14 @@
 //!
 //! Owns what an operator types and the composition root that connects the rooms. Decides nothing about data.
 
+pub mod bench;
 pub mod cert;
+pub mod cli;
 pub mod config;
+pub mod demo;
+pub mod dev;
 pub mod observability;
+pub mod output;
 pub mod server;
+pub mod transfer;
 pub mod wan;

@@ -88,12 +88,16 @@ fn tracers(telemetry: &Telemetry, resource: Resource) -> anyhow::Result<Option<S
 }
 
 fn endpoint_help(telemetry: &Telemetry) -> String {
-    format!("telemetry.otlp_endpoint = {:?} is not usable: write http://host:4317, or leave it empty", telemetry.otlp_endpoint)
+    format!(
+        "telemetry.otlp_endpoint = {:?} is not usable: write http://host:4317, or leave it empty",
+        telemetry.otlp_endpoint
+    )
 }
 
 fn subscribe(telemetry: &Telemetry, tracers: Option<&SdkTracerProvider>) -> anyhow::Result<()> {
-    let filter = EnvFilter::try_new(&telemetry.log)
-        .with_context(|| format!("telemetry.log = {:?} is not a filter: write info or info,crate=debug", telemetry.log))?;
+    let filter = EnvFilter::try_new(&telemetry.log).with_context(|| {
+        format!("telemetry.log = {:?} is not a filter: write info or info,crate=debug", telemetry.log)
+    })?;
     let lines = match telemetry.log_format {
         LogFormat::Text => tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_ansi(false).boxed(),
         LogFormat::Json => tracing_subscriber::fmt::layer().with_writer(std::io::stderr).json().boxed(),
@@ -136,7 +140,9 @@ fn metrics(registry: &Registry) -> Response {
     let mut text = Vec::new();
     match encoder.encode(&registry.gather(), &mut text) {
         Ok(()) => ([(header::CONTENT_TYPE, encoder.format_type().to_owned())], text).into_response(),
-        Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, format!("metrics cannot be encoded: {error}\n")).into_response(),
+        Err(error) => {
+            (StatusCode::INTERNAL_SERVER_ERROR, format!("metrics cannot be encoded: {error}\n")).into_response()
+        }
     }
 }
 

@@ -103,9 +103,7 @@ pub(super) fn policy_of(policy: &str, acks: Option<&str>) -> Result<Policy, Poli
     match (policy, acks) {
         (policy, None) => Ok(policy),
         (Policy::Sync { .. }, Some(acks)) => Ok(Policy::Sync { acks: acks.parse::<Acks>()? }),
-        (other, Some(acks)) => {
-            Err(PolicyError::AcksWithoutSync { acks: acks.to_owned(), policy: other.to_string() })
-        }
+        (other, Some(acks)) => Err(PolicyError::AcksWithoutSync { acks: acks.to_owned(), policy: other.to_string() }),
     }
 }
 
@@ -123,7 +121,9 @@ async fn delete(client: &Client, name: &BucketName, dry_run: bool, yes: bool) ->
     let keys = digests
         .iter()
         .filter_map(|region| region.answer.as_ref().ok())
-        .map(|shards| shards.iter().filter(|shard| shard.bucket == bucket.id).map(|shard| shard.digest.keys).sum::<u64>())
+        .map(|shards| {
+            shards.iter().filter(|shard| shard.bucket == bucket.id).map(|shard| shard.digest.keys).sum::<u64>()
+        })
         .max()
         .unwrap_or_default();
     let what = format!("`{name}` with {} keys in {} regions", crate::output::count(keys), bucket.regions.len());
@@ -146,7 +146,9 @@ fn changes(labels: &[String]) -> anyhow::Result<(BTreeMap<String, String>, Vec<S
         match (parse_pair(label), label.strip_suffix('-')) {
             (Ok((key, value)), _) => drop(set.insert(key, value)),
             (Err(_), Some(key)) => remove.push(key.to_owned()),
-            (Err(_), None) => return Err(Failure::invalid(format!("`{label}`: write key=value to set, key- to remove")).into()),
+            (Err(_), None) => {
+                return Err(Failure::invalid(format!("`{label}`: write key=value to set, key- to remove")).into());
+            }
         }
     }
     Ok((set, remove))
@@ -184,30 +186,35 @@ impl View {
 }
 
 #[derive(Debug, Serialize)]
-pub(super) struct List {
-    pub(super) buckets: Vec<View>,
+struct List {
+    buckets: Vec<View>,
 }
 
 impl Show for List {
     fn text(&self) -> String {
-        if self.buckets.is_empty() {
-            return "no buckets yet: `meridian bucket create NAME` makes one".to_owned();
-        }
-        let mut table = Table::new(&["bucket", "policy", "primary", "regions", ">epoch", "phase", "labels"]);
-        for bucket in &self.buckets {
-            let labels: Vec<String> = bucket.labels.iter().map(|(key, value)| format!("{key}={value}")).collect();
-            table.row([
-                bucket.name.clone(),
-                bucket.policy.clone(),
-                bucket.primary.clone().unwrap_or_else(|| "every region".to_owned()),
-                bucket.regions.join(", "),
-                bucket.epoch.to_string(),
-                bucket.phase.clone(),
-                labels.join(" "),
-            ]);
-        }
-        table.to_string()
+        table(&self.buckets)
     }
+}
+
+/// Buckets as people read them.
+pub(super) fn table(buckets: &[View]) -> String {
+    if buckets.is_empty() {
+        return "no buckets yet: `meridian bucket create NAME` makes one".to_owned();
+    }
+    let mut table = Table::new(&["bucket", "policy", "primary", "regions", ">epoch", "phase", "labels"]);
+    for bucket in buckets {
+        let labels: Vec<String> = bucket.labels.iter().map(|(key, value)| format!("{key}={value}")).collect();
+        table.row([
+            bucket.name.clone(),
+            bucket.policy.clone(),
+            bucket.primary.clone().unwrap_or_else(|| "every region".to_owned()),
+            bucket.regions.join(", "),
+            bucket.epoch.to_string(),
+            bucket.phase.clone(),
+            labels.join(" "),
+        ]);
+    }
+    table.to_string()
 }
 
 #[cfg(test)]
@@ -241,9 +248,9 @@ mod tests {
             regions: vec!["us-east".into(), "eu-west".into()],
             labels: BTreeMap::from([("team".to_owned(), "shop".to_owned())]),
         };
-        let expected = " bucket   policy            primary   regions             epoch   phase    labels
+        let expected = " bucket   policy            primary   regions            epoch   phase    labels
 ──────────────────────────────────────────────────────────────────────────────────
- orders   sync (majority)   us-east   us-east, eu-west        1   steady   team=shop";
+ orders   sync (majority)   us-east   us-east, eu-west       1   steady   team=shop";
         let text = List { buckets: vec![bucket] }.text();
         let trimmed: Vec<&str> = text.lines().map(str::trim_end).collect();
         let expected: Vec<&str> = expected.lines().map(str::trim_end).collect();

@@ -91,6 +91,11 @@ pub(super) fn run(command: &Command) -> anyhow::Result<()> {
 
 fn issue(place: &Place, identity: &Identity, hosts: &[String], validity: &Validity, stem: &str) -> anyhow::Result<()> {
     let files = Authority::open(&place.dir)?.issue(identity, hosts, DAY * validity.days, stem)?;
-    note(&format!("issued {} for {identity}, valid {} days; its key is {}", files.cert.display(), validity.days, files.key.display()));
+    note(&format!(
+        "issued {} for {identity}, valid {} days; its key is {}",
+        files.cert.display(),
+        validity.days,
+        files.key.display()
+    ));
     Ok(())
 }

@@ -27,7 +27,7 @@ pub(super) struct Connection {
     #[arg(long, global = true, value_name = "FILE", env = "MERIDIAN_CERT")]
     cert: Option<PathBuf>,
     /// Its key.
-    #[arg(long, global = true, value_name = "FILE", env = "MERIDIAN_KEY")]
+    #[arg(id = "client_key", long = "key", global = true, value_name = "FILE", env = "MERIDIAN_KEY")]
     key: Option<PathBuf>,
     /// A directory with a connect.toml, as `meridian dev` writes it [default: .meridian/dev where it exists].
     #[arg(long, global = true, value_name = "DIR", env = "MERIDIAN_PROFILE")]
@@ -54,7 +54,10 @@ impl Connection {
         let profile = self.read_profile()?;
         let region = profile.as_ref().map(|profile| profile.region(self.region.as_ref())).transpose()?.cloned();
         if profile.is_none() && self.region.is_some() {
-            return Err(Failure::invalid("--region chooses a region of a profile: give --profile, or that region's --endpoint").into());
+            return Err(Failure::invalid(
+                "--region chooses a region of a profile: give --profile, or that region's --endpoint",
+            )
+            .into());
         }
         let endpoints = match (&region, self.endpoints.is_empty()) {
             (_, false) => self.endpoints.clone(),
@@ -62,7 +65,11 @@ impl Connection {
             (None, true) => return Err(nowhere().into()),
         };
         let file = |given: &Option<PathBuf>, known: Option<&PathBuf>, flag: &str| {
-            given.as_ref().or(known).cloned().ok_or_else(|| Failure::invalid(format!("{flag} is missing: the cluster takes only clients with a certificate of its CA")))
+            given.as_ref().or(known).cloned().ok_or_else(|| {
+                Failure::invalid(format!(
+                    "{flag} is missing: the cluster takes only clients with a certificate of its CA"
+                ))
+            })
         };
         let tls = TlsFiles::new(
             file(&self.ca, profile.as_ref().map(|profile| &profile.ca), "--ca")?,
@@ -94,7 +101,8 @@ impl Target {
         let mut builder = Client::builder().endpoints(self.endpoints.iter().cloned()).tls(self.tls.load()?);
         if let Some(region) = &self.region {
             let translate = region.translate.clone();
-            builder = builder.translate(move |address| translate.get(address).cloned().unwrap_or_else(|| address.to_owned()));
+            builder =
+                builder.translate(move |address| translate.get(address).cloned().unwrap_or_else(|| address.to_owned()));
         }
         Ok(builder.connect().await?)
     }

@@ -66,7 +66,7 @@ impl fmt::Display for Failure {
 impl std::error::Error for Failure {}
 
 /// The code that an error ends the program with.
-pub fn code(error: &anyhow::Error) -> Code {
+pub(super) fn code(error: &anyhow::Error) -> Code {
     if let Some(failure) = error.downcast_ref::<Failure>() {
         return failure.code;
     }
@@ -76,7 +76,11 @@ pub fn code(error: &anyhow::Error) -> Code {
     if let Some(connect) = error.downcast_ref::<ConnectError>() {
         return if matches!(connect, ConnectError::Unreachable { .. }) { Code::NotReady } else { Code::Invalid };
     }
-    if error.is::<PolicyError>() || error.is::<crate::config::ConfigError>() || error.is::<crate::cert::CertError>() || error.is::<TlsError>() {
+    if error.is::<PolicyError>()
+        || error.is::<crate::config::ConfigError>()
+        || error.is::<crate::cert::CertError>()
+        || error.is::<TlsError>()
+    {
         return Code::Invalid;
     }
     Code::Failed
@@ -93,7 +97,7 @@ fn code_of(kind: RefusalKind) -> Code {
 }
 
 /// The error as people read it.
-pub fn explain(error: &anyhow::Error) -> String {
+pub(super) fn explain(error: &anyhow::Error) -> String {
     let mut text = format!("error: {error:#}");
     if let Some(refused) = error.downcast_ref::<meridian_client::Error>() {
         text.push_str(&format!("\n data: {}\n   do: {}", meaning(refused.effect), refused.advice()));

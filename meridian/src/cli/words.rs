@@ -73,6 +73,11 @@ impl SessionFlag {
         }
     }
 
+    /// Whether there is anything to keep.
+    pub(super) fn is_used(&self) -> bool {
+        self.file.is_some()
+    }
+
     /// Keeps what has been seen.
     pub(super) fn store(&self, session: &Session) -> anyhow::Result<()> {
         let Some(file) = &self.file else { return Ok(()) };
@@ -173,7 +178,8 @@ pub(super) fn value_of(text: &str) -> anyhow::Result<Vec<u8>> {
     match (text, text.strip_prefix('@')) {
         ("-", _) => read(&mut std::io::stdin().lock()).context("cannot read stdin"),
         (_, Some(file)) => {
-            let mut file_handle = std::fs::File::open(file).map_err(|error| Failure::failed(format!("cannot read {file}: {error}")))?;
+            let mut file_handle =
+                std::fs::File::open(file).map_err(|error| Failure::failed(format!("cannot read {file}: {error}")))?;
             read(&mut file_handle).with_context(|| format!("cannot read {file}"))
         }
         _ => Ok(text.as_bytes().to_vec()),

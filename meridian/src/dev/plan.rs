@@ -146,7 +146,8 @@ impl Plan {
     /// # Errors
     /// Names the first busy one, who has it, and what to do.
     pub fn check_ports(&self) -> anyhow::Result<()> {
-        let own = self.places.iter().flat_map(|place| [(place.rpc, "TCP"), (place.admin, "TCP"), (place.replication, "UDP")]);
+        let own =
+            self.places.iter().flat_map(|place| [(place.rpc, "TCP"), (place.admin, "TCP"), (place.replication, "UDP")]);
         let links = self.routes().into_iter().flat_map(|route| [(route.tcp, "TCP"), (route.udp, "UDP")]);
         own.chain(links).try_for_each(|(address, what)| ports::check_free(address, what))
     }
@@ -225,7 +226,10 @@ impl Plan {
 
     fn pairs(&self) -> impl Iterator<Item = (&Place, u16, &Place)> {
         self.places.iter().flat_map(move |from| {
-            (0u16..).zip(&self.places).filter(|(_, to)| to.region != from.region).map(move |(index, to)| (from, index, to))
+            (0u16..)
+                .zip(&self.places)
+                .filter(|(_, to)| to.region != from.region)
+                .map(move |(index, to)| (from, index, to))
         })
     }
 

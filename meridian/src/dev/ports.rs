@@ -28,7 +28,8 @@ pub(super) fn check_free(address: SocketAddr, what: &str) -> anyhow::Result<()> 
 
 /// `meridian (pid 123)`, if this user may see it.
 fn owner(port: u16, what: &str) -> Option<String> {
-    let inode = inode(&std::fs::read_to_string(if what == "UDP" { "/proc/net/udp" } else { "/proc/net/tcp" }).ok()?, port)?;
+    let inode =
+        inode(&std::fs::read_to_string(if what == "UDP" { "/proc/net/udp" } else { "/proc/net/tcp" }).ok()?, port)?;
     let link = format!("socket:[{inode}]");
     let processes = std::fs::read_dir("/proc").ok()?.flatten();
     processes.filter(|process| process.file_name().to_string_lossy().parse::<u32>().is_ok()).find_map(|process| {

@@ -55,7 +55,10 @@ impl Profile {
     pub fn read(dir: &Path) -> anyhow::Result<Profile> {
         let file = dir.join(FILE);
         let text = std::fs::read_to_string(&file).with_context(|| {
-            format!("cannot read {}: start `meridian dev` first, or give --endpoint with --ca, --cert and --key", file.display())
+            format!(
+                "cannot read {}: start `meridian dev` first, or give --endpoint with --ca, --cert and --key",
+                file.display()
+            )
         })?;
         toml::from_str(&text).with_context(|| format!("{} is not valid", file.display()))
     }
@@ -88,7 +91,8 @@ impl Profile {
         found.ok_or_else(|| {
             let known: Vec<&str> = self.regions.iter().map(|region| region.name.as_str()).collect();
             let asked = name.map_or("first", RegionName::as_str);
-            crate::cli::Failure::invalid(format!("the profile has no region `{asked}`; it has {}", known.join(", "))).into()
+            crate::cli::Failure::invalid(format!("the profile has no region `{asked}`; it has {}", known.join(", ")))
+                .into()
         })
     }
 }

@@ -56,7 +56,7 @@ mod tests {
     fn a_table_aligns_words_left_and_numbers_right() {
         let mut table = Table::new(&["bucket", ">keys"]);
         table.row(["orders", "7"]).row(["a", "1,234"]);
-        let expected = " bucket   keys\n───────────────\n orders      7\n a       1,234";
+        let expected = " bucket    keys\n────────────────\n orders       7\n a        1,234";
         assert_eq!(table.to_string(), expected);
     }
 }

@@ -10,9 +10,9 @@ use anyhow::{Context, bail};
 use bytes::Bytes;
 use futures::stream::{self, StreamExt, TryStreamExt};
 
+use super::Store;
 use super::fetch::fetch;
 use super::manifest::{Fingerprint, Fingerprinter, Manifest, whole_of};
-use super::Store;
 
 /// Files written at a time.
 const IN_FLIGHT_MAX: usize = 16;
@@ -47,11 +47,15 @@ pub async fn export<S: Store>(store: &S, dir: &Path, done: impl Fn(u64)) -> anyh
             }
             match safe_path(dir, &key) {
                 Some(path) => files.push((key, path)),
-                None => exported.skipped.push(format!("{}: not a path below the directory", String::from_utf8_lossy(&key))),
+                None => {
+                    exported.skipped.push(format!("{}: not a path below the directory", String::from_utf8_lossy(&key)))
+                }
             }
         }
         let sizes = stream::iter(files)
-            .map(|(key, path)| async move { write(store, &key, &path).await.with_context(|| format!("exporting {}", path.display())) })
+            .map(|(key, path)| async move {
+                write(store, &key, &path).await.with_context(|| format!("exporting {}", path.display()))
+            })
             .buffer_unordered(IN_FLIGHT_MAX)
             .inspect_ok(|size| done(*size));
         let sizes: Vec<u64> = sizes.try_collect().await?;

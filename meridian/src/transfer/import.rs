@@ -54,7 +54,8 @@ impl Importer {
         let slots = Semaphore::new(self.in_flight_max);
         let (slots, done) = (&slots, &done);
         let storing = stream::iter(files.into_iter().map(Ok::<_, anyhow::Error>)).map_ok(|file| async move {
-            let imported = self.store(store, file, slots).await.with_context(|| format!("importing {}", file.path.display()))?;
+            let imported =
+                self.store(store, file, slots).await.with_context(|| format!("importing {}", file.path.display()))?;
             done(file, &imported);
             Ok(imported)
         });
@@ -78,7 +79,12 @@ impl Importer {
         self.store_in_parts(store, file, slots).await
     }
 
-    async fn store_in_parts<S: Store>(&self, store: &S, file: &SourceFile, slots: &Semaphore) -> anyhow::Result<Imported> {
+    async fn store_in_parts<S: Store>(
+        &self,
+        store: &S,
+        file: &SourceFile,
+        slots: &Semaphore,
+    ) -> anyhow::Result<Imported> {
         let mut reader = tokio::fs::File::open(&file.path).await?;
         let mut taker = Fingerprinter::default();
         let mut parts = 0;

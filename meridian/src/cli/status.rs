@@ -1,0 +1,246 @@
+//! `meridian status`: regions, nodes, buckets, and what is wrong.
+
+use std::collections::BTreeMap;
+
+use meridian_client::Client;
+use meridian_types::{LaneState, Node, NodeStatus, Topology};
+use serde::Serialize;
+
+use super::bucket::{self, View};
+use super::connect::Connection;
+use super::exit::Failure;
+use super::lag::{bucket_label, lane_state};
+use crate::output::{Format, Show, Table, bytes, count, millis, share, show};
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    /// Fail (exit code 2) when anything is wrong.
+    #[arg(long)]
+    check: bool,
+}
+
+pub(super) async fn run(args: Args, connection: &Connection, format: Format) -> anyhow::Result<()> {
+    let client = connection.connect().await?;
+    let report = gather(&client).await?;
+    show(format, &report)?;
+    if args.check && !report.problems.is_empty() {
+        return Err(Failure::not_ready(format!("{} problems", report.problems.len())).into());
+    }
+    Ok(())
+}
+
+async fn gather(client: &Client) -> anyhow::Result<Report> {
+    let nodes = client.admin().node_statuses().await?;
+    let topology = client.known_topology();
+    let mut report = Report {
+        cluster: topology.cluster.map(|id| id.to_string()),
+        metadata_index: topology.index,
+        shards: topology.shards,
+        nodes: Vec::new(),
+        buckets: topology.buckets.values().map(|bucket| View::of(bucket, &topology)).collect(),
+        keys: BTreeMap::new(),
+        problems: Vec::new(),
+    };
+    for (node, status) in nodes {
+        report.add_node(&node, status.as_ref(), &topology);
+    }
+    add_lanes(client, &mut report, &topology).await?;
+    add_digests(client, &mut report, &topology).await?;
+    report.problems.sort();
+    report.problems.dedup();
+    Ok(report)
+}
+
+async fn add_lanes(client: &Client, report: &mut Report, topology: &Topology) -> anyhow::Result<()> {
+    for region in client.admin().lag(None).await? {
+        // A region that doesn't answer is in the table of nodes already.
+        let Ok(lag) = region.answer else { continue };
+        for lane in lag.lanes.iter().filter(|lane| lane.state != LaneState::Streaming) {
+            let target = topology.region_label(lane.target);
+            report.problems.push(format!(
+                "{} -> {target}, {} lane: {}",
+                region.region,
+                lane.lane,
+                lane_state(&lane.state)
+            ));
+        }
+    }
+    Ok(())
+}
+
+async fn add_digests(client: &Client, report: &mut Report, topology: &Topology) -> anyhow::Result<()> {
+    for region in client.admin().digests(None).await? {
+        let Ok(shards) = region.answer else { continue };
+        for shard in shards {
+            let bucket = bucket_label(topology, shard.bucket);
+            if shard.diverged {
+                report.problems.push(format!(
+                    "{}: bucket {bucket}, shard {} DIVERGED from its source",
+                    region.region, shard.shard
+                ));
+            }
+            *report.keys.entry(bucket).or_default().entry(region.region.to_string()).or_default() += shard.digest.keys;
+        }
+    }
+    Ok(())
+}
+
+#[derive(Debug, Serialize)]
+struct Report {
+    cluster: Option<String>,
+    metadata_index: u64,
+    shards: u16,
+    nodes: Vec<NodeRow>,
+    buckets: Vec<View>,
+    /// Bucket -> region -> live keys.
+    keys: BTreeMap<String, BTreeMap<String, u64>>,
+    problems: Vec<String>,
+}
+
+#[derive(Debug, Serialize)]
+struct NodeRow {
+    name: String,
+    region: String,
+    zone: String,
+    rpc: String,
+    leads_metadata: bool,
+    status: Option<NodeStatus>,
+}
+
+impl Report {
+    fn add_node(&mut self, node: &Node, status: Result<&NodeStatus, &meridian_client::Error>, topology: &Topology) {
+        match status {
+            Err(error) => self.problems.push(format!("{} does not answer: {}", node.name, error.message)),
+            Ok(status) => {
+                self.problems.extend(status.problems.iter().map(|problem| format!("{}: {problem}", node.name)));
+                if status.lease_ms == 0 {
+                    self.problems.push(format!(
+                        "{} has no lease: it acknowledges no writes of buckets with a primary",
+                        node.name
+                    ));
+                }
+            }
+        }
+        self.nodes.push(NodeRow {
+            name: node.name.to_string(),
+            region: topology.region_label(node.region),
+            zone: node.zone.clone(),
+            rpc: node.rpc_address.clone(),
+            leads_metadata: status.is_ok_and(|status| status.metadata_leader == Some(node.id)),
+            status: status.ok().cloned(),
+        });
+    }
+
+    fn nodes_table(&self) -> Table {
+        let columns = [
+            "node",
+            "region",
+            "zone",
+            "rpc",
+            "state",
+            ">lease",
+            ">leads",
+            ">log",
+            ">state size",
+            ">disk free",
+            ">memory",
+            ">up",
+        ];
+        let mut table = Table::new(&columns);
+        for row in &self.nodes {
+            let name = if row.leads_metadata { format!("{} *", row.name) } else { row.name.clone() };
+            let mut cells = vec![name, row.region.clone(), row.zone.clone(), row.rpc.clone()];
+            match &row.status {
+                None => cells.extend(std::iter::once("DOWN").chain(std::iter::repeat_n("-", 7)).map(str::to_owned)),
+                Some(status) => cells.extend([
+                    if status.problems.is_empty() { "ok" } else { "PROBLEMS" }.to_owned(),
+                    if status.lease_ms == 0 { "NONE".to_owned() } else { millis(status.lease_ms) },
+                    format!("{}/{}", status.shards_led, status.shards_total),
+                    bytes(status.log_bytes),
+                    bytes(status.state_bytes),
+                    format!(
+                        "{} ({})",
+                        bytes(status.disk_free_bytes),
+                        share(status.disk_free_bytes, status.disk_total_bytes)
+                    ),
+                    bytes(status.resident_bytes),
+                    millis(status.uptime_ms),
+                ]),
+            }
+            table.row(cells);
+        }
+        table
+    }
+
+    fn keys_line(&self) -> String {
+        let lines: Vec<String> = self
+            .keys
+            .iter()
+            .map(|(bucket, regions)| {
+                let regions: Vec<String> =
+                    regions.iter().map(|(region, keys)| format!("{region} {}", count(*keys))).collect();
+                format!(" {bucket}: {}", regions.join(", "))
+            })
+            .collect();
+        if lines.is_empty() { String::new() } else { format!("\nlive keys\n{}\n", lines.join("\n")) }
+    }
+}
+
+impl Show for Report {
+    fn text(&self) -> String {
+        let cluster = self.cluster.as_deref().unwrap_or("(not formed yet)");
+        let problems = match self.problems.as_slice() {
+            [] => "nothing is wrong".to_owned(),
+            problems => format!(
+                "problems\n{}",
+                problems.iter().map(|problem| format!(" ! {problem}")).collect::<Vec<_>>().join("\n")
+            ),
+        };
+        format!(
+            "cluster {cluster}, {} shards per region, metadata at {} (* leads it)\n\n{}\n\n{}\n{}\n{problems}",
+            self.shards,
+            self.metadata_index,
+            self.nodes_table(),
+            bucket::table(&self.buckets),
+            self.keys_line(),
+        )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use meridian_types::{NodeId, NodeName, RegionId};
+
+    use super::*;
+
+    #[test]
+    fn a_report_tells_who_is_down_and_who_has_no_lease() {
+        let node = |name: &str| Node {
+            id: NodeId::of(&NodeName::new(name).unwrap()),
+            name: NodeName::new(name).unwrap(),
+            region: RegionId(1),
+            zone: "a".into(),
+            rpc_address: "127.0.0.1:1".into(),
+            replication_address: "127.0.0.1:2".into(),
+            version: "0".into(),
+        };
+        let topology = Topology { shards: 16, ..Topology::default() };
+        let mut report = Report {
+            cluster: None,
+            metadata_index: 3,
+            shards: 16,
+            nodes: Vec::new(),
+            buckets: Vec::new(),
+            keys: BTreeMap::from([("orders".to_owned(), BTreeMap::from([("us-east".to_owned(), 1234)]))]),
+            problems: Vec::new(),
+        };
+        report.add_node(&node("up"), Ok(&NodeStatus { lease_ms: 0, ..NodeStatus::default() }), &topology);
+        let refusal = meridian_types::Refusal::new(meridian_types::RefusalKind::Unavailable, "connection refused");
+        report.add_node(&node("down"), Err(&refusal.into()), &topology);
+        let text = report.text();
+        for expected in ["DOWN", "NONE", "up has no lease", "down does not answer: connection refused", "us-east 1,234"]
+        {
+            assert!(text.contains(expected), "{expected} is missing in\n{text}");
+        }
+    }
+}

@@ -1,0 +1,71 @@
+//! The command line as people type it.
+
+use super::*;
+
+fn parse(line: &str) -> Result<Cli, clap::Error> {
+    Cli::try_parse_from(line.split_whitespace())
+}
+
+#[test]
+fn the_command_line_is_consistent() {
+    Cli::command().debug_assert();
+}
+
+#[test]
+fn commands_read_as_people_type_them() {
+    for line in [
+        "meridian demo",
+        "meridian demo /some/tree --rtt none",
+        "meridian dev --port-base 9100 --rtt us-east:eu-west=30ms --link us-east:eu-west=400mbit,1%",
+        "meridian server --config node.toml --stop-on-stdin-eof",
+        "meridian cert init --dir pki",
+        "meridian cert node --dir pki --region us-east --name us-east-1 --host us-east-1.example.net",
+        "meridian cert client --dir pki --name operator --days 30",
+        "meridian bucket create orders --policy sync --acks all --regions us-east,eu-west --primary eu-west --label team=shop --dry-run",
+        "meridian bucket list -o json",
+        "meridian bucket label orders team=shop old-",
+        "meridian kv get orders k --read bounded:500ms --when-stale redirect --region ap-south",
+        "meridian kv put orders k v --ttl 10m --ack 2 --session s.token",
+        "meridian kv incr carts visits -3",
+        "meridian kv cas orders k v --expect 1763630000000.0@1",
+        "meridian kv mput orders a=1 b=2",
+        "meridian kv scan orders order/ --limit 10 --keys-only",
+        "meridian import files . --parallel 16 --verify",
+        "meridian export files out --endpoint https://a:1 --ca ca --cert c --key k",
+        "meridian status --check --profile .meridian/dev",
+        "meridian lag orders --lanes",
+        "meridian bench --policy sync -c 64 -d 10s -s 256 -r 0.5 --distribution zipf:0.99 --rate 5000",
+        "meridian completions bash",
+    ] {
+        if let Err(error) = parse(line) {
+            panic!("{line}: {error}");
+        }
+    }
+}
+
+#[test]
+fn what_makes_no_sense_is_refused_at_once() {
+    for line in [
+        "meridian",
+        "meridian dev --link us-east=1mbit",
+        "meridian bucket create Orders",
+        "meridian kv get orders",
+        "meridian kv get orders k --read fresh",
+        "meridian kv put orders k v --ttl soon",
+        "meridian kv cas orders k v",
+        "meridian import files . --parallel 0",
+        "meridian cert node --name x",
+        "meridian cert init --days 0",
+        "meridian bench --distribution normal",
+    ] {
+        assert!(parse(line).is_err(), "{line}");
+    }
+}
+
+#[test]
+fn completions_know_the_commands() {
+    let mut script = Vec::new();
+    clap_complete::generate(clap_complete::Shell::Bash, &mut Cli::command(), "meridian", &mut script);
+    let script = String::from_utf8(script).unwrap();
+    assert!(script.contains("import"), "the script lists subcommands");
+}
