@@ -6,6 +6,11 @@ fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo:rerun-if-changed=proto");
     let descriptors = protox::compile(["meridian.proto"], ["proto"])?;
     // Keys, values and envelopes are passed on without being copied.
-    tonic_prost_build::configure().bytes(".").compile_fds(descriptors)?;
+    let mut config = tonic_prost_build::configure().bytes(".");
+    // Written by hand, so that they are bounded while they are decoded.
+    for message in ["RequestBatch", "MultiGet", "MultiPut"] {
+        config = config.extern_path(format!(".meridian.v1.{message}"), format!("crate::bounded::{message}"));
+    }
+    config.compile_fds(descriptors)?;
     Ok(())
 }

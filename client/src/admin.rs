@@ -4,7 +4,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::future::join_all;
+use futures::FutureExt;
+use futures::future::{BoxFuture, join_all};
 use meridian_proto::convert::{
     bucket_from_proto, digests_from_proto, lag_from_proto, node_status_from_proto, refusal_of_status, spec_to_proto,
 };
@@ -56,6 +57,11 @@ pub struct Lag {
 }
 
 type ClusterStub = ClusterClient<Channel>;
+
+/// A question to one node. The inner result is the answer's own: whether it could be read.
+trait Ask<T>: Fn(ClusterStub) -> BoxFuture<'static, Result<Result<T, Refusal>, Status>> + Send + Sync {}
+
+impl<T, F> Ask<T> for F where F: Fn(ClusterStub) -> BoxFuture<'static, Result<Result<T, Refusal>, Status>> + Send + Sync {}
 
 impl Admin {
     pub(crate) fn new(client: Client) -> Admin {
@@ -118,9 +124,13 @@ impl Admin {
     /// When no endpoint tells the topology. A region that can't be reached is an error of its own row.
     pub async fn digests(&self, bucket: Option<&BucketName>) -> Result<Vec<RegionAnswer<Vec<ShardDigest>>>, Error> {
         let request = v1::DigestsRequest { bucket: bucket.map_or_else(String::new, ToString::to_string) };
-        self.per_region(async |mut stub: ClusterStub| {
-            let answer = stub.digests(request.clone()).await?;
-            Ok(digests_from_proto(answer.into_inner()).map(|(_, rows)| rows))
+        self.per_region(move |mut stub| {
+            let request = request.clone();
+            async move {
+                let answer = stub.digests(request).await?;
+                Ok(digests_from_proto(answer.into_inner()).map(|(_, rows)| rows))
+            }
+            .boxed()
         })
         .await
     }
@@ -131,9 +141,13 @@ impl Admin {
     /// As [`Admin::digests`].
     pub async fn lag(&self, bucket: Option<&BucketName>) -> Result<Vec<RegionAnswer<Lag>>, Error> {
         let request = v1::LagRequest { bucket: bucket.map_or_else(String::new, ToString::to_string) };
-        self.per_region(async |mut stub: ClusterStub| {
-            let answer = stub.lag(request.clone()).await?;
-            Ok(lag_from_proto(answer.into_inner()).map(|(source, buckets, lanes)| Lag { source, buckets, lanes }))
+        self.per_region(move |mut stub| {
+            let request = request.clone();
+            async move {
+                let answer = stub.lag(request).await?;
+                Ok(lag_from_proto(answer.into_inner()).map(|(source, buckets, lanes)| Lag { source, buckets, lanes }))
+            }
+            .boxed()
         })
         .await
     }
@@ -150,10 +164,14 @@ impl Admin {
                 Refusal::new(RefusalKind::NotFound, format!("no node {node} in the topology: see `meridian status`"))
             })?,
         };
-        let status = self.ask(&known, async |mut stub: ClusterStub| {
-            Ok(node_status_from_proto(stub.node_status(v1::NodeStatusRequest {}).await?.into_inner()))
-        });
-        status.await
+        let ask = |mut stub: ClusterStub| {
+            async move {
+                let answer = stub.node_status(v1::NodeStatusRequest {}).await?;
+                Ok(node_status_from_proto(answer.into_inner()))
+            }
+            .boxed()
+        };
+        self.ask(&known, &ask).await
     }
 
     /// What every node of the topology knows of itself.
@@ -162,7 +180,13 @@ impl Admin {
     /// When no endpoint tells the topology. A node that can't be reached is an error of its own row.
     pub async fn node_statuses(&self) -> Result<Vec<(Node, Result<NodeStatus, Error>)>, Error> {
         let topology = self.topology().await?;
-        let asked = topology.nodes.values().map(async |node| (node.clone(), self.node_status(node.id).await));
+        let asked = topology.nodes.values().map(|node| {
+            let (admin, node) = (self.clone(), node.clone());
+            async move {
+                let status = admin.node_status(node.id).await;
+                (node, status)
+            }
+        });
         Ok(join_all(asked).await)
     }
 
@@ -179,32 +203,31 @@ impl Admin {
     }
 
     /// Asks one node of each region: the first that answers.
-    async fn per_region<T>(
-        &self,
-        ask: impl AsyncFn(ClusterStub) -> Result<Result<T, Refusal>, Status>,
-    ) -> Result<Vec<RegionAnswer<T>>, Error> {
+    async fn per_region<T: Send>(&self, ask: impl Ask<T>) -> Result<Vec<RegionAnswer<T>>, Error> {
         let topology = self.topology().await?;
-        let regions = topology.regions.keys().map(async |region| {
-            let mut answer = Err(Error::from(Refusal::new(
-                RefusalKind::Unavailable,
-                "no node of the region has registered yet: see `meridian status`",
-            )));
-            for node in topology.nodes.values().filter(|node| node.region == *region) {
-                answer = self.ask(node, &ask).await;
-                if answer.is_ok() {
-                    break;
-                }
-            }
-            RegionAnswer { region: region_name(&topology, *region), answer }
-        });
+        let mut regions = Vec::new();
+        for region in topology.regions.keys() {
+            let nodes = topology.nodes.values().filter(|node| node.region == *region).cloned().collect();
+            regions.push(self.first_answer(region_name(&topology, *region), nodes, &ask));
+        }
         Ok(join_all(regions).await)
     }
 
-    async fn ask<T>(
-        &self,
-        node: &Node,
-        ask: impl AsyncFn(ClusterStub) -> Result<Result<T, Refusal>, Status>,
-    ) -> Result<T, Error> {
+    async fn first_answer<T: Send>(&self, region: RegionName, nodes: Vec<Node>, ask: &impl Ask<T>) -> RegionAnswer<T> {
+        let mut answer = Err(Error::from(Refusal::new(
+            RefusalKind::Unavailable,
+            "no node of the region has registered yet: see `meridian status`",
+        )));
+        for node in &nodes {
+            answer = self.ask(node, ask).await;
+            if answer.is_ok() {
+                break;
+            }
+        }
+        RegionAnswer { region, answer }
+    }
+
+    async fn ask<T: Send>(&self, node: &Node, ask: &impl Ask<T>) -> Result<T, Error> {
         let endpoint = self
             .client
             .inner()

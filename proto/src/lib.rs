@@ -3,6 +3,7 @@
 //!
 //! Nothing else in the tree names a protobuf field of a request, response or refusal.
 
+pub mod bounded;
 pub mod convert;
 pub mod dial;
 pub mod exchange;
@@ -14,4 +15,5 @@ pub mod tls;
 #[allow(missing_docs, clippy::all, unreachable_pub, clippy::unwrap_used)] // generated, not ours to polish
 pub mod v1 {
     tonic::include_proto!("meridian.v1");
+    pub use crate::bounded::{MultiGet, MultiPut, RequestBatch};
 }

@@ -1,5 +1,7 @@
 //! Refusals: as part of an answer, and as the details of a gRPC status.
 
+use std::error::Error;
+
 use meridian_types::{Effect, Refusal, RefusalKind};
 use prost::Message;
 use tonic::{Code, Status};
@@ -80,6 +82,12 @@ pub fn refusal_of_status(status: &Status) -> Refusal {
     {
         return refusal_from_proto(refusal);
     }
+    let why = describe(status);
+    if is_tls_fault(status, &why) {
+        let why =
+            format!("TLS refused the connection ({why}): both sides need valid certificates of the same cluster's CA");
+        return Refusal::new(RefusalKind::Denied, why);
+    }
     let kind = match status.code() {
         Code::InvalidArgument | Code::OutOfRange => RefusalKind::Invalid,
         Code::NotFound => RefusalKind::NotFound,
@@ -93,20 +101,27 @@ pub fn refusal_of_status(status: &Status) -> Refusal {
         Code::FailedPrecondition | Code::Internal => RefusalKind::Internal,
         Code::Unimplemented => RefusalKind::Invalid,
     };
-    Refusal::new(kind, describe(status)).with_effect(Effect::Unknown)
+    Refusal::new(kind, why).with_effect(Effect::Unknown)
+}
+
+/// Whether TLS failed: before anything of a request could be read. A fault that this side found is in the chain of
+/// causes; of one that the other side found, HTTP/2 keeps only the text.
+fn is_tls_fault(status: &Status, description: &str) -> bool {
+    let found_here = causes(status).any(|cause| {
+        let inner = cause.downcast_ref::<std::io::Error>().and_then(|io| io.get_ref());
+        cause.is::<rustls::Error>() || inner.is_some_and(|inner| inner.is::<rustls::Error>())
+    });
+    found_here || description.contains("received fatal alert")
+}
+
+fn causes(status: &Status) -> impl Iterator<Item = &(dyn Error + 'static)> {
+    std::iter::successors(status.source(), |cause: &&(dyn Error + 'static)| (*cause).source())
 }
 
 /// The status and what caused it: tonic's own message is "transport error", the reason is in the chain.
 fn describe(status: &Status) -> String {
-    use std::error::Error;
-    let mut text = if status.message().is_empty() { status.code().to_string() } else { status.message().to_owned() };
-    let mut cause = status.source();
-    while let Some(error) = cause {
-        let said = error.to_string();
-        if !text.contains(&said) {
-            text = format!("{text}: {said}");
-        }
-        cause = error.source();
-    }
-    text
+    let start = if status.message().is_empty() { status.code().to_string() } else { status.message().to_owned() };
+    causes(status)
+        .map(ToString::to_string)
+        .fold(start, |text, cause| if text.contains(&cause) { text } else { format!("{text}: {cause}") })
 }

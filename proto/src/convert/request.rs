@@ -149,7 +149,7 @@ fn operation(op: Op) -> Result<Operation, Refusal> {
 fn check_items(what: &str, count: usize) -> Result<(), Refusal> {
     let most = meridian_types::key::MULTI_ITEMS_MAX;
     if count > most {
-        return Err(invalid(format!("{what} may name at most {most} keys; this one names {count}: split it")));
+        return Err(invalid(format!("{what} may name at most {most} keys: split it")));
     }
     Ok(())
 }

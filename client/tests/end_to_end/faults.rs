@@ -1,0 +1,198 @@
+//! Networks and nodes that fail: retries under one id, deadlines, failover, shutdown.
+
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use meridian_client::{Client, Effect, RefusalKind};
+use meridian_types::Refusal;
+
+use crate::proxy::Proxy;
+use crate::world::World;
+
+async fn through(world: &World, proxy: &Proxy) -> anyhow::Result<Client> {
+    let builder = Client::builder().endpoints([proxy.address.clone()]).discover(false);
+    Ok(builder.tls(world.authority.client()?).connect().await?)
+}
+
+#[tokio::test]
+async fn a_write_whose_answer_was_lost_is_retried_and_applied_once_one_1() -> anyhow::Result<()> {
+    let world = World::new(1).await?;
+    let proxy = Proxy::to(&world.servers[0].address).await?;
+    let client = through(&world, &proxy).await?;
+    let orders = client.bucket("orders")?;
+    orders.increment("n", 1).await?;
+    for round in 2..=6 {
+        proxy.faults.lose_answers.store(true, Ordering::SeqCst);
+        let cut = proxy.faults.cut.load(Ordering::SeqCst);
+        let heal = async {
+            while proxy.faults.cut.load(Ordering::SeqCst) == cut {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+            proxy.faults.lose_answers.store(false, Ordering::SeqCst);
+        };
+        let (count, ()) = tokio::join!(async { orders.increment("n", 1).await }, heal);
+        let count = count?;
+        assert_eq!(count.value, round);
+        assert!(count.meta.attempts > 1);
+    }
+    let truth = world.servers[0].store.truth();
+    assert_eq!(truth.applied.len(), 6);
+    assert!(truth.arrived.len() > 6, "retries arrived, and were recognised");
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_lost_answer_without_retries_is_reported_as_unknown_never_as_absent() -> anyhow::Result<()> {
+    let world = World::new(1).await?;
+    let proxy = Proxy::to(&world.servers[0].address).await?;
+    let client = Client::builder()
+        .endpoints([proxy.address.clone()])
+        .tls(world.authority.client()?)
+        .discover(false)
+        .retry(meridian_client::RetryPolicy::never())
+        .connect()
+        .await?;
+    let orders = client.bucket("orders")?;
+    orders.put("warm", "up").await?;
+    proxy.faults.lose_answers.store(true, Ordering::SeqCst);
+    let error = orders.put("k", "v").await.unwrap_err();
+    assert_eq!((error.kind, error.effect), (RefusalKind::Retry, Effect::Unknown), "{error}");
+    let read = orders.get("k").await.unwrap_err();
+    assert_eq!(read.effect, Effect::None, "a read does nothing: {read}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_silent_network_ends_at_the_deadline_with_the_effect_unknown() -> anyhow::Result<()> {
+    let world = World::new(1).await?;
+    let proxy = Proxy::to(&world.servers[0].address).await?;
+    let client = through(&world, &proxy).await?;
+    let orders = client.bucket("orders")?;
+    orders.put("warm", "up").await?;
+    proxy.faults.silent.store(true, Ordering::SeqCst);
+    let began = Instant::now();
+    let error = orders.put("k", "v").deadline(Duration::from_millis(400)).await.unwrap_err();
+    assert!((400..1500).contains(&began.elapsed().as_millis()), "{:?}", began.elapsed());
+    assert_eq!(error.effect, Effect::Unknown, "{error}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_slow_store_ends_at_the_deadline_by_the_nodes_own_word() -> anyhow::Result<()> {
+    let world = World::new(1).await?;
+    let orders = world.client().await?.bucket("orders")?;
+    world.servers[0].store.mood.lock().unwrap().delay = Duration::from_secs(30);
+    let write = orders.put("k", "v").deadline(Duration::from_millis(200)).await.unwrap_err();
+    assert_eq!((write.kind, write.effect), (RefusalKind::Unavailable, Effect::Unknown));
+    assert!(write.message.contains("was not finished within its deadline"), "{write}");
+    let read = orders.get("k").deadline(Duration::from_millis(200)).await.unwrap_err();
+    assert_eq!((read.kind, read.effect), (RefusalKind::Unavailable, Effect::None));
+    assert_eq!(world.servers[0].gateway.in_progress(), 0);
+    Ok(())
+}
+
+#[tokio::test]
+async fn an_effect_once_unknown_stays_so_whatever_later_attempts_say() -> anyhow::Result<()> {
+    let world = World::new(1).await?;
+    let orders = world.client().await?.bucket("orders")?;
+    let lost = Refusal::new(RefusalKind::Retry, "the leader changed").with_effect(Effect::Unknown);
+    let last = Refusal::new(RefusalKind::Denied, "made for the test");
+    world.servers[0].store.mood.lock().unwrap().refusals = vec![last, lost];
+    let error = orders.put("k", "v").await.unwrap_err();
+    assert_eq!((error.kind, error.effect, error.attempts), (RefusalKind::Denied, Effect::Unknown, 2));
+    Ok(())
+}
+
+#[tokio::test]
+async fn refusals_to_retry_are_retried_with_pauses_until_they_pass() -> anyhow::Result<()> {
+    let world = World::new(2).await?;
+    let orders = world.client().await?.bucket("orders")?;
+    let kinds = [RefusalKind::Retry, RefusalKind::Fenced, RefusalKind::Redirect, RefusalKind::Unavailable];
+    world.servers[0].store.mood.lock().unwrap().refusals =
+        kinds.iter().map(|kind| Refusal::new(*kind, "made for the test")).collect();
+    let written = orders.put("k", "v").await?;
+    assert!(written.meta.attempts > 1);
+    assert_eq!(world.servers[0].store.truth().applied.len(), 1);
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_dead_endpoint_is_replaced_by_the_next_given_one() -> anyhow::Result<()> {
+    let world = World::new(2).await?;
+    let proxy = Proxy::to(&world.servers[0].address).await?;
+    let client = Client::builder()
+        .endpoints([proxy.address.clone(), world.servers[1].address.clone()])
+        .tls(world.authority.client()?)
+        .discover(false)
+        .connect()
+        .await?;
+    let orders = client.bucket("orders")?;
+    assert_eq!(orders.put("k", "1").await?.meta.region.as_str(), "us-east");
+    drop(proxy);
+    let written = orders.put("k", "2").await?;
+    assert_eq!(written.meta.region.as_str(), "eu-west");
+    // It is left alone now: no attempt is wasted on it.
+    assert_eq!(orders.put("k", "3").await?.meta.attempts, 1);
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_dead_endpoint_is_replaced_by_one_that_the_cluster_named() -> anyhow::Result<()> {
+    let mut world = World::new(2).await?;
+    let client = world.builder(&[0])?.connect().await?;
+    let orders = client.bucket("orders")?;
+    orders.put("k", "1").await?;
+    let dead = world.servers.remove(0);
+    // A server that is killed takes its connections along; a task that is aborted doesn't.
+    dead.gateway.drain(Duration::from_secs(1)).await?;
+    drop(dead);
+    assert_eq!(orders.put("k", "2").await?.meta.region.as_str(), "eu-west");
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_server_that_drains_finishes_what_it_has_and_clients_go_elsewhere() -> anyhow::Result<()> {
+    let world = World::new(2).await?;
+    let client = world.builder(&[0, 1])?.connect().await?;
+    let orders = client.bucket("orders")?;
+    orders.put("warm", "up").await?;
+    world.servers[0].store.mood.lock().unwrap().delay = Duration::from_millis(300);
+    let slow = tokio::spawn({
+        let orders = orders.clone();
+        async move { orders.put("k", "slow").await }
+    });
+    while world.servers[0].gateway.in_progress() == 0 {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    let late = world.servers[0].gateway.drain(Duration::from_millis(20)).await;
+    assert_eq!(late.unwrap_err().requests, 1);
+    let elsewhere = orders.put("k", "other").await?;
+    assert_eq!(elsewhere.meta.region.as_str(), "eu-west");
+    assert_eq!(slow.await??.meta.region.as_str(), "us-east", "what was in progress is finished");
+    world.servers[0].gateway.drain(Duration::from_secs(1)).await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_panic_in_the_store_is_reported_as_fatal() -> anyhow::Result<()> {
+    let world = World::new(1).await?;
+    let orders = world.client().await?.bucket("orders")?;
+    world.servers[0].store.mood.lock().unwrap().panics = true;
+    let gateway = world.servers[0].gateway.clone();
+    let fatal = tokio::time::timeout(Duration::from_secs(5), gateway.fatal());
+    let write = async { orders.put("k", "v").deadline(Duration::from_millis(300)).await };
+    let (fatal, write) = tokio::join!(fatal, write);
+    fatal?;
+    assert_eq!(write.unwrap_err().effect, Effect::Unknown);
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_cluster_that_is_down_is_named_endpoint_by_endpoint() -> anyhow::Result<()> {
+    let world = World::new(1).await?;
+    let builder = Client::builder().endpoints(["https://127.0.0.1:1", "https://127.0.0.1:2"]);
+    let error = builder.tls(world.authority.client()?).connect().await.err().unwrap().to_string();
+    assert!(error.contains("https://127.0.0.1:1") && error.contains("https://127.0.0.1:2"), "{error}");
+    assert!(error.to_lowercase().contains("connect"), "{error}");
+    Ok(())
+}

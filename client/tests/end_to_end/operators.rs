@@ -1,0 +1,124 @@
+//! What operators ask, from any node and from all of them.
+
+use meridian_client::{BucketName, BucketSpec, Policy, RefusalKind};
+use meridian_types::{Acks, LaneState, Lsn};
+
+use crate::world::{World, labels};
+
+fn spec(name: &str) -> anyhow::Result<BucketSpec> {
+    Ok(BucketSpec {
+        name: BucketName::new(name)?,
+        policy: Policy::Sync { acks: Acks::Regions(2) },
+        regions: Vec::new(),
+        primary: None,
+        labels: labels(&[("team", "shop")]),
+    })
+}
+
+#[tokio::test]
+async fn a_bucket_is_created_labelled_and_deleted_and_who_did_it_is_passed_on() -> anyhow::Result<()> {
+    let world = World::new(1).await?;
+    let client = world.client().await?;
+    let admin = client.admin();
+    let planned = admin.create_bucket(&spec("stock")?, true).await?;
+    assert_eq!(planned.policy, Policy::Sync { acks: Acks::Regions(2) });
+    assert!(admin.topology().await?.bucket_named("stock").is_none(), "a dry run creates nothing");
+
+    let created = admin.create_bucket(&spec("stock")?, false).await?;
+    assert_eq!(admin.topology().await?.bucket_named("stock").map(|bucket| bucket.as_ref().clone()), Some(created));
+    let twice = admin.create_bucket(&spec("stock")?, false).await.unwrap_err();
+    assert_eq!(twice.kind, RefusalKind::Exists);
+
+    let stock = BucketName::new("stock")?;
+    let labelled = admin.set_labels(&stock, labels(&[("tier", "gold")]), vec!["team".to_owned()]).await?;
+    assert_eq!(labelled.labels, labels(&[("tier", "gold")]));
+    let long = admin.set_labels(&stock, labels(&[("x", &"y".repeat(300))]), Vec::new()).await.unwrap_err();
+    assert_eq!(long.kind, RefusalKind::Invalid);
+
+    admin.delete_bucket(&stock, true).await?;
+    assert!(admin.topology().await?.bucket_named("stock").is_some());
+    admin.delete_bucket(&stock, false).await?;
+    assert!(admin.topology().await?.bucket_named("stock").is_none());
+    assert_eq!(admin.delete_bucket(&stock, false).await.unwrap_err().kind, RefusalKind::NotFound);
+
+    let done = world.servers[0].control.done.lock().unwrap();
+    assert!(done.iter().all(|(_, caller)| caller.identity.uri() == "meridian://client/alice"));
+    Ok(())
+}
+
+#[tokio::test]
+async fn reports_come_from_every_region_and_a_dead_one_does_not_hide_the_others() -> anyhow::Result<()> {
+    let mut world = World::new(2).await?;
+    let client = world.client().await?;
+    let admin = client.admin();
+    let orders = BucketName::new("orders")?;
+
+    let digests = admin.digests(Some(&orders)).await?;
+    let regions: Vec<_> = digests.iter().map(|region| region.region.as_str()).collect();
+    assert_eq!(regions, ["us-east", "eu-west"]);
+    let rows: Vec<_> = digests.iter().map(|region| region.answer.as_ref().unwrap()).collect();
+    assert_eq!(rows[0][0].digest.agrees_with(&rows[1][0].digest), Some(true));
+
+    let lag = admin.lag(None).await?;
+    let lag = lag[0].answer.as_ref().unwrap();
+    assert_eq!(lag.buckets[0].lag_ms, 40);
+    assert_eq!(lag.lanes[0].state, LaneState::BehindLog { watermark: Lsn(1), oldest: Lsn(3) });
+
+    let statuses = admin.node_statuses().await?;
+    assert_eq!(statuses.len(), 2);
+    for (node, status) in &statuses {
+        assert_eq!(status.as_ref().unwrap().node, node.id);
+    }
+
+    let unknown = admin.digests(Some(&BucketName::new("unknown")?)).await?;
+    assert!(unknown.iter().all(|region| region.answer.as_ref().unwrap_err().kind == RefusalKind::NotFound));
+
+    let dead = world.servers.remove(1);
+    world.topology.lock().unwrap().nodes.get_mut(&dead.control.node).unwrap().rpc_address = "127.0.0.1:1".to_owned();
+    world.topology.lock().unwrap().index += 1;
+    let client = world.client().await?;
+    let digests = client.admin().digests(None).await?;
+    assert!(digests[0].answer.is_ok());
+    assert!(digests[1].answer.is_err());
+    Ok(())
+}
+
+#[tokio::test]
+async fn addresses_of_the_cluster_are_translated_to_reachable_ones() -> anyhow::Result<()> {
+    let world = World::new(2).await?;
+    let real: Vec<(String, String)> = {
+        let mut topology = world.topology.lock().unwrap();
+        let nodes = topology.nodes.values_mut().enumerate();
+        nodes
+            .map(|(number, node)| {
+                let inside = format!("inside-{number}:1");
+                (inside.clone(), std::mem::replace(&mut node.rpc_address, inside))
+            })
+            .collect()
+    };
+    let translate = move |inside: &str| {
+        real.iter().find(|(name, _)| name == inside).map_or_else(|| inside.to_owned(), |(_, real)| real.clone())
+    };
+    let client = world.builder(&[0])?.translate(translate).connect().await?;
+    for (node, status) in client.admin().node_statuses().await? {
+        assert_eq!(status?.node, node.id);
+    }
+    Ok(())
+}
+
+#[test]
+fn every_call_may_be_made_from_a_spawned_task() {
+    fn is_send<T: Send>(_: T) {}
+    #[allow(dead_code)] // compiled, never run
+    fn calls(client: meridian_client::Client, name: BucketName, spec: BucketSpec, node: meridian_client::NodeId) {
+        let admin = client.admin();
+        is_send(admin.topology());
+        is_send(admin.create_bucket(&spec, true));
+        is_send(admin.delete_bucket(&name, true));
+        is_send(admin.digests(None));
+        is_send(admin.lag(None));
+        is_send(admin.node_status(node));
+        is_send(admin.node_statuses());
+        is_send(meridian_client::Client::builder().connect());
+    }
+}
