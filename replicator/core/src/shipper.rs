@@ -195,7 +195,12 @@ impl Shipper {
                 self.head.lsn = self.head.lsn.max(head.lsn);
                 self.head.closed = self.head.closed.max(head.closed);
             }
-            Input::Topology(topology) => self.topology = topology,
+            Input::Topology(topology) => {
+                self.topology = topology;
+                if let State::Streaming(stream) = &mut self.state {
+                    stream.topology_changed();
+                }
+            }
             Input::Tail(tail) => self.on_tail(now, tail, out),
             Input::Encoded { round, wire_bytes } => self.on_encoded(round, wire_bytes),
             Input::Window(bytes) => self.window = bytes,

@@ -75,8 +75,8 @@ async fn measure(congestion: Congestion, connections: usize, path: Path, seconds
     };
     let receiving = west.start(tune);
     let wan = Wan::to(receiving.handle.local_address(), path);
-    let sending = east.start(tune);
     east.addresses.lock().unwrap().insert(node_id(2), wan.address);
+    let sending = east.start(tune);
 
     let moved = |sink: &MemorySink| sink.bytes.load(Ordering::Relaxed);
     while moved(&west.sink) == 0 {

@@ -18,6 +18,9 @@ use crate::{Tail, TailEntry};
 /// The most digest notes in one frame: far more than its entries have buckets, far less than the frame's slack.
 const NOTES_MAX: usize = 1024;
 
+/// No window makes frames smaller than this: each is an entry in the target's log.
+const FRAME_BYTES_MIN: usize = 64 << 10;
+
 /// What the last read said about the place `examined`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum End {
@@ -115,6 +118,13 @@ impl Streaming {
         }
     }
 
+    /// An entry that waited for its bucket to become known need not wait any longer.
+    pub(super) fn topology_changed(&mut self) {
+        if let (End::Unknown, Reading::Not { until, .. }) = (self.end, &mut self.reading) {
+            *until = None;
+        }
+    }
+
     pub(super) fn read_failed(&mut self, now: Instant) {
         self.end = End::More;
         self.reading = Reading::Not { since: now, until: Some(now + READ_AGAIN) };
@@ -173,10 +183,10 @@ impl Streaming {
         if self.pending.is_empty() {
             return self.plan_empty(key);
         }
-        if !self.is_worth_a_frame() || self.is_throttled(window) {
+        if !self.is_worth_a_frame(window) || self.is_throttled(window) {
             return None;
         }
-        let (entries, notes, raw_bytes, closed) = self.take_pending();
+        let (entries, notes, raw_bytes, closed) = self.take_pending(frame_bytes(window));
         let whole = self.pending.is_empty();
         let last = match entries.last() {
             Some((lsn, _)) if !whole => *lsn,
@@ -235,9 +245,9 @@ impl Streaming {
 
     /// Up to a frame's worth of entries, the last digest of each of their buckets, their bytes, and the timestamp
     /// that all later ones exceed.
-    fn take_pending(&mut self) -> (Vec<(Lsn, Bytes)>, Vec<DigestNote>, usize, Hlc) {
+    fn take_pending(&mut self, bytes_max: usize) -> (Vec<(Lsn, Bytes)>, Vec<DigestNote>, usize, Hlc) {
         let (mut entries, mut notes, mut bytes, mut closed) = (Vec::new(), BTreeMap::new(), 0, Hlc(0));
-        while bytes < FRAME_RAW_BYTES
+        while bytes < bytes_max
             && let Some(pending) = self.pending.pop_front()
         {
             bytes += pending.entry.len();
@@ -253,13 +263,13 @@ impl Streaming {
         (entries, notes.into_values().collect(), bytes, closed)
     }
 
-    fn is_worth_a_frame(&self) -> bool {
-        self.pending_bytes >= FRAME_RAW_BYTES || self.end != End::More
+    fn is_worth_a_frame(&self, window: usize) -> bool {
+        self.pending_bytes >= frame_bytes(window) || self.end != End::More
     }
 
     /// Whether the next frame does not fit the window. One frame may always be in flight, however small the window.
     pub(super) fn is_throttled(&self, window: usize) -> bool {
-        let next = self.pending_bytes.min(FRAME_RAW_BYTES);
+        let next = self.pending_bytes.min(frame_bytes(window));
         !self.pending.is_empty() && !self.in_flight.is_empty() && self.in_flight_bytes + next > window
     }
 
@@ -305,6 +315,12 @@ impl Streaming {
         assert!(self.pending.iter().all(|pending| pending.lsn > self.sent && pending.lsn <= self.examined));
         assert!(self.echoed <= self.probe, "a probe is echoed only after it came");
     }
+}
+
+/// Where a frame is closed: at its bound, or where a quarter of the lane's window is full. A lane whose share of a
+/// busy link is one large frame would send nothing while that frame's acknowledgement crosses the ocean.
+fn frame_bytes(window: usize) -> usize {
+    (window / 4).clamp(FRAME_BYTES_MIN, FRAME_RAW_BYTES)
 }
 
 /// The source's own entries rise in timestamp along its log; those of others say nothing about it.

@@ -115,8 +115,8 @@ async fn a_sync_write_over_an_idle_link_costs_one_round_trip() {
     let receiving = west.start(|_| ());
     let path = Path { one_way: Duration::from_millis(20), rate: 1e9, queue: 1e9, loss: 0.0 };
     let wan = Wan::to(receiving.handle.local_address(), path);
-    let sending = east.start(|_| ());
     east.addresses.lock().unwrap().insert(node_id(2), wan.address);
+    let sending = east.start(|_| ());
     eventually("the lanes stream", || {
         let lanes = sending.handle.lanes();
         !lanes.is_empty() && lanes.iter().all(|lane| lane.state == LaneState::Streaming)
@@ -146,8 +146,8 @@ async fn a_blackholed_region_delays_no_other_iso_1() {
     let to_south = south.start(|_| ());
     let path = Path { one_way: Duration::from_millis(1), rate: 1e9, queue: 1e9, loss: 0.0 };
     let hole = Wan::to(to_south.handle.local_address(), path);
-    let sending = east.start(|options| options.transport.window_bytes = 1 << 20);
     east.addresses.lock().unwrap().insert(node_id(3), hole.address);
+    let sending = east.start(|options| options.transport.window_bytes = 1 << 20);
     write(east, 100);
     eventually("both have it", || has_all(east, west) && has_all(east, south)).await;
 
@@ -181,8 +181,8 @@ async fn a_lossy_path_loses_nothing() {
     let receiving = west.start(|_| ());
     let path = Path { one_way: Duration::from_millis(10), rate: 50e6, queue: 1e6, loss: 0.03 };
     let wan = Wan::to(receiving.handle.local_address(), path);
-    let sending = east.start(|_| ());
     east.addresses.lock().unwrap().insert(node_id(2), wan.address);
+    let sending = east.start(|_| ());
     for _ in 0..5 {
         write(east, 300);
         tokio::time::sleep(Duration::from_millis(50)).await;
