@@ -1,1 +1,464 @@
-//! Laws of the conversions.
+//! Laws: what goes out comes back, and whatever comes in is a word or a clear refusal.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use meridian_types::key::{MULTI_ITEMS_MAX, SCAN_ITEMS_MAX};
+use meridian_types::{
+    Acks, Bucket, BucketDigest, BucketId, BucketLag, BucketName, BucketSpec, ClientId, ClusterId, Durability, Effect,
+    Epoch, Freshness, Hlc, Key, Lane, LaneState, LaneStatus, Lsn, Node, NodeId, NodeName, NodeStatus, Outcome, Phase,
+    Policy, Read, ReadLevel, Refusal, RefusalKind, Region, RegionId, RegionName, Request, RequestId, Response,
+    SessionToken, SetHash, ShardDigest, ShardId, StalePolicy, Topology, Value, Version, Write, WriteAck,
+    request::Found,
+};
+use proptest::collection::{btree_map, vec};
+use proptest::option;
+use proptest::prelude::*;
+use prost::Message;
+
+use super::*;
+use crate::v1;
+
+fn bytes(most: usize) -> impl Strategy<Value = Bytes> {
+    vec(any::<u8>(), 0..=most).prop_map(Bytes::from)
+}
+
+fn key() -> impl Strategy<Value = Key> {
+    vec(any::<u8>(), 1..40).prop_map(|bytes| Key::new(bytes).unwrap())
+}
+
+fn value() -> impl Strategy<Value = Value> {
+    bytes(60).prop_map(|bytes| Value::new(bytes).unwrap())
+}
+
+fn version() -> impl Strategy<Value = Version> {
+    (any::<u64>(), any::<u16>()).prop_map(|(hlc, region)| Version { hlc: Hlc(hlc), region: RegionId(region) })
+}
+
+fn session() -> impl Strategy<Value = SessionToken> {
+    vec((0u32..9, 0u16..16, 1u16..5, any::<u64>()), 0..6).prop_map(|seen| {
+        let mut token = SessionToken::default();
+        for (bucket, shard, region, lsn) in seen {
+            token.observe(BucketId(bucket), ShardId(shard), RegionId(region), Lsn(lsn));
+        }
+        token
+    })
+}
+
+fn read() -> impl Strategy<Value = Read> {
+    prop_oneof![
+        key().prop_map(|key| Read::Get { key }),
+        vec(key(), 1..5).prop_map(|keys| Read::MultiGet { keys }),
+        (bytes(9), bytes(9), 0..=SCAN_ITEMS_MAX as u32, any::<bool>())
+            .prop_map(|(prefix, after, limit, values)| Read::Scan { prefix, after, limit, values }),
+    ]
+}
+
+fn write() -> impl Strategy<Value = Write> {
+    let ttl = || option::of(any::<u64>());
+    prop_oneof![
+        (key(), value(), ttl()).prop_map(|(key, value, ttl_ms)| Write::Put { key, value, ttl_ms }),
+        key().prop_map(|key| Write::Delete { key }),
+        (key(), value()).prop_map(|(key, suffix)| Write::Append { key, suffix }),
+        (key(), any::<i64>()).prop_map(|(key, by)| Write::Increment { key, by }),
+        (key(), option::of(version()), value(), ttl())
+            .prop_map(|(key, expected, value, ttl_ms)| Write::CompareAndSet { key, expected, value, ttl_ms }),
+        (key(), value(), ttl()).prop_map(|(key, value, ttl_ms)| Write::PutIfAbsent { key, value, ttl_ms }),
+        vec((key(), value()), 1..5).prop_map(|items| Write::MultiPut { items }),
+    ]
+}
+
+fn name() -> impl Strategy<Value = BucketName> {
+    "[a-z0-9]([a-z0-9._-]{0,20}[a-z0-9])?".prop_map(|name| BucketName::new(&name).unwrap())
+}
+
+fn level() -> impl Strategy<Value = ReadLevel> {
+    prop_oneof![
+        Just(ReadLevel::Strong),
+        Just(ReadLevel::Session),
+        any::<u64>().prop_map(|staleness_ms_max| ReadLevel::Bounded { staleness_ms_max }),
+        Just(ReadLevel::Eventual),
+    ]
+}
+
+fn stale() -> impl Strategy<Value = StalePolicy> {
+    prop_oneof![Just(StalePolicy::Wait), Just(StalePolicy::Redirect), Just(StalePolicy::Fail)]
+}
+
+fn ack() -> impl Strategy<Value = WriteAck> {
+    prop_oneof![
+        Just(WriteAck::Policy),
+        Just(WriteAck::Local),
+        (1u8..).prop_map(WriteAck::Regions),
+        Just(WriteAck::Majority),
+        Just(WriteAck::All),
+    ]
+}
+
+fn request() -> impl Strategy<Value = Request> {
+    let reads = (name(), read(), level(), stale(), session(), any::<u32>()).prop_map(
+        |(bucket, read, level, stale, session, deadline_ms)| Request::Read {
+            bucket,
+            read,
+            level,
+            stale,
+            session,
+            deadline_ms,
+        },
+    );
+    let ids = (1u128.., 1u64..).prop_flat_map(|(client, sequence)| {
+        let id = RequestId { client: ClientId(client), sequence };
+        (Just(id), 0..=sequence)
+    });
+    let writes = (name(), write(), ack(), ids, session(), any::<u32>()).prop_map(
+        |(bucket, write, ack, (id, lowest_outstanding), session, deadline_ms)| Request::Write {
+            bucket,
+            write,
+            ack,
+            id,
+            lowest_outstanding,
+            session,
+            deadline_ms,
+        },
+    );
+    prop_oneof![reads, writes]
+}
+
+fn found() -> impl Strategy<Value = Found> {
+    (bytes(40), version(), option::of(any::<u64>())).prop_map(|(value, version, expires_at_ms)| Found {
+        value,
+        version,
+        expires_at_ms,
+    })
+}
+
+fn outcome() -> impl Strategy<Value = Outcome> {
+    prop_oneof![
+        option::of(found()).prop_map(Outcome::Value),
+        vec(option::of(found()), 0..4).prop_map(Outcome::Values),
+        (vec((key(), found()), 0..4), any::<bool>()).prop_map(|(items, more)| Outcome::Page { items, more }),
+        version().prop_map(|version| Outcome::Written { version }),
+        (version(), any::<bool>()).prop_map(|(version, existed)| Outcome::Deleted { version, existed }),
+        (version(), any::<i64>()).prop_map(|(version, value)| Outcome::Count { version, value }),
+        (version(), any::<u64>()).prop_map(|(version, length)| Outcome::Length { version, length }),
+        option::of(version()).prop_map(|current| Outcome::ConditionFailed { current }),
+    ]
+}
+
+fn response() -> impl Strategy<Value = Response> {
+    let durability = option::of((1u16.., any::<u16>()).prop_map(|(regions, nodes)| Durability { regions, nodes }));
+    let freshness = (any::<u64>(), option::of(any::<u64>()))
+        .prop_map(|(hlc, staleness_ms)| Freshness { hlc: Hlc(hlc), staleness_ms });
+    (any::<u16>(), any::<u64>(), outcome(), freshness, durability, session()).prop_map(
+        |(region, epoch, outcome, freshness, durability, session)| Response {
+            region: RegionId(region),
+            epoch: Epoch(epoch),
+            outcome,
+            freshness,
+            durability,
+            session,
+        },
+    )
+}
+
+const KINDS: [RefusalKind; 12] = [
+    RefusalKind::Retry,
+    RefusalKind::Redirect,
+    RefusalKind::Fenced,
+    RefusalKind::Conflict,
+    RefusalKind::Invalid,
+    RefusalKind::NotFound,
+    RefusalKind::Exists,
+    RefusalKind::Stale,
+    RefusalKind::Unavailable,
+    RefusalKind::Corrupt,
+    RefusalKind::Denied,
+    RefusalKind::Internal,
+];
+
+fn refusal() -> impl Strategy<Value = Refusal> {
+    let effects = prop_oneof![Just(Effect::None), Just(Effect::Unknown), Just(Effect::Applied)];
+    (prop::sample::select(KINDS.to_vec()), effects, ".{0,40}").prop_map(|(kind, effect, message)| Refusal {
+        kind,
+        effect,
+        message,
+    })
+}
+
+fn policy() -> impl Strategy<Value = Policy> {
+    let acks = prop_oneof![Just(Acks::One), Just(Acks::Majority), Just(Acks::All), any::<u8>().prop_map(Acks::Regions)];
+    prop_oneof![Just(Policy::Async), Just(Policy::ActiveActive), acks.prop_map(|acks| Policy::Sync { acks })]
+}
+
+fn labels() -> impl Strategy<Value = BTreeMap<String, String>> {
+    btree_map("[a-z]{1,5}", ".{0,5}", 0..3)
+}
+
+fn bucket() -> impl Strategy<Value = Bucket> {
+    (1u32..9, name(), policy(), any::<u64>(), option::of(1u16..5), vec(1u16..5, 0..4), labels(), any::<u64>()).prop_map(
+        |(id, name, policy, epoch, primary, regions, labels, created)| Bucket {
+            id: BucketId(id),
+            name,
+            policy,
+            epoch: Epoch(epoch),
+            phase: Phase::Steady,
+            primary: primary.map(RegionId),
+            regions: regions.into_iter().map(RegionId).collect(),
+            labels,
+            created: Hlc(created),
+        },
+    )
+}
+
+fn topology(buckets: Vec<Bucket>, index: u64, cluster: Option<u128>) -> Topology {
+    let mut topology = Topology { index, cluster: cluster.map(ClusterId), shards: 16, ..Topology::default() };
+    topology.last_bucket = BucketId(12);
+    for (number, name) in [(1, "us-east"), (2, "eu-west")] {
+        let (region, node) = (RegionId(number), NodeName::new(&format!("{name}-1")).unwrap());
+        topology.regions.insert(region, Region { id: region, name: RegionName::new(name).unwrap() });
+        topology.groups.insert((region, ShardId(3)), vec![NodeId::of(&node)]);
+        let node = Node {
+            id: NodeId::of(&node),
+            name: node,
+            region,
+            zone: "a".to_owned(),
+            rpc_address: "10.0.0.1:7100".to_owned(),
+            replication_address: "10.0.0.1:7200".to_owned(),
+            version: "0.1.0".to_owned(),
+        };
+        topology.nodes.insert(node.id, node);
+    }
+    for bucket in buckets {
+        // A name belongs to one bucket only.
+        if !topology.bucket_ids.contains_key(&bucket.name) && !topology.buckets.contains_key(&bucket.id) {
+            topology.bucket_ids.insert(bucket.name.clone(), bucket.id);
+            topology.buckets.insert(bucket.id, Arc::new(bucket));
+        }
+    }
+    topology
+}
+
+fn lane() -> impl Strategy<Value = LaneStatus> {
+    let state = prop_oneof![
+        ".{0,9}".prop_map(|reason| LaneState::Connecting { reason }),
+        Just(LaneState::Streaming),
+        (any::<u64>(), any::<u64>())
+            .prop_map(|(watermark, oldest)| LaneState::BehindLog { watermark: Lsn(watermark), oldest: Lsn(oldest) }),
+        ".{0,9}".prop_map(|detail| LaneState::Diverged { detail }),
+        Just(LaneState::Fenced),
+        any::<u64>().prop_map(|ahead_ms| LaneState::ClockSkew { ahead_ms }),
+    ];
+    let lanes = prop::sample::select(Lane::ALL.to_vec());
+    (any::<u16>(), any::<u16>(), lanes, any::<[u64; 7]>(), state).prop_map(|(shard, target, lane, n, state)| {
+        LaneStatus {
+            shard: ShardId(shard),
+            target: RegionId(target),
+            lane,
+            head: Lsn(n[0]),
+            sent: Lsn(n[1]),
+            acked: Lsn(n[2]),
+            state,
+            raw_bytes: n[3],
+            wire_bytes: n[4],
+            frames: n[5],
+            entries: n[6],
+        }
+    })
+}
+
+/// Over the wire and back, as bytes.
+fn travelled<M: Message + Default>(message: &M) -> M {
+    M::decode(message.encode_to_vec().as_slice()).unwrap()
+}
+
+proptest! {
+    #[test]
+    fn a_request_comes_back_as_it_went(request in request(), tag in any::<u64>()) {
+        let client = match &request {
+            Request::Read { .. } => ClientId(7),
+            Request::Write { id, .. } => id.client,
+        };
+        let message = travelled(&request_to_proto(tag, &request));
+        prop_assert_eq!(message.tag, tag);
+        prop_assert_eq!(request_from_proto(message, client), Ok(request.clone()));
+        let forwarded = travelled(&forwarded_to_proto(tag, &request));
+        prop_assert_eq!(forwarded_from_proto(forwarded), Ok(request), "a forwarded request names its client itself");
+    }
+
+    #[test]
+    fn an_answer_comes_back_as_it_went(response in response(), tag in any::<u64>()) {
+        let message = travelled(&response_to_proto(tag, Ok(response.clone())));
+        prop_assert_eq!(message.tag, tag);
+        prop_assert_eq!(response_from_proto(message), Ok(response));
+    }
+
+    #[test]
+    fn a_refusal_comes_back_as_it_went_in_an_answer_and_as_a_status(refusal in refusal()) {
+        let message = travelled(&response_to_proto(1, Err(refusal.clone())));
+        prop_assert_eq!(response_from_proto(message), Err(refusal.clone()));
+        prop_assert_eq!(refusal_of_status(&status_of_refusal(refusal.clone())), refusal);
+    }
+
+    #[test]
+    fn a_topology_comes_back_as_it_went(
+        buckets in vec(bucket(), 0..4), index in any::<u64>(), cluster in option::of(any::<u128>()), node in any::<u64>()
+    ) {
+        let topology = topology(buckets, index, cluster);
+        let message = travelled(&topology_to_proto(&topology, NodeId(node)));
+        prop_assert_eq!(topology_from_proto(message), Ok((topology, NodeId(node))));
+    }
+
+    #[test]
+    fn a_bucket_to_be_comes_back_as_it_went(
+        name in name(), policy in policy(), labels in labels(), primary in any::<bool>(), dry_run in any::<bool>()
+    ) {
+        let region = RegionName::new("eu-west").unwrap();
+        let primary = primary.then(|| region.clone());
+        let spec = BucketSpec { name, policy, regions: vec![region], primary, labels };
+        prop_assert_eq!(spec_from_proto(travelled(&spec_to_proto(&spec, dry_run))), Ok((spec, dry_run)));
+    }
+
+    #[test]
+    fn reports_come_back_as_they_went(
+        lanes in vec(lane(), 0..3), n in any::<[u64; 8]>(), hash in any::<u128>(), diverged in any::<bool>()
+    ) {
+        let mut digest = BucketDigest {
+            hash: SetHash(hash), keys: n[0], bytes: n[1], operations: n[2], operation_bytes: n[3],
+            hlc: Hlc(n[4]), last_removal: Lsn(n[5]), ..BucketDigest::default()
+        };
+        digest.positions.raise(RegionId(2), Lsn(n[6]));
+        let rows = vec![ShardDigest { bucket: BucketId(1), shard: ShardId(2), digest, diverged }];
+        let message = travelled(&digests_to_proto(RegionId(3), rows.clone()));
+        prop_assert_eq!(digests_from_proto(message), Ok((RegionId(3), rows)));
+
+        let lag = BucketLag {
+            bucket: BucketId(1), target: RegionId(2), unshipped_operations: n[0], unshipped_bytes: n[1],
+            unapplied_operations: n[2], unapplied_bytes: n[3], lag_ms: n[4], age_ms: n[5],
+        };
+        let message = travelled(&lag_to_proto(RegionId(3), vec![lag.clone()], lanes.clone()));
+        prop_assert_eq!(lag_from_proto(message), Ok((RegionId(3), vec![lag], lanes)));
+
+        let status = NodeStatus {
+            node: NodeId(n[0]), region: RegionId(1), version: "0.1.0".to_owned(), uptime_ms: n[1],
+            metadata_index: n[2], metadata_leader: Some(NodeId(n[3].max(1))), lease_ms: n[4], shards_led: 3,
+            shards_total: 16, disk_free_bytes: n[5], disk_total_bytes: n[6], log_bytes: n[7], state_bytes: 1,
+            resident_bytes: 2, problems: vec!["the disk is full: free some space".to_owned()],
+        };
+        prop_assert_eq!(node_status_from_proto(travelled(&node_status_to_proto(status.clone()))), Ok(status));
+    }
+
+    #[test]
+    fn any_bytes_are_a_batch_of_requests_or_a_clear_error(bytes in vec(any::<u8>(), 0..300)) {
+        if let Ok(batch) = v1::RequestBatch::decode(bytes.as_slice()) {
+            accept(batch)?;
+        }
+    }
+
+    #[test]
+    fn a_mutated_batch_is_requests_or_a_clear_error(
+        requests in vec(request(), 1..4), at in any::<prop::sample::Index>(), to in any::<u8>(), cut in any::<prop::sample::Index>()
+    ) {
+        let requests = requests.iter().enumerate().map(|(tag, request)| forwarded_to_proto(tag as u64, request)).collect();
+        let mut bytes = v1::RequestBatch { client_id: Bytes::new(), requests }.encode_to_vec();
+        let at = at.index(bytes.len());
+        bytes[at] = to;
+        if let Ok(batch) = v1::RequestBatch::decode(bytes.as_slice()) {
+            accept(batch)?;
+        }
+        bytes.truncate(cut.index(bytes.len()));
+        if let Ok(batch) = v1::RequestBatch::decode(bytes.as_slice()) {
+            accept(batch)?;
+        }
+    }
+
+    #[test]
+    fn a_mutated_answer_is_an_answer_or_a_clear_error(
+        response in response(), at in any::<prop::sample::Index>(), to in any::<u8>()
+    ) {
+        let mut bytes = response_to_proto(1, Ok(response)).encode_to_vec();
+        let at = at.index(bytes.len());
+        bytes[at] = to;
+        if let Ok(message) = v1::Response::decode(bytes.as_slice()) {
+            let _ = response_from_proto(message);
+        }
+    }
+
+    #[test]
+    fn a_mutated_topology_is_a_topology_or_a_clear_error(
+        buckets in vec(bucket(), 0..3), at in any::<prop::sample::Index>(), to in any::<u8>()
+    ) {
+        let mut bytes = topology_to_proto(&topology(buckets, 1, Some(1)), NodeId(1)).encode_to_vec();
+        let at = at.index(bytes.len());
+        bytes[at] = to;
+        if let Ok(message) = v1::TopologyResponse::decode(bytes.as_slice()) {
+            let _ = topology_from_proto(message);
+        }
+    }
+}
+
+/// Every request of a batch is a request, or refused as invalid with no effect.
+fn accept(batch: v1::RequestBatch) -> Result<(), TestCaseError> {
+    let client = client_from_proto(&batch.client_id);
+    for message in batch.requests {
+        let client = client.clone().unwrap_or_default();
+        for converted in [request_from_proto(message.clone(), client), forwarded_from_proto(message)] {
+            if let Err(refusal) = converted {
+                prop_assert_eq!((refusal.kind, refusal.effect), (RefusalKind::Invalid, Effect::None));
+                prop_assert!(!refusal.message.is_empty());
+            }
+        }
+    }
+    Ok(())
+}
+
+fn put() -> v1::Request {
+    let key = Bytes::from_static(b"k");
+    v1::Request {
+        bucket: "orders".to_owned(),
+        op: Some(v1::request::Op::Put(v1::Put { key, ..Default::default() })),
+        write: Some(v1::WriteOptions { sequence: 3, lowest_outstanding: 2, ..Default::default() }),
+        ..Default::default()
+    }
+}
+
+#[test]
+fn what_breaks_a_bound_is_refused_by_name() {
+    let refused = |change: &dyn Fn(&mut v1::Request)| {
+        let mut message = put();
+        change(&mut message);
+        let refusal = request_from_proto(message, ClientId(1)).unwrap_err();
+        assert_eq!(refusal.kind, RefusalKind::Invalid);
+        refusal.message
+    };
+    let write = |options: v1::WriteOptions| move |request: &mut v1::Request| request.write = Some(options.clone());
+    assert!(refused(&|request| request.op = None).contains("no operation"));
+    assert!(refused(&|request| request.bucket = "UPPER".to_owned()).contains("bucket name"));
+    assert!(refused(&|request| request.session = Bytes::from_static(b"\x09")).contains("session"));
+    assert!(
+        refused(&write(v1::WriteOptions { ack: 99, sequence: 1, ..Default::default() })).contains("acknowledgement")
+    );
+    let regions = v1::write_options::Ack::Regions.into();
+    assert!(
+        refused(&write(v1::WriteOptions { ack: regions, sequence: 1, ..Default::default() })).contains("regions(0)")
+    );
+    assert!(refused(&write(v1::WriteOptions::default())).contains("sequence number"));
+    let above = v1::WriteOptions { sequence: 1, lowest_outstanding: 2, ..Default::default() };
+    assert!(refused(&write(above)).contains("lowest outstanding"));
+    let many = v1::MultiGet { keys: vec![Bytes::from_static(b"k"); MULTI_ITEMS_MAX + 1] };
+    assert!(refused(&|request| request.op = Some(v1::request::Op::MultiGet(many.clone()))).contains("split it"));
+    assert!(client_from_proto(&[0; 15]).is_err());
+    assert_eq!(client_from_proto(&client_to_proto(ClientId(u128::MAX - 1))), Ok(ClientId(u128::MAX - 1)));
+}
+
+#[test]
+fn acks_without_sync_are_refused_by_field() {
+    let policy = v1::Policy { kind: 0, acks: v1::policy::Acks::All.into(), regions: 0 };
+    assert!(policy_from_proto(policy).unwrap_err().message.contains("`acks = all` conflicts with `policy = async`"));
+}
+
+#[test]
+fn a_status_of_the_transport_leaves_open_what_happened() {
+    let refusal = refusal_of_status(&tonic::Status::unavailable("connection reset"));
+    assert_eq!((refusal.kind, refusal.effect), (RefusalKind::Retry, Effect::Unknown));
+}

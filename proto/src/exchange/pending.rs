@@ -251,3 +251,92 @@ impl Drop for Ticket<'_> {
 fn permits(bytes: usize) -> u32 {
     u32::try_from(bytes.min(IN_FLIGHT_BYTES_MAX)).unwrap_or(u32::MAX)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::task::Waker;
+
+    use meridian_types::RefusalKind;
+
+    use super::*;
+
+    fn shared() -> Shared {
+        Shared::new(Bytes::new(), Service::Store)
+    }
+
+    fn tags(batch: Option<Option<v1::RequestBatch>>) -> Vec<u64> {
+        batch.flatten().map_or_else(Vec::new, |batch| batch.requests.iter().map(|request| request.tag).collect())
+    }
+
+    fn broken() -> Refusal {
+        Refusal::new(RefusalKind::Retry, "made for the test")
+    }
+
+    #[test]
+    fn what_waits_leaves_together_in_order_and_a_full_batch_is_closed() -> Result<(), Refusal> {
+        let shared = shared();
+        let small = shared.push(v1::Request::default(), 10, false)?;
+        let large = shared.push(v1::Request::default(), BATCH_BYTES, false)?;
+        let stream = shared.begin_stream();
+        assert_eq!(tags(shared.take(stream, Waker::noop())), [1]);
+        assert_eq!(tags(shared.take(stream, Waker::noop())), [2], "one request may be larger than a batch");
+        assert!(shared.take(stream, Waker::noop()).is_none());
+        drop((small, large));
+        Ok(())
+    }
+
+    #[test]
+    fn a_caller_that_goes_away_takes_its_request_along_so_that_nothing_piles_up_res_1() -> Result<(), Refusal> {
+        let shared = shared();
+        for _ in 0..1000 {
+            drop(shared.push(v1::Request::default(), 10, true)?);
+        }
+        let state = shared.state();
+        assert_eq!((state.queue.len(), state.waiting.len()), (0, 0));
+        Ok(())
+    }
+
+    #[test]
+    fn a_break_refuses_reads_and_unsent_writes_with_no_effect_and_sent_writes_as_unknown_one_1() -> Result<(), Refusal>
+    {
+        let shared = shared();
+        let (_read, mut read) = shared.push(v1::Request::default(), 10, false)?;
+        let (sent_ticket, mut sent) = shared.push(v1::Request::default(), 10, true)?;
+        assert_eq!(sent_ticket.effect_of_giving_up(), Effect::None);
+        let stream = shared.begin_stream();
+        assert_eq!(tags(shared.take(stream, Waker::noop())), [1, 2]);
+        assert_eq!(sent_ticket.effect_of_giving_up(), Effect::Unknown);
+        let (_unsent, mut unsent) = shared.push(v1::Request::default(), 10, true)?;
+        shared.break_off(broken());
+        let effect = |answer: &mut oneshot::Receiver<Answer>| answer.try_recv().unwrap().unwrap_err().effect;
+        assert_eq!(effect(&mut read), Effect::None);
+        assert_eq!(effect(&mut sent), Effect::Unknown);
+        assert_eq!(effect(&mut unsent), Effect::None);
+        Ok(())
+    }
+
+    #[test]
+    fn between_a_break_and_its_mending_callers_are_refused_at_once() -> Result<(), Refusal> {
+        let shared = shared();
+        let old = shared.begin_stream();
+        shared.break_off(broken());
+        let refused = shared.push(v1::Request::default(), 10, true).map(|_| ()).unwrap_err();
+        assert_eq!((refused.kind, refused.effect), (RefusalKind::Retry, Effect::None));
+        shared.mend();
+        let (_ticket, _answer) = shared.push(v1::Request::default(), 10, true)?;
+        assert_eq!(shared.take(old, Waker::noop()), Some(None), "a stream that broke takes nothing more");
+        Ok(())
+    }
+
+    #[test]
+    fn room_is_bounded_by_count_and_bytes_and_comes_back_res_1() {
+        let shared = shared();
+        let large = shared.try_room(IN_FLIGHT_BYTES_MAX).unwrap();
+        assert!(shared.try_room(1).is_none());
+        drop(large);
+        let many: Vec<_> = (0..IN_FLIGHT_MAX).map(|_| shared.try_room(1).unwrap()).collect();
+        assert!(shared.try_room(1).is_none());
+        drop(many);
+        assert!(shared.try_room(1).is_some());
+    }
+}
