@@ -1,34 +1,94 @@
 //! The handle of consensus on one node: opens the shared log, starts groups, ends everything.
 
+use std::collections::{BTreeMap, HashMap};
 use std::future::Future;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use meridian_proto::dial::Dial;
 use meridian_proto::v1::consensus_peer_server::ConsensusPeerServer;
-use meridian_types::{GroupId, NodeId};
+use meridian_types::{GroupId, Lsn, NodeId};
+use openraft::async_runtime::WatchReceiver;
+use openraft::{Config, EmptyNode, Raft, SnapshotPolicy};
+use openraft_rt_tokio::TokioRuntime;
+use tokio::sync::watch;
 
 use crate::error::{FatalError, OpenError, StartError};
-use crate::group::Group;
+use crate::group::{Group, Inner, Leadership};
+use crate::janitor;
+use crate::log::{GroupHandle, Log};
 use crate::machine::StateMachine;
 use crate::options::Options;
-use crate::server::PeerService;
+use crate::poison::{Poison, chain};
+use crate::raft::apply::Pool;
+use crate::raft::machine::{Desk, Machine, Progress};
+use crate::raft::mark::Position;
+use crate::raft::snapshot;
+use crate::raft::storage::Storage;
+use crate::tasks::Tasks;
+use crate::transport::envelope::MESSAGE_BYTES_MAX;
+use crate::transport::link::Link;
+use crate::transport::network::{Factory, Links};
+use crate::transport::server::{Groups, PeerService};
+use crate::watcher;
 
 /// Consensus on one node. Cheap to clone.
 #[derive(Clone)]
 pub struct Consensus {
-    inner: Arc<Options>,
+    node: Arc<Node>,
+}
+
+struct Node {
+    options: Options,
+    log: Arc<Log>,
+    pool: Arc<Pool>,
+    poison: Poison,
+    tasks: Tasks,
+    links: Links<TokioRuntime>,
+    /// By id, for the server side.
+    rafts: Groups,
+    groups: Arc<Mutex<BTreeMap<GroupId, Arc<Inner>>>>,
+    stopping: watch::Sender<bool>,
 }
 
 impl Consensus {
     /// Locks the data directory and recovers the log.
     ///
     /// # Errors
-    /// See [`OpenError`]; nothing on disk was changed then.
+    /// See [`OpenError`]; nothing that was acknowledged was changed then.
     pub async fn open(options: Options, dial: Arc<dyn Dial>) -> Result<Consensus, OpenError> {
         options.validate()?;
-        drop(dial);
-        Ok(Consensus { inner: Arc::new(options) })
+        let poison = Poison::new();
+        let (dir, node, log_options) = (options.dir.clone(), options.node, options.log.clone());
+        let log_poison = poison.clone();
+        let opening = tokio::task::spawn_blocking(move || {
+            let log = Log::open(&dir, node, &log_options, &log_poison)?;
+            let cleaned = snapshot::clean(&dir);
+            cleaned.map_err(|source| OpenError::Io { action: "cleaning", path: dir, source })?;
+            Ok(log)
+        });
+        let log = opening.await.unwrap_or_else(|error| {
+            let source = std::io::Error::other(error);
+            Err(OpenError::Io { action: "recovering", path: options.dir.clone(), source })
+        })?;
+        let tasks = Tasks::default();
+        let groups: Arc<Mutex<BTreeMap<GroupId, Arc<Inner>>>> = Arc::default();
+        let for_janitor = Arc::clone(&groups);
+        let all = move || for_janitor.lock().unwrap_or_else(PoisonError::into_inner).values().cloned().collect();
+        tasks.spawn(janitor::run(all, options.clone()));
+        let node = Node {
+            pool: Arc::new(Pool::start(options.apply_threads, &poison)?),
+            links: links(options.node, dial, tasks.clone()),
+            options,
+            log: Arc::new(log),
+            poison,
+            tasks,
+            rafts: Groups::default(),
+            groups,
+            stopping: watch::Sender::new(false),
+        };
+        Ok(Consensus { node: Arc::new(node) })
     }
 
     /// Starts a group. `initial_voters` count only if the group has no log yet and this node is among them: every one
@@ -42,32 +102,220 @@ impl Consensus {
         initial_voters: &[NodeId],
         machine: Box<dyn StateMachine>,
     ) -> Result<Group, StartError> {
-        let _ = (group, initial_voters, machine, &self.inner);
-        Err(StartError::Stopped)
+        let node = &self.node;
+        if *node.stopping.borrow() || node.poison.error().is_some() {
+            return Err(StartError::Stopped);
+        }
+        if node.groups().contains_key(&group) {
+            return Err(StartError::Running(group));
+        }
+        let log = node.log.group(group);
+        let position = machine.mark().and_then(|mark| mark.as_ref().map(Position::decode).transpose());
+        let position = position.map_err(StartError::State)?;
+        check(group, &log, position.as_ref())?;
+        let inner = node.begin(group, log, machine, position).await?;
+        node.form(&inner, initial_voters).await?;
+        node.tasks.spawn(watcher::watch(Arc::clone(&inner), node.poison.clone()));
+        tracing::info!(%group, node = %node.options.node, "group started");
+        Ok(Group { inner })
     }
 
-    /// The gRPC service for this node's peers. Callers' certificates must name a node, and each message's sender must be it (SEC-1).
+    /// The gRPC service for this node's peers. Callers' certificates must name a node, and each message's sender must
+    /// be it (SEC-1).
     pub fn peer_service(&self) -> ConsensusPeerServer<PeerService> {
-        ConsensusPeerServer::new(PeerService {})
+        let service = PeerService {
+            node: self.node.options.node,
+            groups: Arc::clone(&self.node.rafts),
+            spools: self.node.options.dir.clone(),
+            tasks: self.node.tasks.clone(),
+            stopping: self.node.stopping.subscribe(),
+        };
+        ConsensusPeerServer::new(service)
+            .max_decoding_message_size(MESSAGE_BYTES_MAX)
+            .max_encoding_message_size(MESSAGE_BYTES_MAX)
     }
 
     /// Resolves when a storage error or a panic has stopped consensus: the process must exit non-zero.
     pub fn fatal(&self) -> impl Future<Output = FatalError> + Send + 'static {
-        std::future::pending()
+        let poison = self.node.poison.clone();
+        async move { poison.reported().await }
     }
 
     /// Bytes of log segments on disk.
     pub fn log_bytes(&self) -> u64 {
-        0
+        self.node.log.bytes()
     }
 
     /// Empty when healthy; else one sentence each, with the remedy.
     pub fn problems(&self) -> Vec<String> {
-        Vec::new()
+        let mut problems = Vec::new();
+        if let Some(error) = self.node.poison.error() {
+            problems.push(format!("{error}: restart the node; if it comes back, check the disk"));
+        }
+        if self.node.log.disk_full() {
+            let dir = self.node.options.dir.display();
+            problems.push(format!(
+                "the disk of {dir} is full and writes are refused: free space, they resume by themselves"
+            ));
+        }
+        for group in self.node.groups().values() {
+            if group.leadership.borrow().leader.is_none() {
+                problems.push(format!(
+                    "group {} has no leader: check that a majority of its nodes runs and is reachable",
+                    group.id
+                ));
+            }
+        }
+        problems
     }
 
     /// Stops accepting, lets what is under way finish for at most `grace`, and releases the data directory.
     pub async fn shutdown(&self, grace: Duration) {
-        let _ = grace;
+        let node = &self.node;
+        let groups: Vec<_> = node.groups().values().cloned().collect();
+        for group in &groups {
+            group.stopped.store(true, Ordering::Release);
+        }
+        let drained = async {
+            while groups.iter().any(|group| group.in_flight.load(Ordering::Relaxed) > 0) {
+                tokio::time::sleep(Duration::from_millis(2)).await;
+            }
+        };
+        if tokio::time::timeout(grace, drained).await.is_err() {
+            tracing::warn!("proposals were still under way when consensus was shut down");
+        }
+        node.stopping.send_replace(true);
+        for group in &groups {
+            drop(group.raft.shutdown().await);
+            Pool::stop(&group.seat);
+        }
+        node.tasks.end().await;
+        node.groups().clear();
+        node.rafts.lock().unwrap_or_else(PoisonError::into_inner).clear();
+        let (log, pool) = (Arc::clone(&node.log), Arc::clone(&node.pool));
+        let closed = tokio::task::spawn_blocking(move || {
+            pool.close();
+            log.close();
+        });
+        drop(closed.await);
+    }
+}
+
+/// State and log must be of one node's life.
+fn check(group: GroupId, log: &GroupHandle, position: Option<&Position>) -> Result<(), StartError> {
+    let (purged, last) = log.bounds();
+    let state = position.map_or(0, |position| position.index);
+    let (first, last_index) = (purged.map_or(0, |purged| purged.index + 1), last.map_or(0, |last| last.index));
+    let log_is_lost = position.is_some() && last.is_none() && log.vote().is_none();
+    let state_is_lost = purged.is_some_and(|purged| purged.index > state);
+    if log_is_lost || state_is_lost {
+        return Err(StartError::Mismatch { group, state: Lsn(state), first: Lsn(first), last: Lsn(last_index) });
+    }
+    Ok(())
+}
+
+fn links(node: NodeId, dial: Arc<dyn Dial>, tasks: Tasks) -> Links<TokioRuntime> {
+    let links: Mutex<HashMap<NodeId, Arc<Link<TokioRuntime>>>> = Mutex::default();
+    Arc::new(move |target| {
+        let mut links = links.lock().unwrap_or_else(PoisonError::into_inner);
+        let link = links.entry(target).or_insert_with(|| {
+            let link = Arc::new(Link::new(node, target));
+            tasks.spawn(Arc::clone(&link).run(Arc::clone(&dial)));
+            link
+        });
+        Arc::clone(link)
+    })
+}
+
+impl Node {
+    fn groups(&self) -> MutexGuard<'_, BTreeMap<GroupId, Arc<Inner>>> {
+        self.groups.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    async fn begin(
+        &self,
+        group: GroupId,
+        log: GroupHandle,
+        machine: Box<dyn StateMachine>,
+        position: Option<Position>,
+    ) -> Result<Arc<Inner>, StartError> {
+        let node = self.options.node;
+        let config = self.config(group).map_err(|detail| StartError::Raft { group, detail })?;
+        let progress = Arc::new(Progress::new(position.as_ref()));
+        let seat = self.pool.seat(group, machine);
+        let desk = Desk {
+            group,
+            pool: Arc::clone(&self.pool),
+            seat: Arc::clone(&seat),
+            progress: Arc::clone(&progress),
+            poison: self.poison.clone(),
+        };
+        let factory = Factory { group, node, links: Arc::clone(&self.links) };
+        let patience = Duration::from_millis(config.election_timeout_max * 10).max(Duration::from_secs(30));
+        let raft =
+            Raft::new(node.0, Arc::new(config), factory, Storage::new(log.clone()), Machine::new(desk, position)).await;
+        let raft = raft.map_err(|error| StartError::Raft { group, detail: chain(&error) })?;
+        let inner = Arc::new(Inner {
+            id: group,
+            node,
+            raft,
+            log,
+            shared_log: Arc::clone(&self.log),
+            seat,
+            progress,
+            leadership: watch::Sender::new(Leadership::default()),
+            solo: AtomicBool::new(false),
+            changing: AtomicUsize::new(0),
+            in_flight: Arc::new(AtomicU64::new(0)),
+            in_flight_bytes_max: self.options.in_flight_bytes_max,
+            purge_allowed: AtomicU64::new(0),
+            stopped: AtomicBool::new(false),
+            patience,
+        });
+        self.rafts.lock().unwrap_or_else(PoisonError::into_inner).insert(group, inner.raft.clone());
+        self.groups().insert(group, Arc::clone(&inner));
+        Ok(inner)
+    }
+
+    fn config(&self, group: GroupId) -> Result<Config, String> {
+        let pace = self.options.pace(group);
+        let config = Config {
+            cluster_name: group.to_string(),
+            heartbeat_interval: pace.heartbeat_ms,
+            election_timeout_min: pace.election_ms_min,
+            election_timeout_max: pace.election_ms_max,
+            snapshot_policy: SnapshotPolicy::Never,
+            // Purging is the janitor's alone.
+            max_in_snapshot_log_to_keep: u64::MAX,
+            replication_lag_threshold: u64::MAX,
+            max_payload_entries: 1024,
+            enable_pre_vote: Some(true),
+            // A restarted leader must be elected again: its commit mark may be older than what it acknowledged.
+            enable_leader_restore: Some(false),
+            // The network has timeouts of its own for every piece and for the restore.
+            install_snapshot_timeout: 900_000,
+            ..Config::default()
+        };
+        config.validate().map_err(|error| error.to_string())
+    }
+
+    /// Forms a new group, or gets the only voter of an old one elected without waiting for a timeout.
+    async fn form(&self, inner: &Inner, initial_voters: &[NodeId]) -> Result<(), StartError> {
+        let raft_error = |detail: String| StartError::Raft { group: inner.id, detail };
+        let initialized = inner.raft.is_initialized().await.map_err(|error| raft_error(chain(&error)))?;
+        if !initialized && initial_voters.contains(&inner.node) {
+            let members: BTreeMap<u64, EmptyNode> = initial_voters.iter().map(|id| (id.0, EmptyNode::new())).collect();
+            match inner.raft.initialize(members).await {
+                Ok(()) => {}
+                // A peer was faster and has already sent its log.
+                Err(openraft::error::RaftError::APIError(openraft::error::InitializeError::NotAllowed(_))) => {}
+                Err(error) => return Err(raft_error(chain(&error))),
+            }
+        }
+        let alone = inner.raft.server_metrics().borrow_watched().membership_config.voter_ids().eq([inner.node.0]);
+        if alone {
+            inner.raft.trigger().elect(false).await.map_err(|error| raft_error(chain(&error)))?;
+        }
+        Ok(())
     }
 }

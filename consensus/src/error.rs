@@ -149,6 +149,14 @@ pub enum ProposeError {
     /// The bound on bytes in flight is reached (RES-1). It did not take effect; try again after a pause.
     #[error("too many proposals are in flight; try again after a pause")]
     Full,
+    /// More bytes than any entry may have. It did not take effect, and never can.
+    #[error("the proposal has {bytes} bytes; at most {bytes_max} are possible")]
+    TooLarge {
+        /// What was proposed.
+        bytes: usize,
+        /// The bound.
+        bytes_max: usize,
+    },
     /// No space for a new log segment. It did not take effect; reads go on, and writes too once space returns.
     #[error("the disk of the write-ahead log is full")]
     DiskFull,

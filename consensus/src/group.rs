@@ -2,14 +2,27 @@
 
 use std::future::Future;
 use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use bytes::Bytes;
+use futures::FutureExt;
 use meridian_types::{GroupId, Lsn, NodeId};
+use openraft::error::{ClientWriteError, LinearizableReadError, RaftError};
+use openraft::raft::ClientWriteResult;
+use openraft::{LinearizerOption, ReadPolicy};
+use openraft_rt_tokio::TokioRuntime;
 use tokio::sync::{oneshot, watch};
 
-use crate::error::{ChangeError, ProposeError, ReadError, ReadLogError};
+use crate::error::{ProposeError, ReadError, ReadLogError};
+use crate::log::{Entry, GroupHandle, Kind, Log, PAYLOAD_BYTES_MAX, ReadFailure};
 use crate::machine::Committed;
+use crate::raft::apply::Seat;
+use crate::raft::machine::Progress;
+use crate::raft::types::{Answer, Payload, Share, TypeConfig};
+use crate::transport::server::GroupRaft;
 
 /// A proposal that was applied.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -41,32 +54,68 @@ pub struct LogSlice {
 }
 
 /// The answer to a proposal, to be awaited. Dropping it does not withdraw the proposal.
-#[derive(Debug)]
 #[must_use = "a proposal's fate is unknown until it is awaited"]
 pub struct Proposal {
-    answer: oneshot::Receiver<Result<Applied, ProposeError>>,
+    answer: oneshot::Receiver<ClientWriteResult<TypeConfig<TokioRuntime>>>,
 }
 
 impl Future for Proposal {
     type Output = Result<Applied, ProposeError>;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
-        Pin::new(&mut self.answer).poll(context).map(|answer| answer.unwrap_or(Err(ProposeError::Unknown)))
+        Pin::new(&mut self.answer).poll(context).map(|answer| match answer {
+            Ok(Ok(written)) => Ok(Applied { lsn: Lsn(written.log_id.index()), result: written.data }),
+            Ok(Err(ClientWriteError::ForwardToLeader(to))) => {
+                Err(ProposeError::NotLeader { leader: to.leader_id.map(NodeId) })
+            }
+            Ok(Err(
+                ClientWriteError::LogEntryDiscarded(_)
+                | ClientWriteError::ChangeMembershipError(_)
+                | ClientWriteError::PreconditionFailed(_),
+            ))
+            | Err(_) => Err(ProposeError::Unknown),
+        })
+    }
+}
+
+impl std::fmt::Debug for Proposal {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Proposal")
     }
 }
 
 /// One group on this node. Cheap to clone.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Group {
-    id: GroupId,
-    leadership: watch::Receiver<Leadership>,
-    applied: watch::Receiver<Lsn>,
+    pub(crate) inner: Arc<Inner>,
+}
+
+/// What a group's handles, its watcher and the janitor share.
+pub(crate) struct Inner {
+    pub(crate) id: GroupId,
+    pub(crate) node: NodeId,
+    pub(crate) raft: GroupRaft,
+    pub(crate) log: GroupHandle,
+    pub(crate) shared_log: Arc<Log>,
+    pub(crate) seat: Arc<Seat>,
+    pub(crate) progress: Arc<Progress>,
+    pub(crate) leadership: watch::Sender<Leadership>,
+    /// This node is the only member, and no change of that is under way: it needs nobody's consent to read.
+    pub(crate) solo: AtomicBool,
+    /// Changes of members under way on this node.
+    pub(crate) changing: AtomicUsize,
+    pub(crate) in_flight: Arc<AtomicU64>,
+    pub(crate) in_flight_bytes_max: u64,
+    pub(crate) purge_allowed: AtomicU64,
+    pub(crate) stopped: AtomicBool,
+    /// How long a change of members or leader may take.
+    pub(crate) patience: Duration,
 }
 
 impl Group {
     /// The group's id.
     pub fn id(&self) -> GroupId {
-        self.id
+        self.inner.id
     }
 
     /// Enqueues a proposal; those enqueued one after another get rising positions. Never blocks.
@@ -74,8 +123,30 @@ impl Group {
     /// # Errors
     /// See [`ProposeError`]; an error returned here, not through the [`Proposal`], means it did not take effect.
     pub fn propose(&self, payload: Bytes) -> Result<Proposal, ProposeError> {
-        drop(payload);
-        Err(ProposeError::Stopped)
+        let inner = &self.inner;
+        if inner.stopped.load(Ordering::Relaxed) {
+            return Err(ProposeError::Stopped);
+        }
+        let leadership = *inner.leadership.borrow();
+        if leadership.leader != Some(inner.node) {
+            return Err(ProposeError::NotLeader { leader: leadership.leader });
+        }
+        if inner.shared_log.disk_full() {
+            return Err(ProposeError::DiskFull);
+        }
+        if payload.len() > PAYLOAD_BYTES_MAX {
+            return Err(ProposeError::TooLarge { bytes: payload.len(), bytes_max: PAYLOAD_BYTES_MAX });
+        }
+        let bytes = payload.len() as u64;
+        let share = Share::take(&inner.in_flight, bytes, inner.in_flight_bytes_max).ok_or(ProposeError::Full)?;
+        let (to, answer) = oneshot::channel();
+        let write = inner.raft.client_write_ff(Payload(payload), Some(Answer { to, share }));
+        // Sending is instant while Raft's queue has room. Outside the task's budget, which says nothing about that room.
+        match tokio::task::unconstrained(write).now_or_never() {
+            Some(Ok(())) => Ok(Proposal { answer }),
+            Some(Err(_)) => Err(ProposeError::Stopped),
+            None => Err(ProposeError::Full),
+        }
     }
 
     /// Waits until this node's state has everything that was committed when this was called (CON-1).
@@ -83,17 +154,39 @@ impl Group {
     /// # Errors
     /// [`ReadError`] when this node does not lead or can't prove that it does.
     pub async fn read_barrier(&self) -> Result<Lsn, ReadError> {
-        Err(ReadError::Stopped)
+        let inner = &self.inner;
+        if inner.stopped.load(Ordering::Relaxed) {
+            return Err(ReadError::Stopped);
+        }
+        let leadership = *inner.leadership.borrow();
+        if inner.solo.load(Ordering::Acquire) && leadership.leads {
+            // Nobody else can acknowledge a write, and here a write is acknowledged once it is applied.
+            return Ok(*inner.progress.applied.borrow());
+        }
+        let index = match inner.raft.get_read_log_id(ReadPolicy::LeaseRead).await {
+            Ok((read, _)) => read.index(),
+            // The lease has run out: ask the others.
+            Err(RaftError::APIError(LinearizableReadError::QuorumNotEnough(_))) => {
+                let option = LinearizerOption::from(ReadPolicy::ReadIndex);
+                inner.raft.get_read_log_id(option).await.map_err(read_error)?.0.index()
+            }
+            Err(error) => return Err(read_error(error)),
+        };
+        let mut applied = inner.progress.applied.subscribe();
+        match applied.wait_for(|applied| applied.0 >= index).await {
+            Ok(applied) => Ok(*applied),
+            Err(_) => Err(ReadError::Stopped),
+        }
     }
 
     /// Who leads. Changes are INFO events too.
     pub fn leadership(&self) -> watch::Receiver<Leadership> {
-        self.leadership.clone()
+        self.inner.leadership.subscribe()
     }
 
     /// What this node has applied.
     pub fn applied(&self) -> watch::Receiver<Lsn> {
-        self.applied.clone()
+        self.inner.progress.applied.subscribe()
     }
 
     /// Applied application entries after `after`, about `bytes_max` of them but at least one if there is one.
@@ -101,39 +194,56 @@ impl Group {
     /// # Errors
     /// [`ReadLogError::Trimmed`] when the log begins later.
     pub async fn read_log(&self, after: Lsn, bytes_max: usize) -> Result<LogSlice, ReadLogError> {
-        let _ = (after, bytes_max);
-        Err(ReadLogError::Stopped)
+        let inner = &self.inner;
+        if inner.stopped.load(Ordering::Relaxed) {
+            return Err(ReadLogError::Stopped);
+        }
+        let applied = *inner.progress.applied.borrow();
+        let (from, to) = (after.0 + 1, applied.0 + 1);
+        if from >= to {
+            return Ok(LogSlice { entries: Vec::new(), reached: after });
+        }
+        let bytes_max = bytes_max as u64;
+        let entries = match inner.log.read_memory(from, to, bytes_max) {
+            Some(read) => read,
+            None => {
+                let log = inner.log.clone();
+                let read = tokio::task::spawn_blocking(move || log.read(from, to, bytes_max));
+                read.await.map_err(|_| ReadLogError::Stopped)?
+            }
+        };
+        let entries = entries.map_err(|failure| match failure {
+            ReadFailure::Trimmed { first } => ReadLogError::Trimmed { oldest: Lsn(first) },
+            ReadFailure::Io(error) => ReadLogError::Io(error),
+        })?;
+        let reached = entries.last().map_or(after, |last| Lsn(last.id.index));
+        Ok(LogSlice { entries: entries.into_iter().filter_map(committed).collect(), reached })
     }
 
     /// Nobody outside needs entries up to here any more. They are purged once the state machine persisted them.
     pub fn allow_purge(&self, up_to: Lsn) {
-        let _ = up_to;
+        self.inner.purge_allowed.fetch_max(up_to.0, Ordering::Relaxed);
     }
+}
 
-    /// Makes exactly these nodes the voters. New ones first catch up as learners.
-    ///
-    /// # Errors
-    /// See [`ChangeError`].
-    pub async fn change_voters(&self, voters: &[NodeId]) -> Result<(), ChangeError> {
-        let _ = voters;
-        Err(ChangeError::Stopped)
+fn committed(entry: Entry) -> Option<Committed> {
+    (entry.kind == Kind::Normal).then(|| Committed { lsn: Lsn(entry.id.index), payload: entry.payload })
+}
+
+fn read_error(
+    error: RaftError<TypeConfig<TokioRuntime>, LinearizableReadError<TypeConfig<TokioRuntime>>>,
+) -> ReadError {
+    match error {
+        RaftError::APIError(LinearizableReadError::ForwardToLeader(to)) => {
+            ReadError::NotLeader { leader: to.leader_id.map(NodeId) }
+        }
+        RaftError::APIError(LinearizableReadError::QuorumNotEnough(_)) => ReadError::NoQuorum,
+        RaftError::Fatal(_) => ReadError::Stopped,
     }
+}
 
-    /// Adds a node that follows without a vote, and returns once it has caught up.
-    ///
-    /// # Errors
-    /// See [`ChangeError`].
-    pub async fn add_learner(&self, node: NodeId) -> Result<(), ChangeError> {
-        let _ = node;
-        Err(ChangeError::Stopped)
-    }
-
-    /// Asks `to` to take over the leadership, and returns once it has.
-    ///
-    /// # Errors
-    /// See [`ChangeError`].
-    pub async fn transfer_leadership(&self, to: NodeId) -> Result<(), ChangeError> {
-        let _ = to;
-        Err(ChangeError::Stopped)
+impl std::fmt::Debug for Group {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Group").field("id", &self.inner.id).finish_non_exhaustive()
     }
 }

@@ -7,17 +7,20 @@
 mod consensus;
 mod error;
 mod group;
-#[allow(dead_code)]
+mod janitor;
 mod log;
 mod machine;
+mod members;
 mod options;
-#[allow(dead_code)]
 mod poison;
-mod server;
+mod raft;
+mod tasks;
+mod transport;
+mod watcher;
 
 pub use consensus::Consensus;
 pub use error::{ChangeError, FatalError, OpenError, ProposeError, ReadError, ReadLogError, StartError, StateError};
 pub use group::{Applied, Group, Leadership, LogSlice, Proposal};
 pub use machine::{Committed, Mark, PIECE_BYTES_MAX, SnapshotSource, StateMachine};
 pub use options::{LogOptions, Options, Pace};
-pub use server::PeerService;
+pub use transport::server::PeerService;

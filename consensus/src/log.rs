@@ -66,7 +66,7 @@ pub(crate) struct Log {
     shared: Arc<Shared>,
     threads: Mutex<Vec<JoinHandle<()>>>,
     /// Held as long as the log is open.
-    _lock: File,
+    lock: Mutex<Option<File>>,
 }
 
 /// What the log, its groups and its threads share.
@@ -131,7 +131,7 @@ impl Log {
                 Writer::new(writer_shared, segment, offset, batch, held).run(&writer_poison);
             }
         })?;
-        Ok(Log { shared, threads: Mutex::new(vec![writer, spare]), _lock: lock })
+        Ok(Log { shared, threads: Mutex::new(vec![writer, spare]), lock: Mutex::new(Some(lock)) })
     }
 
     /// The log of a group; begun empty if there is none yet.
@@ -169,6 +169,8 @@ impl Log {
             let _ = thread.join();
             self.shared.spares.close();
         }
+        // Only now: another process must not find a thread of this one still at work.
+        self.lock.lock().unwrap_or_else(PoisonError::into_inner).take();
     }
 }
 

@@ -1,0 +1,6 @@
+//! Groups of one, three and five nodes, over real files and real TLS sockets, in one process.
+
+#[path = "groups/alone.rs"]
+mod alone;
+#[path = "groups/ledger.rs"]
+mod ledger;
