@@ -475,6 +475,32 @@ mod tests {
     }
 
     #[test]
+    fn what_is_forgotten_does_not_depend_on_when_expired_sessions_were_cleared_away() {
+        let mut lazy = Sessions::default();
+        let mut out = Mutations::new();
+        let keep = |sessions: &mut Sessions, asked: &Asked| {
+            sessions.keep(SHARD, asked, &Bytes::new(), &mut Mutations::new());
+        };
+        let old = |client: u128| asked(client, 1, 0, client as u64);
+        let new = |client: u128| asked(100_000 + client, 1, 0, 2 * SESSION_TTL_MS + client as u64);
+        (1..=2_000).for_each(|client| keep(&mut lazy, &old(client)));
+        let mut eager = lazy.clone();
+        let far = Hlc::from_millis(2 * SESSION_TTL_MS);
+        assert_eq!(eager.expire(SHARD, far, &|_, _| far, usize::MAX, &mut out), (2_000, false));
+        for client in 1..=31_000 {
+            keep(&mut lazy, &new(client));
+            keep(&mut eager, &new(client));
+        }
+        let later = |client| Asked { hlc: Hlc::from_millis(2 * SESSION_TTL_MS + 40_000), ..new(client) };
+        for client in 1..=31_000 {
+            let known = |sessions: &Sessions| sessions.look_up(&later(client), Scope::Bucket) == Known::New;
+            assert_eq!(known(&lazy), known(&eager), "{client}");
+        }
+        lazy.validate();
+        eager.validate();
+    }
+
+    #[test]
     fn expiry_is_decided_by_the_history_not_by_when_it_is_cleared_away() {
         let mut world = World::new();
         world.keep(asked(7, 1, 0, 1_000));

@@ -187,6 +187,19 @@ impl Run {
         assert_eq!((digest.keys, digest.bytes), (self.model.items.len() as u64, bytes as u64));
         self.primary.check_digests();
         self.check_pages(now);
+        self.check_due(now);
+    }
+
+    /// The expiry index holds exactly the keys that will expire, and gives out those that are due.
+    fn check_due(&self, now: u64) {
+        for until in [now, u64::MAX] {
+            let due = self.primary.shard.due(&self.primary.state, until, usize::MAX, &|_| true).unwrap();
+            let due: Vec<_> = due.into_iter().flat_map(|due| due.keys).collect();
+            assert!(due.is_sorted_by_key(|(_, at)| *at), "earliest first");
+            let due: BTreeMap<_, _> = due.into_iter().map(|(key, at)| (key.as_bytes().to_vec(), at)).collect();
+            let ends = self.model.items.iter().filter_map(|(key, item)| Some((key.clone(), item.expires?)));
+            assert_eq!(due, ends.filter(|(_, at)| *at <= until).collect());
+        }
     }
 
     /// Every key comes exactly once, whatever the size of the pages.

@@ -1,6 +1,6 @@
 //! The rules one by one: at most once, fences, timestamps, expiry, dropped buckets, divergence.
 
-use meridian_region_core::{FrameResult, Mutations, SESSION_TTL_MS, WriteResult, active_active_body};
+use meridian_region_core::{FrameResult, Mutations, SESSION_TTL_MS, WriteResult, active_active_body, read};
 use meridian_types::entry::{Body, Header, Kind, WriteBody};
 use meridian_types::frame::{self, DigestNote};
 use meridian_types::{
@@ -215,6 +215,55 @@ fn con_5_a_dropped_bucket_goes_piece_by_piece_and_never_comes_back() {
     // The source drops it too; its other bucket is untouched.
     while primary.control(Kind::DropBucket, PLAIN, Epoch(1), &Body::DropBucket).more {}
     assert_eq!(primary.text(MERGED, "k").as_deref(), Some("stays"));
+}
+
+#[test]
+fn a_retry_for_a_dropped_bucket_is_told_that_the_bucket_is_gone() {
+    let mut replica = Replica::new(1);
+    replica.write(id(7, 1), put("k", "v"));
+    replica.control(Kind::DropBucket, PLAIN, Epoch(1), &Body::DropBucket);
+    assert_eq!(replica.shard.answered(&replica.state, PLAIN, id(7, 1)).unwrap(), None);
+    assert_eq!(refused(replica.write(id(7, 1), put("k", "v"))), (RefusalKind::NotFound, Effect::None));
+}
+
+#[test]
+fn ord_1_an_entry_that_comes_again_in_the_other_lane_is_not_applied_again() {
+    let (mut primary, mut other) = (Replica::new(1), Replica::new(2));
+    primary.write(RequestId::default(), increment("n"));
+    other.follow(&primary, Lane::Sync, 9);
+    let (lsn, entry, _) = primary.log[0].clone();
+    let again = frame::encode(primary.frame_header(Lane::Async, Lsn(0), lsn), &[], &[(lsn, entry)]);
+    assert!(matches!(other.receive(&again).0, FrameResult::Applied { .. }));
+    assert_eq!(other.shard.digest(PLAIN), primary.shard.digest(PLAIN));
+}
+
+#[test]
+fn a_removal_is_remembered_by_its_position() {
+    let mut replica = Replica::new(1);
+    replica.write(id(7, 1), put("k", "v"));
+    replica.merge(id(7, 2), &put("k", "v")).unwrap();
+    let last = |replica: &Replica, bucket| replica.shard.digest(bucket).unwrap().last_removal;
+    assert_eq!((last(&replica, PLAIN), last(&replica, MERGED)), (Lsn(0), Lsn(0)));
+    let plain = replica.write(id(7, 3), Write::Delete { key: key("k") });
+    let merged = replica.merge(id(7, 4), &Write::Delete { key: key("k") }).unwrap();
+    assert_eq!((last(&replica, PLAIN), last(&replica, MERGED)), (plain.lsn, merged.lsn));
+}
+
+#[test]
+fn res_1_a_page_is_bounded_in_bytes_and_still_moves_on() {
+    let mut replica = Replica::new(1);
+    let big = Value::new(vec![b'x'; meridian_types::key::VALUE_BYTES_MAX]).unwrap();
+    for k in ["a", "b", "c", "d"] {
+        replica.write(RequestId::default(), Write::Put { key: key(k), value: big.clone(), ttl_ms: None });
+    }
+    let scan = |after: &[u8], values| {
+        let page = read::scan(&replica.state, SHARD, PLAIN, b"", after, 100, values, replica.wall_ms).unwrap();
+        let keys: Vec<_> = page.items.iter().map(|(key, _)| key.as_bytes().to_vec()).collect();
+        (keys.concat(), page.more)
+    };
+    assert_eq!(scan(b"", true), (b"a".to_vec(), true));
+    assert_eq!(scan(b"c", true), (b"d".to_vec(), false));
+    assert_eq!(scan(b"", false), (b"abcd".to_vec(), false));
 }
 
 #[test]
