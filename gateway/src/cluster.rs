@@ -15,6 +15,7 @@ use meridian_types::{BucketName, Effect, Labels, Refusal, RefusalKind};
 use tonic::{Request, Response, Status};
 
 use crate::seams::{Caller, Control, Via};
+use crate::service::Load;
 
 /// The largest request of an operator, in bytes: a bucket with its labels.
 pub(crate) const CLUSTER_BYTES_MAX: usize = 1 << 20;
@@ -28,12 +29,20 @@ const LABEL_BYTES_MAX: usize = 256;
 
 /// Serves operators and SDKs.
 pub struct ClusterService<C> {
+    load: Arc<Load>,
     control: Arc<C>,
 }
 
 impl<C: Control> ClusterService<C> {
-    pub(crate) fn new(control: Arc<C>) -> ClusterService<C> {
-        ClusterService { control }
+    pub(crate) fn new(load: Arc<Load>, control: Arc<C>) -> ClusterService<C> {
+        ClusterService { load, control }
+    }
+
+    /// Waits for an answer, within the deadline, with an eye on panics.
+    async fn within<T>(&self, changes: Changes, answer: impl Future<Output = Result<T, Refusal>>) -> Result<T, Status> {
+        let _watch = self.load.watch();
+        let answer = tokio::time::timeout(DEADLINE, answer).await.unwrap_or_else(|_| Err(too_late(changes)));
+        answer.map_err(status_of_refusal)
     }
 }
 
@@ -48,7 +57,7 @@ impl<C: Control> Cluster for ClusterService<C> {
         let caller = caller(&request)?;
         let (spec, dry_run) = spec_from_proto(request.into_inner()).map_err(status_of_refusal)?;
         check_labels(&spec.labels, &[]).map_err(status_of_refusal)?;
-        let bucket = within(Changes::Yes, self.control.create_bucket(spec, dry_run, caller)).await?;
+        let bucket = self.within(Changes::Yes, self.control.create_bucket(spec, dry_run, caller)).await?;
         Ok(Response::new(bucket_to_proto(&bucket)))
     }
 
@@ -59,7 +68,7 @@ impl<C: Control> Cluster for ClusterService<C> {
         let caller = caller(&request)?;
         let request = request.into_inner();
         let name = bucket_name(&request.name)?;
-        within(Changes::Yes, self.control.delete_bucket(name, request.dry_run, caller)).await?;
+        self.within(Changes::Yes, self.control.delete_bucket(name, request.dry_run, caller)).await?;
         Ok(Response::new(v1::DeleteBucketResponse {}))
     }
 
@@ -72,21 +81,21 @@ impl<C: Control> Cluster for ClusterService<C> {
         let name = bucket_name(&request.name)?;
         let set: Labels = request.set.into_iter().collect();
         check_labels(&set, &request.remove).map_err(status_of_refusal)?;
-        let bucket = within(Changes::Yes, self.control.set_labels(name, set, request.remove, caller)).await?;
+        let bucket = self.within(Changes::Yes, self.control.set_labels(name, set, request.remove, caller)).await?;
         Ok(Response::new(bucket_to_proto(&bucket)))
     }
 
     async fn digests(&self, request: Request<v1::DigestsRequest>) -> Result<Response<v1::DigestsResponse>, Status> {
         caller(&request)?;
         let bucket = bucket_or_all(&request.into_inner().bucket)?;
-        let digests = within(Changes::No, self.control.digests(bucket)).await?;
+        let digests = self.within(Changes::No, self.control.digests(bucket)).await?;
         Ok(Response::new(digests_to_proto(digests.region, digests.rows)))
     }
 
     async fn lag(&self, request: Request<v1::LagRequest>) -> Result<Response<v1::LagResponse>, Status> {
         caller(&request)?;
         let bucket = bucket_or_all(&request.into_inner().bucket)?;
-        let lags = within(Changes::No, self.control.lag(bucket)).await?;
+        let lags = self.within(Changes::No, self.control.lag(bucket)).await?;
         Ok(Response::new(lag_to_proto(lags.region, lags.buckets, lags.lanes)))
     }
 
@@ -95,7 +104,7 @@ impl<C: Control> Cluster for ClusterService<C> {
         request: Request<v1::NodeStatusRequest>,
     ) -> Result<Response<v1::NodeStatusResponse>, Status> {
         caller(&request)?;
-        let status = within(Changes::No, self.control.node_status()).await?;
+        let status = self.within(Changes::No, self.control.node_status()).await?;
         Ok(Response::new(node_status_to_proto(status)))
     }
 }
@@ -107,19 +116,16 @@ enum Changes {
     No,
 }
 
-async fn within<T>(changes: Changes, answer: impl Future<Output = Result<T, Refusal>>) -> Result<T, Status> {
-    let answer = tokio::time::timeout(DEADLINE, answer).await.unwrap_or_else(|_| {
-        let effect = if changes == Changes::Yes { Effect::Unknown } else { Effect::None };
-        Err(Refusal::new(
-            RefusalKind::Unavailable,
-            format!(
-                "no answer within {} s: check with `meridian status` whether the metadata plane has a majority",
-                DEADLINE.as_secs()
-            ),
-        )
-        .with_effect(effect))
-    });
-    answer.map_err(status_of_refusal)
+fn too_late(changes: Changes) -> Refusal {
+    let effect = if changes == Changes::Yes { Effect::Unknown } else { Effect::None };
+    Refusal::new(
+        RefusalKind::Unavailable,
+        format!(
+            "no answer within {} s: check with `meridian status` whether the metadata plane has a majority",
+            DEADLINE.as_secs()
+        ),
+    )
+    .with_effect(effect)
 }
 
 fn caller<T>(request: &Request<T>) -> Result<Caller, Status> {

@@ -70,7 +70,7 @@ impl<S: Store, C: Control> Gateway<S, C> {
 
     /// The service for operators and SDKs.
     pub fn cluster(&self) -> ClusterServer<ClusterService<C>> {
-        let service = ClusterService::new(Arc::clone(&self.control));
+        let service = ClusterService::new(Arc::clone(&self.load), Arc::clone(&self.control));
         ClusterServer::new(service).max_decoding_message_size(CLUSTER_BYTES_MAX)
     }
 
@@ -164,6 +164,11 @@ impl Load {
         self.fatal.send_replace(true);
     }
 
+    /// Reports a panic that unwinds through the scope it lives in.
+    pub(crate) fn watch(&self) -> Watch<'_> {
+        Watch { load: self }
+    }
+
     fn open_stream(&self) -> Result<OwnedSemaphorePermit, Refusal> {
         if *self.draining.borrow() {
             return Err(Refusal::new(RefusalKind::Retry, "this node is shutting down: use another one"));
@@ -174,6 +179,19 @@ impl Load {
                 format!("this node has all its {} streams in use: use another node", self.options.streams_max),
             )
         })
+    }
+}
+
+/// Lives in a scope whose panics are fatal.
+pub(crate) struct Watch<'a> {
+    load: &'a Load,
+}
+
+impl Drop for Watch<'_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.load.panicked();
+        }
     }
 }
 

@@ -4,7 +4,7 @@
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use rustls::RootCertStore;
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
@@ -19,6 +19,9 @@ use crate::identity::{Identity, IdentityError, TLS_SERVER_NAME};
 
 /// The largest certificate or key file read, in bytes.
 const PEM_BYTES_MAX: u64 = 1 << 20;
+
+/// A peer that has not finished its handshake by then is dropped: three round trips of 120 ms with room for losses.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Where the three PEM files are.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -215,6 +218,7 @@ impl TlsMaterial {
     pub fn client_config(&self) -> ClientTlsConfig {
         ClientTlsConfig::new()
             .domain_name(TLS_SERVER_NAME)
+            .timeout(HANDSHAKE_TIMEOUT)
             .ca_certificate(Certificate::from_pem(&self.ca_pem))
             .identity(tonic::transport::Identity::from_pem(&self.cert_pem, &self.key_pem))
     }
@@ -225,6 +229,7 @@ impl TlsMaterial {
             .identity(tonic::transport::Identity::from_pem(&self.cert_pem, &self.key_pem))
             .client_ca_root(Certificate::from_pem(&self.ca_pem))
             .client_auth_optional(false)
+            .timeout(HANDSHAKE_TIMEOUT)
     }
 
     fn check(pems: [Vec<u8>; 3], paths: [String; 3]) -> Result<TlsMaterial, TlsError> {

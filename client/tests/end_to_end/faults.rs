@@ -3,8 +3,10 @@
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use meridian_client::{Client, Effect, RefusalKind};
-use meridian_types::Refusal;
+use meridian_client::{Client, Effect, RefusalKind, RetryPolicy, WriteAck};
+use meridian_proto::dial;
+use meridian_proto::exchange::Exchange;
+use meridian_types::{ClientId, Key, Refusal, Request, RequestId, SessionToken, Write};
 
 use crate::proxy::Proxy;
 use crate::world::World;
@@ -49,7 +51,7 @@ async fn a_lost_answer_without_retries_is_reported_as_unknown_never_as_absent() 
         .endpoints([proxy.address.clone()])
         .tls(world.authority.client()?)
         .discover(false)
-        .retry(meridian_client::RetryPolicy::never())
+        .retry(RetryPolicy::never())
         .connect()
         .await?;
     let orders = client.bucket("orders")?;
@@ -194,5 +196,66 @@ async fn a_cluster_that_is_down_is_named_endpoint_by_endpoint() -> anyhow::Resul
     let error = builder.tls(world.authority.client()?).connect().await.err().unwrap().to_string();
     assert!(error.contains("https://127.0.0.1:1") && error.contains("https://127.0.0.1:2"), "{error}");
     assert!(error.to_lowercase().contains("connect"), "{error}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_node_that_falls_silent_is_left_for_the_next_one_within_an_attempt() -> anyhow::Result<()> {
+    let world = World::new(2).await?;
+    let proxy = Proxy::to(&world.servers[0].address).await?;
+    let retry = RetryPolicy { attempt_max: Duration::from_millis(200), ..RetryPolicy::default() };
+    let client = Client::builder()
+        .endpoints([proxy.address.clone(), world.servers[1].address.clone()])
+        .tls(world.authority.client()?)
+        .discover(false)
+        .retry(retry)
+        .connect()
+        .await?;
+    let orders = client.bucket("orders")?;
+    assert_eq!(orders.increment("n", 1).await?.meta.region.as_str(), "us-east");
+    proxy.faults.silent.store(true, Ordering::SeqCst);
+    let began = Instant::now();
+    let count = orders.increment("n", 1).await?;
+    assert_eq!((count.value, count.meta.region.as_str()), (2, "eu-west"));
+    assert!(began.elapsed() < Duration::from_secs(2), "{:?}", began.elapsed());
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_client_that_wants_the_primary_goes_there_straight_and_falls_back_when_it_is_gone() -> anyhow::Result<()> {
+    let mut world = World::new(2).await?;
+    let client = world.builder(&[1])?.direct_to_primary(true).connect().await?;
+    let orders = client.bucket("orders")?;
+    assert_eq!(orders.put("k", "1").await?.meta.region.as_str(), "us-east");
+    assert_eq!(orders.get("k").await?.meta.region.as_str(), "us-east");
+    assert_eq!(orders.get("k").eventual().await?.meta.region.as_str(), "eu-west", "only what needs the primary");
+    let primary = world.servers.remove(0);
+    primary.gateway.drain(Duration::from_secs(1)).await?;
+    drop(primary);
+    assert_eq!(orders.put("k", "2").await?.meta.region.as_str(), "eu-west");
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_write_that_never_left_has_no_effect_and_callers_are_told_at_once() -> anyhow::Result<()> {
+    let world = World::new(1).await?;
+    let exchange = Exchange::to_store(dial::channel("https://127.0.0.1:1", &world.authority.client()?)?, ClientId(1));
+    let write = |sequence| -> anyhow::Result<Request> {
+        Ok(Request::Write {
+            bucket: meridian_client::BucketName::new("orders")?,
+            write: Write::Delete { key: Key::new("k")? },
+            ack: WriteAck::Policy,
+            id: RequestId { client: ClientId(1), sequence },
+            lowest_outstanding: 1,
+            session: SessionToken::default(),
+            deadline_ms: 5000,
+        })
+    };
+    let began = Instant::now();
+    for sequence in 1..20 {
+        let refused = exchange.call(&write(sequence)?).await.unwrap_err();
+        assert_eq!((refused.kind, refused.effect), (RefusalKind::Retry, Effect::None), "{refused}");
+    }
+    assert!(began.elapsed() < Duration::from_secs(2), "{:?}", began.elapsed());
     Ok(())
 }
