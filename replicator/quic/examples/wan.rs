@@ -26,8 +26,8 @@ fn main() {
     let mib = args.next().unwrap_or(1024.0);
     let rtt_ms = args.next().unwrap_or(80.0);
     let mbit = args.next().unwrap_or(400.0);
-    println!("| congestion | connections | loss % | MiB/s | % of link | MiB moved | s | dropped % |");
-    println!("|---|---|---|---|---|---|---|---|");
+    println!("| congestion | connections | loss % | MiB/s | % of link | MiB moved | s | dropped % | load |");
+    println!("|---|---|---|---|---|---|---|---|---|");
     let only = std::env::var("WAN_ONLY").unwrap_or_default();
     for loss in [0.0, 0.001, 0.01] {
         for (congestion, connections) in
@@ -89,8 +89,10 @@ async fn measure(congestion: Congestion, connections: usize, path: Path, seconds
     let took = started.elapsed().as_secs_f64();
     let mib = moved(&west.sink) as f64 / 1048576.0;
     let (passed, lost) = (wan.forwarded.load(Ordering::Relaxed), wan.dropped.load(Ordering::Relaxed));
+    let load = std::fs::read_to_string("/proc/loadavg").unwrap_or_default();
+    let load = load.split(' ').next().unwrap_or_default().to_owned();
     println!(
-        "| {congestion:?} | {connections} | {} | {:.1} | {:.0} | {mib:.0} | {took:.1} | {:.2} |",
+        "| {congestion:?} | {connections} | {} | {:.1} | {:.0} | {mib:.0} | {took:.1} | {:.2} | {load} |",
         path.loss * 100.0,
         mib / took,
         mib / took / (path.rate / 1048576.0) * 100.0,

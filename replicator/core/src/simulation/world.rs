@@ -280,8 +280,7 @@ impl World {
         let mut out = receiver::Outbox::default();
         let receiver = Receiver::new(SOURCE, ShardId(0), self.lane, 500, &mut out);
         let (number, asked) = (self.streams, Some(self.now + 1 + self.draw(5)));
-        self.stream =
-            Some(Stream { to_target: VecDeque::new(), to_source: VecDeque::new(), receiver, number, asked });
+        self.stream = Some(Stream { to_target: VecDeque::new(), to_source: VecDeque::new(), receiver, number, asked });
         self.step_shipper(shipper::Input::Opened);
     }
 

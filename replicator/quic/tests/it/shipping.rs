@@ -189,6 +189,8 @@ async fn a_lossy_path_loses_nothing() {
     }
     eventually("everything has arrived", || has_all(east, west)).await;
     assert_equal(east, west);
+    let count = |count: &std::sync::atomic::AtomicU64| count.load(std::sync::atomic::Ordering::Relaxed);
+    assert!(count(&wan.dropped) > 0 && count(&wan.forwarded) > 0, "the path was really lossy");
     sending.stop().await;
     receiving.stop().await;
 }

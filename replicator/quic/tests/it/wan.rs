@@ -47,8 +47,8 @@ struct Direction {
 impl Wan {
     /// Forwards what comes to `address` on to `server`, and back.
     pub(crate) fn to(server: SocketAddr, path: Path) -> Wan {
-        let front = UdpSocket::bind("127.0.0.1:0").unwrap();
-        let back = UdpSocket::bind("127.0.0.1:0").unwrap();
+        let front = socket();
+        let back = socket();
         back.connect(server).unwrap();
         front.set_nonblocking(true).unwrap();
         back.set_nonblocking(true).unwrap();
@@ -72,6 +72,15 @@ impl Wan {
         let threads = vec![std::thread::spawn(move || there.run()), std::thread::spawn(move || home.run())];
         Wan { address, severed, forwarded, dropped, over, threads }
     }
+}
+
+/// Its buffer holds 80 ms of 400 Mbit/s: what it dropped would be no part of the emulated path.
+fn socket() -> UdpSocket {
+    let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::DGRAM, None).unwrap();
+    socket.set_recv_buffer_size(4 << 20).unwrap();
+    socket.set_send_buffer_size(4 << 20).unwrap();
+    socket.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();
+    socket.into()
 }
 
 impl Drop for Wan {
