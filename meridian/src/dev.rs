@@ -4,6 +4,7 @@
 //! that survives restarts; `meridian demo` builds one in a temporary directory. Children stop when their
 //! stdin closes, so none outlives this process, however it ends.
 
+use std::fs::{File, TryLockError};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -21,6 +22,7 @@ pub use banner::banner;
 pub use plan::{Place, Plan, REGIONS, default_distances};
 pub use profile::{Profile, ProfileRegion};
 
+use crate::cli::Failure;
 use crate::wan::{Distances, Wan};
 use child::Child;
 
@@ -36,19 +38,23 @@ pub struct Planet {
     plan: Plan,
     wan: Wan,
     children: Vec<Child>,
+    // Held until the end: one planet per directory.
+    _lock: File,
 }
 
 impl Planet {
     /// Prepares certificates and configurations under `dir`, opens the links, starts the nodes.
     ///
     /// # Errors
-    /// When a port is busy (the message names the process), or something can't be written or started.
+    /// When the directory is in use, a port is busy (the message names the process), or something can't be written
+    /// or started.
     pub fn start(dir: &Path, cluster: &str, port_base: u16, distances: &Distances) -> anyhow::Result<Planet> {
         let plan = Plan::new(dir, cluster, port_base, distances.clone())?;
+        let lock = lock(plan.dir())?;
         plan.check_ports()?;
         plan.write()?;
         let wan = Wan::start(distances, &plan.routes()).context("the simulated links can't be opened")?;
-        let mut planet = Planet { plan, wan, children: Vec::new() };
+        let mut planet = Planet { plan, wan, children: Vec::new(), _lock: lock };
         for place in planet.plan.places() {
             planet.children.push(Child::start(place)?);
         }
@@ -161,5 +167,19 @@ impl Planet {
     fn tail(&self, index: usize) -> String {
         let log: PathBuf = self.children[index].place().log.clone();
         format!("the end of {}:\n{}", log.display(), child::tail(&log))
+    }
+}
+
+/// Two planets in one directory would rewrite each other's configurations and fight for the data.
+fn lock(dir: &Path) -> anyhow::Result<File> {
+    let path = dir.join("lock");
+    let file = File::create(&path).with_context(|| format!("cannot write {}", path.display()))?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => bail!(Failure::not_ready(format!(
+            "another `meridian dev` or `demo` runs in {}: stop it, or choose another --dir",
+            dir.display()
+        ))),
+        Err(TryLockError::Error(error)) => Err(error).with_context(|| format!("cannot lock {}", path.display())),
     }
 }

@@ -71,9 +71,9 @@ pub(super) async fn run(args: Args) -> anyhow::Result<()> {
         signal = &mut stop => (None, Some(signal?)),
     };
     if let Some(died) = died {
-        note("a node died; stopping the others");
+        note(&format!("{died:#}\n\nstopping the other nodes …"));
         planet.stop().await;
-        bail!(died);
+        bail!("a node died, see above; what was acknowledged is on disk, and `meridian dev` continues with it");
     }
     end(planet, signal.unwrap_or_default()).await
 }

@@ -9,16 +9,11 @@ use crate::output::{Table, duration};
 pub fn banner(plan: &Plan, program: &str, profile: Option<&str>) -> String {
     let places = plan.places();
     let names: Vec<String> = places.iter().map(|place| format!(">to {}", place.region)).collect();
-    let mut columns = vec!["region", "rpc (gRPC, mTLS)", "admin (HTTP)", "log"];
+    let mut columns = vec!["region", "rpc (gRPC, mTLS)", "admin (HTTP)"];
     columns.extend(names.iter().map(String::as_str));
     let mut table = Table::new(&columns);
     for from in &places {
-        let mut row = vec![
-            from.region.to_string(),
-            format!("https://{}", from.rpc),
-            format!("http://{}", from.admin),
-            from.log.display().to_string(),
-        ];
+        let mut row = vec![from.region.to_string(), format!("https://{}", from.rpc), format!("http://{}", from.admin)];
         row.extend(places.iter().map(|to| distance(plan.distances().round_trip(&from.region, &to.region))));
         table.row(row);
     }
@@ -29,7 +24,7 @@ pub fn banner(plan: &Plan, program: &str, profile: Option<&str>) -> String {
     let tls = plan.client_tls();
     let (home, far) = (&places[0].region, &places[places.len() - 1].region);
     format!(
-        "Meridian is ready: {regions} regions, simulated round trips on the right, data in {dir}\n\n{table}\n\n\
+        "Meridian is ready: {regions} regions, simulated round trips on the right; data and logs in {dir}\n\n{table}\n\n\
          Try it from another terminal:\n\
          \n  {meridian} bucket create orders --policy sync\
          \n  {meridian} kv put orders hello world --region {home}\
