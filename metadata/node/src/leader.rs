@@ -147,6 +147,7 @@ fn not_proposed<T>(error: ProposeError) -> Attempt<T> {
             RefusalKind::Unavailable,
             "the disk of the metadata leader is full: free space there, or move the leadership",
         )),
+        ProposeError::TooLarge { .. } => Attempt::Refused(Refusal::new(RefusalKind::Invalid, error.to_string())),
         ProposeError::Unknown => Attempt::Lost(error.to_string()),
         ProposeError::Stopped => Attempt::Elsewhere(None),
     }
