@@ -345,7 +345,7 @@ impl World {
         let mut random = self.draw(u64::MAX);
         let answers = self.group.run(self.now, || {
             random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
-            (failing && (random >> 33) % 60 == 0).then_some((random >> 20) % 2 == 0)
+            (failing && (random >> 33).is_multiple_of(60)).then_some((random >> 20).is_multiple_of(2))
         });
         for (number, ticket, answer) in answers {
             if self.stream.as_ref().is_some_and(|stream| stream.number == number) {
