@@ -329,8 +329,8 @@ impl Shard {
         };
         let digest = &mut meta.digest;
         digest.positions.raise(header.origin, lsn);
-        digest.operations += 1;
-        digest.operation_bytes += entry_bytes as u64;
+        digest.operations = digest.operations.saturating_add(1);
+        digest.operation_bytes = digest.operation_bytes.saturating_add(entry_bytes as u64);
         digest.hlc = digest.hlc.max(header.hlc);
         let origin_hlc = meta.origin_hlc.entry(header.origin).or_default();
         *origin_hlc = header.hlc.max(*origin_hlc);

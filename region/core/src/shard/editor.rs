@@ -56,18 +56,18 @@ impl Editor<'_> {
         Ok(Slot { state_key, record })
     }
 
-    /// Gives a key a new record.
+    /// Gives a key a new record. Counts saturate: a damaged one must be found by a scrub, not by a panic.
     pub(super) fn replace(&mut self, slot: Slot, record: Bytes) -> Result<(), Damage> {
         self.take_out(&slot)?;
         let new = Record::decode(&record)?;
         let key = slot.key();
         self.meta.digest.hash.add(key, &record);
         if let Some(bytes) = new.live_bytes() {
-            self.meta.digest.keys += 1;
-            self.meta.digest.bytes += key.len() as u64 + bytes;
+            self.meta.digest.keys = self.meta.digest.keys.saturating_add(1);
+            self.meta.digest.bytes = self.meta.digest.bytes.saturating_add(key.len() as u64 + bytes);
         }
         if let Some(at) = new.expiry() {
-            self.meta.expiring += 1;
+            self.meta.expiring = self.meta.expiring.saturating_add(1);
             self.out.put(keys::expiry(self.shard, self.bucket, at, key), Bytes::new());
         }
         self.out.put(slot.state_key, record);
