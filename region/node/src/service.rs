@@ -132,34 +132,14 @@ impl Service {
     pub async fn run(self, stop: impl Future<Output = ()>) -> Result<(), Error> {
         let mut tasks = JoinSet::new();
         for place in 0..self.node.shards.len() {
-            let follow = upkeep::follow_leadership(Arc::clone(&self.node), place);
-            tasks.spawn(async move {
-                follow.await;
-                "leadership"
-            });
+            spawn(&mut tasks, "leadership", upkeep::follow_leadership(Arc::clone(&self.node), place));
         }
-        let (house, node) = (upkeep::keep_house(Arc::clone(&self.node), self.gauge), self.node);
-        let (keys, buckets, clients) = (
-            upkeep::expire_keys(Arc::clone(&node)),
-            upkeep::drop_buckets(Arc::clone(&node)),
-            upkeep::expire_clients(Arc::clone(&node)),
-        );
-        tasks.spawn(async move {
-            house.await;
-            "housekeeping"
-        });
-        tasks.spawn(async move {
-            keys.await;
-            "key expiry"
-        });
-        tasks.spawn(async move {
-            buckets.await;
-            "bucket removal"
-        });
-        tasks.spawn(async move {
-            clients.await;
-            "client expiry"
-        });
+        let node = self.node;
+        spawn(&mut tasks, "housekeeping", upkeep::keep_house(Arc::clone(&node), self.gauge));
+        spawn(&mut tasks, "write-back", upkeep::write_back(Arc::clone(&node)));
+        spawn(&mut tasks, "key expiry", upkeep::expire_keys(Arc::clone(&node)));
+        spawn(&mut tasks, "bucket removal", upkeep::drop_buckets(Arc::clone(&node)));
+        spawn(&mut tasks, "client expiry", upkeep::expire_clients(node));
         tokio::pin!(stop);
         let ended = tokio::select! {
             () = &mut stop => Ok(()),
@@ -172,6 +152,14 @@ impl Service {
         tasks.shutdown().await;
         ended
     }
+}
+
+/// Starts a background task; none of them may end before the service does.
+fn spawn(tasks: &mut JoinSet<&'static str>, name: &'static str, task: impl Future<Output = ()> + Send + 'static) {
+    tasks.spawn(async move {
+        task.await;
+        name
+    });
 }
 
 async fn start_shard(

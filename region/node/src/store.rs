@@ -50,6 +50,8 @@ pub struct Store {
 #[derive(Debug, Default)]
 struct Syncs {
     commits: AtomicU64,
+    /// How many of the commits were there at the last write-back.
+    written: AtomicU64,
     /// How many of the commits are durable.
     durable: AtomicU64,
 }
@@ -114,6 +116,18 @@ impl Store {
         if self.syncs.durable.load(Ordering::Acquire) < commits {
             self.engine.persist().map_err(failed)?;
             self.syncs.durable.fetch_max(commits, Ordering::AcqRel);
+        }
+        Ok(())
+    }
+
+    /// Brings what was committed since the last time to the disk, without holding commits up. Blocks on the disk.
+    ///
+    /// # Errors
+    /// When the disk fails; fatal for the node.
+    pub fn write_back(&self) -> Result<(), EngineError> {
+        let commits = self.syncs.commits.load(Ordering::Acquire);
+        if self.syncs.written.swap(commits, Ordering::AcqRel) != commits {
+            self.engine.write_back()?;
         }
         Ok(())
     }

@@ -46,8 +46,29 @@ pub(crate) async fn follow_leadership(node: Arc<Node>, place: usize) {
             );
         }
         if leadership.changed().await.is_err() {
+            // Consensus has stopped: the node is ending, and nobody leads anything here any more.
             shard.board.set_leads(false);
-            return;
+            return std::future::pending().await;
+        }
+    }
+}
+
+/// How often the store's journal is brought to the disk: so little at a time that no sync of it is felt.
+const WRITE_BACK_EVERY: Duration = Duration::from_millis(500);
+
+/// Brings the store's journal to the disk in small portions. Ends when the disk fails: the node must exit.
+pub(crate) async fn write_back(node: Arc<Node>) {
+    let mut ticks = interval(WRITE_BACK_EVERY);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        let store = node.store.clone();
+        let done = tokio::task::spawn_blocking(move || store.write_back()).await;
+        match done {
+            Ok(Ok(())) => {}
+            Ok(Err(why)) => return tracing::error!(%why, "the state store can't be brought to the disk"),
+            // The runtime is shutting down.
+            Err(_) => return std::future::pending().await,
         }
     }
 }

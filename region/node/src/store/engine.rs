@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::ops::ControlFlow;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
 use fjall::{Database, Keyspace, KeyspaceCreateOptions, PersistMode, Readable};
@@ -46,6 +46,13 @@ pub trait Engine: Send + Sync + 'static {
     /// # Errors
     /// Fatal, as [`Engine::commit`].
     fn persist(&self) -> Result<(), EngineError>;
+
+    /// Brings what was committed to the disk without holding commits up, so that little is left for the next
+    /// [`Engine::persist`]. Promises nothing. Blocks on the disk.
+    ///
+    /// # Errors
+    /// Fatal, as [`Engine::commit`].
+    fn write_back(&self) -> Result<(), EngineError>;
 
     /// A consistent view of now.
     fn snapshot(&self) -> Box<dyn Snapshot>;
@@ -99,6 +106,7 @@ impl From<fjall::Error> for EngineError {
 
 /// fjall: an LSM tree.
 pub(super) struct FjallEngine {
+    dir: PathBuf,
     database: Database,
     state: Keyspace,
 }
@@ -120,7 +128,7 @@ impl FjallEngine {
                 // Reads of absent keys are common (put-if-absent, first writes): filters on every level, the last too.
                 .expect_point_read_hits(false)
         })?;
-        Ok(FjallEngine { database, state })
+        Ok(FjallEngine { dir: dir.to_owned(), database, state })
     }
 }
 
@@ -151,7 +159,25 @@ impl Engine for FjallEngine {
     }
 
     fn persist(&self) -> Result<(), EngineError> {
+        self.write_back()?;
         Ok(self.database.persist(PersistMode::SyncAll)?)
+    }
+
+    /// fjall syncs its journal under the lock that every commit takes: 64 MiB of it would hold all groups up for as
+    /// long. The same file synced through a descriptor of our own takes no lock.
+    fn write_back(&self) -> Result<(), EngineError> {
+        self.database.persist(PersistMode::Buffer)?;
+        for entry in std::fs::read_dir(&self.dir).map_err(fjall::Error::Io)? {
+            let path = entry.map_err(fjall::Error::Io)?.path();
+            if path.extension().is_some_and(|extension| extension == "jnl") {
+                match std::fs::File::open(&path).and_then(|journal| journal.sync_data()) {
+                    // It was flushed and removed meanwhile.
+                    Err(why) if why.kind() == std::io::ErrorKind::NotFound => {}
+                    done => done.map_err(fjall::Error::Io)?,
+                }
+            }
+        }
+        Ok(())
     }
 
     fn snapshot(&self) -> Box<dyn Snapshot> {

@@ -90,9 +90,9 @@ async fn the_log_is_kept_for_a_slow_region_within_the_budget_only() {
     let dir = tempfile::tempdir().unwrap();
     let small = Options { log_retention_bytes: 16 << 20, ..options() };
     let region = RegionUnderTest::start_with(dir.path(), A, &Plane::new(), small).await;
-    let large = "x".repeat(1 << 20);
+    let large = "x".repeat(64 << 10);
     let shard = shard_of(&region.plane, ASYNC, "k");
-    for _ in 0..8 {
+    for _ in 0..64 {
         region.put(ASYNC, "k", &large).await.unwrap();
     }
     tokio::time::sleep(std::time::Duration::from_millis(1500)).await;
