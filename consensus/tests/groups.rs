@@ -4,3 +4,7 @@
 mod alone;
 #[path = "groups/ledger.rs"]
 mod ledger;
+#[path = "groups/together.rs"]
+mod together;
+#[path = "groups/world.rs"]
+mod world;

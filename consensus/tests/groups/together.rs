@@ -1,0 +1,198 @@
+//! Groups of several nodes.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use meridian_consensus::{ProposeError, ReadError};
+use meridian_proto::identity::Identity;
+use meridian_proto::v1::ConsensusMessage;
+use meridian_proto::v1::consensus_peer_client::ConsensusPeerClient;
+use meridian_types::{Lsn, NodeId};
+use tonic::transport::Endpoint;
+
+use super::world::{World, eventually, run};
+
+fn lines(count: usize) -> Vec<String> {
+    (0..count).map(|n| format!("line {n}")).collect()
+}
+
+#[test]
+fn three_nodes_elect_a_leader_and_apply_the_same_in_the_same_order() {
+    let mut world = World::new(3, 3);
+    world.start_all();
+    for line in lines(50) {
+        world.put(&line);
+    }
+    world.ids().into_iter().for_each(|node| world.expect(node, &lines(50)));
+    let follower = world.ids().into_iter().find(|node| *node != world.leader()).unwrap();
+    let refused = world.nodes[&follower].group.propose(Bytes::from_static(b"no"));
+    assert!(matches!(refused, Err(ProposeError::NotLeader { leader: Some(leader) }) if leader == world.leader()));
+}
+
+#[test]
+fn a_lost_leader_is_replaced_and_catches_up_when_it_returns_dur_1() {
+    let mut world = World::new(3, 3);
+    world.start_all();
+    let mut expected = Vec::new();
+    for round in 0..3 {
+        for n in 0..20 {
+            let line = format!("round {round} line {n}");
+            world.put(&line);
+            expected.push(line);
+        }
+        let leader = world.leader();
+        world.stop(leader);
+        world.put(&format!("round {round} without it"));
+        expected.push(format!("round {round} without it"));
+        world.start(leader);
+    }
+    world.put("healed");
+    expected.push("healed".to_owned());
+    world.ids().into_iter().for_each(|node| world.expect(node, &expected));
+}
+
+#[test]
+fn all_nodes_stop_and_return_with_everything_dur_1() {
+    let mut world = World::new(3, 3);
+    world.start_all();
+    lines(30).iter().for_each(|line| drop(world.put(line)));
+    world.ids().into_iter().for_each(|node| world.stop(node));
+    world.start_all();
+    world.put("healed");
+    let mut expected = lines(30);
+    expected.push("healed".to_owned());
+    world.ids().into_iter().for_each(|node| world.expect(node, &expected));
+}
+
+#[test]
+fn a_follower_that_the_log_no_longer_reaches_is_caught_up_by_a_snapshot() {
+    let mut world = World::new(3, 3);
+    world.start_all();
+    lines(10).iter().for_each(|line| drop(world.put(line)));
+    let lagging = world.ids().into_iter().find(|node| *node != world.leader()).unwrap();
+    world.stop(lagging);
+    let mut last = Lsn(0);
+    for line in &lines(1000)[10..] {
+        last = world.put(line).lsn;
+    }
+    for node in world.nodes.values() {
+        node.group.allow_purge(last);
+    }
+    eventually("purged logs", || {
+        let trimmed = |node| run(node, node.group.read_log(Lsn(0), 1)).is_err();
+        world.nodes.values().all(trimmed).then_some(())
+    });
+    world.start(lagging);
+    world.expect(lagging, &lines(1000));
+    world.put("healed");
+    let mut expected = lines(1000);
+    expected.push("healed".to_owned());
+    world.ids().into_iter().for_each(|node| world.expect(node, &expected));
+    // What it was given is durable: it comes back with it.
+    world.stop(lagging);
+    world.start(lagging);
+    world.expect(lagging, &expected);
+}
+
+#[test]
+fn a_group_grows_from_one_to_five_and_shrinks_to_three_while_it_works() {
+    let mut world = World::new(5, 1);
+    world.ids().into_iter().for_each(|node| world.start(node));
+    let ids = world.ids();
+    let first = world.voters()[0];
+    let mut order = vec![first];
+    order.extend(ids.iter().copied().filter(|id| *id != first));
+    world.put("line 0");
+    for (n, size) in [(1, 3), (2, 5)] {
+        let leader = &world.nodes[&world.leader()];
+        run(leader, leader.group.change_voters(&order[..size])).unwrap();
+        world.put(&format!("line {n}"));
+        order[..size].iter().for_each(|node| world.expect(*node, &lines(n + 1)));
+    }
+    let keep: Vec<NodeId> = order[2..].to_vec();
+    let leader = world.leader();
+    if !keep.contains(&leader) {
+        let node = &world.nodes[&leader];
+        run(node, node.group.transfer_leadership(keep[0])).unwrap();
+    }
+    let leader = &world.nodes[&world.leader()];
+    run(leader, leader.group.change_voters(&keep)).unwrap();
+    order[..2].iter().for_each(|gone| world.stop(*gone));
+    world.put("line 3");
+    keep.iter().for_each(|node| world.expect(*node, &lines(4)));
+}
+
+#[test]
+fn leadership_is_handed_over_on_request() {
+    let mut world = World::new(3, 3);
+    world.start_all();
+    world.put("line 0");
+    let old = world.leader();
+    let new = world.ids().into_iter().find(|node| *node != old).unwrap();
+    let node = &world.nodes[&old];
+    run(node, node.group.transfer_leadership(new)).unwrap();
+    world.put("line 1");
+    assert_eq!(world.leader(), new);
+}
+
+#[test]
+fn a_leader_that_is_cut_off_serves_no_linearizable_read_con_1() {
+    let mut world = World::new(3, 3);
+    world.start_all();
+    world.put("line 0");
+    let old = world.leader();
+    let cut = &world.nodes[&old];
+    assert!(run(cut, cut.group.read_barrier()).is_ok());
+    // Its peers are gone, without a word to it.
+    let others: Vec<_> = world.ids().into_iter().filter(|node| *node != old).collect();
+    others.iter().for_each(|node| world.stop(*node));
+    std::thread::sleep(Duration::from_millis(1200));
+    let cut = &world.nodes[&old];
+    let refused = run(cut, cut.group.read_barrier());
+    assert!(matches!(refused, Err(ReadError::NoQuorum | ReadError::NotLeader { .. })), "{refused:?}");
+    others.iter().for_each(|node| world.start(*node));
+    world.put("healed");
+    let leader = &world.nodes[&world.leader()];
+    eventually("a barrier", || run(leader, leader.group.read_barrier()).ok());
+}
+
+#[test]
+fn a_deposed_leader_that_can_reach_nobody_refuses_reads_while_the_new_one_serves_con_1() {
+    let mut world = World::new(3, 3);
+    world.start_all();
+    world.put("line 0");
+    let old = world.leader();
+    world.cut(old);
+    // Streams that are open are ended by restarting the followers one after another; new ones are refused.
+    let others: Vec<_> = world.ids().into_iter().filter(|node| *node != old).collect();
+    for node in &others {
+        world.stop(*node);
+        world.start(*node);
+    }
+    let leads = |node: &NodeId| world.nodes[node].group.leadership().borrow().leads;
+    let new = eventually("a new leader", || others.iter().find(|node| leads(node)).copied());
+    let node = &world.nodes[&new];
+    run(node, async { node.group.propose(Bytes::from_static(b"line 1")).unwrap().await }).unwrap();
+    let deposed = &world.nodes[&old];
+    let refused = run(deposed, deposed.group.read_barrier());
+    assert!(refused.is_err(), "a deposed leader served {refused:?}");
+    world.heal();
+    world.put("healed");
+    world.expect(old, &["line 0".to_owned(), "line 1".to_owned(), "healed".to_owned()]);
+}
+
+#[test]
+fn a_client_certificate_may_not_speak_raft_and_a_node_only_for_itself_sec_1() {
+    let mut world = World::new(2, 1);
+    world.start_all();
+    let server = world.voters()[0];
+    let stranger = world.authority.issue(&Identity::client("app").unwrap());
+    let endpoint = Endpoint::from_shared(format!("https://{}", world.address(server))).unwrap();
+    let node = &world.nodes[&server];
+    run(node, async {
+        let channel = endpoint.tls_config(stranger.client_config()).unwrap().connect().await.unwrap();
+        let mut client = ConsensusPeerClient::new(channel);
+        let refused = client.exchange(tokio_stream::pending::<ConsensusMessage>()).await.unwrap_err();
+        assert_eq!(refused.code(), tonic::Code::PermissionDenied);
+    });
+}

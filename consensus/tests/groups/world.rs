@@ -1,0 +1,231 @@
+//! Several nodes in one process: real TLS sockets and directories, each node in a runtime of its own, so that it
+//! can be killed as a whole. A gate in front of each node can cut it off.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use meridian_consensus::{Applied, Consensus, Group, Options, Pace, ProposeError};
+use meridian_proto::dial::Dial;
+use meridian_proto::identity::Identity;
+use meridian_proto::tls::TlsMaterial;
+use meridian_types::{GroupId, NodeId, NodeName, RegionName};
+use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair, SanType};
+use tokio::net::TcpListener;
+use tokio::runtime::Runtime;
+use tokio_stream::wrappers::TcpListenerStream;
+use tonic::transport::{Channel, Endpoint, Server};
+
+use super::ledger::{Book, Ledger};
+
+pub(crate) const GROUP: GroupId = GroupId(3);
+const PACE: Pace = Pace { heartbeat_ms: 100, election_ms_min: 500, election_ms_max: 1000 };
+
+/// The CA of one test.
+pub(crate) struct Authority {
+    pem: String,
+    issuer: Issuer<'static, KeyPair>,
+}
+
+impl Authority {
+    pub(crate) fn new() -> Authority {
+        let key = KeyPair::generate().unwrap();
+        let mut params = CertificateParams::new(Vec::new()).unwrap();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let pem = params.self_signed(&key).unwrap().pem();
+        Authority { pem, issuer: Issuer::new(params, key) }
+    }
+
+    pub(crate) fn issue(&self, identity: &Identity) -> TlsMaterial {
+        let key = KeyPair::generate().unwrap();
+        let mut params = CertificateParams::new(vec!["meridian".to_owned()]).unwrap();
+        params.subject_alt_names.push(SanType::URI(identity.uri().try_into().unwrap()));
+        let cert = params.signed_by(&key, &self.issuer).unwrap().pem();
+        TlsMaterial::from_pem(self.pem.as_bytes(), cert.as_bytes(), key.serialize_pem().as_bytes()).unwrap()
+    }
+}
+
+/// Who can't be reached by whom.
+type Cuts = Arc<Mutex<Vec<NodeId>>>;
+
+/// The way from one node to all others.
+struct Ways {
+    node: NodeId,
+    tls: TlsMaterial,
+    addresses: BTreeMap<NodeId, SocketAddr>,
+    cuts: Cuts,
+}
+
+impl Dial for Ways {
+    fn channel(&self, node: NodeId) -> Option<Channel> {
+        let cut = self.cuts.lock().unwrap().iter().any(|cut| *cut == node || *cut == self.node);
+        let address = self.addresses.get(&node).filter(|_| !cut)?;
+        let endpoint = Endpoint::from_shared(format!("https://{address}")).unwrap();
+        let endpoint = endpoint.connect_timeout(Duration::from_secs(1)).tls_config(self.tls.client_config()).unwrap();
+        Some(endpoint.connect_lazy())
+    }
+}
+
+/// A node that runs.
+pub(crate) struct Node {
+    runtime: Option<Runtime>,
+    pub(crate) consensus: Consensus,
+    pub(crate) group: Group,
+    pub(crate) book: Arc<Mutex<Book>>,
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        if let Some(runtime) = self.runtime.take() {
+            runtime.shutdown_background();
+        }
+    }
+}
+
+/// The place of a node: what stays when it stops.
+struct Place {
+    dir: PathBuf,
+    address: SocketAddr,
+    tls: TlsMaterial,
+}
+
+/// The world of one test.
+pub(crate) struct World {
+    _dir: tempfile::TempDir,
+    pub(crate) authority: Authority,
+    places: BTreeMap<NodeId, Place>,
+    pub(crate) nodes: BTreeMap<NodeId, Node>,
+    voters: Vec<NodeId>,
+    cuts: Cuts,
+}
+
+impl World {
+    /// `size` places; the group is formed by the first `voters` of them. Nobody runs yet.
+    pub(crate) fn new(size: usize, voters: usize) -> World {
+        let dir = tempfile::tempdir().unwrap();
+        let authority = Authority::new();
+        let mut places = BTreeMap::new();
+        let mut ids = Vec::new();
+        for place in 0..size {
+            let name = NodeName::new(&format!("node-{place}")).unwrap();
+            let id = NodeId::of(&name);
+            let identity = Identity::Node { region: RegionName::new("here").unwrap(), name };
+            // Bound and freed again: the port is free for the node itself, as often as it starts.
+            let address = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+            let tls = authority.issue(&identity);
+            places.insert(id, Place { dir: dir.path().join(place.to_string()), address, tls });
+            ids.push(id);
+        }
+        let voters = ids[..voters].to_vec();
+        World { _dir: dir, authority, places, nodes: BTreeMap::new(), voters, cuts: Cuts::default() }
+    }
+
+    pub(crate) fn ids(&self) -> Vec<NodeId> {
+        self.places.keys().copied().collect()
+    }
+
+    pub(crate) fn voters(&self) -> Vec<NodeId> {
+        self.voters.clone()
+    }
+
+    pub(crate) fn address(&self, node: NodeId) -> SocketAddr {
+        self.places[&node].address
+    }
+
+    pub(crate) fn start(&mut self, node: NodeId) {
+        let place = &self.places[&node];
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+        let ways = Ways {
+            node,
+            tls: place.tls.clone(),
+            addresses: self.places.iter().map(|(id, place)| (*id, place.address)).collect(),
+            cuts: Arc::clone(&self.cuts),
+        };
+        let mut options = Options::new(node, place.dir.join("consensus"));
+        options.log.segment_bytes = 8 << 20;
+        options.shard = PACE;
+        options.persist_every = Duration::from_millis(200);
+        let (address, tls, dir) = (place.address, place.tls.clone(), place.dir.clone());
+        let voters = self.voters.clone();
+        let (consensus, group, book) = runtime.block_on(async move {
+            let consensus = Consensus::open(options, Arc::new(ways)).await.unwrap();
+            let ledger = Ledger::open(&dir, "group");
+            let book = Arc::clone(&ledger.book);
+            let listener = TcpListener::bind(address).await.unwrap();
+            let server =
+                Server::builder().tls_config(tls.server_config()).unwrap().add_service(consensus.peer_service());
+            tokio::spawn(server.serve_with_incoming(TcpListenerStream::new(listener)));
+            let group = consensus.start_group(GROUP, &voters, Box::new(ledger)).await.unwrap();
+            (consensus, group, book)
+        });
+        self.nodes.insert(node, Node { runtime: Some(runtime), consensus, group, book });
+    }
+
+    pub(crate) fn start_all(&mut self) {
+        self.voters().into_iter().for_each(|node| self.start(node));
+    }
+
+    /// Ends a node in an orderly way.
+    pub(crate) fn stop(&mut self, node: NodeId) {
+        let mut stopped = self.nodes.remove(&node).unwrap();
+        let runtime = stopped.runtime.take().unwrap();
+        runtime.block_on(stopped.consensus.shutdown(Duration::ZERO));
+        runtime.shutdown_timeout(Duration::from_secs(5));
+    }
+
+    /// Cuts a node off from everybody: nobody can connect any more, and its streams break.
+    pub(crate) fn cut(&self, node: NodeId) {
+        self.cuts.lock().unwrap().push(node);
+    }
+
+    pub(crate) fn heal(&self) {
+        self.cuts.lock().unwrap().clear();
+    }
+
+    /// Who leads, once some node among those that run does.
+    pub(crate) fn leader(&self) -> NodeId {
+        let leads = |node: &Node| node.group.leadership().borrow().leads;
+        eventually("a leader", || self.nodes.iter().find(|(_, node)| leads(node)).map(|(id, _)| *id))
+    }
+
+    /// Proposes until some leader applies it.
+    pub(crate) fn put(&self, line: &str) -> Applied {
+        eventually(line, || {
+            let leader = self.leader();
+            let node = &self.nodes[&leader];
+            run(node, propose(node.group.clone(), line.to_owned())).ok()
+        })
+    }
+
+    /// Waits until a node has these lines.
+    pub(crate) fn expect(&self, node: NodeId, lines: &[String]) {
+        eventually("equal books", || {
+            let book = self.nodes[&node].book.lock().unwrap();
+            let has: Vec<_> = book.lines.iter().map(|(_, line)| line.clone()).collect();
+            (has.iter().map(|line| &line[..]).eq(lines.iter().map(String::as_bytes))).then_some(())
+        });
+    }
+}
+
+async fn propose(group: Group, line: String) -> Result<Applied, ProposeError> {
+    group.propose(Bytes::from(line))?.await
+}
+
+/// Runs something in a node's runtime.
+pub(crate) fn run<T>(node: &Node, future: impl Future<Output = T>) -> T {
+    node.runtime.as_ref().unwrap().block_on(future)
+}
+
+pub(crate) fn eventually<T>(what: &str, found: impl Fn() -> Option<T>) -> T {
+    let start = Instant::now();
+    loop {
+        if let Some(found) = found() {
+            return found;
+        }
+        assert!(start.elapsed() < Duration::from_secs(40), "{what} did not come in 40 s");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
