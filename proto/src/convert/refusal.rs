@@ -71,15 +71,14 @@ pub fn status_of_refusal(refusal: Refusal) -> Status {
         RefusalKind::Internal => Code::Internal,
     };
     let message = refusal.message.clone();
-    Status::with_details(code, message, refusal_to_proto(refusal).encode_to_vec().into())
+    let details = v1::StatusDetails { refusal: Some(refusal_to_proto(refusal)) };
+    Status::with_details(code, message, details.encode_to_vec().into())
 }
 
 /// The refusal that a gRPC status carries, or, for a status that the transport made, the one that fits it.
 /// A status of the transport leaves open what happened: its effect is [`Effect::Unknown`].
 pub fn refusal_of_status(status: &Status) -> Refusal {
-    if !status.details().is_empty()
-        && let Ok(refusal) = v1::Refusal::decode(status.details())
-    {
+    if let Ok(v1::StatusDetails { refusal: Some(refusal) }) = v1::StatusDetails::decode(status.details()) {
         return refusal_from_proto(refusal);
     }
     let why = describe(status);
