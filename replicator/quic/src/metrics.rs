@@ -52,13 +52,15 @@ pub(crate) fn observe(handle: &Handle) {
         }),
     ];
     for (name, description, figure) in shipped {
-        let handle = handle.clone();
+        let handle = handle.downgrade();
         meter()
             .u64_observable_counter(name)
             .with_description(description)
             .with_callback(move |observer| {
+                let Some(handle) = handle.upgrade() else { return };
                 for lane in handle.lanes() {
                     let labels = [
+                        KeyValue::new("source", handle.region().to_string()),
                         KeyValue::new("target", handle.region_label(lane.target)),
                         KeyValue::new("shard", i64::from(lane.shard.0)),
                         KeyValue::new("lane", lane.lane.to_string()),
@@ -77,13 +79,15 @@ pub(crate) fn observe(handle: &Handle) {
         ("meridian.replicator.lag.bytes", "Their bytes", |lag| lag.unshipped_bytes + lag.unapplied_bytes),
     ];
     for (name, description, figure) in lags {
-        let handle = handle.clone();
+        let handle = handle.downgrade();
         meter()
             .u64_observable_gauge(name)
             .with_description(description)
             .with_callback(move |observer| {
+                let Some(handle) = handle.upgrade() else { return };
                 for lag in handle.lags() {
                     let labels = [
+                        KeyValue::new("source", handle.region().to_string()),
                         KeyValue::new("target", handle.region_label(lag.target)),
                         KeyValue::new("bucket", handle.bucket_label(lag.bucket)),
                     ];

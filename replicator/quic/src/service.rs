@@ -2,11 +2,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use meridian_replicator_core::shipper::LaneKey;
-use meridian_types::{BucketId, BucketLag, Lane, LaneStatus, NodeId, RegionId, ShardId, Topology};
+use meridian_types::{BucketId, BucketLag, Lane, LaneStatus, NodeId, RegionId, RegionName, ShardId, Topology};
 use s2n_quic::connection::Connection;
 use s2n_quic::{Client, Server};
 use tokio::sync::watch;
@@ -96,12 +96,26 @@ pub struct Service {
 
 /// Asks and stops a running [`Service`].
 #[derive(Clone)]
-pub struct Handle {
+pub struct Handle(Arc<Shared>);
+
+/// What handles share; metrics hold it weakly, so that a node that ended in a living process is let go.
+struct Shared {
+    region: RegionName,
     stop: CancellationToken,
     local: SocketAddr,
-    lanes: Arc<Mutex<BTreeMap<LaneKey, Shown>>>,
+    lanes: Mutex<BTreeMap<LaneKey, Shown>>,
     topology: watch::Receiver<Arc<Topology>>,
     source: Arc<dyn LogSource>,
+}
+
+/// A handle that keeps nothing alive.
+#[derive(Clone)]
+pub(crate) struct WeakHandle(Weak<Shared>);
+
+impl WeakHandle {
+    pub(crate) fn upgrade(&self) -> Option<Handle> {
+        self.0.upgrade().map(Handle)
+    }
 }
 
 /// Where a lane's task puts its shipper while it leads.
@@ -124,13 +138,14 @@ impl Service {
         let client = endpoint::dialler(options.listen, &tls, &options.transport)?;
         let local =
             server.local_addr().map_err(|why| StartError::Bind { address: options.listen, reason: why.to_string() })?;
-        let handle = Handle {
+        let handle = Handle(Arc::new(Shared {
+            region: options.region.clone(),
             stop: CancellationToken::new(),
             local,
-            lanes: Arc::default(),
+            lanes: Mutex::default(),
             topology: parts.topology.clone(),
             source: Arc::clone(&parts.source),
-        };
+        }));
         Ok(Service { server, client, handle, parts, options })
     }
 
@@ -144,9 +159,9 @@ impl Service {
     /// # Errors
     /// [`Error`] when a task panicked or the endpoint is lost: the node must end.
     pub async fn run(self) -> Result<(), Error> {
-        let stop = self.handle.stop.clone();
+        let stop = self.handle.0.stop.clone();
         let Some(me) = self.joined().await else { return Ok(()) };
-        tracing::info!(region = %self.options.region, address = %self.handle.local, "replication started");
+        tracing::info!(region = %self.options.region, address = %self.handle.0.local, "replication started");
         metrics::observe(&self.handle);
         let mut running = Running::new(self, me);
         let ended = running.supervise(&stop).await;
@@ -163,7 +178,7 @@ impl Service {
         };
         let mut topology = self.parts.topology.clone();
         let joined = tokio::select! {
-            () = self.handle.stop.cancelled() => None,
+            () = self.handle.0.stop.cancelled() => None,
             topology = topology.wait_for(|topology| region(topology).is_some()) => {
                 topology.ok().and_then(|topology| region(&topology))
             }
@@ -202,7 +217,7 @@ impl Running {
             window_bytes: options.transport.window_bytes,
             beat: Instant::now(),
             received: Received::new(),
-            stop: handle.stop.clone(),
+            stop: handle.0.stop.clone(),
         };
         let transport = &options.transport;
         let links = Links::new(Arc::new(dialling), transport.window_bytes, transport.async_connections);
@@ -266,7 +281,7 @@ impl Running {
                     topology: self.parts.topology.clone(),
                     links: Arc::clone(&self.links),
                     shown,
-                    stop: self.handle.stop.clone(),
+                    stop: self.handle.0.stop.clone(),
                 };
                 self.lanes.spawn(task.run());
             }
@@ -294,7 +309,7 @@ fn check(ended: Result<(), tokio::task::JoinError>) -> Result<(), Error> {
 
 impl Handle {
     fn shown(&self) -> std::sync::MutexGuard<'_, BTreeMap<LaneKey, Shown>> {
-        self.lanes.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lanes.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn shippers(&self) -> Vec<(LaneKey, SharedShipper)> {
@@ -315,7 +330,7 @@ impl Handle {
         let wall_ms = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis());
         let wall_ms = u64::try_from(wall_ms).unwrap_or(u64::MAX);
         for (key, shipper) in self.shippers() {
-            let counters = |bucket| self.source.counters(key.shard, bucket);
+            let counters = |bucket| self.0.source.counters(key.shard, bucket);
             let of_lane = lock(&shipper).lags(Instant::now(), wall_ms, &counters);
             for lag in of_lane {
                 let sum = lags.entry((lag.bucket, lag.target)).or_insert_with(|| BucketLag {
@@ -351,22 +366,31 @@ impl Handle {
         problems.into_iter().collect()
     }
 
+    pub(crate) fn downgrade(&self) -> WeakHandle {
+        WeakHandle(Arc::downgrade(&self.0))
+    }
+
+    /// The region this node ships from.
+    pub(crate) fn region(&self) -> &RegionName {
+        &self.0.region
+    }
+
     pub(crate) fn region_label(&self, region: RegionId) -> String {
-        self.topology.borrow().region_label(region)
+        self.0.topology.borrow().region_label(region)
     }
 
     pub(crate) fn bucket_label(&self, bucket: BucketId) -> String {
-        let topology = self.topology.borrow();
+        let topology = self.0.topology.borrow();
         topology.buckets.get(&bucket).map_or_else(|| format!("bucket-{bucket}"), |bucket| bucket.name.to_string())
     }
 
     /// The address it listens on.
     pub fn local_address(&self) -> SocketAddr {
-        self.local
+        self.0.local
     }
 
     /// Ends [`Service::run`]: connections are closed, what was not acknowledged is shipped again next time.
     pub fn stop(&self) {
-        self.stop.cancel();
+        self.0.stop.cancel();
     }
 }

@@ -51,7 +51,8 @@ pub(super) struct World {
     log: Vec<(Lsn, u64, Bytes)>,
     next_lsn: u64,
     shipper: Shipper,
-    reading: Option<(u64, Read)>,
+    /// Due then; what it found, where it looked when it was asked and not when it answers.
+    reading: Option<(u64, Read, Option<Tail>)>,
     making: VecDeque<(u64, Plan)>,
     stream: Option<Stream>,
     streams: u64,
@@ -263,8 +264,8 @@ impl World {
         {
             self.step_shipper(shipper::Input::Message(message));
         }
-        if let Some((_, read)) = self.reading.take_if(|(due, _)| *due <= self.now) {
-            let tail = self.tail(read);
+        if let Some((_, read, found)) = self.reading.take_if(|(due, ..)| *due <= self.now) {
+            let tail = found.unwrap_or_else(|| self.tail(read));
             self.step_shipper(shipper::Input::Tail(Ok(tail)));
         }
         while let Some((_, plan)) = self.making.pop_front_if(|(due, _)| *due <= self.now) {
@@ -284,7 +285,7 @@ impl World {
         self.step_shipper(shipper::Input::Opened);
     }
 
-    /// Reads what is there when the answer is given, not when it was asked for.
+    /// Reads what is there now, up to a limit that is drawn.
     fn tail(&mut self, read: Read) -> Tail {
         let limit = 1 + self.draw(if self.big { FRAME_RAW_BYTES as u64 } else { 8_000 });
         let limit = usize::try_from(limit).unwrap().min(read.bytes_max);
@@ -333,8 +334,9 @@ impl World {
             self.making.push_back((due, plan));
         }
         if let Some(read) = out.read {
-            let due = self.now + self.draw(3);
-            self.reading = Some((due, read));
+            let due = self.now + self.draw(6);
+            let found = (self.draw(2) == 0).then(|| self.tail(read));
+            self.reading = Some((due, read, found));
         }
         let one_frame = FRAME_RAW_BYTES + 300_000;
         assert!(self.shipper.in_flight_bytes() <= WINDOW.max(one_frame), "seed {}: window", self.seed);
