@@ -58,13 +58,14 @@ pub(crate) fn refusal(why: &ProposeError) -> Refusal {
     let kind = match why {
         ProposeError::NotLeader { .. } | ProposeError::Full | ProposeError::Unknown => RefusalKind::Retry,
         ProposeError::DiskFull | ProposeError::Stopped => RefusalKind::Unavailable,
+        ProposeError::TooLarge { .. } => RefusalKind::Invalid,
     };
     let effect = if *why == ProposeError::Unknown { Effect::Unknown } else { Effect::None };
     let advice = match why {
         ProposeError::DiskFull => ": free space on it or enlarge it; reads go on",
         ProposeError::Stopped => ": ask another node",
         ProposeError::NotLeader { .. } | ProposeError::Unknown => ": try again after a pause",
-        ProposeError::Full => "",
+        ProposeError::Full | ProposeError::TooLarge { .. } => "",
     };
     Refusal::new(kind, format!("{why}{advice}")).with_effect(effect)
 }

@@ -30,11 +30,11 @@ async fn a_sync_write_without_a_second_region_times_out_as_applied_here_and_name
     let (_a, _b, a, b) = two().await;
     let id = RequestId { client: ClientId(1), sequence: 1 };
     let increment = || identified(SYNC, Write::Increment { key: key("c"), by: 1 }, id);
-    let refused = a.execute(increment()).await.unwrap_err();
+    let refused = a.execute(soon(increment())).await.unwrap_err();
     assert_eq!((refused.kind, refused.effect), (RefusalKind::Unavailable, Effect::Applied));
     assert!(refused.message.contains("1 of 2") && refused.message.contains("eu-west"), "{}", refused.message);
     // A strong read would show what a failover could undo: it waits too (CON-1).
-    let read = a.read(SYNC, "c", ReadLevel::Strong).await.unwrap_err();
+    let read = a.execute(soon(get(SYNC, "c", ReadLevel::Strong))).await.unwrap_err();
     assert_eq!(read.kind, RefusalKind::Unavailable);
     assert_eq!(a.value(SYNC, "c", ReadLevel::Eventual).await.as_deref(), Some("1"));
     // The region comes back: the retry waits for the same write, and it counted once.
@@ -51,14 +51,12 @@ async fn a_strong_read_of_a_removed_key_waits_until_the_removal_is_safe() {
         let _carrier = Carrier::start(&a, &b);
         a.put(SYNC, "k", "v").await.unwrap();
     }
-    let removed = a.write(SYNC, Write::Delete { key: key("k") }).await.unwrap_err();
+    let removed = a.execute(soon(write_request(SYNC, Write::Delete { key: key("k") }))).await.unwrap_err();
     assert_eq!(removed.effect, Effect::Applied);
-    assert_eq!(a.read(SYNC, "k", ReadLevel::Strong).await.unwrap_err().kind, RefusalKind::Unavailable);
+    let read = get(SYNC, "k", ReadLevel::Strong);
+    assert_eq!(a.execute(soon(read.clone())).await.unwrap_err().kind, RefusalKind::Unavailable);
     let _carrier = Carrier::start(&a, &b);
-    eventually("the removal is in both regions", async || {
-        a.read(SYNC, "k", ReadLevel::Strong).await.is_ok_and(|answer| text(answer).is_none())
-    })
-    .await;
+    assert_eq!(text(a.execute(read).await.unwrap()), None);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -68,7 +66,7 @@ async fn an_async_write_asked_for_two_regions_waits_for_them() {
     if let Request::Write { ack, .. } = &mut request {
         *ack = WriteAck::All;
     }
-    let refused = a.execute(request.clone()).await.unwrap_err();
+    let refused = a.execute(soon(request.clone())).await.unwrap_err();
     assert_eq!((refused.kind, refused.effect), (RefusalKind::Unavailable, Effect::Applied));
     let _carrier = Carrier::start(&a, &b);
     assert_eq!(a.execute(request).await.unwrap().durability.unwrap().regions, 2);
@@ -96,12 +94,9 @@ async fn a_replica_answers_a_forwarded_sync_write_as_soon_as_it_has_applied_it()
     let token = answer.session.seen(a.plane.bucket(SYNC).id, shard).unwrap().clone();
     assert_eq!(token.of(A), lsn, "the session has seen the primary's position");
     // A client without identity can't be matched: it gets the primary's answer, which never comes.
-    let (anonymous, _) = tokio::join!(b.put(SYNC, "k", "w"), async {
-        tokio::time::sleep(Duration::from_millis(50)).await;
-        carry(&a, &b, ShardId(1 - shard.0), Lane::Sync).await;
-        if let Some(frame) = next_frame(&a, &b, shard, Lane::Sync).await {
-            apply(&b, &frame).await.unwrap();
-        }
+    let (anonymous, ()) = tokio::join!(b.execute(soon(write_request(SYNC, put("k", "w")))), async {
+        eventually("the frame is there", async || next_frame(&a, &b, shard, Lane::Sync).await.is_some()).await;
+        apply(&b, &next_frame(&a, &b, shard, Lane::Sync).await.unwrap()).await.unwrap();
     });
     let anonymous = anonymous.unwrap_err();
     assert!(matches!(anonymous.effect, Effect::Applied | Effect::Unknown), "{anonymous:?}");
@@ -136,9 +131,8 @@ async fn without_a_lease_nothing_is_ordered_acknowledged_or_read_strongly() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_lease_that_runs_out_while_a_write_is_under_way_leaves_it_unacknowledged() {
     let (_a, _b, a, b) = two().await;
-    let write = a.put(SYNC, "k", "v");
-    let (answer, ()) = tokio::join!(write, async {
-        tokio::time::sleep(Duration::from_millis(50)).await;
+    let (answer, ()) = tokio::join!(a.put(SYNC, "k", "v"), async {
+        applied(&a, SYNC, "k").await;
         a.plane.set_lease(None);
         carry_all(&a, &b).await;
     });
@@ -150,7 +144,7 @@ async fn a_lease_that_runs_out_while_a_write_is_under_way_leaves_it_unacknowledg
 async fn a_bucket_that_moved_on_while_a_write_was_under_way_leaves_it_unacknowledged() {
     let (_a, _b, a, b) = two().await;
     let (answer, ()) = tokio::join!(a.put(SYNC, "k", "v"), async {
-        tokio::time::sleep(Duration::from_millis(50)).await;
+        applied(&a, SYNC, "k").await;
         a.plane.change(|topology| {
             let id = topology.bucket_ids[&BucketName::new(SYNC).unwrap()];
             let bucket = Arc::make_mut(topology.buckets.get_mut(&id).unwrap());

@@ -15,20 +15,16 @@ async fn two() -> (tempfile::TempDir, tempfile::TempDir, Arc<RegionUnderTest>, A
     (a_dir, b_dir, Arc::new(a), Arc::new(b))
 }
 
-fn get(level: ReadLevel) -> Request {
-    read_request(ASYNC, Read::Get { key: key("k") }, level)
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_session_reads_its_own_write_in_another_region_or_waits_or_is_redirected_or_fails() {
     let (_a, _b, a, b) = two().await;
     let token = a.put(ASYNC, "k", "v").await.unwrap().session;
-    let read = with_session(get(ReadLevel::Session), &token);
+    let read = with_session(get(ASYNC, "k", ReadLevel::Session), &token);
     let failed = b.execute(when_stale(read.clone(), StalePolicy::Fail)).await.unwrap_err();
     assert_eq!(failed.kind, RefusalKind::Stale);
     let redirected = b.execute(when_stale(read.clone(), StalePolicy::Redirect)).await.unwrap();
     assert_eq!((redirected.region, text(redirected).as_deref()), (A, Some("v")));
-    let late = b.execute(read.clone()).await.unwrap_err();
+    let late = b.execute(soon(read.clone())).await.unwrap_err();
     assert_eq!(late.kind, RefusalKind::Stale, "it waited in vain");
     let (waited, ()) = tokio::join!(b.execute(read.clone()), async {
         tokio::time::sleep(Duration::from_millis(50)).await;
@@ -48,7 +44,7 @@ async fn a_session_that_found_a_key_removed_does_not_find_it_again_elsewhere() {
     carry_all(&a, &b).await;
     a.write(ASYNC, Write::Delete { key: key("k") }).await.unwrap();
     let seen = a.read(ASYNC, "k", ReadLevel::Strong).await.unwrap().session;
-    let read = when_stale(with_session(get(ReadLevel::Session), &seen), StalePolicy::Fail);
+    let read = when_stale(with_session(get(ASYNC, "k", ReadLevel::Session), &seen), StalePolicy::Fail);
     assert_eq!(b.execute(read.clone()).await.unwrap_err().kind, RefusalKind::Stale, "monotonic reads");
     carry_all(&a, &b).await;
     assert_eq!(text(b.execute(read).await.unwrap()), None);
@@ -59,7 +55,7 @@ async fn a_bounded_read_is_never_staler_than_its_bound_by_the_replicas_own_clock
     let (_a, _b, a, b) = two().await;
     let shard = shard_of(&a.plane, ASYNC, "k");
     a.put(ASYNC, "k", "1").await.unwrap();
-    let fail = |bound| when_stale(get(ReadLevel::Bounded { staleness_ms_max: bound }), StalePolicy::Fail);
+    let fail = |bound| when_stale(get(ASYNC, "k", ReadLevel::Bounded { staleness_ms_max: bound }), StalePolicy::Fail);
     assert_eq!(b.execute(fail(60_000)).await.unwrap_err().kind, RefusalKind::Stale, "never complete yet");
     carry(&a, &b, shard, Lane::Async).await;
     let answer = b.execute(fail(0)).await.unwrap();
@@ -67,9 +63,10 @@ async fn a_bounded_read_is_never_staler_than_its_bound_by_the_replicas_own_clock
     b.clock.advance(500);
     assert_eq!(b.execute(fail(499)).await.unwrap_err().kind, RefusalKind::Stale, "CON-3");
     assert_eq!(b.execute(fail(500)).await.unwrap().freshness.staleness_ms, Some(500));
-    let redirected = b.execute(when_stale(get(ReadLevel::Bounded { staleness_ms_max: 10 }), StalePolicy::Redirect));
+    let redirected =
+        b.execute(when_stale(get(ASYNC, "k", ReadLevel::Bounded { staleness_ms_max: 10 }), StalePolicy::Redirect));
     assert_eq!(redirected.await.unwrap().region, A);
-    let (waited, ()) = tokio::join!(b.execute(get(ReadLevel::Bounded { staleness_ms_max: 10 })), async {
+    let (waited, ()) = tokio::join!(b.execute(get(ASYNC, "k", ReadLevel::Bounded { staleness_ms_max: 10 })), async {
         tokio::time::sleep(Duration::from_millis(30)).await;
         refresh(&a, &b, shard, Lane::Async).await;
     });
@@ -94,7 +91,7 @@ async fn an_active_active_write_comes_after_what_its_session_has_seen_elsewhere(
     a.clock.advance(3_600_000);
     let token = a.put(ACTIVE, "k", "first").await.unwrap().session;
     let then = with_session(write_request(ACTIVE, put("k", "second")), &token);
-    assert_eq!(b.execute(then.clone()).await.unwrap_err().kind, RefusalKind::Stale, "not before it has seen it");
+    assert_eq!(b.execute(soon(then.clone())).await.unwrap_err().kind, RefusalKind::Stale, "not before it has seen it");
     carry_all(&a, &b).await;
     b.execute(then).await.unwrap();
     carry_all(&b, &a).await;

@@ -190,10 +190,8 @@ async fn beyond_the_bound_on_requests_under_way_the_next_is_refused_as_retryable
     let bounded = meridian_region_node::Options { in_flight_max: 1, ..options() };
     let region = RegionUnderTest::start_with(dir.path(), A, &Plane::new(), bounded).await;
     // Waits for a second region that isn't there.
-    let (slow, quick) = tokio::join!(region.put(SYNC, "k", "v"), async {
-        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
-        region.put(ASYNC, "k", "v").await
-    });
+    let waits = region.execute(soon(write_request(SYNC, put("k", "v"))));
+    let (slow, quick) = tokio::join!(biased; waits, region.put(ASYNC, "k", "v"));
     assert_eq!(quick.unwrap_err().kind, RefusalKind::Retry, "RES-1");
     assert_eq!(slow.unwrap_err().kind, RefusalKind::Unavailable);
     region.put(ASYNC, "k", "v").await.unwrap();

@@ -29,6 +29,9 @@ pub const A: RegionId = RegionId(1);
 pub const B: RegionId = RegionId(2);
 pub const SHARDS: u16 = 2;
 
+/// Far beyond what a busy machine needs.
+const PATIENT_MS: u32 = 30_000;
+
 pub const ASYNC: &str = "async";
 pub const SYNC: &str = "sync";
 pub const ACTIVE: &str = "active";
@@ -341,7 +344,7 @@ pub fn identified(bucket: &str, write: Write, id: RequestId) -> Request {
         id,
         lowest_outstanding: 1,
         session: SessionToken::default(),
-        deadline_ms: 500,
+        deadline_ms: PATIENT_MS,
     }
 }
 
@@ -352,8 +355,20 @@ pub fn read_request(bucket: &str, read: Read, level: ReadLevel) -> Request {
         level,
         stale: StalePolicy::Wait,
         session: SessionToken::default(),
-        deadline_ms: 300,
+        deadline_ms: PATIENT_MS,
     }
+}
+
+/// The same request with little patience: for what is expected to wait in vain.
+pub fn soon(mut request: Request) -> Request {
+    match &mut request {
+        Request::Read { deadline_ms, .. } | Request::Write { deadline_ms, .. } => *deadline_ms = 400,
+    }
+    request
+}
+
+pub fn get(bucket: &str, name: &str, level: ReadLevel) -> Request {
+    read_request(bucket, Read::Get { key: key(name) }, level)
 }
 
 pub fn with_session(mut request: Request, token: &SessionToken) -> Request {
@@ -378,7 +393,7 @@ pub fn text(response: Response) -> Option<String> {
 }
 
 pub async fn eventually(what: &str, holds: impl AsyncFn() -> bool) {
-    let until = Instant::now() + Duration::from_secs(10);
+    let until = Instant::now() + Duration::from_secs(60);
     while !holds().await {
         assert!(Instant::now() < until, "not in time: {what}");
         tokio::time::sleep(Duration::from_millis(5)).await;
@@ -452,6 +467,11 @@ pub async fn carry_all(source: &RegionUnderTest, target: &RegionUnderTest) {
             carry(source, target, shard, lane).await;
         }
     }
+}
+
+/// Waits until a key is applied here, whoever waits for more.
+pub async fn applied(region: &RegionUnderTest, bucket: &str, name: &str) {
+    eventually("the write is applied", async || region.value(bucket, name, ReadLevel::Eventual).await.is_some()).await;
 }
 
 /// Carries both ways, all the time, until dropped.
