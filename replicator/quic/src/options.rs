@@ -28,7 +28,8 @@ pub struct Options {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Transport {
-    /// Congestion control.
+    /// Congestion control. BBR by measurement (`examples/wan.rs`, 80 ms, 400 Mbit/s): with 0.1 % and 1 % loss it
+    /// keeps most of the link, where CUBIC falls to a few per cent of it.
     pub congestion: Congestion,
     /// Bytes of frames that may be on their way to one node, per lane kind, before acknowledgements return; the
     /// lanes share it. 16 MiB is twice 400 Mbit/s x 150 ms. What bounds the memory of a link (RES-1).

@@ -334,7 +334,8 @@ impl World {
             self.making.push_back((due, plan));
         }
         if let Some(read) = out.read {
-            let due = self.now + self.draw(6);
+            let slow = if !self.quiet && self.draw(6) == 0 { 40 } else { 4 };
+            let due = self.now + self.draw(slow);
             let found = (self.draw(2) == 0).then(|| self.tail(read));
             self.reading = Some((due, read, found));
         }
