@@ -26,6 +26,13 @@ impl Count {
     }
 }
 
+/// The source's totals less the lane's. Negative when the source began counting after what the lane has shipped.
+#[derive(Clone, Copy, Debug)]
+struct Before {
+    operations: i64,
+    bytes: i64,
+}
+
 /// A frame's share of one bucket.
 #[derive(Debug)]
 struct Share {
@@ -48,7 +55,7 @@ pub(super) struct Ledger {
     /// Framed since the process started, less what was taken back.
     totals: BTreeMap<BucketId, Count>,
     /// The source's totals when this lane was last complete, less `totals` then: what it had before our time.
-    before: BTreeMap<BucketId, Count>,
+    before: BTreeMap<BucketId, Before>,
     /// The oldest entry per bucket that was sent and has to be sent again.
     forgotten: BTreeMap<BucketId, Hlc>,
     /// The end of the log when the lane was last complete.
@@ -110,16 +117,16 @@ impl Ledger {
     ) -> BucketLag {
         let totals = self.totals.get(&bucket).copied().unwrap_or_default();
         if complete {
-            let before = Count {
-                operations: operations.saturating_sub(totals.operations),
-                bytes: bytes.saturating_sub(totals.bytes),
+            let before = Before {
+                operations: difference(operations, totals.operations),
+                bytes: difference(bytes, totals.bytes),
             };
             self.before.insert(bucket, before);
         }
         let unshipped = match self.before.get(&bucket) {
             Some(before) => Count {
-                operations: operations.saturating_sub(before.operations + totals.operations),
-                bytes: bytes.saturating_sub(before.bytes + totals.bytes),
+                operations: rest(difference(operations, totals.operations), before.operations),
+                bytes: rest(difference(bytes, totals.bytes), before.bytes),
             },
             None => bounded_by_positions(operations, bytes, behind_lsns),
         };
@@ -146,9 +153,17 @@ impl Ledger {
     }
 }
 
+/// Totals are far from 2^63, and a difference of them is exact in two's complement.
+fn difference(source: u64, lane: u64) -> i64 {
+    source.wrapping_sub(lane).cast_signed()
+}
+
+fn rest(now: i64, before: i64) -> u64 {
+    u64::try_from(now.wrapping_sub(before)).unwrap_or_default()
+}
+
 /// Never complete since the start, so what the target had before is not known: at most one operation per log
-/// position, of the bucket's average size.
+/// position, of the average size of those the source has counted.
 fn bounded_by_positions(operations: u64, bytes: u64, behind_lsns: u64) -> Count {
-    let most = operations.min(behind_lsns);
-    Count { operations: most, bytes: (bytes / operations.max(1)).saturating_mul(most) }
+    Count { operations: behind_lsns, bytes: (bytes / operations.max(1)).saturating_mul(behind_lsns) }
 }

@@ -276,3 +276,16 @@ fn lag_is_counted_from_unshipped_to_unapplied_to_nothing() {
     let caught_up = lag(&mut play, 9);
     assert_eq!((caught_up.unshipped_operations, caught_up.unapplied_operations, caught_up.lag_ms), (0, 0, 0));
 }
+
+#[test]
+fn lag_is_right_when_the_source_counts_only_since_its_restart() {
+    let (mut play, _) = Play::streaming(Lane::Sync, 0, 3);
+    let lag =
+        |play: &mut Play, total: u64| play.shipper.lags(play.base, 50, &|_| (total, total))[0].unshipped_operations;
+    assert_eq!(lag(&mut play, 0), 3, "at most one per position, while it is not known better");
+    play.tail((1..4).map(|lsn| entry(lsn, SYNC, 10)).collect(), 3, true);
+    assert_eq!(lag(&mut play, 0), 0, "three of before the restart are shipped");
+    play.encoded(10);
+    play.head(5);
+    assert_eq!(lag(&mut play, 2), 2);
+}
