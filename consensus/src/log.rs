@@ -126,10 +126,9 @@ impl Log {
         let spare = spawn("log-spare", poison, move || spare_shared.spares.run(&spare_poison))?;
         let (writer_shared, writer_poison) = (Arc::clone(&shared), poison.clone());
         let (tail, held, batch) = (found.tail, found.held, found.batch);
-        let writer = spawn("log-writer", poison, move || {
-            if let Some((segment, offset)) = tail.or_else(|| writer_shared.begin()) {
-                Writer::new(writer_shared, segment, offset, batch, held).run(&writer_poison);
-            }
+        let writer = spawn("log-writer", poison, move || match tail.or_else(|| writer_shared.begin()) {
+            Some((segment, offset)) => Writer::new(writer_shared, segment, offset, batch, held).run(&writer_poison),
+            None => writer_shared.queue.abandon(),
         })?;
         Ok(Log { shared, threads: Mutex::new(vec![writer, spare]), lock: Mutex::new(Some(lock)) })
     }
@@ -263,6 +262,11 @@ impl GroupHandle {
     pub(crate) fn bounds(&self) -> (Option<EntryId>, Option<EntryId>) {
         let state = self.log.state();
         (state.purged, state.last)
+    }
+
+    /// The first index the log holds, or will hold.
+    pub(crate) fn first(&self) -> u64 {
+        self.log.state().first()
     }
 
     pub(crate) fn vote(&self) -> Option<Bytes> {

@@ -6,4 +6,6 @@ pub(crate) mod machine;
 pub(crate) mod mark;
 pub(crate) mod snapshot;
 pub(crate) mod storage;
+#[cfg(test)]
+mod tests;
 pub(crate) mod types;

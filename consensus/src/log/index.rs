@@ -23,21 +23,21 @@ pub(crate) struct Point {
 #[derive(Debug, Default)]
 pub(crate) struct Index {
     points: VecDeque<Point>,
-    /// The next entry begins a run of its own.
-    broken: bool,
+    /// What the next entry must be to go on with the last run.
+    next: Option<u64>,
 }
 
 impl Index {
     /// Notes where an entry was written; called in the order of the log.
     pub(crate) fn place(&mut self, index: u64, segment: u64, offset: u64) {
-        let covered = !self.broken
+        let covered = self.next == Some(index)
             && self.points.back().is_some_and(|last| {
                 last.segment == segment && index < last.index + ENTRIES_MAX && offset < last.offset + BYTES_MAX
             });
         if !covered {
             self.points.push_back(Point { index, segment, offset });
-            self.broken = false;
         }
+        self.next = Some(index + 1);
     }
 
     /// Forgets the entries from `index` on.
@@ -45,7 +45,7 @@ impl Index {
         while self.points.back().is_some_and(|last| last.index >= index) {
             self.points.pop_back();
         }
-        self.broken = true;
+        self.next = None;
     }
 
     /// Forgets points that only lead to entries up to `index`.
@@ -77,6 +77,15 @@ mod tests {
         assert_eq!(indexes(1, 2), [1]);
         assert_eq!(indexes(40, 70), [33, 65]);
         assert_eq!(indexes(33, 65), [33]);
+    }
+
+    #[test]
+    fn an_entry_after_a_hole_that_a_snapshot_left_gets_a_point_of_its_own() {
+        let mut index = Index::default();
+        (1..=10).for_each(|entry| index.place(entry, 1, 4096 + entry * 48));
+        index.purge(20);
+        index.place(21, 1, 9000);
+        assert_eq!(index.route(21, 22), [Point { index: 21, segment: 1, offset: 9000 }]);
     }
 
     #[test]

@@ -119,6 +119,13 @@ impl Queue {
         }
     }
 
+    /// Called by a writer that can't even begin: nothing that waits will ever be written.
+    pub(crate) fn abandon(&self) {
+        self.close();
+        let waiting = std::mem::take(&mut self.lock().waiting);
+        drop(waiting);
+    }
+
     pub(crate) fn close(&self) {
         self.lock().closed = true;
         self.wake();

@@ -218,6 +218,9 @@ impl Replay {
             Kind::Normal | Kind::Blank | Kind::Membership => {
                 let held = self.held.entry(segment).or_default().entry(header.group).or_default();
                 *held = (*held).max(header.index);
+                if state.last.is_none() {
+                    state.begin = header.index;
+                }
                 if header.index >= state.first() {
                     state.index.place(header.index, segment, offset);
                     state.last = Some(id);
@@ -245,7 +248,8 @@ impl Replay {
             let first = state.first();
             let end = state.end();
             let route = state.index.route(first, first + 1);
-            if first < end && route.first().is_none_or(|point| point.index > first) {
+            let found = route.first().is_some_and(|point| point.index <= first);
+            if first < end && !(found && (first == 0 || state.purged.is_some())) {
                 let file = segments.first().map(|segment| segment.path.clone()).unwrap_or_default();
                 let detail = format!("entries from {first} on are missing");
                 return Err(OpenError::Corrupt { file, offset: 0, groups: vec![*group], detail });

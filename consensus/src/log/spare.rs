@@ -115,7 +115,11 @@ impl Spares {
                     self.set_disk_full(true);
                     self.pause();
                 }
-                Err(error) => return poison.report(None, format!("preparing a log segment failed: {error}")),
+                Err(error) => {
+                    poison.report(None, format!("preparing a log segment failed: {error}"));
+                    // The writer must not wait for what won't come.
+                    return self.close();
+                }
             }
         }
     }

@@ -55,6 +55,8 @@ pub(crate) enum Source {
 #[derive(Debug, Default)]
 pub(crate) struct State {
     pub(crate) purged: Option<EntryId>,
+    /// The index of the very first entry, as long as nothing is purged. 0 in a real group.
+    pub(crate) begin: u64,
     pub(crate) last: Option<EntryId>,
     pub(crate) vote: Option<Bytes>,
     pub(crate) committed: Option<EntryId>,
@@ -70,7 +72,7 @@ pub(crate) struct State {
 impl State {
     /// The first index the log holds, or will hold.
     pub(crate) fn first(&self) -> u64 {
-        self.purged.map_or(0, |purged| purged.index + 1)
+        self.purged.map_or(self.begin, |purged| purged.index + 1)
     }
 
     /// One past the last index.
@@ -80,6 +82,9 @@ impl State {
 
     /// Takes new entries into the cache; they are readable from here on.
     pub(crate) fn push(&mut self, entries: &[Entry], append: u64) {
+        if let (None, Some(first)) = (self.last, entries.first()) {
+            self.begin = first.id.index;
+        }
         for entry in entries {
             assert!(
                 self.last.is_none_or(|last| last.index + 1 == entry.id.index),
@@ -96,6 +101,9 @@ impl State {
     /// Voids entries after `after`; `None` voids all.
     pub(crate) fn truncate(&mut self, after: Option<EntryId>) {
         let end = after.map_or(0, |after| after.index + 1);
+        if end >= self.end() {
+            return;
+        }
         while self.cache.back().is_some_and(|cached| cached.entry.id.index >= end) {
             let cached = self.cache.pop_back();
             self.cache_bytes -= cached.map_or(0, |cached| cached.entry.bytes());

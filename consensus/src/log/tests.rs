@@ -271,6 +271,45 @@ fn a_full_disk_refuses_nothing_that_is_under_way_and_recovers_by_itself() {
     assert_eq!(all(&open(dir.path()).unwrap().group(GROUP)).len(), 21);
 }
 
+/// Where the fixture lies. Made once by `write_the_fixture`, with the version that wrote format 1 first.
+fn fixture() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/log-1")
+}
+
+#[test]
+fn a_log_of_format_1_still_opens() {
+    let dir = copy(&fixture());
+    let log = open(dir.path()).unwrap();
+    let group = log.group(GROUP);
+    assert_eq!(group.bounds(), (Some(EntryId { term: 1, index: 1 }), Some(EntryId { term: 3, index: 5 })));
+    assert_eq!(group.vote().as_deref(), Some(&b"vote"[..]));
+    assert_eq!(group.committed(), Some(EntryId { term: 1, index: 3 }));
+    let entries = all(&group);
+    assert_eq!(entries.iter().map(|entry| &entry.payload[..]).collect::<Vec<_>>(), [b"two", b"new", b"4th", b"5th"]);
+    assert_eq!(log.group(GroupId(2)).bounds().1, Some(EntryId { term: 1, index: 0 }));
+}
+
+#[test]
+#[ignore = "writes into the source tree; only for a new format, under a new name"]
+fn write_the_fixture() {
+    let dir = tempfile::tempdir().unwrap();
+    let small = LogOptions { segment_bytes: 8 << 10, ..options() };
+    let log = Log::open(dir.path(), NODE, &small, &Poison::new()).unwrap();
+    let group = log.group(GROUP);
+    group.save_vote(Bytes::from_static(b"vote"), Box::new(|result| result.unwrap()));
+    put(&group, vec![entry(0, 1, b"zero"), entry(1, 1, b"one"), entry(2, 1, b"two"), entry(3, 1, b"old")]);
+    group.set_committed(Some(EntryId { term: 1, index: 3 }));
+    group.truncate(Some(EntryId { term: 1, index: 2 })).unwrap();
+    put(&group, vec![entry(3, 2, b"new"), entry(4, 2, b"4th")]);
+    group.purge(EntryId { term: 1, index: 1 }).unwrap();
+    put(&group, vec![entry(5, 3, b"5th")]);
+    put(&log.group(GroupId(2)), vec![entry(0, 1, b"other group")]);
+    drop((group, log));
+    std::fs::create_dir_all(fixture().join(DIRECTORY)).unwrap();
+    let file = segment::path(Path::new(DIRECTORY), 1);
+    std::fs::copy(dir.path().join(&file), fixture().join(&file)).unwrap();
+}
+
 fn eventually(holds: impl Fn() -> bool) {
     let start = Instant::now();
     while !holds() {

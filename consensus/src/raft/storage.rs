@@ -44,8 +44,7 @@ impl<RT: AsyncRuntime> RaftLogReader<TypeConfig<RT>> for Storage<RT> {
         range: R,
     ) -> Result<Vec<RaftEntry>, io::Error> {
         let (from, to) = bounds(&range);
-        let (purged, _) = self.log.bounds();
-        let mut from = from.max(purged.map_or(0, |purged| purged.index + 1));
+        let mut from = from.max(self.log.first());
         let mut entries = Vec::new();
         while from < to {
             let more = read(&self.log, from, to, MESSAGE_BYTES)?;

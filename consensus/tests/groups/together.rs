@@ -71,10 +71,11 @@ fn a_follower_that_the_log_no_longer_reaches_is_caught_up_by_a_snapshot() {
     lines(10).iter().for_each(|line| drop(world.put(line)));
     let lagging = world.ids().into_iter().find(|node| *node != world.leader()).unwrap();
     world.stop(lagging);
-    let mut last = Lsn(0);
-    for line in &lines(1000)[10..] {
-        last = world.put(line).lsn;
-    }
+    let leader = &world.nodes[&world.leader()];
+    let group = &leader.group;
+    let proposals: Vec<_> =
+        lines(1000)[10..].iter().map(|line| group.propose(Bytes::from(line.clone())).unwrap()).collect();
+    let last = run(leader, futures::future::try_join_all(proposals)).unwrap().last().unwrap().lsn;
     for node in world.nodes.values() {
         node.group.allow_purge(last);
     }
