@@ -30,6 +30,8 @@
 //! each grant of its predecessor, because the predecessor answers a request only after a quorum confirmed
 //! *after it received the request* that it still led. That quorum and the one that elected the successor
 //! share a voter, which confirmed first and voted later: so the request was sent before the election.
+//! (Consensus may confirm by Raft's own leader lease instead of a round. Then nobody else can have been elected
+//! before the moment it looked, which is after the receipt too; this rests on the same bounded drift.)
 //!
 //! **A lease is worth nothing without the state it was granted for.** The grant names the index that the
 //! leader had applied. A node that has not applied that index yet may not know that it was deposed, so

@@ -3,7 +3,7 @@
 use std::io;
 use std::path::PathBuf;
 
-use meridian_consensus::{StartError, StateError};
+use meridian_consensus::StartError;
 use meridian_metadata_core::SnapshotError;
 
 /// Why the metadata plane can't start on this node.
@@ -71,7 +71,4 @@ pub enum Error {
         /// How it ended.
         detail: String,
     },
-    /// The state failed.
-    #[error("the metadata state failed")]
-    State(#[from] StateError),
 }

@@ -1,6 +1,6 @@
 //! What only the leader of the metadata group can do: commit commands and grant leases.
 //!
-//! Works on any node at any time; one that does not lead says who does. A grant is given only after a quorum
+//! Works on any node at any time; one that does not lead says who does. A grant is given only after consensus
 //! confirmed, after the request had been received, that this node still leads (design 4; the reasoning is in
 //! [`meridian_metadata_core::lease`]).
 

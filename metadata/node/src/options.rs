@@ -92,7 +92,8 @@ fn shards() -> u16 {
 }
 
 fn lease_ttl_ms() -> u64 {
-    // Design 4: five renewals, so that an election (at most 3 s between regions) ends before the leases do.
+    // Design 4. What is left after a missed renewal and the margin, 3.95 s, must outlast the loss of a leader: twice
+    // the group's `election_ms_max` (Raft's lease, then the election timeout) and a few round trips.
     5000
 }
 
@@ -117,7 +118,7 @@ fn attempt_timeout_ms() -> u64 {
 }
 
 fn command_deadline_ms() -> u64 {
-    // Outlasts the loss of a leader: detection and election take up to 3 s, a split vote once more.
+    // Outlasts the loss of a leader, also when the first vote is split.
     10_000
 }
 

@@ -115,6 +115,9 @@ pub(crate) fn quick(options: &mut Options) {
 impl World {
     /// Three voters in three regions; `extra` nodes that are no members, in the first region.
     pub(crate) fn new(extra: usize) -> World {
+        // For whoever asks with RUST_LOG; the first test of a process sets it up for all.
+        let filter = tracing_subscriber::EnvFilter::from_default_env();
+        let _ = tracing_subscriber::fmt().with_env_filter(filter).with_test_writer().try_init();
         let dir = tempfile::tempdir().unwrap();
         let authority = Authority::new();
         let regions = ["us-east", "eu-west", "ap-south"];
