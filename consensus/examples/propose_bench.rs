@@ -70,8 +70,15 @@ fn main() {
             ("64 writers, 1 group", 64, &groups[..1]),
             ("64 writers, 16 groups", 64, &groups[..]),
         ] {
-            report(name, propose(groups, writers, span).await, span, Some(sync));
+            let before = cpu();
+            let times = propose(groups, writers, span).await;
+            let spent = cpu() - before;
+            println!("{:>27.1} µs of CPU per proposal", spent.as_secs_f64() * 1e6 / times.len() as f64);
+            report(name, times, span, Some(sync));
         }
+        let before = cpu();
+        tokio::time::sleep(Duration::from_secs(3)).await;
+        println!("16 groups at rest       {:>8.2} % of a core", (cpu() - before).as_secs_f64() / 3.0 * 100.0);
         let start = Instant::now();
         for _ in 0..100_000 {
             groups[0].read_barrier().await.unwrap();
@@ -79,6 +86,13 @@ fn main() {
         println!("read barrier            {:>8.0} ns", start.elapsed().as_nanos() as f64 / 100_000.0);
         consensus.shutdown(Duration::from_secs(1)).await;
     });
+}
+
+/// CPU time of this process so far; the kernel counts it in hundredths of a second.
+fn cpu() -> Duration {
+    let stat = std::fs::read_to_string("/proc/self/stat").unwrap();
+    let fields: Vec<&str> = stat.rsplit(')').next().unwrap().split_whitespace().collect();
+    Duration::from_millis(10 * (fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap()))
 }
 
 fn bare_sync(dir: &Path, span: Duration) -> Vec<Duration> {

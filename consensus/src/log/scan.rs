@@ -9,6 +9,9 @@ use super::segment::Segment;
 /// How much is read at a time; a larger record makes the buffer grow to its size.
 const CHUNK_BYTES: usize = 256 << 10;
 
+/// A record: its offset, its header and its payload.
+pub(crate) type Found<'a> = (u64, Header, &'a [u8]);
+
 /// Reads records of one segment from an offset on.
 #[derive(Debug)]
 pub(crate) struct Scanner<'a> {
@@ -32,7 +35,7 @@ impl<'a> Scanner<'a> {
     }
 
     /// Reads the record at the current offset and moves behind it. The inner error leaves the offset where it is.
-    pub(crate) fn next(&mut self) -> io::Result<Result<(u64, Header, &[u8]), Damage>> {
+    pub(crate) fn next(&mut self) -> io::Result<Result<Found<'_>, Damage>> {
         let offset = self.offset;
         let header = match self.header()? {
             Ok(header) => header,

@@ -201,7 +201,7 @@ fn pages_of_an_unfinished_sync_written_out_of_order_are_a_torn_tail() {
     let record = record::size(8) as u64;
     // The second record of the last batch is missing, later ones are there.
     let at = segment::RECORDS_AT + record::size(6) as u64 + record;
-    segment_file(dir.path(), 1).write_all_at(&vec![0; 48], at).unwrap();
+    segment_file(dir.path(), 1).write_all_at(&[0; 48], at).unwrap();
     let log = open(dir.path()).unwrap();
     let group = log.group(GROUP);
     assert_eq!(all(&group).len(), 2);

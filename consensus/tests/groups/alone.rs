@@ -162,3 +162,58 @@ async fn bytes_in_flight_are_bounded_res_1() {
     tokio::time::timeout(Duration::from_secs(10), eventually).await.unwrap();
     consensus.shutdown(Duration::from_secs(5)).await;
 }
+
+/// A small file system of its own, if this test may mount one.
+struct SmallDisk(std::path::PathBuf);
+
+impl SmallDisk {
+    fn mount(at: &Path, size: &str) -> Option<SmallDisk> {
+        std::fs::create_dir_all(at).unwrap();
+        let mounted = std::process::Command::new("mount")
+            .args(["-t", "tmpfs", "-o", &format!("size={size}"), "tmpfs"])
+            .arg(at)
+            .output();
+        mounted.is_ok_and(|output| output.status.success()).then(|| SmallDisk(at.to_owned()))
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        drop(std::process::Command::new("umount").arg("-l").arg(&self.0).status());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_disk_refuses_writes_serves_reads_and_recovers_by_itself() {
+    let dir = tempfile::tempdir().unwrap();
+    let Some(_disk) = SmallDisk::mount(&dir.path().join("consensus"), "28m") else {
+        eprintln!("skipped: mounting a small file system needs root (the log's own tests inject a full disk instead)");
+        return;
+    };
+    let ballast = dir.path().join("consensus/ballast");
+    std::fs::write(&ballast, vec![0; 10 << 20]).unwrap();
+    let (consensus, group, book) = start(dir.path()).await;
+    let mut written = 0;
+    let refused = loop {
+        match group.propose(Bytes::from(vec![7; 64 << 10])) {
+            Ok(proposal) => written += usize::from(proposal.await.is_ok()),
+            Err(refused) => break refused,
+        }
+        assert!(written < 1000, "28 MiB are never full");
+    };
+    assert_eq!(refused, ProposeError::DiskFull);
+    assert!(consensus.problems().iter().any(|problem| problem.contains("full")));
+    assert!(group.read_barrier().await.is_ok());
+    assert_eq!(lines(&book).len(), written);
+    assert!(!group.read_log(Lsn(0), 1 << 20).await.unwrap().entries.is_empty());
+
+    std::fs::remove_file(ballast).unwrap();
+    let recovered = async {
+        while group.propose(Bytes::from_static(b"again")).is_err() {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(10), recovered).await.unwrap();
+    assert!(consensus.problems().is_empty());
+    consensus.shutdown(Duration::from_secs(1)).await;
+}
