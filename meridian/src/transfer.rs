@@ -11,6 +11,7 @@ use std::future::Future;
 
 use bytes::Bytes;
 
+mod bucket;
 mod export;
 mod fetch;
 mod import;
@@ -20,6 +21,7 @@ mod manifest;
 #[cfg(test)]
 mod tests;
 
+pub use bucket::BucketStore;
 pub use export::{Exported, export};
 pub use fetch::fetch;
 pub use import::{Imported, Importer};

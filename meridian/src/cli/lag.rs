@@ -146,7 +146,7 @@ impl Show for Report {
                 bytes(row.unshipped_bytes),
                 format!("{} ops", count(row.unapplied_operations)),
                 bytes(row.unapplied_bytes),
-                format!("{} ago", millis(row.age_ms)),
+                if row.age_ms == 0 { "now".to_owned() } else { format!("{} ago", millis(row.age_ms)) },
             ]);
         }
         let buckets =

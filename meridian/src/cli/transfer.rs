@@ -4,9 +4,8 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
-use bytes::Bytes;
 use futures::stream::{self, TryStreamExt};
-use meridian_client::{Bucket, Client, ReadLevel, Session};
+use meridian_client::{Client, ReadLevel, Session};
 use meridian_types::{BucketName, WriteAck};
 use serde::Serialize;
 
@@ -14,7 +13,7 @@ use super::connect::Connection;
 use super::exit::Failure;
 use super::words::{Patience, parse_ack};
 use crate::output::{Format, Progress, Show, bytes, count, duration, note, show};
-use crate::transfer::{Imported, Importer, Listing, Store, export as write_back, fetch};
+use crate::transfer::{BucketStore, Imported, Importer, Listing, export as write_back, fetch};
 
 /// Bytes of file content on their way at a time.
 const IN_FLIGHT_BYTES_MAX: usize = 64 << 20;
@@ -52,7 +51,7 @@ pub(super) async fn import(args: ImportArgs, connection: &Connection, format: Fo
     let listing = Listing::of(&args.path)?;
     listing.skipped.iter().for_each(|skipped| note(&format!("skipped {skipped}")));
     let client = connection.connect().await?;
-    let store = Files::open(&client, &args.bucket, args.ack, args.patience.deadline).await?;
+    let store = open(&client, &args.bucket, args.ack, args.patience).await?;
     let started = Instant::now();
     let progress = Progress::of_bytes(&format!("importing {} files", count(listing.files.len() as u64)), listing.bytes);
     let importer = Importer::new(usize::from(args.parallel), IN_FLIGHT_BYTES_MAX);
@@ -67,7 +66,7 @@ pub(super) async fn import(args: ImportArgs, connection: &Connection, format: Fo
 
 pub(super) async fn export(args: ExportArgs, connection: &Connection, format: Format) -> anyhow::Result<()> {
     let client = connection.connect().await?;
-    let store = Files::open(&client, &args.bucket, WriteAck::Policy, args.patience.deadline).await?;
+    let store = open(&client, &args.bucket, WriteAck::Policy, args.patience).await?;
     std::fs::create_dir_all(&args.dir).with_context(|| format!("cannot create {}", args.dir.display()))?;
     let started = Instant::now();
     let progress = Progress::of_bytes("exporting", live_bytes(&client, &args.bucket).await);
@@ -101,7 +100,7 @@ async fn live_bytes(client: &Client, bucket: &BucketName) -> u64 {
     known.map(|shards| shards.iter().map(|shard| shard.digest.bytes).sum()).max().unwrap_or_default()
 }
 
-async fn verify(store: &Files, imported: &[Imported]) -> anyhow::Result<()> {
+async fn verify(store: &BucketStore, imported: &[Imported]) -> anyhow::Result<()> {
     let progress = Progress::of_bytes("reading back", imported.iter().map(|file| file.fingerprint.size).sum());
     let checks = stream::iter(imported.iter().map(Ok::<_, anyhow::Error>)).try_for_each_concurrent(16, |file| {
         let progress = &progress;
@@ -120,39 +119,17 @@ async fn verify(store: &Files, imported: &[Imported]) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// A bucket as files see it: written as asked, read strongly; where there are no strong reads (active-active),
-/// within one session, so that an import still reads its own writes.
-struct Files {
-    bucket: Bucket,
-    ack: WriteAck,
-    deadline: Duration,
-    session: Session,
-}
-
-impl Files {
-    async fn open(client: &Client, bucket: &BucketName, ack: WriteAck, deadline: Duration) -> anyhow::Result<Files> {
-        let topology = client.admin().topology().await?;
-        let has_primary = topology.bucket_named(bucket.as_str()).is_none_or(|bucket| bucket.policy.has_primary());
-        let level = if has_primary { ReadLevel::Strong } else { ReadLevel::Session };
-        Ok(Files { bucket: client.bucket(bucket.as_str())?.reading(level), ack, deadline, session: Session::new() })
-    }
-}
-
-impl Store for Files {
-    async fn put(&self, key: Bytes, value: Bytes) -> anyhow::Result<()> {
-        self.bucket.put(key, value).ack(self.ack).session(&self.session).deadline(self.deadline).await?;
-        Ok(())
-    }
-
-    async fn get(&self, key: Bytes) -> anyhow::Result<Option<Bytes>> {
-        Ok(self.bucket.get(key).session(&self.session).deadline(self.deadline).await?.into_value())
-    }
-
-    async fn keys(&self, after: Bytes) -> anyhow::Result<Vec<Bytes>> {
-        let mut scan = self.bucket.scan("").after(after).session(&self.session).keys_only().deadline(self.deadline);
-        let page = scan.next_page().await?;
-        Ok(page.map(|page| page.items.into_iter().map(|item| item.key).collect()).unwrap_or_default())
-    }
+/// Reads are strong; where there are no strong reads (active-active), within the session of the writes.
+async fn open(client: &Client, bucket: &BucketName, ack: WriteAck, patience: Patience) -> anyhow::Result<BucketStore> {
+    let topology = client.admin().topology().await?;
+    let has_primary = topology.bucket_named(bucket.as_str()).is_none_or(|bucket| bucket.policy.has_primary());
+    Ok(BucketStore {
+        bucket: client.bucket(bucket.as_str())?,
+        ack,
+        level: if has_primary { ReadLevel::Strong } else { ReadLevel::Session },
+        session: Session::new(),
+        deadline: patience.deadline,
+    })
 }
 
 #[derive(Debug, Serialize)]

@@ -112,9 +112,9 @@ pub(super) struct LatencyRow {
     pub(super) bucket: String,
     pub(super) policy: String,
     pub(super) region: String,
-    /// To the region that orders the writes.
-    #[serde(serialize_with = "as_ms", rename = "round_trip_ms")]
-    pub(super) round_trip: Duration,
+    /// To the region that orders the writes; `None` where they are ordered right there.
+    #[serde(serialize_with = "as_maybe_ms", rename = "round_trip_ms")]
+    pub(super) round_trip: Option<Duration>,
     /// To the nearest other region.
     #[serde(serialize_with = "as_ms", rename = "nearest_ms")]
     pub(super) nearest: Duration,
@@ -205,7 +205,8 @@ impl Report {
     }
 
     fn shipped_table(&self) -> Table {
-        let mut table = Table::new(&["lane", "carries", ">writes", ">frames", ">before lz4", ">on the wire", ">"]);
+        let mut table =
+            Table::new(&["lane", "carries", ">writes shipped", ">frames", ">before lz4", ">on the wire", ">"]);
         for (lane, shipped) in &self.shipped {
             table.row([
                 lane.clone(),
@@ -230,7 +231,10 @@ impl Report {
             self.equal.len(),
             levels.join(", ")
         )];
-        lines.push(format!("every region had seen every write {} after that", duration(self.converged_after)));
+        lines.push(format!(
+            "replication had caught up {} after the strong and session reads",
+            duration(self.converged_after)
+        ));
         if let Some(concurrent) = &self.concurrent {
             let yes = |good| if good { "yes" } else { "NO" };
             lines.push(format!(
@@ -265,12 +269,13 @@ impl Report {
 impl LatencyRow {
     /// What the network costs a write at least: to the primary, or, at the primary of a sync bucket, to the second copy.
     fn round_trip_text(&self) -> String {
-        if !self.round_trip.is_zero() {
-            duration(self.round_trip)
-        } else if self.policy.starts_with("sync") && !self.nearest.is_zero() {
-            format!("{} (2nd copy)", duration(self.nearest))
-        } else {
-            "local".to_owned()
+        match self.round_trip {
+            Some(round_trip) if round_trip.is_zero() => "none".to_owned(),
+            Some(round_trip) => duration(round_trip),
+            None if self.policy.starts_with("sync") && !self.nearest.is_zero() => {
+                format!("{} (2nd copy)", duration(self.nearest))
+            }
+            None => "local".to_owned(),
         }
     }
 }
@@ -290,6 +295,10 @@ impl Show for Report {
 
 fn as_ms<S: Serializer>(time: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.serialize_f64(time.as_secs_f64() * 1e3)
+}
+
+fn as_maybe_ms<S: Serializer>(time: &Option<Duration>, serializer: S) -> Result<S::Ok, S::Error> {
+    time.map(|time| time.as_secs_f64() * 1e3).serialize(serializer)
 }
 
 fn as_quantiles<S: Serializer>(latency: &Latency, serializer: S) -> Result<S::Ok, S::Error> {
@@ -324,7 +333,7 @@ mod tests {
                 bucket: "files-sync".into(),
                 policy: "sync (majority)".into(),
                 region: "eu-west".into(),
-                round_trip: Duration::from_millis(80),
+                round_trip: Some(Duration::from_millis(80)),
                 nearest: Duration::from_millis(80),
                 writes: latency.clone(),
                 strong: None,

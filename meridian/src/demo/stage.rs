@@ -3,12 +3,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
-use meridian_client::{Bucket, Client, ReadLevel, Session};
-use meridian_types::{Acks, BucketName, BucketSpec, Policy, RegionName};
+use meridian_client::{Client, ReadLevel, Session};
+use meridian_types::{Acks, BucketName, BucketSpec, Policy, RegionName, WriteAck};
 
 use crate::dev::Plan;
-use crate::transfer::Store;
+use crate::transfer::BucketStore;
 
 /// How long one request may take while everything runs at full load.
 const DEADLINE: Duration = Duration::from_secs(30);
@@ -50,6 +49,8 @@ impl Stage {
                 .endpoints([format!("https://{}", place.rpc)])
                 .tls(tls.clone())
                 .deadline(DEADLINE)
+                // What is measured from a region must not be answered by another one that happened to be less busy.
+                .discover(false)
                 .translate(move |address| translate.get(address).cloned().unwrap_or_else(|| address.to_owned()));
             actors.push(Actor { region: place.region, client: builder.connect().await? });
         }
@@ -61,16 +62,22 @@ impl Stage {
         Ok(Stage { plan: plan.clone(), actors, shelves, sessions: Arc::new(sessions) })
     }
 
-    /// The round trip from an actor's region to where the shelf's writes are ordered; zero where that is here.
-    pub(super) fn round_trip(&self, shelf: &Shelf, region: &RegionName) -> Duration {
-        shelf.primary.as_ref().map_or(Duration::ZERO, |primary| self.plan.distances().round_trip(region, primary))
+    /// The round trip from a region to where the shelf's writes are ordered; `None` where that is right there.
+    pub(super) fn round_trip(&self, shelf: &Shelf, region: &RegionName) -> Option<Duration> {
+        let elsewhere = shelf.primary.as_ref().filter(|primary| *primary != region);
+        elsewhere.map(|primary| self.plan.distances().round_trip(region, primary))
     }
 
     /// A shelf through the eyes of an actor, for writing and for reading at `level`. Session reads are in the
     /// session of `writer`: they must see what it wrote.
-    pub(super) fn view(&self, shelf: usize, actor: usize, writer: usize, level: Level) -> anyhow::Result<View> {
-        let bucket = self.actors[actor].client.bucket(self.shelves[shelf].name.as_str())?;
-        Ok(View { bucket, level, session: self.sessions[shelf][writer].clone() })
+    pub(super) fn view(&self, shelf: usize, actor: usize, writer: usize, level: Level) -> anyhow::Result<BucketStore> {
+        Ok(BucketStore {
+            bucket: self.actors[actor].client.bucket(self.shelves[shelf].name.as_str())?,
+            ack: WriteAck::Policy,
+            level: level.read_level(),
+            session: self.sessions[shelf][writer].clone(),
+            deadline: DEADLINE,
+        })
     }
 
     /// The levels that a shelf has.
@@ -89,7 +96,7 @@ pub(super) enum Level {
 }
 
 /// The bound of `bounded` reads. Whatever is older than that must be visible.
-const BOUND: Duration = Duration::from_secs(2);
+const BOUND_MS: u64 = 2000;
 
 impl Level {
     pub(super) const ALL: [Level; 4] = [Level::Strong, Level::Session, Level::Bounded, Level::Eventual];
@@ -99,6 +106,15 @@ impl Level {
         matches!(self, Level::Strong | Level::Session)
     }
 
+    fn read_level(self) -> ReadLevel {
+        match self {
+            Level::Strong => ReadLevel::Strong,
+            Level::Session => ReadLevel::Session,
+            Level::Bounded => ReadLevel::Bounded { staleness_ms_max: BOUND_MS },
+            Level::Eventual => ReadLevel::Eventual,
+        }
+    }
+
     pub(super) fn name(self) -> &'static str {
         match self {
             Level::Strong => "strong",
@@ -106,36 +122,6 @@ impl Level {
             Level::Bounded => "bounded (2 s)",
             Level::Eventual => "eventual",
         }
-    }
-}
-
-/// A bucket as one client reads and writes it.
-pub(super) struct View {
-    pub(super) bucket: Bucket,
-    level: Level,
-    session: Session,
-}
-
-impl Store for View {
-    async fn put(&self, key: Bytes, value: Bytes) -> anyhow::Result<()> {
-        self.bucket.put(key, value).session(&self.session).await?;
-        Ok(())
-    }
-
-    async fn get(&self, key: Bytes) -> anyhow::Result<Option<Bytes>> {
-        let call = self.bucket.get(key);
-        let call = match self.level {
-            Level::Strong => call.strong(),
-            Level::Session => call.level(ReadLevel::Session).session(&self.session),
-            Level::Bounded => call.bounded(BOUND),
-            Level::Eventual => call.eventual(),
-        };
-        Ok(call.await?.into_value())
-    }
-
-    async fn keys(&self, after: Bytes) -> anyhow::Result<Vec<Bytes>> {
-        let page = self.bucket.scan("").after(after).keys_only().eventual().next_page().await?;
-        Ok(page.map(|page| page.items.into_iter().map(|item| item.key).collect()).unwrap_or_default())
     }
 }
 

@@ -27,6 +27,9 @@ const UDP_LINKS: u16 = 20;
 /// As many as a real cluster has by default.
 const SHARDS: u16 = 16;
 
+/// openraft tells each step of each election at INFO; what matters of it, consensus tells itself.
+const LOG: &str = "info,openraft=warn";
+
 /// Round trips between the real places, rounded: Virginia–Ireland 70–80 ms, Virginia–Mumbai 190–200, Ireland–Mumbai 120–130.
 pub fn default_distances() -> Distances {
     let mut distances = Distances::default();
@@ -219,7 +222,7 @@ impl Plan {
             tls: Tls { ca: tls.ca, cert: tls.cert, key: tls.key },
             members: self.places.iter().map(member).collect(),
             translate: self.translate(&place.region),
-            telemetry: Telemetry::default(),
+            telemetry: Telemetry { log: LOG.to_owned(), ..Telemetry::default() },
             limits: Limits::default(),
         }
     }
