@@ -9,4 +9,5 @@ mod housekeeping;
 mod operations;
 mod replication;
 mod restarts;
+mod throughput;
 mod world;
