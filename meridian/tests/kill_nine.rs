@@ -21,7 +21,7 @@ async fn nothing_acknowledged_is_lost_or_doubled_when_nodes_are_killed_under_loa
     let seed: u64 = from_env("MERIDIAN_SEED", 0x6d65_7269_6469_616e);
     println!("reproduce: MERIDIAN_SEED={seed} MERIDIAN_KILL_ROUNDS={rounds} cargo test -p meridian --test kill_nine");
 
-    let dir = tempfile::tempdir()?;
+    let dir = tempfile::Builder::new().prefix("meridian-kill-nine").tempdir()?;
     let mut planet = Planet::create(Path::new(env!("CARGO_BIN_EXE_meridian")), dir.path())?;
     for node in 0..REGIONS.len() {
         planet.start(node)?;
@@ -36,7 +36,12 @@ async fn nothing_acknowledged_is_lost_or_doubled_when_nodes_are_killed_under_loa
     let ledgers = writers.join_all().await;
     planet.ready(PATIENCE).await?;
 
-    judge(&planet, &ledgers).await
+    let verdict = judge(&planet, &ledgers).await;
+    if verdict.is_err() {
+        // Logs and data say why; nobody can ask a folder that is gone.
+        println!("kept for a look: {}", dir.keep().display());
+    }
+    verdict
 }
 
 /// One writer per bucket and region, each beginning at its own region.

@@ -248,7 +248,9 @@ impl<'a> Shipment<'a> {
             let window = self.window.of(key.shard);
             if window != self.window_seen {
                 self.window_seen = window;
-                shipper.step(Instant::now(), Input::Window(window), &mut Outbox::default());
+                // Into the same outbox: a wider window may be a reason to read or to ship, and what is asked for
+                // once and not done is never asked for again.
+                shipper.step(Instant::now(), Input::Window(window), &mut out);
             }
             shipper.step(Instant::now(), input, &mut out);
             shipper.in_flight_bytes()
