@@ -14,6 +14,7 @@ use openraft::{Config, EmptyNode, Raft, SnapshotPolicy};
 use openraft_rt_tokio::TokioRuntime;
 use tokio::sync::watch;
 
+use crate::engine::Engine;
 use crate::error::{FatalError, OpenError, StartError};
 use crate::group::{Group, Inner, Leadership};
 use crate::janitor;
@@ -30,7 +31,7 @@ use crate::tasks::Tasks;
 use crate::transport::envelope::MESSAGE_BYTES_MAX;
 use crate::transport::link::Link;
 use crate::transport::network::{Factory, Links};
-use crate::transport::server::{Groups, PeerService};
+use crate::transport::server::{Groups, PeerService, Served};
 use crate::watcher;
 
 /// Consensus on one node. Cheap to clone.
@@ -43,6 +44,7 @@ struct Node {
     options: Options,
     log: Arc<Log>,
     pool: Arc<Pool>,
+    engine: Arc<Engine>,
     poison: Poison,
     tasks: Tasks,
     links: Links<TokioRuntime>,
@@ -72,13 +74,14 @@ impl Consensus {
             let source = std::io::Error::other(error);
             Err(OpenError::Io { action: "recovering", path: options.dir.clone(), source })
         })?;
-        let tasks = Tasks::default();
+        let tasks = Tasks::new();
         let groups: Arc<Mutex<BTreeMap<GroupId, Arc<Inner>>>> = Arc::default();
         let for_janitor = Arc::clone(&groups);
         let all = move || for_janitor.lock().unwrap_or_else(PoisonError::into_inner).values().cloned().collect();
         tasks.spawn(janitor::run(all, options.clone()));
         let node = Node {
             pool: Arc::new(Pool::start(options.apply_threads, &poison)?),
+            engine: Arc::new(Engine::start(&poison)?),
             links: links(options.node, dial, tasks.clone()),
             options,
             log: Arc::new(log),
@@ -192,8 +195,9 @@ impl Consensus {
         node.tasks.end().await;
         node.groups().clear();
         node.rafts.lock().unwrap_or_else(PoisonError::into_inner).clear();
-        let (log, pool) = (Arc::clone(&node.log), Arc::clone(&node.pool));
+        let (log, pool, engine) = (Arc::clone(&node.log), Arc::clone(&node.pool), Arc::clone(&node.engine));
         let closed = tokio::task::spawn_blocking(move || {
+            engine.close();
             pool.close();
             log.close();
         });
@@ -240,7 +244,11 @@ impl Node {
         position: Option<Position>,
     ) -> Result<Arc<Inner>, StartError> {
         let node = self.options.node;
-        let config = self.config(group).map_err(|detail| StartError::Raft { group, detail })?;
+        let pace = self.options.pace(group);
+        // A vote on disk means a former life, in which this node may have promised a leader its lease.
+        let silent_until = log.vote().is_some().then(|| tokio::time::Instant::now() + pace.silence());
+        let config = self.config(group, silent_until.is_none());
+        let config = config.map_err(|detail| StartError::Raft { group, detail })?;
         let progress = Arc::new(Progress::new(position.as_ref()));
         let seat = self.pool.seat(group, machine);
         let desk = Desk {
@@ -252,8 +260,10 @@ impl Node {
         };
         let factory = Factory { group, node, links: Arc::clone(&self.links) };
         let patience = Duration::from_millis(config.election_timeout_max * 10).max(Duration::from_secs(30));
-        let raft =
-            Raft::new(node.0, Arc::new(config), factory, Storage::new(log.clone()), Machine::new(desk, position)).await;
+        let (storage, machine) = (Storage::new(log.clone()), Machine::new(desk, position));
+        let starting =
+            self.engine.run(async move { Raft::new(node.0, Arc::new(config), factory, storage, machine).await });
+        let raft = starting.await.ok_or(StartError::Stopped)?;
         let raft = raft.map_err(|error| StartError::Raft { group, detail: chain(&error) })?;
         let inner = Arc::new(Inner {
             id: group,
@@ -270,14 +280,23 @@ impl Node {
             in_flight_bytes_max: self.options.in_flight_bytes_max,
             purge_allowed: AtomicU64::new(0),
             stopped: AtomicBool::new(false),
+            read_lease: pace.read_lease(),
             patience,
         });
-        self.rafts.lock().unwrap_or_else(PoisonError::into_inner).insert(group, inner.raft.clone());
+        let served = Served { raft: inner.raft.clone(), silent_until };
+        self.rafts.lock().unwrap_or_else(PoisonError::into_inner).insert(group, served);
+        if let Some(until) = silent_until {
+            let silent = Arc::clone(&inner);
+            self.tasks.spawn(async move {
+                tokio::time::sleep_until(until).await;
+                silent.raft.runtime_config().elect(true);
+            });
+        }
         self.groups().insert(group, Arc::clone(&inner));
         Ok(inner)
     }
 
-    fn config(&self, group: GroupId) -> Result<Config, String> {
+    fn config(&self, group: GroupId, may_campaign: bool) -> Result<Config, String> {
         let pace = self.options.pace(group);
         let config = Config {
             cluster_name: group.to_string(),
@@ -289,6 +308,7 @@ impl Node {
             max_in_snapshot_log_to_keep: u64::MAX,
             replication_lag_threshold: u64::MAX,
             max_payload_entries: 1024,
+            enable_elect: may_campaign,
             enable_pre_vote: Some(true),
             // A restarted leader must be elected again: its commit mark may be older than what it acknowledged.
             enable_leader_restore: Some(false),

@@ -108,6 +108,7 @@ pub(crate) struct Inner {
     pub(crate) in_flight_bytes_max: u64,
     pub(crate) purge_allowed: AtomicU64,
     pub(crate) stopped: AtomicBool,
+    pub(crate) read_lease: Duration,
     /// How long a change of members or leader may take.
     pub(crate) patience: Duration,
 }
@@ -163,7 +164,8 @@ impl Group {
             // Nobody else can acknowledge a write, and here a write is acknowledged once it is applied.
             return Ok(*inner.progress.applied.borrow());
         }
-        let index = match inner.raft.get_read_log_id(ReadPolicy::LeaseRead).await {
+        let lease = LinearizerOption::new(Some(inner.read_lease), false).with_wait_timeout(Duration::ZERO);
+        let index = match inner.raft.get_read_log_id(lease).await {
             Ok((read, _)) => read.index(),
             // The lease has run out: ask the others.
             Err(RaftError::APIError(LinearizableReadError::QuorumNotEnough(_))) => {

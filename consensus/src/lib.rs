@@ -5,6 +5,7 @@
 //! the log's half of CON-1, RES-1 (every queue is bounded) and SEC-1 (peers show a node's certificate).
 
 mod consensus;
+mod engine;
 mod error;
 mod group;
 mod janitor;

@@ -75,6 +75,18 @@ pub struct Pace {
 }
 
 impl Pace {
+    /// How long a leader may serve reads on the word of a quorum, from when it asked for it. Heartbeats renew it well
+    /// before it ends. Followers keep their word for longer (`election_ms_max`); one that restarts has forgotten that
+    /// it gave any, so for this long, and 5 % for clocks that drift apart, it neither votes nor campaigns (CON-1).
+    pub(crate) fn read_lease(self) -> Duration {
+        Duration::from_millis(self.heartbeat_ms * 3)
+    }
+
+    /// The silence of a node that has just restarted; see [`Pace::read_lease`].
+    pub(crate) fn silence(self) -> Duration {
+        self.read_lease().mul_f64(1.05)
+    }
+
     /// For round trips up to 150 ms.
     pub fn between_regions() -> Pace {
         Pace { heartbeat_ms: 250, election_ms_min: 1500, election_ms_max: 3000 }
@@ -134,8 +146,8 @@ impl Options {
             return bad("apply_threads", "at least one thread must apply");
         }
         for (option, pace) in [("metadata", self.metadata), ("shard", self.shard)] {
-            if pace.heartbeat_ms == 0 || pace.heartbeat_ms * 2 > pace.election_ms_min {
-                return bad(option, "the least election timeout must be at least two heartbeats");
+            if pace.heartbeat_ms == 0 || pace.heartbeat_ms * 3 >= pace.election_ms_min {
+                return bad(option, "the least election timeout must be more than three heartbeats");
             }
             if pace.election_ms_min >= pace.election_ms_max {
                 return bad(option, "election_ms_min must be less than election_ms_max");

@@ -3,21 +3,28 @@
 use std::future::Future;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use tokio::runtime::Handle;
 use tokio::task::JoinSet;
 
 /// The tasks of one node. Cheap to clone; a task that is still running when the last clone goes is aborted.
-#[derive(Clone, Default)]
+#[derive(Clone)]
 pub(crate) struct Tasks {
+    runtime: Handle,
     running: Arc<Mutex<JoinSet<()>>>,
 }
 
 impl Tasks {
-    /// Spawns on the current runtime.
+    /// For tasks on the current runtime.
+    pub(crate) fn new() -> Tasks {
+        Tasks { runtime: Handle::current(), running: Arc::default() }
+    }
+
+    /// Spawns, from whatever thread.
     pub(crate) fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
         let mut running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
         // What has ended meanwhile would else be kept until shutdown.
         while running.try_join_next().is_some() {}
-        running.spawn(task);
+        running.spawn_on(task, &self.runtime);
     }
 
     /// Ends all tasks.

@@ -203,7 +203,8 @@ impl<RT: AsyncRuntime> NetStreamAppend<TypeConfig<RT>> for Network<RT> {
     {
         let patience = match self.urgency {
             Urgency::Now => option.soft_ttl() * APPEND_PATIENCE,
-            Urgency::Heartbeat => option.soft_ttl(),
+            // openraft gives up at the hard limit itself; across an ocean, less would lose good answers.
+            Urgency::Heartbeat => option.hard_ttl(),
         };
         let pipeline =
             Pipeline { network: self, input: Some(input), sent: FuturesOrdered::new(), patience, broken: false };

@@ -15,6 +15,7 @@ use openraft::error::Fatal;
 use openraft::{Raft, Snapshot};
 use openraft_rt_tokio::TokioRuntime;
 use tokio::sync::{mpsc, watch};
+use tokio::time::Instant;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
@@ -28,7 +29,15 @@ use crate::tasks::Tasks;
 pub(crate) type GroupRaft = Raft<TypeConfig<TokioRuntime>, Machine<TokioRuntime>>;
 
 /// The groups that run on this node.
-pub(crate) type Groups = Arc<Mutex<HashMap<GroupId, GroupRaft>>>;
+pub(crate) type Groups = Arc<Mutex<HashMap<GroupId, Served>>>;
+
+/// A group as its peers see it.
+#[derive(Clone)]
+pub(crate) struct Served {
+    pub(crate) raft: GroupRaft,
+    /// Until then it gives no vote: it may have given its word to a leader before it restarted.
+    pub(crate) silent_until: Option<Instant>,
+}
 
 /// The most questions of one peer that are being answered; further ones stay in its stream (RES-1).
 const ANSWERING_MAX: usize = 4096;
@@ -151,11 +160,16 @@ impl Conversation {
         ready: &mut Vec<Item<TokioRuntime>>,
     ) {
         let Item::Question { group, number, question } = item else { return };
-        let raft = self.groups.lock().unwrap_or_else(PoisonError::into_inner).get(&group).cloned();
-        let Some(raft) = raft else {
+        let served = self.groups.lock().unwrap_or_else(PoisonError::into_inner).get(&group).cloned();
+        let Some(Served { raft, silent_until }) = served else {
             let answer = Answer::Failed(format!("group {group} does not run on node {}", self.node));
             return ready.push(Item::Answer { number, answer });
         };
+        let asks_for_vote = matches!(question, Question::Vote(_) | Question::PreVote(_));
+        if asks_for_vote && silent_until.is_some_and(|until| Instant::now() < until) {
+            let answer = Answer::Failed(format!("node {} has just restarted and does not vote yet", self.node));
+            return ready.push(Item::Answer { number, answer });
+        }
         let spools = Arc::clone(&self.spools);
         let peer = self.peer;
         let mut answer: Answering =
