@@ -212,6 +212,9 @@ struct Course {
     patience: u32,
     /// The worst that any attempt may have done: a later refusal doesn't undo it.
     effect: Effect,
+    /// Where an active-active write may have taken effect already. Only that region would recognise it (ONE-1):
+    /// another one would order it a second time before the first copy arrives there.
+    origin: Option<Arc<Endpoint>>,
 }
 
 impl Course {
@@ -219,7 +222,7 @@ impl Course {
         let began = Instant::now();
         // A deadline beyond any clock is none; a day is as good.
         let expires = began + deadline.min(Duration::from_secs(86_400));
-        Course { began, expires, attempts: 0, rotation: 0, patience: 0, effect: Effect::None }
+        Course { began, expires, attempts: 0, rotation: 0, patience: 0, effect: Effect::None, origin: None }
     }
 
     /// What one attempt may take, in milliseconds; at least 1.
@@ -229,6 +232,9 @@ impl Course {
     }
 
     fn route(&self, inner: &Inner, request: &Request) -> Option<Arc<Endpoint>> {
+        if let Some(origin) = &self.origin {
+            return Some(inner.cluster.beside(origin));
+        }
         if inner.settings.direct_to_primary
             && self.attempts == 0
             && needs_primary(request)
@@ -248,14 +254,18 @@ impl Course {
     async fn consider(
         &mut self,
         inner: &Inner,
-        endpoint: &Endpoint,
+        endpoint: &Arc<Endpoint>,
         bucket: &BucketName,
         failure: Failure,
     ) -> Result<(), Error> {
+        let (Failure::Broken(refusal) | Failure::Refused(refusal)) = &failure;
+        if refusal.effect != Effect::None && self.origin.is_none() && !inner.cluster.has_primary(bucket) {
+            self.origin = Some(Arc::clone(endpoint));
+        }
         let (refusal, next) = match failure {
             Failure::Broken(refusal) => {
                 endpoint.failed();
-                let next = if inner.cluster.endpoints.has_usable() {
+                let next = if self.origin.is_none() && inner.cluster.endpoints.has_usable() {
                     Next::AtOnce
                 } else if refusal.kind == RefusalKind::Denied {
                     Next::GiveUp

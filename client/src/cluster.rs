@@ -43,6 +43,26 @@ impl Cluster {
         Arc::clone(&self.topology.read().unwrap_or_else(PoisonError::into_inner))
     }
 
+    /// Whether the bucket is known to have one region that orders its writes.
+    pub(crate) fn has_primary(&self, bucket: &BucketName) -> bool {
+        let topology = self.topology();
+        let known = topology.bucket_ids.get(bucket).and_then(|id| topology.buckets.get(id));
+        known.is_some_and(|known| known.primary.is_some())
+    }
+
+    /// This node, or while it is left alone another one of its region.
+    pub(crate) fn beside(&self, endpoint: &Arc<Endpoint>) -> Arc<Endpoint> {
+        if !endpoint.is_shunned() {
+            return Arc::clone(endpoint);
+        }
+        let topology = self.topology();
+        let region = |endpoint: &Endpoint| topology.nodes.get(&endpoint.node()).map(|node| node.region);
+        let home = region(endpoint);
+        let all = self.endpoints.all();
+        let other = all.iter().find(|other| home.is_some() && region(other) == home && !other.is_shunned());
+        Arc::clone(other.unwrap_or(endpoint))
+    }
+
     /// An answer showed that the copy is old: have it fetched.
     pub(crate) fn is_outdated(&self) {
         self.outdated.notify_one();

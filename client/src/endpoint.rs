@@ -169,8 +169,12 @@ impl Endpoints {
         let mut list = configured.to_vec();
         for node in nodes {
             let address = self.address(&node.rpc_address);
-            let listed = list.iter().any(|known| known.node() == node.id || known.address == address);
-            if listed || list.len() >= ENDPOINTS_MAX {
+            let listed = list.iter().find(|known| known.node() == node.id || known.address == address);
+            if let Some(listed) = listed {
+                listed.is_node(node.id);
+                continue;
+            }
+            if list.len() >= ENDPOINTS_MAX {
                 continue;
             }
             let known = discovered.iter().find(|known| known.node() == node.id && known.address == address);
