@@ -11,7 +11,7 @@ use meridian_types::frame::{DigestNote, FrameHeader};
 use meridian_types::{BucketId, Epoch, Head, Hlc, Lane, Lsn, NodeId, Refusal, RefusalKind, RegionId, ShardId};
 use tokio::sync::watch;
 
-use crate::node::{Node, ShardNode};
+use crate::node::Node;
 
 /// A run of a shard's applied log.
 #[derive(Clone, Debug, PartialEq, Eq, Default)]
@@ -99,6 +99,9 @@ impl Node {
         if !shard.board.leads() {
             return Err(unavailable("this node does not lead the shard"));
         }
+        // What was committed at this moment, which only the leader can say: the tail is at the head if it reaches that far,
+        // however much is written meanwhile.
+        let committed = shard.group.read_barrier().await.ok();
         // Before the read: everything up to this timestamp is at or below `applied`.
         let (closed, applied) = (shard.board.own_hlc(), shard.board.applied());
         let slice = shard.group.read_log(after, bytes_max).await.map_err(|why| match why {
@@ -122,15 +125,9 @@ impl Node {
         for entry in &mut entries {
             entry.note = shard.board.note(entry.lsn);
         }
-        let at_head = reached >= applied && self.is_head(shard, reached).await;
+        let at_head = committed.is_some_and(|committed| reached >= committed);
         let closed = if reached >= applied { last.max(closed) } else { last };
         Ok(Tail { entries, reached, at_head, closed })
-    }
-
-    /// Whether nothing was committed behind `reached` at some moment of this call, which only the leader can say.
-    async fn is_head(&self, shard: &ShardNode, reached: Lsn) -> bool {
-        // The barrier returns once its position is applied, so what is applied then was committed when it began, or later.
-        shard.group.read_barrier().await.is_ok_and(|committed| reached >= committed)
     }
 
     /// Checks and enqueues a frame; the future resolves once it is durably applied here.
