@@ -141,6 +141,17 @@ async fn a_lease_that_runs_out_while_a_write_is_under_way_leaves_it_unacknowledg
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_lease_that_runs_out_while_a_strong_read_waits_leaves_it_unanswered() {
+    let (_a, _b, a, b) = two().await;
+    a.execute(soon(write_request(SYNC, put("k", "v")))).await.unwrap_err();
+    let (answer, ()) = tokio::join!(biased; a.read(SYNC, "k", ReadLevel::Strong), async {
+        a.plane.set_lease(None);
+        carry_all(&a, &b).await;
+    });
+    assert_eq!(answer.unwrap_err().kind, RefusalKind::Unavailable, "CON-1: somebody else may be the primary");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_bucket_that_moved_on_while_a_write_was_under_way_leaves_it_unacknowledged() {
     let (_a, _b, a, b) = two().await;
     let (answer, ()) = tokio::join!(a.put(SYNC, "k", "v"), async {
