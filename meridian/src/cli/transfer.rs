@@ -11,7 +11,7 @@ use serde::Serialize;
 
 use super::connect::Connection;
 use super::exit::Failure;
-use super::words::{Patience, parse_ack};
+use super::words::{parse_ack, parse_duration};
 use crate::output::{Format, Progress, Show, bytes, count, duration, note, show};
 use crate::transfer::{BucketStore, Imported, Importer, Listing, export as write_back, fetch};
 
@@ -33,8 +33,9 @@ pub(super) struct ImportArgs {
     /// Read everything back and compare.
     #[arg(long)]
     verify: bool,
-    #[command(flatten)]
-    patience: Patience,
+    /// Give up on a key after this long.
+    #[arg(long, value_name = "TIME", value_parser = parse_duration, default_value = "60s")]
+    deadline: Duration,
 }
 
 #[derive(Debug, clap::Args)]
@@ -43,15 +44,16 @@ pub(super) struct ExportArgs {
     bucket: BucketName,
     /// Where to; created where it is missing. Files of the same name are replaced.
     dir: PathBuf,
-    #[command(flatten)]
-    patience: Patience,
+    /// Give up on a key after this long.
+    #[arg(long, value_name = "TIME", value_parser = parse_duration, default_value = "60s")]
+    deadline: Duration,
 }
 
 pub(super) async fn import(args: ImportArgs, connection: &Connection, format: Format) -> anyhow::Result<()> {
     let listing = Listing::of(&args.path)?;
     listing.skipped.iter().for_each(|skipped| note(&format!("skipped {skipped}")));
     let client = connection.connect().await?;
-    let store = open(&client, &args.bucket, args.ack, args.patience).await?;
+    let store = open(&client, &args.bucket, args.ack, args.deadline).await?;
     let started = Instant::now();
     let progress = Progress::of_bytes(&format!("importing {} files", count(listing.files.len() as u64)), listing.bytes);
     let importer = Importer::new(usize::from(args.parallel), IN_FLIGHT_BYTES_MAX);
@@ -66,7 +68,7 @@ pub(super) async fn import(args: ImportArgs, connection: &Connection, format: Fo
 
 pub(super) async fn export(args: ExportArgs, connection: &Connection, format: Format) -> anyhow::Result<()> {
     let client = connection.connect().await?;
-    let store = open(&client, &args.bucket, WriteAck::Policy, args.patience).await?;
+    let store = open(&client, &args.bucket, WriteAck::Policy, args.deadline).await?;
     std::fs::create_dir_all(&args.dir).with_context(|| format!("cannot create {}", args.dir.display()))?;
     let started = Instant::now();
     let progress = Progress::of_bytes("exporting", live_bytes(&client, &args.bucket).await);
@@ -120,7 +122,7 @@ async fn verify(store: &BucketStore, imported: &[Imported]) -> anyhow::Result<()
 }
 
 /// Reads are strong; where there are no strong reads (active-active), within the session of the writes.
-async fn open(client: &Client, bucket: &BucketName, ack: WriteAck, patience: Patience) -> anyhow::Result<BucketStore> {
+async fn open(client: &Client, bucket: &BucketName, ack: WriteAck, deadline: Duration) -> anyhow::Result<BucketStore> {
     let topology = client.admin().topology().await?;
     let has_primary = topology.bucket_named(bucket.as_str()).is_none_or(|bucket| bucket.policy.has_primary());
     Ok(BucketStore {
@@ -128,7 +130,7 @@ async fn open(client: &Client, bucket: &BucketName, ack: WriteAck, patience: Pat
         ack,
         level: if has_primary { ReadLevel::Strong } else { ReadLevel::Session },
         session: Session::new(),
-        deadline: patience.deadline,
+        deadline,
     })
 }
 

@@ -9,8 +9,8 @@ use meridian_types::{Acks, BucketName, BucketSpec, Policy, RegionName, WriteAck}
 use crate::dev::Plan;
 use crate::transfer::BucketStore;
 
-/// How long one request may take while everything runs at full load.
-const DEADLINE: Duration = Duration::from_secs(30);
+/// How long one request may take while everything runs at full load: a slow machine makes the demo slow, not wrong.
+const DEADLINE: Duration = Duration::from_secs(100);
 
 /// A client in a region.
 #[derive(Clone)]

@@ -15,9 +15,10 @@ use crate::dev::Plan;
 use crate::output::{Progress, bytes, count, note};
 use crate::transfer::{Importer, Listing, SourceFile};
 
-/// Keys on their way per bucket and region, and bytes over all of them.
+/// Keys on their way per bucket and region, and bytes over all of them: a few per bucket, since what the sync bucket
+/// is waiting for travels beside what the others have already been told is done.
 const IN_FLIGHT_MAX: usize = 64;
-const IN_FLIGHT_BYTES_MAX: usize = 64 << 20;
+const IN_FLIGHT_BYTES_MAX: usize = 24 << 20;
 
 /// Imports, checks, measures, compares.
 pub(super) async fn tour(plan: &Plan, listing: &Listing) -> anyhow::Result<Report> {
