@@ -75,7 +75,10 @@ impl Schedule {
         if due >= self.end {
             return None;
         }
-        sleep_until(due).await;
+        // The runtime's timer rounds up to its next millisecond, even for a moment that has come.
+        if due > Instant::now() {
+            sleep_until(due).await;
+        }
         Some(due)
     }
 }
