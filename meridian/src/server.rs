@@ -294,12 +294,13 @@ impl Node {
             warn!(requests = late.requests, "requests were still in progress when the grace period ended");
         }
         self.stop.cancel();
-        let drained = tokio::time::timeout(grace, async { while self.tasks.join_next().await.is_some() {} }).await;
+        let drained = async { while self.tasks.join_next().await.is_some() {} };
+        // Together: the rpc server ends once the peers' streams do, and those end with consensus.
+        let (drained, ()) = tokio::join!(tokio::time::timeout(grace, drained), self.consensus.shutdown(grace));
         if drained.is_err() {
             warn!(tasks = self.tasks.len(), "tasks were still running when the grace period ended");
             self.tasks.shutdown().await;
         }
-        self.consensus.shutdown(grace).await;
         info!("stopped");
     }
 }

@@ -19,7 +19,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 async fn nothing_acknowledged_is_lost_or_doubled_when_nodes_are_killed_under_load() -> anyhow::Result<()> {
     let rounds: usize = from_env("MERIDIAN_KILL_ROUNDS", 50);
     let seed: u64 = from_env("MERIDIAN_SEED", 0x6d65_7269_6469_616e);
-    println!("reproduce: MERIDIAN_SEED={seed} MERIDIAN_KILL_ROUNDS={rounds} cargo test -p meridian --test kill_nine");
+    eprintln!("reproduce: MERIDIAN_SEED={seed} MERIDIAN_KILL_ROUNDS={rounds} cargo test -p meridian --test kill_nine");
 
     let dir = tempfile::Builder::new().prefix("meridian-kill-nine").tempdir()?;
     let mut planet = Planet::create(Path::new(env!("CARGO_BIN_EXE_meridian")), dir.path())?;
@@ -39,7 +39,7 @@ async fn nothing_acknowledged_is_lost_or_doubled_when_nodes_are_killed_under_loa
     let verdict = judge(&planet, &ledgers).await;
     if verdict.is_err() {
         // Logs and data say why; nobody can ask a folder that is gone.
-        println!("kept for a look: {}", dir.keep().display());
+        eprintln!("kept for a look: {}", dir.keep().display());
     }
     verdict
 }
@@ -92,7 +92,7 @@ async fn judge(planet: &Planet, ledgers: &[load::Ledger]) -> anyhow::Result<()> 
         })
         .sum();
     let refused: u64 = ledgers.iter().map(|ledger| ledger.refused).sum();
-    println!("{acknowledged} writes acknowledged, {refused} refused, {} violations", violations.len());
+    eprintln!("{acknowledged} writes acknowledged, {refused} refused, {} violations", violations.len());
     anyhow::ensure!(violations.is_empty(), "{}", violations.join("\n"));
     anyhow::ensure!(acknowledged > 0, "nothing was acknowledged: the load did not run");
     Ok(())
