@@ -1,5 +1,7 @@
 //! The metadata plane over real consensus, TLS sockets and files: three nodes in three regions.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "what a test's own world can't do must fail the test")]
+
 #[path = "cluster/world.rs"]
 mod world;
 
