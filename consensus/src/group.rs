@@ -165,16 +165,30 @@ impl Group {
             return Ok(*inner.progress.applied.borrow());
         }
         let lease = LinearizerOption::new(Some(inner.read_lease), false).with_wait_timeout(Duration::ZERO);
-        let index = match inner.raft.get_read_log_id(lease).await {
-            Ok((read, _)) => read.index(),
+        match inner.raft.get_read_log_id(lease).await {
+            Ok((read, _)) => self.applied_up_to(read.index()).await,
             // The lease has run out: ask the others.
-            Err(RaftError::APIError(LinearizableReadError::QuorumNotEnough(_))) => {
-                let option = LinearizerOption::from(ReadPolicy::ReadIndex);
-                inner.raft.get_read_log_id(option).await.map_err(read_error)?.0.index()
-            }
-            Err(error) => return Err(read_error(error)),
-        };
-        let mut applied = inner.progress.applied.subscribe();
+            Err(RaftError::APIError(LinearizableReadError::QuorumNotEnough(_))) => self.confirm_leadership().await,
+            Err(error) => Err(read_error(error)),
+        }
+    }
+
+    /// As [`Group::read_barrier`], but proven by a quorum that answered after this was called, never by a lease: what
+    /// rights are granted on (design 4) must not rest on how fast this node's clock runs.
+    ///
+    /// # Errors
+    /// [`ReadError`] when this node does not lead or no quorum says so.
+    pub async fn confirm_leadership(&self) -> Result<Lsn, ReadError> {
+        if self.inner.stopped.load(Ordering::Relaxed) {
+            return Err(ReadError::Stopped);
+        }
+        let option = LinearizerOption::from(ReadPolicy::ReadIndex);
+        let read = self.inner.raft.get_read_log_id(option).await.map_err(read_error)?.0;
+        self.applied_up_to(read.index()).await
+    }
+
+    async fn applied_up_to(&self, index: u64) -> Result<Lsn, ReadError> {
+        let mut applied = self.inner.progress.applied.subscribe();
         match applied.wait_for(|applied| applied.0 >= index).await {
             Ok(applied) => Ok(*applied),
             Err(_) => Err(ReadError::Stopped),

@@ -84,7 +84,7 @@ impl Leader {
         if !before.leads {
             return Attempt::Elsewhere(before.leader);
         }
-        match timeout(self.renew_timeout, self.group.read_barrier()).await {
+        match timeout(self.renew_timeout, self.group.confirm_leadership()).await {
             Ok(Ok(_)) => self.grant(node, incarnation, before),
             Ok(Err(ReadError::NotLeader { leader })) => Attempt::Elsewhere(leader),
             Ok(Err(error @ (ReadError::NoQuorum | ReadError::Stopped))) => Attempt::Lost(error.to_string()),

@@ -2,7 +2,7 @@
 //! to the leader. What is decided, is decided in `metadata/core`; here it is waited for.
 //!
 //! ```text
-//!    Handle ─────► Asker ──── MetadataPeer (gRPC) ────► Leader ───► Group::propose, Group::read_barrier
+//!    Handle ─────► Asker ──── MetadataPeer (gRPC) ────► Leader ───► Group::propose, Group::confirm_leadership
 //!      │  create_bucket…   here, if this node leads        │             │
 //!      │                                               LeaseTable    Machine (apply thread)
 //!      │                                                                 │ publishes
