@@ -17,13 +17,13 @@ struct Arguments {
     #[arg(long, value_delimiter = ',', default_value = "https://127.0.0.1:7100")]
     endpoint: Vec<String>,
     /// The cluster's CA certificate.
-    #[arg(long, default_value = ".meridian/dev/ca.pem")]
+    #[arg(long, default_value = ".meridian/dev/certs/ca.pem")]
     ca: PathBuf,
     /// The client's certificate.
-    #[arg(long, default_value = ".meridian/dev/client.pem")]
+    #[arg(long, default_value = ".meridian/dev/certs/operator.pem")]
     cert: PathBuf,
     /// Its key.
-    #[arg(long, default_value = ".meridian/dev/client-key.pem")]
+    #[arg(long, default_value = ".meridian/dev/certs/operator-key.pem")]
     key: PathBuf,
 }
 
