@@ -87,7 +87,7 @@ pub struct Member {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Telemetry {
-    /// What to log, in `tracing` filter syntax: `info`, `info,meridian_region_node=debug`.
+    /// What to log, in `tracing` filter syntax. The default keeps openraft to warnings: its INFO lines are kilobytes each.
     pub log: String,
     /// How to write logs.
     pub log_format: LogFormat,
@@ -108,7 +108,7 @@ pub enum LogFormat {
 
 impl Default for Telemetry {
     fn default() -> Self {
-        Telemetry { log: "info".to_owned(), log_format: LogFormat::Text, otlp_endpoint: String::new() }
+        Telemetry { log: "info,openraft=warn".to_owned(), log_format: LogFormat::Text, otlp_endpoint: String::new() }
     }
 }
 
