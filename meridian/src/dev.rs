@@ -124,6 +124,20 @@ impl Planet {
         }
     }
 
+    /// The regions whose nodes were ended by SIGKILL: somebody tries what a power cut does.
+    ///
+    /// # Errors
+    /// When a process can't be asked about.
+    pub fn killed(&mut self) -> anyhow::Result<Vec<RegionName>> {
+        let mut regions = Vec::new();
+        for child in &mut self.children {
+            if child.was_killed()? {
+                regions.push(child.place().region.clone());
+            }
+        }
+        Ok(regions)
+    }
+
     /// Kills the nodes of a region at once (SIGKILL), as a power cut would.
     ///
     /// # Errors

@@ -1,6 +1,7 @@
 //! `meridian dev`: three regions on this machine, until Ctrl-C.
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::bail;
 
@@ -51,6 +52,9 @@ impl Links {
     }
 }
 
+/// How long a killed node stays away: long enough to watch what its absence does.
+const OUTAGE: Duration = Duration::from_secs(5);
+
 pub(super) async fn run(args: Args) -> anyhow::Result<()> {
     let distances = args.links.distances()?;
     let mut stop = std::pin::pin!(stop::signalled());
@@ -66,16 +70,27 @@ pub(super) async fn run(args: Args) -> anyhow::Result<()> {
         signal = &mut stop => return end(planet, signal?).await,
     }
     text(&banner(planet.plan(), &program(), profile_flag(&args.dir).as_deref()))?;
-    let (died, signal) = tokio::select! {
-        died = planet.death() => (Some(died), None),
-        signal = &mut stop => (None, Some(signal?)),
-    };
-    if let Some(died) = died {
-        note(&format!("{died:#}\n\nstopping the other nodes …"));
-        planet.stop().await;
-        bail!("a node died, see above; what was acknowledged is on disk, and `meridian dev` continues with it");
+    loop {
+        let died = tokio::select! {
+            died = planet.death() => died,
+            signal = &mut stop => return end(planet, signal?).await,
+        };
+        let killed = planet.killed()?;
+        if killed.is_empty() {
+            note(&format!("{died:#}\n\nstopping the other nodes …"));
+            planet.stop().await;
+            bail!("a node died, see above; what was acknowledged is on disk, and `meridian dev` continues with it");
+        }
+        for region in killed {
+            note(&format!(
+                "the node of {region} was killed; the others go on, and it starts again in {} s",
+                OUTAGE.as_secs()
+            ));
+            tokio::time::sleep(OUTAGE).await;
+            planet.restart(&region)?;
+            note(&format!("the node of {region} is starting again"));
+        }
     }
-    end(planet, signal.unwrap_or_default()).await
 }
 
 async fn end(planet: Planet, signal: &str) -> anyhow::Result<()> {

@@ -58,6 +58,12 @@ impl Child {
         Ok(status.filter(|_| !self.stopping).map(describe))
     }
 
+    /// Whether it was ended by SIGKILL: by a person or the kernel, not by a fault of its own.
+    pub(super) fn was_killed(&mut self) -> anyhow::Result<bool> {
+        const SIGKILL: i32 = 9;
+        Ok(self.process.try_wait()?.is_some_and(|status| status.signal() == Some(SIGKILL)))
+    }
+
     /// Closes its stdin: the node drains and exits.
     pub(super) fn ask_to_stop(&mut self) {
         self.stopping = true;
