@@ -61,6 +61,8 @@ impl Connection {
         }
         let endpoints = match (&region, self.endpoints.is_empty()) {
             (_, false) => self.endpoints.clone(),
+            // Who chose no region gets an answer from any; who chose one stands there, and nowhere else.
+            (Some(region), true) if self.region.is_none() => with_the_others(region, profile.as_ref()),
             (Some(region), true) => region.endpoints.clone(),
             (None, true) => return Err(nowhere().into()),
         };
@@ -108,6 +110,16 @@ impl Target {
     }
 }
 
+/// A region's endpoints, then those of the others as they are reached from there.
+fn with_the_others(region: &ProfileRegion, profile: Option<&Profile>) -> Vec<String> {
+    let others = profile.into_iter().flat_map(|profile| &profile.regions).filter(|other| other.name != region.name);
+    let reached = |endpoint: &String| {
+        let address = endpoint.trim_start_matches("https://");
+        format!("https://{}", region.translate.get(address).map_or(address, String::as_str))
+    };
+    region.endpoints.iter().cloned().chain(others.flat_map(|other| other.endpoints.iter().map(reached))).collect()
+}
+
 fn nowhere() -> Failure {
     Failure::invalid(
         "no cluster to talk to: start `meridian dev` in this directory, or give --endpoint with --ca, --cert and --key, or --profile DIR",
@@ -145,6 +157,8 @@ mod tests {
             ..Connection::default()
         };
         assert_eq!(connection("eu-west").target().unwrap().endpoints, ["https://127.0.0.1:27200"]);
+        let anywhere = Connection { region: None, ..connection("eu-west") }.target().unwrap().endpoints;
+        assert_eq!(anywhere, ["https://127.0.0.1:27100", "https://127.0.0.1:27111", "https://127.0.0.1:27112"]);
         let error = connection("mars").target().unwrap_err();
         assert!(error.to_string().contains("us-east, eu-west, ap-south"), "{error}");
     }
