@@ -212,6 +212,8 @@ struct Course {
     patience: u32,
     /// The worst that any attempt may have done: a later refusal doesn't undo it.
     effect: Effect,
+    /// The node's own word that it took effect: says more than how a later attempt elsewhere failed.
+    applied: Option<Refusal>,
     /// Where an active-active write may have taken effect already. Only that region would recognise it (ONE-1):
     /// another one would order it a second time before the first copy arrives there.
     origin: Option<Arc<Endpoint>>,
@@ -222,7 +224,16 @@ impl Course {
         let began = Instant::now();
         // A deadline beyond any clock is none; a day is as good.
         let expires = began + deadline.min(Duration::from_secs(86_400));
-        Course { began, expires, attempts: 0, rotation: 0, patience: 0, effect: Effect::None, origin: None }
+        Course {
+            began,
+            expires,
+            attempts: 0,
+            rotation: 0,
+            patience: 0,
+            effect: Effect::None,
+            applied: None,
+            origin: None,
+        }
     }
 
     /// What one attempt may take, in milliseconds; at least 1.
@@ -246,6 +257,10 @@ impl Course {
     }
 
     fn error(&self, refusal: Refusal) -> Error {
+        let refusal = match &self.applied {
+            Some(applied) if refusal.effect == Effect::None => applied.clone(),
+            _ => refusal,
+        };
         let effect = if refusal.effect == Effect::None { self.effect } else { refusal.effect };
         Error::new(refusal.with_effect(effect), self.attempts, self.began.elapsed())
     }
@@ -282,6 +297,9 @@ impl Course {
         };
         if refusal.effect != Effect::None {
             self.effect = refusal.effect;
+        }
+        if refusal.effect == Effect::Applied {
+            self.applied = Some(refusal.clone());
         }
         let pause = match next {
             Next::GiveUp => return Err(self.error(refusal)),
