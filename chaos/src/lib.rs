@@ -1,11 +1,8 @@
-//! Breaks real Meridian processes, and doubts their answers.
+//! Breaks things, and doubts answers.
 //!
-//! A [`Planet`] is three regions of one `meridian server` process each, on loopback. A [`load`] writes to it
-//! and remembers what was acknowledged; [`verdict`] compares memory and planet after everything has healed.
-//! A write whose answer was lost is *unknown*: it may be there once, never twice.
+//! - [`target`]: where requests go, a simulated planet or real processes; [`history`]: what clients were told.
+//! - [`real`]: real processes on loopback.
 
-pub mod load;
-mod planet;
-pub mod verdict;
-
-pub use planet::{BUCKETS, Planet, REGIONS};
+pub mod history;
+pub mod real;
+pub mod target;

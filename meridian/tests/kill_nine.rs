@@ -7,7 +7,7 @@
 use std::path::Path;
 use std::time::Duration;
 
-use meridian_chaos::{BUCKETS, Planet, REGIONS, load, verdict};
+use chaos::real::{BUCKETS, Planet, REGIONS, load, verdict};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use tokio::task::JoinSet;

@@ -8,7 +8,7 @@ use meridian_client::{Bucket, BucketName, Client};
 use meridian_types::{BucketDigest, BucketId, ShardId};
 use tokio::time::Instant;
 
-use crate::load::{Ledger, counter_key, list_key};
+use super::load::{Ledger, counter_key, list_key};
 
 /// Waits until every region stands at the same positions for every bucket, and compares.
 ///

@@ -1,0 +1,19 @@
+//! Where a workload's requests go: a simulated planet or real processes. Both run on tokio, one of them in virtual
+//! time, so that workloads, histories and checkers are the same for both.
+
+use std::future::Future;
+
+use meridian_types::{Refusal, RegionId, Request, Response};
+
+/// A planet, as its clients see it. Cheap to clone.
+pub trait Target: Clone + 'static {
+    /// Sends a request to `region`, as an SDK there would: whatever it retries, it retries with the same request id.
+    ///
+    /// # Errors
+    /// The typed "no". [`meridian_types::Effect::Unknown`] whenever the answer was lost: such a write may or may not
+    /// have happened, and may still happen.
+    fn ask(&self, region: RegionId, request: Request) -> impl Future<Output = Result<Response, Refusal>>;
+
+    /// Microseconds since the run began, by the observer's own clock, which never lies: virtual or monotonic.
+    fn now_us(&self) -> u64;
+}
