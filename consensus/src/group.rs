@@ -159,10 +159,8 @@ impl Group {
         if inner.stopped.load(Ordering::Relaxed) {
             return Err(ReadError::Stopped);
         }
-        let leadership = *inner.leadership.borrow();
-        if inner.solo.load(Ordering::Acquire) && leadership.leads {
-            // Nobody else can acknowledge a write, and here a write is acknowledged once it is applied.
-            return Ok(*inner.progress.applied.borrow());
+        if let Some(applied) = self.barrier_alone() {
+            return Ok(applied);
         }
         let lease = LinearizerOption::new(Some(inner.read_lease), false).with_wait_timeout(Duration::ZERO);
         match inner.raft.get_read_log_id(lease).await {
@@ -171,6 +169,15 @@ impl Group {
             Err(RaftError::APIError(LinearizableReadError::QuorumNotEnough(_))) => self.confirm_leadership().await,
             Err(error) => Err(read_error(error)),
         }
+    }
+
+    /// The barrier of a group that has this node alone: there is nothing to wait for. `None` when others must be asked.
+    pub fn barrier_alone(&self) -> Option<Lsn> {
+        let inner = &self.inner;
+        let leads = inner.leadership.borrow().leads;
+        // Nobody else can acknowledge a write, and here a write is acknowledged once it is applied.
+        (inner.solo.load(Ordering::Acquire) && leads && !inner.stopped.load(Ordering::Relaxed))
+            .then(|| *inner.progress.applied.borrow())
     }
 
     /// As [`Group::read_barrier`], but proven by a quorum that answered after this was called, never by a lease: what

@@ -20,7 +20,7 @@ impl Authority for MetadataAuthority {
         self.0.changes()
     }
 
-    fn lease_until(&self) -> Option<Instant> {
-        self.0.lease_until()
+    fn lease_holds(&self) -> bool {
+        self.0.lease_until().is_some_and(|until| Instant::now() < until)
     }
 }

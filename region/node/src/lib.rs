@@ -14,11 +14,13 @@
 
 mod admission;
 mod authority;
+mod blocking;
 mod board;
 mod clock;
 mod copies;
 mod disk;
 mod gather;
+mod group;
 mod lanes;
 mod machine;
 mod metrics;
@@ -37,9 +39,12 @@ mod waiters;
 mod writes;
 
 pub use authority::Authority;
+pub use blocking::Blocking;
 pub use clock::{Clock, SystemClock};
 pub use disk::{Gauge, Space, SystemGauge};
+pub use group::{Barrier, Groups, Proposal, ShardGroup};
 pub use options::{Options, Place, StoreOptions};
+pub use peers::{Exchanges, Neighbours};
 pub use replication::{FrameRefusal, Tail, TailEntry, TailError};
 pub use router::Caller;
 pub use service::{Error, Handle, Parts, Service};

@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use meridian_consensus::{Group, Leadership};
+use meridian_consensus::Leadership;
 use meridian_types::entry::{Header, Kind};
 use meridian_types::{
     Bucket, BucketId, Epoch, Hlc, Lane, Lsn, NodeId, RegionId, Request, RequestId, ShardId, Topology,
@@ -13,11 +13,13 @@ use tokio::sync::{Semaphore, oneshot, watch};
 use tokio::time::Instant;
 
 use crate::admission::Admission;
-use crate::authority::{Authority, lease_holds};
+use crate::authority::Authority;
+use crate::blocking::Blocking;
 use crate::board::Board;
 use crate::clock::Clock;
 use crate::copies::{Copies, Ticket};
 use crate::disk::Disk;
+use crate::group::ShardGroup;
 use crate::lanes::Lanes;
 use crate::metrics::Metrics;
 use crate::options::{Options, Place};
@@ -33,6 +35,7 @@ pub(crate) struct Node {
     pub(crate) place: Place,
     pub(crate) options: Options,
     pub(crate) store: Store,
+    pub(crate) blocking: Blocking,
     pub(crate) authority: Arc<dyn Authority>,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) peers: Peers,
@@ -47,7 +50,7 @@ pub(crate) struct Node {
 /// One shard on this node.
 pub(crate) struct ShardNode {
     pub(crate) id: ShardId,
-    pub(crate) group: Group,
+    pub(crate) group: Arc<dyn ShardGroup>,
     pub(crate) leadership: watch::Receiver<Leadership>,
     pub(crate) board: Arc<Board>,
     pub(crate) proposer: Proposer,
@@ -89,7 +92,7 @@ impl Node {
     /// Whether this region may still act as the bucket's primary under the epoch of `standing` (FEN-1): asked again after
     /// every wait, before anything is acknowledged. Lease first, topology second.
     pub(crate) fn still_primary(&self, standing: &Standing) -> bool {
-        let lease = lease_holds(self.authority.as_ref());
+        let lease = self.authority.lease_holds();
         let topology = self.authority.topology();
         let now = topology.buckets.get(&standing.bucket.id);
         lease && now.is_some_and(|now| now.primary == Some(self.region()) && now.epoch == standing.bucket.epoch)
@@ -115,8 +118,8 @@ impl Node {
 }
 
 impl ShardNode {
-    pub(crate) fn new(id: ShardId, group: Group, board: Arc<Board>, clock: Arc<dyn Clock>) -> ShardNode {
-        let proposer = Proposer::new(group.clone(), Arc::clone(&board), clock);
+    pub(crate) fn new(id: ShardId, group: Arc<dyn ShardGroup>, board: Arc<Board>, clock: Arc<dyn Clock>) -> ShardNode {
+        let proposer = Proposer::new(Arc::clone(&group), Arc::clone(&board), clock);
         let leadership = group.leadership();
         ShardNode {
             id,

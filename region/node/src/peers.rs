@@ -1,24 +1,69 @@
-//! The other nodes, as this one forwards to them: one multiplexed stream each, and which of a shard's nodes to ask.
+//! The other nodes, as this one forwards to them: which of a shard's nodes to ask, and how: over one multiplexed stream each.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use futures::FutureExt;
+use futures::future::BoxFuture;
 use meridian_proto::dial::Dial;
 use meridian_proto::exchange::{Exchange, Failure};
 use meridian_types::{Effect, NodeId, Refusal, RefusalKind, RegionId, Request, Response, ShardId, Topology};
 
+/// How another node is asked, as a seam.
+pub trait Neighbours: Send + Sync + 'static {
+    /// Sends a request to a node for a client of this one; it answers as [`crate::Handle::execute`] does there.
+    fn ask<'a>(&'a self, node: NodeId, request: &'a Request) -> BoxFuture<'a, Result<Response, Failure>>;
+}
+
 /// Streams to other nodes, opened when first needed.
+pub struct Exchanges {
+    dial: Arc<dyn Dial>,
+    open: Mutex<BTreeMap<NodeId, Exchange>>,
+}
+
+/// The other nodes.
 pub(crate) struct Peers {
     own: NodeId,
-    dial: Arc<dyn Dial>,
-    exchanges: Mutex<HashMap<NodeId, Exchange>>,
+    neighbours: Arc<dyn Neighbours>,
     /// Which of its nodes answered for a shard of a region last.
-    preferred: Mutex<HashMap<(RegionId, ShardId), NodeId>>,
+    preferred: Mutex<BTreeMap<(RegionId, ShardId), NodeId>>,
+}
+
+impl Exchanges {
+    /// No stream yet.
+    pub fn new(dial: Arc<dyn Dial>) -> Exchanges {
+        Exchanges { dial, open: Mutex::default() }
+    }
+
+    fn exchange(&self, node: NodeId) -> Option<Exchange> {
+        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(exchange) = open.get(&node) {
+            return Some(exchange.clone());
+        }
+        let exchange = Exchange::to_peer(self.dial.channel(node)?);
+        open.insert(node, exchange.clone());
+        Some(exchange)
+    }
+}
+
+impl Neighbours for Exchanges {
+    fn ask<'a>(&'a self, node: NodeId, request: &'a Request) -> BoxFuture<'a, Result<Response, Failure>> {
+        async move {
+            let exchange = self.exchange(node).ok_or_else(|| {
+                Failure::Broken(Refusal::new(
+                    RefusalKind::Retry,
+                    format!("node {node} has no known address yet: try again after a pause"),
+                ))
+            })?;
+            exchange.attempt(request).await
+        }
+        .boxed()
+    }
 }
 
 impl Peers {
-    pub(crate) fn new(own: NodeId, dial: Arc<dyn Dial>) -> Peers {
-        Peers { own, dial, exchanges: Mutex::default(), preferred: Mutex::default() }
+    pub(crate) fn new(own: NodeId, neighbours: Arc<dyn Neighbours>) -> Peers {
+        Peers { own, neighbours, preferred: Mutex::default() }
     }
 
     /// Asks the nodes that serve `shard` in `region`, the one that answered last first, until one is reached.
@@ -56,13 +101,7 @@ impl Peers {
 
     /// Asks one node.
     pub(crate) async fn ask(&self, node: NodeId, request: &Request) -> Result<Response, Failure> {
-        let exchange = self.exchange(node).ok_or_else(|| {
-            Failure::Broken(Refusal::new(
-                RefusalKind::Retry,
-                format!("node {node} has no known address yet: try again after a pause"),
-            ))
-        })?;
-        exchange.attempt(request).await
+        self.neighbours.ask(node, request).await
     }
 
     fn candidates(&self, topology: &Topology, region: RegionId, shard: ShardId) -> Vec<NodeId> {
@@ -77,15 +116,5 @@ impl Peers {
 
     fn prefer(&self, region: RegionId, shard: ShardId, node: NodeId) {
         self.preferred.lock().unwrap_or_else(PoisonError::into_inner).insert((region, shard), node);
-    }
-
-    fn exchange(&self, node: NodeId) -> Option<Exchange> {
-        let mut exchanges = self.exchanges.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(exchange) = exchanges.get(&node) {
-            return Some(exchange.clone());
-        }
-        let exchange = Exchange::to_peer(self.dial.channel(node)?);
-        exchanges.insert(node, exchange.clone());
-        Some(exchange)
     }
 }

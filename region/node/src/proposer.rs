@@ -3,12 +3,13 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
-use meridian_consensus::{Group, Proposal, ProposeError};
+use meridian_consensus::ProposeError;
 use meridian_types::entry::stamp;
 use meridian_types::{Effect, Hlc, Refusal, RefusalKind};
 
 use crate::board::Board;
 use crate::clock::Clock;
+use crate::group::{Proposal, ShardGroup};
 
 /// 2024-01-01: this software is younger than that, so a clock before it was never set.
 const WALL_MS_MIN: u64 = 1_704_067_200_000;
@@ -18,7 +19,7 @@ const WALL_MS_MAX: u64 = 5_680_281_600_000;
 
 /// Proposes to one shard's group.
 pub(crate) struct Proposer {
-    group: Group,
+    group: Arc<dyn ShardGroup>,
     board: Arc<Board>,
     clock: Arc<dyn Clock>,
     /// The last timestamp given out.
@@ -26,7 +27,7 @@ pub(crate) struct Proposer {
 }
 
 impl Proposer {
-    pub(crate) fn new(group: Group, board: Arc<Board>, clock: Arc<dyn Clock>) -> Proposer {
+    pub(crate) fn new(group: Arc<dyn ShardGroup>, board: Arc<Board>, clock: Arc<dyn Clock>) -> Proposer {
         Proposer { group, board, clock, last: Mutex::new(Hlc(0)) }
     }
 

@@ -105,7 +105,7 @@ impl Node {
         if !standing.lease {
             return Err(no_lease());
         }
-        match timeout_at(deadline, shard.group.read_barrier()).await {
+        match timeout_at(deadline, shard.group.read_barrier().pass()).await {
             Ok(Ok(_)) => Ok(Verdict::Fresh(Some(0))),
             Ok(Err(BarrierError::NotLeader { .. })) => Ok(Verdict::Leader(shard.id)),
             Ok(Err(why)) => Err(Refusal::new(RefusalKind::Retry, format!("{why}: try again after a pause"))),
@@ -269,7 +269,7 @@ impl Node {
         };
         let _place = timeout_at(deadline, self.scans.acquire()).await.map_err(|_| busy())?.map_err(|_| busy())?;
         let failed = |_| Refusal::new(RefusalKind::Internal, "the read ended unexpectedly; the node's log says why");
-        tokio::task::spawn_blocking(read).await.map_err(failed)?
+        self.blocking.run(read).await.map_err(failed)?
     }
 
     /// In a sync bucket, waits until what was read can't be undone by a failover any more (design 5).

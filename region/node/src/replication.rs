@@ -11,6 +11,7 @@ use meridian_types::frame::{DigestNote, FrameHeader};
 use meridian_types::{BucketId, Epoch, Head, Hlc, Lane, Lsn, NodeId, Refusal, RefusalKind, RegionId, ShardId};
 use tokio::sync::watch;
 
+use crate::group::Proposal;
 use crate::node::Node;
 
 /// A run of a shard's applied log.
@@ -101,7 +102,7 @@ impl Node {
         }
         // What was committed at this moment, which only the leader can say: the tail is at the head if it reaches that far,
         // however much is written meanwhile.
-        let committed = shard.group.read_barrier().await.ok();
+        let committed = shard.group.read_barrier().pass().await.ok();
         // Before the read: everything up to this timestamp is at or below `applied`.
         let (closed, applied) = (shard.board.own_hlc(), shard.board.applied());
         let slice = shard.group.read_log(after, bytes_max).await.map_err(|why| match why {
@@ -153,7 +154,7 @@ impl Node {
         }
     }
 
-    fn propose_frame(&self, frame: &Bytes) -> Result<meridian_consensus::Proposal, FrameRefusal> {
+    fn propose_frame(&self, frame: &Bytes) -> Result<Proposal, FrameRefusal> {
         let header = FrameHeader::decode(frame).map_err(|why| FrameRefusal::Damaged(why.to_string()))?;
         let shard = self
             .shard(header.shard)

@@ -15,7 +15,6 @@ use meridian_types::{
 };
 use tokio::time::{Instant, timeout_at};
 
-use crate::authority::lease_holds;
 use crate::node::{Node, ShardNode, Standing};
 
 /// Who sent a request.
@@ -114,7 +113,7 @@ impl Node {
     async fn standing(&self, request: &Request, deadline: Instant) -> Result<Standing, Refusal> {
         let mut patience = None;
         loop {
-            let lease = lease_holds(self.authority.as_ref());
+            let lease = self.authority.lease_holds();
             let topology = self.authority.topology();
             let id = topology.bucket_ids.get(request.bucket());
             if let Some(bucket) = id.and_then(|id| topology.buckets.get(id)).cloned() {

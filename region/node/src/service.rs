@@ -14,36 +14,50 @@ use tokio::task::JoinSet;
 
 use crate::admission::Admission;
 use crate::authority::Authority;
+use crate::blocking::Blocking;
 use crate::clock::{Clock, SystemClock};
 use crate::disk::{Disk, Gauge, Space, SystemGauge};
+use crate::group::Groups;
 use crate::machine::Machine;
 use crate::metrics::{self, Metrics};
 use crate::node::{Node, SCANS_MAX, ShardNode};
 use crate::options::{Options, Place};
-use crate::peers::Peers;
+use crate::peers::{Exchanges, Neighbours, Peers};
 use crate::replication::{FrameRefusal, Tail, TailError};
 use crate::router::Caller;
-use crate::store::{EngineError, Store};
+use crate::store::{Engine, EngineError, Store};
 use crate::upkeep;
 
 /// What the composition root gives.
 pub struct Parts {
     /// Consensus of this node, open.
-    pub consensus: Consensus,
+    pub groups: Arc<dyn Groups>,
+    /// The engine of the state store, open; `None`: fjall, in the directory of the node's place.
+    pub engine: Option<Arc<dyn Engine>>,
     /// What the metadata plane says.
     pub authority: Arc<dyn Authority>,
-    /// How to reach other nodes.
-    pub dial: Arc<dyn Dial>,
+    /// How to ask other nodes.
+    pub neighbours: Arc<dyn Neighbours>,
     /// The clocks.
     pub clock: Arc<dyn Clock>,
     /// How free disk space is found out.
     pub gauge: Arc<dyn Gauge>,
+    /// Where calls that block run.
+    pub blocking: Blocking,
 }
 
 impl Parts {
-    /// Parts with the machine's own clock and disk.
+    /// Parts with the machine's own clock, disk and threads.
     pub fn new(consensus: Consensus, authority: Arc<dyn Authority>, dial: Arc<dyn Dial>) -> Parts {
-        Parts { consensus, authority, dial, clock: Arc::new(SystemClock::start()), gauge: Arc::new(SystemGauge) }
+        Parts {
+            groups: Arc::new(consensus),
+            engine: None,
+            authority,
+            neighbours: Arc::new(Exchanges::new(dial)),
+            clock: Arc::new(SystemClock::start()),
+            gauge: Arc::new(SystemGauge),
+            blocking: Blocking::Threads,
+        }
     }
 }
 
@@ -97,19 +111,24 @@ impl Service {
     /// # Errors
     /// [`Error`] says which of these failed.
     pub async fn open(place: Place, options: Options, parts: Parts) -> Result<(Service, Handle), Error> {
-        let Parts { consensus, authority, dial, clock, gauge } = parts;
-        let (dir, store_options) = (place.dir.clone(), options.store.clone());
-        // Recovery reads the store's journals: not on a runtime's worker.
-        let opened = tokio::task::spawn_blocking(move || Store::open(&dir, &store_options)).await;
-        let store = opened.map_err(Error::Task)?.map_err(Error::Store)?;
+        let Parts { groups, engine, authority, neighbours, clock, gauge, blocking } = parts;
+        let store = match engine {
+            Some(engine) => Store::over(engine),
+            None => {
+                let (dir, store_options) = (place.dir.clone(), options.store.clone());
+                // Recovery reads the store's journals: not on a runtime's worker.
+                let opened = blocking.run(move || Store::open(&dir, &store_options)).await;
+                opened.map_err(Error::Task)?.map_err(Error::Store)?
+            }
+        };
         let mut shards = Vec::with_capacity(usize::from(place.shards));
         for shard in (0..place.shards).map(ShardId) {
-            shards.push(start_shard(&place, &options, &consensus, &store, &clock, shard).await?);
+            shards.push(start_shard(&place, &options, groups.as_ref(), &store, &clock, shard).await?);
         }
         let disk = Disk::new(place.dir.clone(), options.disk_reserve_bytes);
         disk.check(gauge.as_ref());
         let node = Arc::new(Node {
-            peers: Peers::new(place.node, dial),
+            peers: Peers::new(place.node, neighbours),
             admission: Arc::new(Admission::new(options.in_flight_max, options.in_flight_bytes_max)),
             disk,
             shards,
@@ -118,6 +137,7 @@ impl Service {
             place,
             options,
             store,
+            blocking,
             authority,
             clock,
         });
@@ -142,6 +162,7 @@ impl Service {
         spawn(&mut tasks, "client expiry", upkeep::expire_clients(node));
         tokio::pin!(stop);
         let ended = tokio::select! {
+            biased;
             () = &mut stop => Ok(()),
             ended = tasks.join_next() => match ended {
                 Some(Err(why)) => Err(Error::Task(why)),
@@ -165,15 +186,15 @@ fn spawn(tasks: &mut JoinSet<&'static str>, name: &'static str, task: impl Futur
 async fn start_shard(
     place: &Place,
     options: &Options,
-    consensus: &Consensus,
+    groups: &dyn Groups,
     store: &Store,
     clock: &Arc<dyn Clock>,
     shard: ShardId,
 ) -> Result<ShardNode, Error> {
     let (machine, board) = Machine::open(store, place.region, shard, place.shards, options.digest_notes_max)
         .map_err(|source| Error::Shard { shard, source })?;
-    let group = consensus
-        .start_group(GroupId::of_shard(shard), &place.voters, Box::new(machine))
+    let group = groups
+        .start(GroupId::of_shard(shard), &place.voters, Box::new(machine))
         .await
         .map_err(|source| Error::Group { shard, source })?;
     Ok(ShardNode::new(shard, group, board, Arc::clone(clock)))

@@ -14,7 +14,6 @@ use meridian_types::{BucketId, Epoch, Hlc, Lane, Lsn, Refusal, RefusalKind, Regi
 use tokio::sync::watch;
 use tokio::time::{MissedTickBehavior, interval};
 
-use crate::authority::lease_holds;
 use crate::disk::Gauge;
 use crate::node::{Node, ShardNode};
 use crate::proposer;
@@ -63,7 +62,7 @@ pub(crate) async fn write_back(node: Arc<Node>) {
     loop {
         ticks.tick().await;
         let store = node.store.clone();
-        let done = tokio::task::spawn_blocking(move || store.write_back()).await;
+        let done = node.blocking.run(move || store.write_back()).await;
         match done {
             Ok(Ok(())) => {}
             Ok(Err(why)) => return tracing::error!(%why, "the state store can't be brought to the disk"),
@@ -107,6 +106,7 @@ pub(crate) async fn drop_buckets(node: Arc<Node>) {
     let mut swept: Vec<BTreeSet<BucketId>> = node.shards.iter().map(|_| BTreeSet::new()).collect();
     loop {
         tokio::select! {
+            biased;
             _ = ticks.tick() => {}
             changed = changes.changed() => if changed.is_err() { return },
         }
@@ -151,7 +151,7 @@ impl Node {
             if !shard.board.leads() {
                 return Ok(());
             }
-            let lease = lease_holds(self.authority.as_ref());
+            let lease = self.authority.lease_holds();
             let topology = self.authority.topology();
             let region = self.region();
             // In active-active nobody decides alone: an expired value reads as absent everywhere, by its own timestamp.

@@ -78,11 +78,28 @@ pub type PairIterator = Box<dyn Iterator<Item = Result<(Bytes, Bytes), EngineErr
 
 /// The engine failed.
 #[derive(Debug)]
-pub struct EngineError(Box<fjall::Error>);
+pub struct EngineError(Cause);
+
+#[derive(Debug)]
+enum Cause {
+    Fjall(Box<fjall::Error>),
+    Other(Box<dyn std::error::Error + Send + Sync>),
+}
+
+impl EngineError {
+    /// What another engine than fjall reports.
+    pub fn new(why: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> EngineError {
+        EngineError(Cause::Other(why.into()))
+    }
+}
 
 impl fmt::Display for EngineError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.0.as_ref() {
+        let why = match &self.0 {
+            Cause::Fjall(why) => why.as_ref(),
+            Cause::Other(why) => return write!(f, "{why}"),
+        };
+        match why {
             fjall::Error::Io(why) => write!(f, "the disk of the state store failed: {why}"),
             fjall::Error::Locked => f.write_str("another process already uses the state store: stop it, or give this node a directory of its own"),
             fjall::Error::Poisoned => f.write_str("the state store stopped after a failed write: see the log before it, free or replace the disk, and restart the node"),
@@ -94,13 +111,16 @@ impl fmt::Display for EngineError {
 
 impl std::error::Error for EngineError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-        Some(self.0.as_ref())
+        match &self.0 {
+            Cause::Fjall(why) => Some(why.as_ref()),
+            Cause::Other(why) => why.source(),
+        }
     }
 }
 
 impl From<fjall::Error> for EngineError {
     fn from(why: fjall::Error) -> EngineError {
-        EngineError(Box::new(why))
+        EngineError(Cause::Fjall(Box::new(why)))
     }
 }
 

@@ -113,8 +113,8 @@ impl Authority for Plane {
         self.topology.subscribe()
     }
 
-    fn lease_until(&self) -> Option<Instant> {
-        *self.lease.lock().unwrap()
+    fn lease_holds(&self) -> bool {
+        self.lease.lock().unwrap().is_some_and(|until| Instant::now() < until)
     }
 }
 
@@ -201,11 +201,9 @@ impl RegionUnderTest {
         let disk = Arc::new(Disk(AtomicU64::new(1 << 39)));
         let place = Place { region: id, node, shards: SHARDS, voters: vec![node], dir: dir.join("state") };
         let parts = Parts {
-            consensus: consensus.clone(),
-            authority: plane.clone(),
-            dial: addresses.clone(),
             clock: clock.clone(),
             gauge: disk.clone(),
+            ..Parts::new(consensus.clone(), plane.clone(), addresses.clone())
         };
         let (service, handle) = Service::open(place, options, parts).await.unwrap();
         let (stop, stopped) = oneshot::channel();
