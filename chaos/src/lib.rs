@@ -1,8 +1,10 @@
 //! Breaks things, and doubts answers.
 //!
-//! - [`target`]: where requests go, a simulated planet or real processes; [`history`]: what clients were told.
+//! - [`target`]: where requests go, a simulated planet or real processes; [`history`]: what clients were told;
+//!   [`trace`]: what truly happened, where an observer can see it.
 //! - [`real`]: real processes on loopback.
 
 pub mod history;
 pub mod real;
 pub mod target;
+pub mod trace;
