@@ -6,6 +6,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use crate::id::{BucketId, BucketName, RegionId, RegionName};
+use crate::plan::PlanId;
 use crate::policy::Policy;
 use crate::position::{Epoch, Hlc};
 
@@ -33,13 +34,29 @@ pub struct BucketSpec {
 pub enum Phase {
     /// Serving.
     Steady,
+    /// A switchover: the primary accepts writes until `to` is close behind.
+    CatchingUp {
+        /// The operation it belongs to.
+        plan: PlanId,
+        /// The next primary.
+        to: RegionId,
+    },
+    /// A switchover: the primary's shards seal their epoch, and nobody accepts writes (FEN-1).
+    Draining {
+        /// The operation it belongs to.
+        plan: PlanId,
+        /// The next primary.
+        to: RegionId,
+    },
 }
 
 impl fmt::Display for Phase {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Phase::Steady => f.pad("steady"),
-        }
+        f.pad(match self {
+            Phase::Steady => "steady",
+            Phase::CatchingUp { .. } => "catching-up",
+            Phase::Draining { .. } => "draining",
+        })
     }
 }
 
@@ -75,6 +92,11 @@ impl Bucket {
     /// Whether `region` accepts writes for it.
     pub fn accepts_writes_in(&self, region: RegionId) -> bool {
         self.primary.map_or_else(|| self.is_in(region), |primary| primary == region)
+    }
+
+    /// Whether nobody accepts writes for it now, because its primary is handing over.
+    pub fn is_draining(&self) -> bool {
+        matches!(self.phase, Phase::Draining { .. })
     }
 
     /// The regions a write made in `origin` must be shipped to.

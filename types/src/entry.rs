@@ -35,7 +35,7 @@ pub const ENTRY_BYTES_MAX: usize = 4 << 20;
 /// What an entry is, readable without decoding its body.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Kind {
-    /// A client's write. The only kind that is shipped to other regions, with `Expire`.
+    /// A client's write. Shipped to the bucket's other regions, as are `Expire` and `Seal`.
     Write,
     /// Keys whose time had come, as the leader saw it.
     Expire,
@@ -47,10 +47,13 @@ pub enum Kind {
     DropBucket,
     /// Forget clients that have been silent for long.
     ExpireClients,
+    /// The end of an epoch of a bucket in this shard: its primary's last entry of it. Shipped.
+    Seal,
 }
 
 impl Kind {
-    const ALL: [Kind; 6] = [Kind::Write, Kind::Expire, Kind::Frame, Kind::Fence, Kind::DropBucket, Kind::ExpireClients];
+    const ALL: [Kind; 7] =
+        [Kind::Write, Kind::Expire, Kind::Frame, Kind::Fence, Kind::DropBucket, Kind::ExpireClients, Kind::Seal];
 
     fn tag(self) -> u8 {
         match self {
@@ -60,12 +63,13 @@ impl Kind {
             Kind::Fence => 4,
             Kind::DropBucket => 5,
             Kind::ExpireClients => 6,
+            Kind::Seal => 7,
         }
     }
 
     /// Whether entries of this kind belong to a bucket's history and are shipped to its other regions.
     pub fn is_shipped(self) -> bool {
-        matches!(self, Kind::Write | Kind::Expire)
+        matches!(self, Kind::Write | Kind::Expire | Kind::Seal)
     }
 }
 
@@ -106,6 +110,11 @@ pub enum Body {
     ExpireClients {
         /// The time.
         before: Hlc,
+    },
+    /// Of [`Kind::Seal`]: the header's epoch is over.
+    Seal {
+        /// The epoch in force from here on; greater than the header's.
+        next: Epoch,
     },
 }
 
@@ -229,6 +238,7 @@ impl Header {
             Body::Fence => self.kind == Kind::Fence,
             Body::DropBucket => self.kind == Kind::DropBucket,
             Body::ExpireClients { .. } => self.kind == Kind::ExpireClients,
+            Body::Seal { .. } => self.kind == Kind::Seal,
         };
         if fits { Ok(body) } else { Err(damaged()) }
     }

@@ -11,6 +11,7 @@ pub mod entry;
 pub mod frame;
 pub mod id;
 pub mod key;
+pub mod plan;
 pub mod policy;
 pub mod position;
 pub mod refusal;
@@ -25,6 +26,7 @@ pub use id::{
     BucketId, BucketName, ClientId, ClusterId, GroupId, NameError, NodeId, NodeName, RegionId, RegionName, ShardId,
 };
 pub use key::{Key, Value};
+pub use plan::{Fact, PlanId, Seal};
 pub use policy::{Acks, Policy, PolicyError};
 pub use position::{Epoch, Head, Hlc, Lane, Lsn, Positions, Version};
 pub use refusal::{Effect, Refusal, RefusalKind};

@@ -5,7 +5,7 @@
 
 use meridian_types::entry::{EntryError, HEADER_BYTES, Header, Kind};
 use meridian_types::key::{KEY_BYTES_MAX, MULTI_BYTES_MAX, MULTI_ITEMS_MAX, VALUE_BYTES_MAX};
-use meridian_types::{Hlc, Refusal, RefusalKind, RegionId, Version};
+use meridian_types::{Epoch, Hlc, Refusal, RefusalKind, RegionId, Version};
 use serde::Deserialize;
 
 /// A key of 1 to [`KEY_BYTES_MAX`] bytes.
@@ -44,6 +44,9 @@ pub(crate) enum BodyRef<'a> {
     DropBucket,
     ExpireClients {
         before: Hlc,
+    },
+    Seal {
+        next: Epoch,
     },
 }
 
@@ -114,6 +117,7 @@ pub(crate) fn decode<'a>(header: &Header, entry: &'a [u8]) -> Result<BodyRef<'a>
         BodyRef::Fence => Kind::Fence,
         BodyRef::DropBucket => Kind::DropBucket,
         BodyRef::ExpireClients { .. } => Kind::ExpireClients,
+        BodyRef::Seal { .. } => Kind::Seal,
     };
     if kind == header.kind { Ok(body) } else { Err(damaged()) }
 }
@@ -156,7 +160,7 @@ impl<'a> WriteBodyRef<'a> {
 #[cfg(test)]
 mod tests {
     use meridian_types::entry::{Body, WriteBody};
-    use meridian_types::{BucketId, Epoch, Key, RequestId, Value, Write};
+    use meridian_types::{BucketId, Key, RequestId, Value, Write};
     use proptest::prelude::*;
 
     use super::*;
@@ -218,6 +222,7 @@ mod tests {
             BodyRef::Fence => Body::Fence,
             BodyRef::DropBucket => Body::DropBucket,
             BodyRef::ExpireClients { before } => Body::ExpireClients { before },
+            BodyRef::Seal { next } => Body::Seal { next },
         }
     }
 
@@ -243,6 +248,7 @@ mod tests {
             1 => Just((Kind::Fence, Body::Fence)),
             1 => Just((Kind::DropBucket, Body::DropBucket)),
             1 => any::<u64>().prop_map(|at| (Kind::ExpireClients, Body::ExpireClients { before: Hlc(at) })),
+            1 => any::<u64>().prop_map(|next| (Kind::Seal, Body::Seal { next: Epoch(next) })),
         ]
     }
 

@@ -7,17 +7,19 @@
 //! shard u16 | 2 | bucket u32 | key                           a record
 //! shard u16 | 3 | bucket u32 | expires at, ms u64 | key      the expiry index
 //! shard u16 | 4 | bucket u32 | origin u16 | client u128 | slot u16   a kept result
+//! shard u16 | 5 | bucket u32 | epoch u64 | origin u16 | lsn u64      an entry that waits for a seal
 //! ```
 //!
 //! Numbers are big-endian, so that byte order is number order. A shard is one contiguous range, and so
 //! is each kind of thing of one bucket: snapshots, wipes and `DropBucket` are range operations.
 
-use meridian_types::{BucketId, ClientId, Lane, RegionId, ShardId};
+use meridian_types::{BucketId, ClientId, Epoch, Lane, Lsn, RegionId, ShardId};
 
 const META: u8 = 1;
 const DATA: u8 = 2;
 const EXPIRY: u8 = 3;
 const RESULT: u8 = 4;
+const PARKED: u8 = 5;
 
 const META_SHARD: u8 = 1;
 const META_WATERMARK: u8 = 2;
@@ -92,6 +94,33 @@ pub(crate) fn results_of_shard(shard: ShardId) -> (Vec<u8>, Vec<u8>) {
     (from, to)
 }
 
+pub(crate) fn parked(shard: ShardId, bucket: BucketId, epoch: Epoch, origin: RegionId, lsn: Lsn) -> Vec<u8> {
+    let mut bytes = start(shard, PARKED, 22);
+    bytes.extend_from_slice(&bucket.0.to_be_bytes());
+    bytes.extend_from_slice(&epoch.0.to_be_bytes());
+    bytes.extend_from_slice(&origin.0.to_be_bytes());
+    bytes.extend_from_slice(&lsn.0.to_be_bytes());
+    bytes
+}
+
+pub(crate) fn parked_of_shard(shard: ShardId) -> (Vec<u8>, Vec<u8>) {
+    let from = start(shard, PARKED, 0);
+    let to = successor(&from);
+    (from, to)
+}
+
+pub(crate) fn parked_of_bucket(shard: ShardId, bucket: BucketId) -> (Vec<u8>, Vec<u8>) {
+    range(shard, PARKED, bucket)
+}
+
+/// What waits for `epoch` of a bucket, or waited for an earlier one.
+pub(crate) fn parked_up_to(shard: ShardId, bucket: BucketId, epoch: Epoch) -> (Vec<u8>, Vec<u8>) {
+    let (from, _) = parked_of_bucket(shard, bucket);
+    let mut last = from.clone();
+    last.extend_from_slice(&epoch.0.to_be_bytes());
+    (from, successor(&last))
+}
+
 pub(crate) fn shard_meta(shard: ShardId) -> Vec<u8> {
     let mut bytes = start(shard, META, 1);
     bytes.push(META_SHARD);
@@ -153,6 +182,20 @@ pub(crate) fn parse_result(key: &[u8]) -> Option<(BucketId, RegionId, ClientId, 
     ))
 }
 
+/// Reads the key of an entry that waits for a seal: its bucket, epoch, origin and position there.
+pub(crate) fn parse_parked(key: &[u8]) -> Option<(BucketId, Epoch, RegionId, Lsn)> {
+    let (bucket, rest) = key.get(3..)?.split_first_chunk()?;
+    let (epoch, rest) = rest.split_first_chunk()?;
+    let (origin, rest) = rest.split_first_chunk()?;
+    let lsn: &[u8; 8] = rest.try_into().ok()?;
+    Some((
+        BucketId(u32::from_be_bytes(*bucket)),
+        Epoch(u64::from_be_bytes(*epoch)),
+        RegionId(u16::from_be_bytes(*origin)),
+        Lsn(u64::from_be_bytes(*lsn)),
+    ))
+}
+
 /// Reads a key of the expiry index: when, and which user key.
 pub(crate) fn parse_expiry(key: &[u8]) -> Option<(u64, &[u8])> {
     let (at, user) = key.get(DATA_PREFIX_BYTES..)?.split_first_chunk()?;
@@ -190,6 +233,7 @@ mod tests {
             data(shard, bucket, &[0xff; 64]),
             expiry(shard, bucket, u64::MAX, &[0xff; 64]),
             result(shard, bucket, region, ClientId(u128::MAX), u16::MAX),
+            parked(shard, bucket, Epoch(u64::MAX), region, Lsn(u64::MAX)),
         ] {
             assert!(from <= key && key < to, "{key:?}");
         }
@@ -206,6 +250,8 @@ mod tests {
         let kept = (bucket, region, ClientId(7), 5);
         assert_eq!(parse_result(&result(shard, bucket, region, ClientId(7), 5)), Some(kept));
         assert_eq!(parse_expiry(&expiry(shard, bucket, 77, b"key")), Some((77, b"key".as_slice())));
+        let waiting = (bucket, Epoch(4), region, Lsn(77));
+        assert_eq!(parse_parked(&parked(shard, bucket, Epoch(4), region, Lsn(77))), Some(waiting));
         assert_eq!(parse_meta(b"x"), None);
         assert_eq!(parse_result(b"xxxxxxx"), None);
         assert_eq!(parse_expiry(b"xxxxxxxxx"), None);

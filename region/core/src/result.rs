@@ -66,6 +66,13 @@ pub enum FrameResult {
         /// What is wrong with it, for a person.
         reason: String,
     },
+    /// Too much of it belongs to an epoch that has not begun here: offer it again once the old primary's seal is here.
+    Early {
+        /// The bucket.
+        bucket: BucketId,
+        /// The epoch in force.
+        epoch: Epoch,
+    },
 }
 
 /// Two replicas that have seen the same writes and are not equal.
@@ -83,7 +90,7 @@ pub struct Divergence {
     pub their_keys: u64,
 }
 
-/// What became of an entry that no client waits for: expiry, fence, bucket removal, client expiry.
+/// What became of an entry that no client waits for: expiry, fence, seal, bucket removal, client expiry.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ControlResult {
     /// How many keys, results or clients it removed.

@@ -12,6 +12,7 @@
 
 mod control;
 mod editor;
+mod epoch;
 mod facts;
 mod frame;
 mod merge;
@@ -38,6 +39,8 @@ use crate::view::{Mutations, StateView};
 
 pub use self::control::REMOVALS_MAX;
 use self::editor::Editor;
+use self::epoch::Parked;
+pub use self::epoch::{PARKED_BYTES_MAX, PARKED_ENTRIES_MAX};
 pub use self::facts::Due;
 
 /// One shard's metadata in memory: digests, watermarks, fences, the index of kept results. The data
@@ -51,6 +54,8 @@ pub struct Shard {
     buckets: BTreeMap<BucketId, BucketMeta>,
     watermarks: BTreeMap<(RegionId, Lane), Lsn>,
     sessions: Sessions,
+    /// Counted here, kept in the state.
+    parked: BTreeMap<BucketId, Parked>,
     dirty: Dirty,
 }
 
@@ -109,6 +114,7 @@ impl Shard {
             buckets: BTreeMap::new(),
             watermarks: BTreeMap::new(),
             sessions: Sessions::load(view, shard)?,
+            parked: BTreeMap::new(),
             dirty: Dirty::default(),
         };
         let mut damage = None;
@@ -120,10 +126,11 @@ impl Shard {
                 ControlFlow::Break(())
             }
         })?;
-        match damage {
-            Some(damage) => Err(damage.into()),
-            None => Ok(loaded),
+        if let Some(damage) = damage {
+            return Err(damage.into());
         }
+        loaded.load_parked(view)?;
+        Ok(loaded)
     }
 
     fn take_meta(&mut self, key: &[u8], value: &[u8]) -> Result<(), Damage> {
@@ -170,7 +177,7 @@ impl Shard {
         let applied = match header.kind {
             _ if replayed => self.replay(view, lsn, &header, entry, out),
             Kind::Frame => self.apply_frame(view, entry, out),
-            Kind::Write | Kind::Expire | Kind::Fence | Kind::DropBucket | Kind::ExpireClients => {
+            Kind::Write | Kind::Expire | Kind::Seal | Kind::Fence | Kind::DropBucket | Kind::ExpireClients => {
                 let body = body::decode(&header, entry).map_err(|source| ApplyError::Entry { lsn, source })?;
                 self.apply_own(view, lsn, &header, entry, &body, out)
             }
@@ -228,7 +235,9 @@ impl Shard {
                 }
                 Err(error) => FrameResult::Damaged { reason: error.to_string() }.encode(),
             },
-            Kind::Expire | Kind::Fence | Kind::DropBucket | Kind::ExpireClients => control::done(0, false).encode(),
+            Kind::Expire | Kind::Seal | Kind::Fence | Kind::DropBucket | Kind::ExpireClients => {
+                control::done(0, false).encode()
+            }
         };
         Ok(Applied::answering(result))
     }
@@ -247,7 +256,7 @@ impl Shard {
             BodyRef::Fence => control(self.apply_fence(lsn, header)),
             BodyRef::DropBucket => control(self.apply_drop(view, header.bucket, out)?),
             BodyRef::ExpireClients { before } => control(self.apply_expire_clients(*before, out)),
-            BodyRef::Write(_) | BodyRef::Expire { .. } => {
+            BodyRef::Write(_) | BodyRef::Expire { .. } | BodyRef::Seal { .. } => {
                 if let Some(refusal) = self.void(lsn, header) {
                     return self.refuse(view, lsn, header, body, refusal, out);
                 }
@@ -271,6 +280,15 @@ impl Shard {
                 header.epoch
             );
             return Some(Refusal::new(RefusalKind::Fenced, message));
+        }
+        let current = self.epoch(header.bucket);
+        if header.epoch > current {
+            self.meta.void(lsn);
+            let message = format!(
+                "the write was ordered under epoch {} of the bucket, which has not begun in this shard: epoch {current} is in force: retry",
+                header.epoch
+            );
+            return Some(Refusal::new(RefusalKind::Retry, message));
         }
         if header.hlc <= self.meta.own_hlc {
             self.meta.void(lsn);
@@ -324,6 +342,11 @@ impl Shard {
         let result = match body {
             BodyRef::Write(write) => decide(&mut editor, &mut self.sessions, self.shards, header, write)?,
             BodyRef::Expire { due } => control::done(plain::expire(&mut editor, due)?, false).encode(),
+            BodyRef::Seal { next } => {
+                // Where in the *own* log, whoever sealed: what comes behind it under a lower epoch is void.
+                editor.meta.raise_fence(self.meta.applied, *next);
+                control::done(0, false).encode()
+            }
             // Never part of a history; both callers have seen to it.
             BodyRef::Fence | BodyRef::DropBucket | BodyRef::ExpireClients { .. } => Bytes::new(),
         };

@@ -150,6 +150,9 @@ impl Node {
                 FrameResult::Fenced { .. } => Err(FrameRefusal::Fenced),
                 FrameResult::Diverged { divergence } => Err(diverged_refusal(&divergence)),
                 FrameResult::Damaged { reason } => Err(FrameRefusal::Damaged(reason)),
+                FrameResult::Early { bucket, epoch } => Err(FrameRefusal::Unavailable(format!(
+                    "much of bucket {bucket} waits for the end of epoch {epoch}, which its old primary has not shipped yet"
+                ))),
             }
         }
     }

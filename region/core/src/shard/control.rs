@@ -38,8 +38,9 @@ impl Shard {
         self.buckets.insert(bucket, BucketMeta { dropped: true, ..BucketMeta::default() });
         self.dirty.buckets.insert(bucket);
         self.sessions.drop_bucket(bucket);
+        self.parked.remove(&bucket);
         let mut left = Vec::new();
-        let ranges = [keys::data_range, keys::expiry_range, keys::results_of_bucket];
+        let ranges = [keys::data_range, keys::expiry_range, keys::results_of_bucket, keys::parked_of_bucket];
         for (from, to) in ranges.map(|range| range(self.id, bucket)) {
             out.over(view).scan(&from, &to, &mut |key, _| {
                 left.push(key.to_vec());

@@ -6,6 +6,7 @@ use meridian_types::entry::{HEADER_BYTES, Header};
 use meridian_types::frame::{DigestNote, Frame};
 use meridian_types::{BucketDigest, BucketId, Lsn, RegionId};
 
+use super::epoch::Foresight;
 use super::{Applied, FrameApplied, Shard};
 use crate::body::{self, BodyRef};
 use crate::error::ReadError;
@@ -36,8 +37,15 @@ impl Shard {
             if self.is_dropped(header.bucket) || lsn <= self.position(header.bucket, frame.header.source) {
                 continue;
             }
+            if header.epoch > self.epoch(header.bucket) {
+                self.park(lsn, &header, entry, out);
+                continue;
+            }
             let result = self.apply_history(view, out, lsn, &header, entry.len(), &body)?;
             answered.extend(super::answered(&header, &result));
+            if matches!(body, BodyRef::Seal { .. }) {
+                self.unpark(view, header.bucket, out, &mut answered)?;
+            }
         }
         let (source, lane, watermark) = (frame.header.source, frame.header.lane, frame.header.last);
         self.watermarks.insert((source, lane), watermark);
@@ -64,7 +72,13 @@ impl Shard {
         if header.previous != watermark {
             return Err(FrameResult::Gap { watermark });
         }
-        frame.entries.iter().map(|(lsn, entry)| self.check_entry(frame, *lsn, entry)).collect()
+        let mut foresight = Foresight::new(self);
+        let checked = frame.entries.iter().map(|(lsn, entry)| {
+            let checked = self.check_entry(frame, *lsn, entry)?;
+            foresight.admit(&checked.1, &checked.3, entry.len())?;
+            Ok(checked)
+        });
+        checked.collect()
     }
 
     fn check_entry<'a>(&self, frame: &Frame, lsn: Lsn, entry: &'a Bytes) -> Result<Checked<'a>, FrameResult> {
@@ -77,6 +91,9 @@ impl Shard {
             return Err(damaged(format!("entry {lsn} originated in region {}, not in its source", header.origin)));
         }
         let body = body::decode(&header, entry).map_err(|error| damaged(error.to_string()))?;
+        if matches!(body, BodyRef::Seal { next } if next <= header.epoch) {
+            return Err(damaged(format!("entry {lsn} seals an epoch without a later one")));
+        }
         if let Some(meta) = self.buckets.get(&header.bucket).filter(|meta| !meta.dropped) {
             let fence = meta.fence();
             if header.epoch < fence {

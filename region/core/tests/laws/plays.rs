@@ -9,6 +9,7 @@
 //! us merge incr k 5               a write to the active-active bucket
 //! us get plain k                  a read; also `scan plain PREFIX after=K limit=N`
 //! us ships sync to eu max=2       one frame from where eu stands; `from=N` pretends it stands elsewhere
+//! us seals plain 3                the end of the epoch in force, as its last entry
 //! us fences plain 3 / us expires / us drops plain / us restarts / us digest plain
 //! us epoch 3                      the epoch its leader believes in
 //! ```
@@ -118,6 +119,10 @@ impl Stage {
             "fences" => {
                 replica.fence(bucket(line.word(2)), line.word(3).parse().unwrap());
                 String::new()
+            }
+            "seals" => {
+                let done = replica.seal(bucket(line.word(2)), line.word(3).parse().unwrap());
+                done.refused.map_or_else(String::new, |refusal| no(&refusal))
             }
             "epoch" => {
                 replica.epoch = Epoch(line.word(2).parse().unwrap());

@@ -93,22 +93,31 @@ fn one_1_silent_clients_are_forgotten_alike_in_every_region() {
 }
 
 #[test]
-fn fen_2_behind_a_fence_lower_epochs_are_refused_and_not_shipped() {
+fn fen_2_behind_a_seal_lower_epochs_are_refused_and_not_shipped() {
     let (mut primary, mut other) = (Replica::new(1), Replica::new(2));
     primary.write(id(7, 1), put("k", "old"));
-    primary.fence(PLAIN, 2);
+    assert_eq!(primary.seal(PLAIN, 2).refused, None);
     assert_eq!(refused(primary.write(id(7, 2), put("k", "late"))), (RefusalKind::Fenced, Effect::None));
     // The same request under the epoch in force is not mistaken for a retry of the refused one.
     primary.epoch = Epoch(2);
     primary.restart();
     assert!(primary.write(id(7, 2), put("k", "new")).outcome.is_ok());
-    // A retry of what was done before the fence gets its answer, whatever its epoch.
+    // A retry of what was done before the seal gets its answer, whatever its epoch.
     primary.epoch = Epoch(1);
     assert!(primary.write(id(7, 1), put("k", "old")).outcome.is_ok());
     other.follow(&primary, Lane::Sync, 9);
     assert_eq!(other.text(PLAIN, "k").as_deref(), Some("new"));
     assert_eq!(other.shard.digest(PLAIN), primary.shard.digest(PLAIN));
-    assert_eq!(primary.shard.fence(PLAIN), Epoch(2));
+    assert_eq!((primary.shard.epoch(PLAIN), other.shard.epoch(PLAIN)), (Epoch(2), Epoch(2)));
+}
+
+#[test]
+fn fen_2_an_epoch_that_has_not_begun_takes_no_writes() {
+    let mut primary = Replica::new(1);
+    primary.epoch = Epoch(2);
+    assert_eq!(refused(primary.write(id(7, 1), put("k", "v"))), (RefusalKind::Retry, Effect::None));
+    primary.seal(PLAIN, 2);
+    assert!(primary.write(id(7, 1), put("k", "v")).outcome.is_ok(), "the same request, once its epoch has begun");
 }
 
 #[test]

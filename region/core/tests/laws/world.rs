@@ -131,6 +131,12 @@ impl Replica {
         self.control(Kind::Fence, bucket, Epoch(epoch), &Body::Fence);
     }
 
+    /// Ends the epoch in force of a bucket.
+    pub(crate) fn seal(&mut self, bucket: BucketId, next: u64) -> ControlResult {
+        let epoch = self.shard.epoch(bucket);
+        self.control(Kind::Seal, bucket, epoch, &Body::Seal { next: Epoch(next) })
+    }
+
     /// Lets the leader look for keys that are due, and removes them; tells how many.
     pub(crate) fn expire(&mut self) -> u64 {
         let due = self.shard.due(&self.state, self.wall_ms, 100, &|_| true).unwrap();

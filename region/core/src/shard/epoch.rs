@@ -1,0 +1,169 @@
+//! The epoch of a bucket that is in force in this shard: it begins with a seal, and what came too early for it waits.
+//!
+//! A seal is the last entry of its epoch, in the primary's log and, shipped like a write, in every other region
+//! (docs/adr/2026-11-20-seals.md). So a replica that has applied it has the whole epoch, in order (ORD-1), and an entry
+//! of a later epoch that overtakes it, on the way from another region, is parked: durable, not readable, and
+//! applied in the very step that applies the seal.
+//!
+//! ```text
+//! entry's epoch  < current: fenced (FEN-2)   = current: applied   > current: parked, up to a bound
+//! ```
+
+use std::ops::ControlFlow;
+
+use bytes::Bytes;
+use meridian_types::entry::Header;
+use meridian_types::{BucketId, Epoch, Lsn, RequestId};
+
+use super::{Shard, answered};
+use crate::body::{self, BodyRef};
+use crate::error::{Damage, ReadError};
+use crate::keys;
+use crate::result::FrameResult;
+use crate::view::{Mutations, StateView};
+
+/// The most entries of one bucket that wait for a seal: what another region writes while the old primary's last frame
+/// is on its way, many times over. Beyond it the lane waits (RES-1).
+pub const PARKED_ENTRIES_MAX: usize = 4096;
+
+/// The most bytes of them.
+pub const PARKED_BYTES_MAX: usize = 16 << 20;
+
+/// What waits for a seal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub(super) struct Parked {
+    entries: usize,
+    bytes: usize,
+}
+
+impl Parked {
+    fn add(&mut self, bytes: usize) {
+        self.entries += 1;
+        self.bytes += bytes;
+    }
+
+    fn is_full(self) -> bool {
+        self.entries > PARKED_ENTRIES_MAX || self.bytes > PARKED_BYTES_MAX
+    }
+}
+
+/// Follows, entry by entry, where a frame would leave the epochs of the buckets in it, before any of it is applied.
+pub(super) struct Foresight<'a> {
+    shard: &'a Shard,
+    seen: std::collections::BTreeMap<BucketId, (Epoch, Parked)>,
+}
+
+impl<'a> Foresight<'a> {
+    pub(super) fn new(shard: &'a Shard) -> Foresight<'a> {
+        Foresight { shard, seen: std::collections::BTreeMap::new() }
+    }
+
+    /// Refuses the frame, for now, when it would park too much.
+    pub(super) fn admit(&mut self, header: &Header, body: &BodyRef<'_>, bytes: usize) -> Result<(), FrameResult> {
+        let (shard, bucket) = (self.shard, header.bucket);
+        let (epoch, parked) = self.seen.entry(bucket).or_insert_with(|| (shard.epoch(bucket), shard.parked(bucket)));
+        match body {
+            BodyRef::Seal { next } if header.epoch == *epoch => *epoch = *next,
+            _ if header.epoch > *epoch => parked.add(bytes),
+            _ => {}
+        }
+        if parked.is_full() { Err(FrameResult::Early { bucket, epoch: *epoch }) } else { Ok(()) }
+    }
+}
+
+impl Shard {
+    /// The epoch of the bucket that is in force here: 1 until a seal or a fence says otherwise.
+    pub fn epoch(&self, bucket: BucketId) -> Epoch {
+        self.fence(bucket).max(Epoch(1))
+    }
+
+    /// Whether entries of the bucket wait here for the end of an epoch: then it is behind, whatever its lanes say.
+    pub fn waits_for_seal(&self, bucket: BucketId) -> bool {
+        self.parked.contains_key(&bucket)
+    }
+
+    fn parked(&self, bucket: BucketId) -> Parked {
+        self.parked.get(&bucket).copied().unwrap_or_default()
+    }
+
+    /// Counts what the state has parked.
+    pub(super) fn load_parked(&mut self, view: &dyn StateView) -> Result<(), ReadError> {
+        let (from, to) = keys::parked_of_shard(self.id);
+        let mut damage = None;
+        view.scan(&from, &to, &mut |key, entry| match keys::parse_parked(key) {
+            Some((bucket, ..)) => {
+                self.parked.entry(bucket).or_default().add(entry.len());
+                ControlFlow::Continue(())
+            }
+            None => {
+                damage = Some(Damage { what: "entry that waits for a seal" });
+                ControlFlow::Break(())
+            }
+        })?;
+        damage.map_or(Ok(()), |damage| Err(damage.into()))
+    }
+
+    /// Keeps an entry for the epoch it belongs to.
+    pub(super) fn park(&mut self, lsn: Lsn, header: &Header, entry: &Bytes, out: &mut Mutations) {
+        self.parked.entry(header.bucket).or_default().add(entry.len());
+        out.put(keys::parked(self.id, header.bucket, header.epoch, header.origin, lsn), entry.clone());
+    }
+
+    /// Applies what waited for the epoch that is now in force, and for those that it ends in turn. What waited for an epoch
+    /// that was passed over has no place in the history.
+    pub(super) fn unpark(
+        &mut self,
+        view: &dyn StateView,
+        bucket: BucketId,
+        out: &mut Mutations,
+        told: &mut Vec<(RequestId, Bytes)>,
+    ) -> Result<(), ReadError> {
+        while self.parked.contains_key(&bucket) {
+            let current = self.epoch(bucket);
+            let waiting = self.waiting_up_to(view, bucket, current, out)?;
+            if waiting.is_empty() {
+                return Ok(());
+            }
+            for (key, entry) in waiting {
+                self.release(bucket, entry.len());
+                let (_, epoch, _, lsn) = keys::parse_parked(&key).ok_or(DAMAGED)?;
+                out.delete(key);
+                if epoch == current {
+                    let header = Header::decode(&entry).map_err(|_| DAMAGED)?;
+                    let body = body::decode(&header, &entry).map_err(|_| DAMAGED)?;
+                    let result = self.apply_history(view, out, lsn, &header, entry.len(), &body)?;
+                    told.extend(answered(&header, &result));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn waiting_up_to(
+        &self,
+        view: &dyn StateView,
+        bucket: BucketId,
+        epoch: Epoch,
+        out: &Mutations,
+    ) -> Result<Vec<(Vec<u8>, Bytes)>, ReadError> {
+        let (from, to) = keys::parked_up_to(self.id, bucket, epoch);
+        let mut waiting = Vec::new();
+        out.over(view).scan(&from, &to, &mut |key, entry| {
+            waiting.push((key.to_vec(), Bytes::copy_from_slice(entry)));
+            ControlFlow::Continue(())
+        })?;
+        Ok(waiting)
+    }
+
+    fn release(&mut self, bucket: BucketId, bytes: usize) {
+        if let Some(parked) = self.parked.get_mut(&bucket) {
+            parked.entries = parked.entries.saturating_sub(1);
+            parked.bytes = parked.bytes.saturating_sub(bytes);
+            if parked.entries == 0 {
+                self.parked.remove(&bucket);
+            }
+        }
+    }
+}
+
+const DAMAGED: Damage = Damage { what: "entry that waits for a seal" };
