@@ -40,6 +40,8 @@ pub enum Phase {
         plan: PlanId,
         /// The next primary.
         to: RegionId,
+        /// How far behind it may be, in milliseconds, when the primary stops.
+        lag_ms_max: u64,
     },
     /// A switchover: the primary's shards seal their epoch, and nobody accepts writes (FEN-1).
     Draining {
