@@ -26,8 +26,9 @@ const SLEW: i64 = 10;
 /// Differences up to this are the wall clock's own correction (NTP slews by less), and are followed at once, in microseconds.
 const FOLLOW_US: i64 = 100_000;
 
+/// A clock that follows the wall clock by slewing. Pure: both clocks are arguments.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Steering {
+pub struct Steering {
     /// The time given out last, in microseconds since 1970.
     wall_us: i64,
     /// When, in microseconds since the start.
@@ -35,8 +36,19 @@ struct Steering {
 }
 
 impl Steering {
+    /// Starts at what the wall clock says.
+    pub fn start(wall_us: i64) -> Steering {
+        Steering { wall_us, at_us: 0 }
+    }
+
+    /// The reading in milliseconds since 1970.
+    pub fn wall_ms(self) -> u64 {
+        u64::try_from(self.wall_us / 1000).unwrap_or_default()
+    }
+
     /// The next reading, `at_us` after the start, when the wall clock says `wall_us`.
-    fn step(self, at_us: i64, wall_us: i64) -> Steering {
+    #[must_use]
+    pub fn step(self, at_us: i64, wall_us: i64) -> Steering {
         let elapsed = (at_us - self.at_us).max(0);
         let expected = self.wall_us + elapsed;
         let difference = wall_us - expected;
@@ -49,7 +61,7 @@ impl Steering {
 impl SystemClock {
     /// Starts at what the wall clock says now.
     pub fn start() -> SystemClock {
-        SystemClock { start: Instant::now(), steering: Mutex::new(Steering { wall_us: system_us(), at_us: 0 }) }
+        SystemClock { start: Instant::now(), steering: Mutex::new(Steering::start(system_us())) }
     }
 }
 
@@ -65,7 +77,7 @@ impl Clock for SystemClock {
         // A panic elsewhere can't have left two integers half-written.
         let mut steering = self.steering.lock().unwrap_or_else(PoisonError::into_inner);
         *steering = steering.step(at_us.max(steering.at_us), system_us());
-        u64::try_from(steering.wall_us / 1000).unwrap_or_default()
+        steering.wall_ms()
     }
 
     fn monotonic_ms(&self) -> u64 {

@@ -40,9 +40,10 @@ mod writes;
 
 pub use authority::Authority;
 pub use blocking::Blocking;
-pub use clock::{Clock, SystemClock};
+pub use clock::{Clock, Steering, SystemClock};
 pub use disk::{Gauge, Space, SystemGauge};
 pub use group::{Barrier, Groups, Proposal, ShardGroup};
+pub use machine::Witness;
 pub use options::{Options, Place, StoreOptions};
 pub use peers::{Exchanges, Neighbours};
 pub use replication::{FrameRefusal, Tail, TailEntry, TailError};

@@ -11,6 +11,13 @@ use meridian_types::{BucketId, Lsn, RegionId, ShardId};
 use crate::board::{Board, News};
 use crate::store::Store;
 
+/// Sees what every entry did, right after it was applied to the core and before anybody is told. For observers that know
+/// everything, as a simulated planet has; a server has none.
+pub trait Witness: Send + Sync + 'static {
+    /// `entry` at `lsn` of the own log did `applied`; `shard` is as it was left. A batch that fails to be stored ends the node.
+    fn applied(&self, shard: &Shard, lsn: Lsn, entry: &[u8], applied: &Applied);
+}
+
 /// One shard of this region on this node.
 pub(crate) struct Machine {
     region: RegionId,
@@ -18,6 +25,7 @@ pub(crate) struct Machine {
     shards: u16,
     store: Store,
     board: Arc<Board>,
+    witness: Option<Arc<dyn Witness>>,
 }
 
 impl Machine {
@@ -28,11 +36,12 @@ impl Machine {
         shard: ShardId,
         shards: u16,
         notes_max: usize,
+        witness: Option<Arc<dyn Witness>>,
     ) -> Result<(Machine, Arc<Board>), StateError> {
         let applied = store.mark(shard)?.map_or(Lsn(0), |mark| mark.lsn);
         let core = load(store, region, shard, shards)?;
         let board = Arc::new(Board::new(core, applied, notes_max));
-        Ok((Machine { region, shard, shards, store: store.clone(), board: Arc::clone(&board) }, board))
+        Ok((Machine { region, shard, shards, store: store.clone(), board: Arc::clone(&board), witness }, board))
     }
 
     /// Applies the batch to the core: what changes, the answers, and what to publish.
@@ -45,6 +54,9 @@ impl Machine {
         let mut core = self.board.core();
         for entry in batch {
             let applied = core.apply(&self.store, entry.lsn, &entry.payload, &mut changes).map_err(damaged)?;
+            if let Some(witness) = &self.witness {
+                witness.applied(&core, entry.lsn, &entry.payload, &applied);
+            }
             news.bytes += entry.payload.len() as u64;
             let header = Header::decode(&entry.payload).map_err(damaged)?;
             news.own_hlc = news.own_hlc.max(header.hlc);

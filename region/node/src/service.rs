@@ -4,6 +4,8 @@ use std::future::Future;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use futures::FutureExt;
+use futures::future::BoxFuture;
 use meridian_consensus::{Consensus, StartError, StateError};
 use meridian_proto::dial::Dial;
 use meridian_types::{
@@ -18,7 +20,7 @@ use crate::blocking::Blocking;
 use crate::clock::{Clock, SystemClock};
 use crate::disk::{Disk, Gauge, Space, SystemGauge};
 use crate::group::Groups;
-use crate::machine::Machine;
+use crate::machine::{Machine, Witness};
 use crate::metrics::{self, Metrics};
 use crate::node::{Node, SCANS_MAX, ShardNode};
 use crate::options::{Options, Place};
@@ -44,6 +46,8 @@ pub struct Parts {
     pub gauge: Arc<dyn Gauge>,
     /// Where calls that block run.
     pub blocking: Blocking,
+    /// Who sees everything that is applied.
+    pub witness: Option<Arc<dyn Witness>>,
 }
 
 impl Parts {
@@ -57,6 +61,7 @@ impl Parts {
             clock: Arc::new(SystemClock::start()),
             gauge: Arc::new(SystemGauge),
             blocking: Blocking::Threads,
+            witness: None,
         }
     }
 }
@@ -111,7 +116,7 @@ impl Service {
     /// # Errors
     /// [`Error`] says which of these failed.
     pub async fn open(place: Place, options: Options, parts: Parts) -> Result<(Service, Handle), Error> {
-        let Parts { groups, engine, authority, neighbours, clock, gauge, blocking } = parts;
+        let Parts { groups, engine, authority, neighbours, clock, gauge, blocking, witness } = parts;
         let store = match engine {
             Some(engine) => Store::over(engine),
             None => {
@@ -123,7 +128,7 @@ impl Service {
         };
         let mut shards = Vec::with_capacity(usize::from(place.shards));
         for shard in (0..place.shards).map(ShardId) {
-            shards.push(start_shard(&place, &options, groups.as_ref(), &store, &clock, shard).await?);
+            shards.push(start_shard(&place, &options, groups.as_ref(), &store, &clock, &witness, shard).await?);
         }
         let disk = Disk::new(place.dir.clone(), options.disk_reserve_bytes);
         disk.check(gauge.as_ref());
@@ -151,15 +156,12 @@ impl Service {
     /// [`Error::Task`] when one of them panicked: the process must exit non-zero.
     pub async fn run(self, stop: impl Future<Output = ()>) -> Result<(), Error> {
         let mut tasks = JoinSet::new();
-        for place in 0..self.node.shards.len() {
-            spawn(&mut tasks, "leadership", upkeep::follow_leadership(Arc::clone(&self.node), place));
+        for (name, task) in self.into_tasks() {
+            tasks.spawn(async move {
+                task.await;
+                name
+            });
         }
-        let node = self.node;
-        spawn(&mut tasks, "housekeeping", upkeep::keep_house(Arc::clone(&node), self.gauge));
-        spawn(&mut tasks, "write-back", upkeep::write_back(Arc::clone(&node)));
-        spawn(&mut tasks, "key expiry", upkeep::expire_keys(Arc::clone(&node)));
-        spawn(&mut tasks, "bucket removal", upkeep::drop_buckets(Arc::clone(&node)));
-        spawn(&mut tasks, "client expiry", upkeep::expire_clients(node));
         tokio::pin!(stop);
         let ended = tokio::select! {
             biased;
@@ -173,14 +175,20 @@ impl Service {
         tasks.shutdown().await;
         ended
     }
-}
 
-/// Starts a background task; none of them may end before the service does.
-fn spawn(tasks: &mut JoinSet<&'static str>, name: &'static str, task: impl Future<Output = ()> + Send + 'static) {
-    tasks.spawn(async move {
-        task.await;
-        name
-    });
+    /// The background tasks with their names, for whoever has another way to run them than [`Service::run`]. None of
+    /// them may end before the node does.
+    pub fn into_tasks(self) -> Vec<(&'static str, BoxFuture<'static, ()>)> {
+        let node = self.node;
+        let leadership = |place| upkeep::follow_leadership(Arc::clone(&node), place).boxed();
+        let mut tasks: Vec<_> = (0..node.shards.len()).map(|place| ("leadership", leadership(place))).collect();
+        tasks.push(("housekeeping", upkeep::keep_house(Arc::clone(&node), self.gauge).boxed()));
+        tasks.push(("write-back", upkeep::write_back(Arc::clone(&node)).boxed()));
+        tasks.push(("key expiry", upkeep::expire_keys(Arc::clone(&node)).boxed()));
+        tasks.push(("bucket removal", upkeep::drop_buckets(Arc::clone(&node)).boxed()));
+        tasks.push(("client expiry", upkeep::expire_clients(node).boxed()));
+        tasks
+    }
 }
 
 async fn start_shard(
@@ -189,10 +197,12 @@ async fn start_shard(
     groups: &dyn Groups,
     store: &Store,
     clock: &Arc<dyn Clock>,
+    witness: &Option<Arc<dyn Witness>>,
     shard: ShardId,
 ) -> Result<ShardNode, Error> {
-    let (machine, board) = Machine::open(store, place.region, shard, place.shards, options.digest_notes_max)
-        .map_err(|source| Error::Shard { shard, source })?;
+    let (machine, board) =
+        Machine::open(store, place.region, shard, place.shards, options.digest_notes_max, witness.clone())
+            .map_err(|source| Error::Shard { shard, source })?;
     let group = groups
         .start(GroupId::of_shard(shard), &place.voters, Box::new(machine))
         .await
