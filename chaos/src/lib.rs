@@ -2,9 +2,11 @@
 //!
 //! - [`target`]: where requests go, a simulated planet or real processes; [`history`]: what clients were told;
 //!   [`trace`]: what truly happened, where an observer can see it.
-//! - [`real`]: real processes on loopback.
+//! - [`real`]: real processes; [`wan`]: an emulated WAN between them.
 
 pub mod history;
 pub mod real;
 pub mod target;
 pub mod trace;
+#[cfg(target_os = "linux")]
+pub mod wan;
