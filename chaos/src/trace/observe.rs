@@ -15,7 +15,7 @@ impl Trace {
         let Ok(header) = Header::decode(entry) else { return };
         match header.kind {
             Kind::Frame => self.frame(at_us, replica, shard, lsn, entry, applied),
-            Kind::Write | Kind::Expire | Kind::Fence | Kind::DropBucket | Kind::ExpireClients => {
+            Kind::Write | Kind::Expire | Kind::Seal | Kind::Fence | Kind::DropBucket | Kind::ExpireClients => {
                 let verdict = own_verdict(&header, lsn, applied);
                 let entry = fact(lsn, lsn, &header, verdict);
                 self.record(at_us, Fact::Applied { replica, shard: shard.id(), entry });
@@ -69,7 +69,7 @@ fn own_verdict(header: &Header, lsn: Lsn, applied: &Applied) -> Verdict {
     match header.kind {
         Kind::Write | Kind::Expire if applied.note.is_none() => Verdict::Void,
         Kind::Write => written_verdict(&applied.result, lsn),
-        Kind::Expire | Kind::Frame | Kind::Fence | Kind::DropBucket | Kind::ExpireClients => Verdict::Took,
+        Kind::Expire | Kind::Seal | Kind::Frame | Kind::Fence | Kind::DropBucket | Kind::ExpireClients => Verdict::Took,
     }
 }
 
