@@ -2,11 +2,14 @@
 //!
 //! - [`target`]: where requests go, a simulated planet or real processes; [`history`]: what clients were told;
 //!   [`trace`]: what truly happened, where an observer can see it.
+//! - [`workload`]: what clients do, on purpose; [`check`]: what must be true of it, one file per promise.
 //! - [`real`]: real processes; [`wan`]: an emulated WAN between them.
 
+pub mod check;
 pub mod history;
 pub mod real;
 pub mod target;
 pub mod trace;
 #[cfg(target_os = "linux")]
 pub mod wan;
+pub mod workload;

@@ -9,9 +9,11 @@
 mod fact;
 mod observe;
 
+use std::collections::HashMap;
 use std::hash::{Hash, Hasher};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use meridian_types::{BucketId, RequestId, ShardId};
 use xxhash_rust::xxh3::Xxh3;
 
 pub use fact::{Entry, Fact, Replica, Standing, Verdict};
@@ -35,6 +37,8 @@ pub struct Trace {
 struct Book {
     records: Vec<Record>,
     hash: Xxh3,
+    /// Entries that wait for a seal: when it comes, the shard tells of them by their requests alone.
+    parked: HashMap<(Replica, ShardId), HashMap<(BucketId, RequestId), Entry>>,
     /// Facts are hashed but not kept.
     blind: bool,
 }

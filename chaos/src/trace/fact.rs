@@ -20,6 +20,8 @@ pub enum Verdict {
     Took,
     /// It took its place in the bucket's history, but its request had been decided before: nothing changed (ONE-1).
     Repeated,
+    /// It came before the seal of the epoch before its own: durable, and part of nothing yet.
+    Parked,
     /// It has no place in the bucket's history: fenced, its bucket dropped, or its timestamp not above its predecessor's.
     Void,
 }

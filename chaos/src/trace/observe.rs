@@ -1,9 +1,12 @@
 //! From what a shard did to the facts of it.
 
+use std::collections::VecDeque;
+
+use bytes::Bytes;
 use meridian_region_core::{Applied, Shard, WriteResult};
 use meridian_types::entry::{HEADER_BYTES, Header, Kind};
 use meridian_types::frame::Frame;
-use meridian_types::{BucketId, ClientId, Lsn};
+use meridian_types::{BucketId, ClientId, Lsn, RequestId, ShardId};
 
 use super::Trace;
 use super::fact::{Entry, Fact, Replica, Standing, Verdict};
@@ -29,31 +32,70 @@ impl Trace {
     fn frame(&self, at_us: u64, replica: Replica, shard: &Shard, lsn: Lsn, entry: &[u8], applied: &Applied) {
         let Some(done) = &applied.frame else { return };
         let Ok(frame) = Frame::decode(entry.get(HEADER_BYTES..).unwrap_or_default()) else { return };
-        let mut answered = applied.answered.iter().peekable();
+        let place = (replica, shard.id());
+        let record = |entry| self.record(at_us, Fact::Applied { replica, shard: shard.id(), entry });
+        let mut answered: VecDeque<_> = applied.answered.iter().collect();
         let mut touched: Vec<BucketId> = Vec::new();
         for (source_lsn, entry) in &frame.entries {
             let Ok(header) = Header::decode(entry) else { continue };
-            // A shard answers every identified write it applies, in order: one that is missing was skipped.
-            let verdict = if header.kind == Kind::Write && header.id.client != ClientId(0) {
-                match answered.next_if(|(id, _)| *id == header.id) {
-                    Some((_, result)) => written_verdict(result, *source_lsn),
-                    None => continue,
-                }
-            } else {
-                Verdict::Took
-            };
-            self.record(
-                at_us,
-                Fact::Applied { replica, shard: shard.id(), entry: fact(lsn, *source_lsn, &header, verdict) },
-            );
             if !touched.contains(&header.bucket) {
                 touched.push(header.bucket);
+            }
+            let identified = header.kind == Kind::Write && header.id.client != ClientId(0);
+            let position = shard.digest(header.bucket).map(|digest| digest.positions.of(header.origin));
+            // A shard answers every identified write that it applies, in order. One that is missing was parked if the
+            // shard is not behind it yet, and had been applied before if it is.
+            let verdict = match answered.front() {
+                Some((id, result)) if identified && *id == header.id => {
+                    let verdict = written_verdict(result, *source_lsn);
+                    answered.pop_front();
+                    verdict
+                }
+                _ if position.is_none_or(|position| position < *source_lsn) => Verdict::Parked,
+                _ if identified => continue,
+                _ => Verdict::Took,
+            };
+            let entry = fact(lsn, *source_lsn, &header, verdict);
+            record(entry);
+            match verdict {
+                Verdict::Parked => self.park(place, entry),
+                Verdict::Took if header.kind == Kind::Seal => {
+                    for entry in self.unpark(place, &header, lsn, &mut answered) {
+                        record(entry);
+                    }
+                }
+                Verdict::Took | Verdict::Repeated | Verdict::Void => {}
             }
         }
         let (source, lane) = (done.source, done.lane);
         let (previous, last) = (frame.header.previous, done.watermark);
         self.record(at_us, Fact::FrameApplied { replica, shard: shard.id(), source, lane, previous, last, lsn });
         touched.into_iter().for_each(|bucket| self.stands(at_us, replica, shard, bucket));
+    }
+
+    fn park(&self, place: (Replica, ShardId), entry: Entry) {
+        self.book().parked.entry(place).or_default().insert((entry.bucket, entry.request), entry);
+    }
+
+    /// The entries that a seal set free, as far as they were answered.
+    fn unpark(
+        &self,
+        place: (Replica, ShardId),
+        seal: &Header,
+        lsn: Lsn,
+        answered: &mut VecDeque<&(RequestId, Bytes)>,
+    ) -> Vec<Entry> {
+        let mut book = self.book();
+        let parked = book.parked.entry(place).or_default();
+        let mut free = Vec::new();
+        while let Some((id, result)) = answered.front()
+            && let Some(entry) = parked.remove(&(seal.bucket, *id))
+        {
+            let verdict = written_verdict(result, entry.source_lsn);
+            free.push(Entry { lsn, verdict, ..entry });
+            answered.pop_front();
+        }
+        free
     }
 
     /// Records where a bucket stands in a replica's shard.
@@ -67,7 +109,7 @@ impl Trace {
 
 fn own_verdict(header: &Header, lsn: Lsn, applied: &Applied) -> Verdict {
     match header.kind {
-        Kind::Write | Kind::Expire if applied.note.is_none() => Verdict::Void,
+        Kind::Write | Kind::Expire | Kind::Seal if applied.note.is_none() => Verdict::Void,
         Kind::Write => written_verdict(&applied.result, lsn),
         Kind::Expire | Kind::Seal | Kind::Frame | Kind::Fence | Kind::DropBucket | Kind::ExpireClients => Verdict::Took,
     }

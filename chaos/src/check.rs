@@ -1,0 +1,167 @@
+//! The checkers: what must be true of a run, one file per promise.
+//!
+//! A checker takes [`Evidence`] and finds nothing or a [`Violation`]: the promise, one sentence, and the operations or
+//! facts that show it. It never asks how the product works, only what was said and what was the case. Those that need
+//! to see inside (a [`crate::trace`]) find nothing to check in a run of real processes, and say so in their [`Stats`].
+//!
+//! A timed-out write is *unknown*: it may have happened at any later time, or never; no checker takes it for failed.
+
+mod bounds;
+mod chains;
+mod converge;
+mod counters;
+mod digests;
+mod durable;
+mod epochs;
+mod evidence;
+mod fences;
+mod floor;
+mod fresh;
+mod linear;
+mod lists;
+mod live;
+mod lost;
+mod once;
+mod order;
+mod prefix;
+mod revival;
+mod served;
+mod sessions;
+mod show;
+mod stale;
+mod torn;
+mod writer;
+
+use std::fmt;
+
+pub use evidence::{Evidence, Final, Known, Limits, Setup};
+
+/// A promise that was not kept.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Violation {
+    /// The promise, as in `docs/promises.md`.
+    pub promise: &'static str,
+    /// Who found it: the name in [`ALL`].
+    pub checker: &'static str,
+    /// What is wrong, in one sentence.
+    pub sentence: String,
+    /// The operations and facts that show it, in order.
+    pub shown: Vec<String>,
+}
+
+impl fmt::Display for Violation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} is broken ({}): {}", self.promise, self.checker, self.sentence)?;
+        self.shown.iter().try_for_each(|line| write!(f, "\n    {line}"))
+    }
+}
+
+/// What a checker looked at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct Stats {
+    /// Operations, facts or keys that were held to the promise.
+    pub checked: u64,
+    /// Those that could not be decided: no trace, or a search that took too long.
+    pub undecided: u64,
+}
+
+/// One promise and how it is checked.
+#[derive(Clone, Copy, Debug)]
+pub struct Checker {
+    /// Its name, for reports and for `--only`.
+    pub name: &'static str,
+    /// The promise it holds the product to.
+    pub promise: &'static str,
+    /// Finds nothing, or a violation.
+    pub check: fn(&Evidence) -> Result<Stats, Violation>,
+}
+
+macro_rules! checkers {
+    ($($name:ident: $promise:literal),* $(,)?) => {
+        /// Every checker; the cheap ones and the ones with the clearest sentence first.
+        pub const ALL: &[Checker] = &[$(Checker { name: stringify!($name), promise: $promise, check: $name::check }),*];
+    };
+}
+
+checkers! {
+    served: "DUR-3",
+    torn: "ORD-1",
+    counters: "CON-1",
+    lists: "CON-1",
+    chains: "CON-1",
+    order: "CON-1",
+    linear: "CON-1",
+    sessions: "CON-2",
+    stale: "CON-3",
+    fresh: "CON-3",
+    once: "ONE-1",
+    prefix: "ORD-1",
+    digests: "ORD-1",
+    durable: "DUR-2",
+    lost: "DUR-1",
+    writer: "FEN-1",
+    fences: "FEN-2",
+    epochs: "FEN-1",
+    revival: "CON-5",
+    converge: "CON-4",
+    bounds: "RES-1",
+    live: "LIVE",
+}
+
+/// What all checkers came to.
+#[derive(Clone, Debug, Default)]
+pub struct Verdict {
+    /// Per checker, what it looked at.
+    pub stats: Vec<(&'static str, Stats)>,
+    /// What it found; at most one per checker.
+    pub violations: Vec<Violation>,
+}
+
+impl Verdict {
+    /// Whether every promise was kept, as far as the evidence goes.
+    pub fn is_clean(&self) -> bool {
+        self.violations.is_empty()
+    }
+}
+
+impl fmt::Display for Verdict {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for violation in &self.violations {
+            writeln!(f, "{violation}")?;
+        }
+        for (name, stats) in &self.stats {
+            write!(f, "{name} {}", stats.checked)?;
+            if stats.undecided > 0 {
+                write!(f, " ({} undecided)", stats.undecided)?;
+            }
+            f.write_str("  ")?;
+        }
+        Ok(())
+    }
+}
+
+/// Holds a run to every promise.
+pub fn all(evidence: &Evidence) -> Verdict {
+    let mut verdict = Verdict::default();
+    for checker in ALL {
+        match (checker.check)(evidence) {
+            Ok(stats) => verdict.stats.push((checker.name, stats)),
+            Err(violation) => verdict.violations.push(violation),
+        }
+    }
+    verdict
+}
+
+/// Begins a violation found by the checker of that name.
+fn broken(checker: &'static str, sentence: impl Into<String>) -> Violation {
+    let promise = ALL.iter().find(|it| it.name == checker).map_or("?", |it| it.promise);
+    Violation { promise, checker, sentence: sentence.into(), shown: Vec::new() }
+}
+
+impl Violation {
+    /// Adds what shows it.
+    fn showing(mut self, what: impl fmt::Display) -> Violation {
+        self.shown.push(what.to_string());
+        self
+    }
+}

@@ -1,0 +1,91 @@
+//! DUR-2, honest durability: an acknowledgement that claims k regions is given no earlier than k regions have the write,
+//! and never claims less than the bucket's policy and the request ask for.
+
+use std::collections::HashMap;
+
+use meridian_types::entry::Kind;
+use meridian_types::{BucketId, Lsn, RegionId, Request, ShardId};
+
+use super::{Evidence, Stats, Violation, broken, show};
+use crate::trace::{Fact, Record, Verdict};
+
+/// What was acknowledged had been done.
+pub(super) fn check(evidence: &Evidence) -> Result<Stats, Violation> {
+    let mut stats = Stats::default();
+    let copies = evidence.records.as_deref().map(Copies::of);
+    for known in evidence.all_writes() {
+        let (Some(answer), Some(bucket)) = (known.answer, evidence.bucket_of(known.operation)) else { continue };
+        let Request::Write { ack, .. } = &known.operation.request else { continue };
+        let holders = bucket.regions.len();
+        let required = ack.required_regions(bucket.policy.required_regions(holders), holders);
+        let claimed = answer.durability.map_or(0, |it| usize::from(it.regions));
+        stats.checked += 1;
+        if claimed < required {
+            let sentence = format!("a write that needs {required} regions was acknowledged with {claimed}");
+            return Err(broken("durable", sentence).showing(known.operation));
+        }
+        let Some(copies) = &copies else { continue };
+        let Some(key) = known.write.keys().next() else { continue };
+        let shard = evidence.shard_of(bucket, key);
+        for (origin, lsn) in answer.session.seen(bucket.id, shard).iter().flat_map(|seen| &seen.0) {
+            let place = (bucket.id, *origin, shard, *lsn);
+            copies.hold(place, claimed, known.operation.ended_us).map_err(|it| it.showing(known.operation))?;
+        }
+    }
+    stats.checked += acknowledged(evidence, copies.as_ref())?;
+    Ok(stats)
+}
+
+/// The same for what nodes told each other, at the very moment they did.
+fn acknowledged(evidence: &Evidence, copies: Option<&Copies>) -> Result<u64, Violation> {
+    let mut checked = 0;
+    for record in evidence.records.iter().flatten() {
+        let Fact::Acknowledged { origin, bucket, shard, lsn, regions, .. } = &record.fact else { continue };
+        checked += 1;
+        if let Some(copies) = copies {
+            copies.hold((*bucket, *origin, *shard, *lsn), usize::from(*regions), record.at_us)?;
+        }
+    }
+    Ok(checked)
+}
+
+/// A write: its bucket, and its place in its origin's log.
+type Place = (BucketId, RegionId, ShardId, Lsn);
+
+/// When each region first applied a write.
+struct Copies {
+    first: HashMap<Place, Vec<(RegionId, u64)>>,
+}
+
+impl Copies {
+    fn of(records: &[Record]) -> Copies {
+        let mut first: HashMap<Place, Vec<(RegionId, u64)>> = HashMap::new();
+        for record in records {
+            let Fact::Applied { replica, shard, entry } = &record.fact else { continue };
+            if entry.kind != Kind::Write || entry.verdict == Verdict::Void {
+                continue;
+            }
+            let copies = first.entry((entry.bucket, entry.origin, *shard, entry.source_lsn)).or_default();
+            if copies.iter().all(|(region, _)| *region != replica.region) {
+                copies.push((replica.region, record.at_us));
+            }
+        }
+        Copies { first }
+    }
+
+    fn hold(&self, place: Place, claimed: usize, by_us: u64) -> Result<(), Violation> {
+        let copies = self.first.get(&place).map_or(&[][..], Vec::as_slice);
+        let had = copies.iter().filter(|(_, at_us)| *at_us <= by_us).count();
+        if had >= claimed {
+            return Ok(());
+        }
+        let (bucket, origin, shard, lsn) = place;
+        let sentence = format!(
+            "a write of bucket {bucket} (position {lsn} of shard {shard} in region {origin}) was acknowledged at {} as held by {claimed} regions; {had} had it",
+            show::seconds(by_us)
+        );
+        let seen =
+            copies.iter().map(|(region, at_us)| format!("region {region} applied it at {}", show::seconds(*at_us)));
+        Err(seen.fold(broken("durable", sentence), |it, line| it.showing(line)))
+    }
+}

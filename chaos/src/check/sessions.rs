@@ -1,0 +1,102 @@
+//! CON-2: what a session has written or read, its later `session` reads find again or find newer, in any region, and its
+//! later writes are ordered behind. A client is a session if it ever sent a token or read at that level.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use meridian_types::{BucketId, Hlc, Key, ReadLevel, Request, SessionToken, ShardId, Version, Write};
+
+use super::floor::Floor;
+use super::{Evidence, Stats, Violation, broken, show};
+use crate::history::Operation;
+
+/// Sessions never go back.
+pub(super) fn check(evidence: &Evidence) -> Result<Stats, Violation> {
+    let mut stats = Stats::default();
+    let members: BTreeSet<u32> =
+        evidence.operations.iter().filter(|it| is_in_session(it)).map(|it| it.client).collect();
+    let mut floors: BTreeMap<(BucketId, &Key), Floor<'_>> = BTreeMap::new();
+    for (bucket, key, operations) in evidence.keys() {
+        if operations.iter().any(|it| members.contains(&it.client)) {
+            floors.insert((bucket.id, key), Floor::of(evidence, bucket, key, &operations));
+        }
+    }
+    let mut sessions: BTreeMap<u32, Session<'_>> = BTreeMap::new();
+    for operation in evidence.operations.iter().filter(|it| members.contains(&it.client)) {
+        let Some(bucket) = evidence.bucket_of(operation) else { continue };
+        let session = sessions.entry(operation.client).or_default();
+        stats.checked += 1;
+        match &operation.request {
+            Request::Read { level, .. } => {
+                for (key, found) in operation.found() {
+                    let place = (bucket.id, key);
+                    if *level == ReadLevel::Session
+                        && let (Some(seen), Some(floor)) = (session.keys.get(&place), floors.get(&place))
+                        && !floor.allows_version(seen.version, seen.is_value, found, operation.ended_us)
+                    {
+                        let sentence =
+                            format!("a session read of {} went back behind what it had seen", show::key(key));
+                        return Err(broken("sessions", sentence).showing(seen.by).showing(operation));
+                    }
+                    if let Some(found) = found {
+                        session.saw(place, found.version, true, operation);
+                        session.advance(bucket.id, evidence.shard_of(bucket, key), found.version.hlc, operation);
+                    }
+                }
+            }
+            Request::Write { write, .. } => {
+                let Some(version) = operation.written() else { continue };
+                for key in write.keys() {
+                    let shard = evidence.shard_of(bucket, key);
+                    if let Some((hlc, by)) = session.shards.get(&(bucket.id, shard))
+                        && version.hlc <= *hlc
+                    {
+                        let sentence =
+                            format!("a session's write of {} was ordered before what it had seen", show::key(key));
+                        return Err(broken("sessions", sentence).showing(by).showing(operation));
+                    }
+                }
+                for key in write.keys() {
+                    session.saw((bucket.id, key), version, !matches!(write, Write::Delete { .. }), operation);
+                    session.advance(bucket.id, evidence.shard_of(bucket, key), version.hlc, operation);
+                }
+            }
+        }
+    }
+    Ok(stats)
+}
+
+/// What one session has seen.
+#[derive(Default)]
+struct Session<'a> {
+    keys: BTreeMap<(BucketId, &'a Key), Seen<'a>>,
+    shards: BTreeMap<(BucketId, ShardId), (Hlc, &'a Operation)>,
+}
+
+struct Seen<'a> {
+    version: Version,
+    is_value: bool,
+    by: &'a Operation,
+}
+
+impl<'a> Session<'a> {
+    fn saw(&mut self, place: (BucketId, &'a Key), version: Version, is_value: bool, by: &'a Operation) {
+        if self.keys.get(&place).is_none_or(|seen| seen.version < version) {
+            self.keys.insert(place, Seen { version, is_value, by });
+        }
+    }
+
+    fn advance(&mut self, bucket: BucketId, shard: ShardId, hlc: Hlc, by: &'a Operation) {
+        let seen = self.shards.entry((bucket, shard)).or_insert((hlc, by));
+        if seen.0 < hlc {
+            *seen = (hlc, by);
+        }
+    }
+}
+
+fn is_in_session(operation: &Operation) -> bool {
+    let token = |token: &SessionToken| !token.is_empty();
+    match &operation.request {
+        Request::Read { level, session, .. } => *level == ReadLevel::Session || token(session),
+        Request::Write { session, .. } => token(session),
+    }
+}
