@@ -32,6 +32,9 @@ mod stale;
 mod torn;
 mod writer;
 
+#[cfg(test)]
+mod tests;
+
 use std::fmt;
 
 pub use evidence::{Evidence, Final, Known, Limits, Setup};
