@@ -3,6 +3,7 @@
 //! - [`target`]: where requests go, a simulated planet or real processes; [`history`]: what clients were told;
 //!   [`trace`]: what truly happened, where an observer can see it.
 //! - [`workload`]: what clients do, on purpose; [`check`]: what must be true of it, one file per promise.
+//! - [`world`]: a simulated planet, deterministic and in virtual time.
 //! - [`real`]: real processes; [`wan`]: an emulated WAN between them.
 
 pub mod check;
@@ -13,3 +14,4 @@ pub mod trace;
 #[cfg(target_os = "linux")]
 pub mod wan;
 pub mod workload;
+pub mod world;

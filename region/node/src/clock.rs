@@ -36,9 +36,9 @@ pub struct Steering {
 }
 
 impl Steering {
-    /// Starts at what the wall clock says.
-    pub fn start(wall_us: i64) -> Steering {
-        Steering { wall_us, at_us: 0 }
+    /// Starts `at_us` after the start, at what the wall clock says.
+    pub fn start(at_us: i64, wall_us: i64) -> Steering {
+        Steering { wall_us, at_us }
     }
 
     /// The reading in milliseconds since 1970.
@@ -61,7 +61,7 @@ impl Steering {
 impl SystemClock {
     /// Starts at what the wall clock says now.
     pub fn start() -> SystemClock {
-        SystemClock { start: Instant::now(), steering: Mutex::new(Steering::start(system_us())) }
+        SystemClock { start: Instant::now(), steering: Mutex::new(Steering::start(0, system_us())) }
     }
 }
 

@@ -1,0 +1,319 @@
+//! What can be broken, as values: each says for how long, and mends itself.
+
+use std::time::Duration;
+
+use tokio::time::sleep;
+
+use super::disk::Keep;
+use super::network::Place;
+use super::planet::Planet;
+use crate::trace::Fact;
+
+/// Something that breaks.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Fault {
+    /// A node is gone at once, and starts again after a while.
+    Crash {
+        /// Which.
+        node: usize,
+        /// What its disk keeps of what was not synced.
+        keep: Keep,
+        /// How long it is away.
+        away: Duration,
+    },
+    /// Every node is gone at once.
+    Blackout {
+        /// What the disks keep of what was not synced.
+        keep: Keep,
+        /// How long.
+        away: Duration,
+    },
+    /// Nothing passes from one node to another.
+    Partition {
+        /// From here …
+        from: usize,
+        /// … to there,
+        to: usize,
+        /// and, if so, back.
+        both_ways: bool,
+        /// How long.
+        lasts: Duration,
+    },
+    /// A node is cut off from all others; its region's clients still reach it.
+    Isolate {
+        /// Which.
+        node: usize,
+        /// How long.
+        lasts: Duration,
+    },
+    /// A region's clients do not hear their node: it does what it is asked and nobody learns of it.
+    Muteness {
+        /// Which node.
+        node: usize,
+        /// How long.
+        lasts: Duration,
+    },
+    /// Packets between two nodes get lost, both ways.
+    Loss {
+        /// One …
+        from: usize,
+        /// … and the other.
+        to: usize,
+        /// The share that is lost.
+        share: f64,
+        /// How long.
+        lasts: Duration,
+    },
+    /// Messages between two nodes take longer, both ways.
+    Delay {
+        /// One …
+        from: usize,
+        /// … and the other.
+        to: usize,
+        /// By how much, on average.
+        slower: Duration,
+        /// How long.
+        lasts: Duration,
+    },
+    /// The link from one node to another is narrow.
+    Narrow {
+        /// From here …
+        from: usize,
+        /// … to there.
+        to: usize,
+        /// What passes.
+        bytes_per_second: u64,
+        /// How long.
+        lasts: Duration,
+    },
+    /// Syncs of a disk take long.
+    SlowDisk {
+        /// Whose.
+        node: usize,
+        /// The longest.
+        sync: Duration,
+        /// How long.
+        lasts: Duration,
+    },
+    /// No sync of a disk ends.
+    StalledDisk {
+        /// Whose.
+        node: usize,
+        /// How long.
+        lasts: Duration,
+    },
+    /// A disk is full.
+    FullDisk {
+        /// Whose.
+        node: usize,
+        /// How long.
+        lasts: Duration,
+    },
+    /// A node's process stands still (SIGSTOP, SIGCONT).
+    Pause {
+        /// Which.
+        node: usize,
+        /// How long.
+        lasts: Duration,
+    },
+    /// A node's clocks run at another speed.
+    Drift {
+        /// Whose.
+        node: usize,
+        /// Parts per million of true time.
+        rate_ppm: u64,
+        /// How long.
+        lasts: Duration,
+    },
+    /// A node's wall clock is set, and set back.
+    Step {
+        /// Whose.
+        node: usize,
+        /// By how much.
+        by_ms: i64,
+        /// How long it is wrong.
+        lasts: Duration,
+    },
+    /// The metadata leader is gone at once, whoever that is.
+    CrashMetadataLeader {
+        /// How long it is away.
+        away: Duration,
+    },
+    /// A record of a node's log gets a wrong bit.
+    RotLog {
+        /// Whose.
+        node: usize,
+    },
+    /// A key of a node's state store gets a wrong bit.
+    RotState {
+        /// Whose.
+        node: usize,
+    },
+}
+
+impl Fault {
+    /// A word for counting.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Fault::Crash { keep: Keep::None, .. } => "crash that loses all unsynced writes",
+            Fault::Crash { keep: Keep::All, .. } => "crash of a process",
+            Fault::Crash { keep: Keep::Prefix, .. } => "crash that keeps some unsynced writes",
+            Fault::Crash { keep: Keep::Torn, .. } => "crash with a torn write",
+            Fault::Crash { keep: Keep::Subset, .. } => "crash with reordered writes",
+            Fault::Blackout { .. } => "crash of all nodes",
+            Fault::Partition { both_ways: true, .. } => "partition",
+            Fault::Partition { both_ways: false, .. } => "one-way partition",
+            Fault::Isolate { .. } => "isolated region",
+            Fault::Muteness { .. } => "lost answers",
+            Fault::Loss { .. } => "packet loss",
+            Fault::Delay { .. } => "delay",
+            Fault::Narrow { .. } => "narrow link",
+            Fault::SlowDisk { .. } => "slow disk",
+            Fault::StalledDisk { .. } => "stalled disk",
+            Fault::FullDisk { .. } => "full disk",
+            Fault::Pause { .. } => "paused process",
+            Fault::Drift { .. } => "clock drift",
+            Fault::Step { .. } => "clock step",
+            Fault::CrashMetadataLeader { .. } => "crash of the metadata leader",
+            Fault::RotLog { .. } => "bit rot in the log",
+            Fault::RotState { .. } => "bit rot in the state",
+        }
+    }
+
+    /// Breaks it and mends it after its time.
+    pub async fn strike(self, planet: &Planet) {
+        planet.hit(self.kind());
+        planet.fact(Fact::Fault { what: format!("{self:?}") });
+        match self {
+            Fault::Crash { node, keep, away } => {
+                planet.crash(node, keep);
+                sleep(away).await;
+                planet.restart(node);
+            }
+            Fault::Blackout { keep, away } => {
+                (0..planet.nodes()).for_each(|node| planet.crash(node, keep));
+                sleep(away).await;
+                (0..planet.nodes()).for_each(|node| planet.restart(node));
+            }
+            Fault::CrashMetadataLeader { away } => {
+                let Some(node) = planet.metadata_leader() else { return };
+                planet.crash(node, Keep::All);
+                sleep(away).await;
+                planet.restart(node);
+            }
+            Fault::Pause { node, lasts } => {
+                planet.pause(node);
+                sleep(lasts).await;
+                planet.resume(node);
+            }
+            Fault::Partition { .. }
+            | Fault::Isolate { .. }
+            | Fault::Muteness { .. }
+            | Fault::Loss { .. }
+            | Fault::Delay { .. }
+            | Fault::Narrow { .. } => self.weather(planet).await,
+            Fault::SlowDisk { .. } | Fault::StalledDisk { .. } | Fault::FullDisk { .. } => self.disk(planet).await,
+            Fault::Drift { .. } | Fault::Step { .. } => self.clock(planet).await,
+            Fault::RotLog { node } => rot(planet, node, true),
+            Fault::RotState { node } => rot(planet, node, false),
+        }
+    }
+
+    async fn weather(self, planet: &Planet) {
+        let (lines, lasts) = self.lines(planet);
+        let network = planet.network();
+        for (from, to) in &lines {
+            network.set_weather(*from, *to, |weather| match self {
+                Fault::Loss { share, .. } => weather.loss = share,
+                Fault::Delay { slower, .. } => weather.slower = slower,
+                Fault::Narrow { bytes_per_second, .. } => weather.bytes_per_second = Some(bytes_per_second),
+                _ => weather.cut = true,
+            });
+        }
+        sleep(lasts).await;
+        for (from, to) in lines {
+            network.set_weather(from, to, |weather| match self {
+                Fault::Loss { .. } => weather.loss = 0.0,
+                Fault::Delay { .. } => weather.slower = Duration::ZERO,
+                Fault::Narrow { .. } => weather.bytes_per_second = None,
+                _ => weather.cut = false,
+            });
+        }
+    }
+
+    /// The lines it strikes, and for how long.
+    fn lines(&self, planet: &Planet) -> (Vec<(Place, Place)>, Duration) {
+        let line = |from, to| (Place::Node(from), Place::Node(to));
+        match *self {
+            Fault::Partition { from, to, both_ways: false, lasts } | Fault::Narrow { from, to, lasts, .. } => {
+                (vec![line(from, to)], lasts)
+            }
+            Fault::Partition { from, to, lasts, .. }
+            | Fault::Loss { from, to, lasts, .. }
+            | Fault::Delay { from, to, lasts, .. } => (vec![line(from, to), line(to, from)], lasts),
+            Fault::Isolate { node, lasts } => {
+                let others = (0..planet.nodes()).filter(|other| *other != node);
+                (others.flat_map(|other| [line(node, other), line(other, node)]).collect(), lasts)
+            }
+            Fault::Muteness { node, lasts } => {
+                let clients = planet.region_of(node).map(Place::Clients);
+                (clients.into_iter().map(|clients| (Place::Node(node), clients)).collect(), lasts)
+            }
+            _ => (Vec::new(), Duration::ZERO),
+        }
+    }
+
+    async fn disk(self, planet: &Planet) {
+        let (Fault::SlowDisk { node, lasts, .. }
+        | Fault::StalledDisk { node, lasts }
+        | Fault::FullDisk { node, lasts }) = self
+        else {
+            return;
+        };
+        let Some(body) = planet.body(node) else { return };
+        let before = body.disk.manner();
+        body.disk.set_manner(|manner| match self {
+            Fault::SlowDisk { sync, .. } => manner.sync = (sync / 10, sync),
+            Fault::StalledDisk { .. } => manner.stalled = true,
+            _ => manner.full = true,
+        });
+        sleep(lasts).await;
+        body.disk.set_manner(|manner| match self {
+            Fault::SlowDisk { .. } => manner.sync = before.sync,
+            Fault::StalledDisk { .. } => manner.stalled = false,
+            _ => manner.full = false,
+        });
+    }
+
+    async fn clock(self, planet: &Planet) {
+        let (Fault::Drift { node, lasts, .. } | Fault::Step { node, lasts, .. }) = self else { return };
+        let Some(body) = planet.body(node) else { return };
+        let believe = || {
+            if let Some(life) = planet.life(node) {
+                life.plane.copy.believe();
+            }
+        };
+        match self {
+            Fault::Drift { rate_ppm, .. } => body.clock.set_rate(rate_ppm),
+            Fault::Step { by_ms, .. } => body.clock.set_wall(by_ms),
+            _ => {}
+        }
+        believe();
+        sleep(lasts).await;
+        match self {
+            Fault::Drift { .. } => body.clock.set_rate(1_000_000),
+            Fault::Step { by_ms, .. } => body.clock.set_wall(-by_ms),
+            _ => {}
+        }
+        believe();
+    }
+}
+
+fn rot(planet: &Planet, node: usize, log: bool) {
+    let Some(body) = planet.body(node) else { return };
+    let rotten = if log { body.disk.rot().is_some() } else { body.disk.engine.rot(planet.dice()) };
+    if rotten {
+        let what = if log { "a record of the log" } else { "a key of the state" };
+        planet.fact(Fact::Rotted { replica: body.replica, what });
+    }
+}

@@ -1,0 +1,131 @@
+//! A node's full copy of the metadata and its lease, as region/node asks for them.
+//!
+//! Order matters: a state is published *before* the lease hears of its index, so whoever sees a lease that rests on
+//! index `i` also sees a topology of at least `i` (FEN-1).
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+
+use meridian_metadata_core::{ClusterState, Drift, Grant, LeaseHolder};
+use meridian_region_node::Authority;
+use meridian_types::{BucketId, Epoch, RegionId, Topology};
+use tokio::sync::watch;
+
+use crate::trace::{Fact, Replica};
+use crate::world::clock::NodeClock;
+use crate::world::record::Record;
+
+/// One node's copy.
+pub(crate) struct Copy {
+    replica: Replica,
+    clock: Arc<NodeClock>,
+    record: Record,
+    inner: Mutex<Inner>,
+    topology: watch::Sender<Arc<Topology>>,
+}
+
+struct Inner {
+    state: ClusterState,
+    holder: LeaseHolder,
+    /// Until when this node may act, by its own clock.
+    until: Option<Instant>,
+}
+
+impl Copy {
+    pub(crate) fn new(replica: Replica, clock: Arc<NodeClock>, record: Record, state: ClusterState) -> Copy {
+        let topology = watch::Sender::new(Arc::new(state.topology()));
+        let holder = LeaseHolder::new(Drift::ONE_PERCENT);
+        Copy { replica, clock, record, inner: Mutex::new(Inner { state, holder, until: None }), topology }
+    }
+
+    fn inner(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn read<T>(&self, read: impl FnOnce(&ClusterState) -> T) -> T {
+        read(&self.inner().state)
+    }
+
+    /// The index of the published copy.
+    pub(crate) fn index(&self) -> u64 {
+        self.topology.borrow().index
+    }
+
+    /// Changes the state and publishes the result.
+    pub(crate) fn change<T>(&self, change: impl FnOnce(&mut ClusterState) -> T) -> T {
+        let mut inner = self.inner();
+        let result = change(&mut inner.state);
+        let before = Arc::clone(&self.topology.borrow());
+        let topology = Arc::new(inner.state.topology());
+        for (id, bucket) in &topology.buckets {
+            if before.buckets.get(id).is_none_or(|known| (known.epoch, known.primary) != (bucket.epoch, bucket.primary))
+            {
+                self.record.fact(Fact::BucketKnown {
+                    replica: self.replica,
+                    index: topology.index,
+                    bucket: *id,
+                    epoch: bucket.epoch,
+                    primary: bucket.primary,
+                });
+            }
+        }
+        self.topology.send_replace(topology);
+        self.relet(&mut inner);
+        result
+    }
+
+    /// Takes the answer to a renewal that was sent at `sent`, by this node's clock.
+    pub(crate) fn granted(&self, sent: Instant, grant: Grant) {
+        let mut inner = self.inner();
+        inner.holder.granted(sent, grant);
+        self.relet(&mut inner);
+    }
+
+    fn relet(&self, inner: &mut Inner) {
+        inner.until = inner.holder.until(inner.state.index());
+        self.say(inner);
+    }
+
+    /// Says for the record what this node believes; to be repeated when its clock changes its speed.
+    pub(crate) fn believe(&self) {
+        self.say(&self.inner());
+    }
+
+    fn say(&self, inner: &Inner) {
+        let Some(until) = inner.until else { return };
+        let until_us = self.clock.true_us(until);
+        self.record.fact(Fact::LeaseBelieved { replica: self.replica, until_us });
+        for (bucket, epoch) in self.mine() {
+            self.record.fact(Fact::MayAct { replica: self.replica, bucket, epoch, until_us });
+        }
+    }
+
+    /// The buckets whose primary is this region, as far as is known here.
+    fn mine(&self) -> Vec<(BucketId, Epoch)> {
+        let topology = self.topology.borrow();
+        let mine = |primary: Option<RegionId>| primary == Some(self.replica.region);
+        topology.buckets.values().filter(|it| mine(it.primary)).map(|it| (it.id, it.epoch)).collect()
+    }
+
+    /// Waits until the published copy has reached `index`.
+    pub(crate) async fn reach(&self, index: u64) {
+        let mut changes = self.topology.subscribe();
+        // Ends early only when the copy itself is gone, and then nobody is left to look.
+        let _ = changes.wait_for(|topology| topology.index >= index).await;
+    }
+}
+
+impl Authority for Copy {
+    fn topology(&self) -> Arc<Topology> {
+        Arc::clone(&self.topology.borrow())
+    }
+
+    fn topology_changes(&self) -> watch::Receiver<Arc<Topology>> {
+        self.topology.subscribe()
+    }
+
+    fn lease_holds(&self) -> bool {
+        let until = self.inner().until;
+        until.is_some_and(|until| self.clock.instant() < until)
+    }
+}

@@ -1,0 +1,442 @@
+//! A planet: regions at their places, their nodes, and the hands that start, crash and stop them. One seed decides all.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::FutureExt;
+use meridian_metadata_core::command::{Form, NodeSpec};
+use meridian_metadata_core::{Action, Reply};
+use meridian_region_node::{Caller, Handle, Options, StoreOptions};
+use meridian_types::{
+    Bucket, BucketSpec, ClusterId, Effect, NameError, NodeId, NodeName, Refusal, RefusalKind, RegionId, RegionName,
+    Request, Response,
+};
+use tokio::time::{sleep, timeout};
+
+use super::clock::NodeClock;
+use super::dice::Dice;
+use super::disk::{Keep, Manner, NodeDisk};
+use super::executor::{Owner, Spawner};
+use super::network::{Location, Network, Place};
+use super::node::{Body, Life, Surroundings, unknown, weight};
+use super::record::Record;
+use super::wires::{CallError, Wires};
+use crate::target::Target;
+use crate::trace::{Fact, Replica, Trace};
+
+/// What a planet is made of.
+#[derive(Clone, Debug)]
+pub struct Setup {
+    /// Its regions, one node each. The first ones are numbered from 1.
+    pub regions: Vec<(RegionName, Location)>,
+    /// Shards per region.
+    pub shards: u16,
+    /// The buckets it begins with.
+    pub buckets: Vec<BucketSpec>,
+    /// How far wall clocks are apart at most, in milliseconds: what NTP leaves.
+    pub wall_skew_ms: u64,
+    /// How often a node makes its state durable; between, a crash costs it the replay of its log.
+    pub persist_every: Duration,
+    /// How much log is kept for regions that are behind, in bytes.
+    pub retention_bytes: u64,
+    /// How the disks behave when nobody breaks them.
+    pub disk: Manner,
+    /// Whether facts are kept, or only hashed.
+    pub blind: bool,
+}
+
+impl Setup {
+    /// Three regions on three continents, without buckets.
+    ///
+    /// # Errors
+    /// Never: the names are valid.
+    pub fn three_regions() -> Result<Setup, NameError> {
+        let region = |name, latitude, longitude| Ok((RegionName::new(name)?, Location { latitude, longitude }));
+        Ok(Setup {
+            regions: vec![
+                region("us-east", 38.9, -77.4)?,
+                region("eu-west", 53.3, -6.3)?,
+                region("ap-northeast", 35.7, 139.7)?,
+            ],
+            shards: 2,
+            buckets: Vec::new(),
+            wall_skew_ms: 20,
+            persist_every: Duration::from_secs(10),
+            retention_bytes: 4 << 30,
+            disk: Manner::default(),
+            blind: false,
+        })
+    }
+}
+
+/// A planet. Cheap to clone.
+#[derive(Clone)]
+pub struct Planet(Arc<Inner>);
+
+struct Inner {
+    spawner: Spawner,
+    network: Network,
+    wires: Wires,
+    record: Record,
+    trace: Trace,
+    dice: Dice,
+    around: Surroundings,
+    bodies: Vec<Body>,
+    buckets: Vec<BucketSpec>,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    /// By node: how many lives it had.
+    lives: Vec<u64>,
+    paused: Vec<bool>,
+    /// How often what was done or happened.
+    hits: BTreeMap<&'static str, u64>,
+    /// Nodes that ended by themselves, and why.
+    ended: Vec<(usize, String)>,
+}
+
+impl Planet {
+    /// Plays a world from its beginning: makes the planet of that seed and runs `play` on it until that is done. Virtual
+    /// time passes whenever nobody has anything to do.
+    pub fn play<T>(seed: u64, setup: Setup, play: impl AsyncFnOnce(Planet) -> T) -> T {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build();
+        // A thread without a clock can't be had; nothing of a world exists yet.
+        let runtime = runtime.unwrap_or_else(|why| panic!("a runtime can't be made: {why}"));
+        runtime.block_on(async {
+            let (spawner, dice) = (Spawner::new(), Dice::new(seed));
+            let planet = Planet::new(spawner.clone(), &dice, setup);
+            spawner.run(dice.fork(), play(planet)).await
+        })
+    }
+
+    fn new(spawner: Spawner, dice: &Dice, setup: Setup) -> Planet {
+        let trace = if setup.blind { Trace::blind() } else { Trace::default() };
+        let record = Record::new(spawner.clone(), trace.clone());
+        let numbered = || setup.regions.iter().zip(1u16..).map(|((name, at), number)| (name, *at, RegionId(number)));
+        let locations: Vec<Location> = setup.regions.iter().map(|(_, at)| *at).collect();
+        let by_region = numbered().map(|(_, at, region)| (region, at)).collect();
+        let network = Network::new(spawner.clone(), dice.fork(), record.clone(), locations, by_region);
+        let wires = Wires::new(network.clone(), spawner.clone(), dice.fork(), setup.regions.len());
+        let bodies: Vec<Body> = numbered()
+            .enumerate()
+            .map(|(number, (name, _, region))| body(number, name, region, &spawner, dice, &setup))
+            .collect();
+        let members = bodies.iter().map(member).collect();
+        let form = Form { cluster: ClusterId(7), shards: setup.shards, lease_ttl_ms: 5000, members };
+        let nodes = Arc::new(bodies.iter().map(|body| (body.replica.node, body.replica.region)).collect());
+        let lives = bodies.len();
+        let inner = Arc::new_cyclic(|weak: &std::sync::Weak<Inner>| {
+            let weak = weak.clone();
+            let around = Surroundings {
+                wires: wires.clone(),
+                record: record.clone(),
+                dice: dice.fork(),
+                form,
+                nodes,
+                options: options(&setup),
+                persist_every: setup.persist_every,
+                ended: Arc::new(move |number, incarnation, why| {
+                    if let Some(inner) = weak.upgrade() {
+                        Planet(inner).ended(number, incarnation, &why);
+                    }
+                }),
+            };
+            let state = Mutex::new(State { lives: vec![0; lives], paused: vec![false; lives], ..State::default() });
+            let buckets = setup.buckets.clone();
+            Inner { spawner, network, wires, record, trace, dice: dice.fork(), around, bodies, buckets, state }
+        });
+        Planet(inner)
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Starts every node and waits until the cluster is formed, every region is open and has every bucket.
+    ///
+    /// # Errors
+    /// A refusal of a bucket, or a node that does not get going within a minute.
+    pub async fn start(&self) -> Result<(), Refusal> {
+        (0..self.0.bodies.len()).for_each(|node| self.restart(node));
+        let planet = Arc::downgrade(&self.0);
+        self.0.spawner.spawn(Owner::World, async move {
+            while let Some(inner) = planet.upgrade() {
+                Planet(inner).measure();
+                sleep(Duration::from_secs(1)).await;
+            }
+        });
+        let late = || Refusal::new(RefusalKind::Unavailable, "the planet did not get going within a minute");
+        timeout(Duration::from_secs(60), self.get_going()).await.map_err(|_| late())?
+    }
+
+    async fn get_going(&self) -> Result<(), Refusal> {
+        while !(0..self.nodes()).all(|node| self.is_open(node)) {
+            sleep(Duration::from_millis(50)).await;
+        }
+        for spec in self.0.buckets.clone() {
+            self.create_bucket(spec).await?;
+        }
+        let index = self.lives().map(|life| life.plane.copy.index()).max().unwrap_or_default();
+        for life in self.lives() {
+            life.plane.copy.reach(index).await;
+        }
+        Ok(())
+    }
+
+    /// Creates a bucket, through the first node that runs.
+    ///
+    /// # Errors
+    /// The refusal it came to.
+    pub async fn create_bucket(&self, spec: BucketSpec) -> Result<Bucket, Refusal> {
+        let down = || Refusal::new(RefusalKind::Unavailable, "no node runs");
+        let asker = Arc::clone(&self.lives().next().ok_or_else(down)?.asker);
+        match asker.propose("the planet", Action::CreateBucket(spec)).await? {
+            Reply::Bucket(bucket) => Ok(bucket),
+            _ => Err(Refusal::new(RefusalKind::Internal, "a bucket was asked for and something else came")),
+        }
+    }
+
+    fn lives(&self) -> impl Iterator<Item = Arc<Life>> + '_ {
+        (0..self.nodes()).filter_map(|node| self.0.wires.life(node))
+    }
+
+    /// How many nodes there are.
+    pub fn nodes(&self) -> usize {
+        self.0.bodies.len()
+    }
+
+    /// The region of a node.
+    pub fn region_of(&self, node: usize) -> Option<RegionId> {
+        self.0.bodies.get(node).map(|body| body.replica.region)
+    }
+
+    /// The regions, by number.
+    pub fn regions(&self) -> Vec<RegionId> {
+        self.0.bodies.iter().map(|body| body.replica.region).collect()
+    }
+
+    /// Whether a node runs and has opened its region.
+    pub fn is_open(&self, node: usize) -> bool {
+        self.handle(node).is_some()
+    }
+
+    /// Whether a node runs.
+    pub fn is_up(&self, node: usize) -> bool {
+        self.0.wires.life(node).is_some()
+    }
+
+    /// The region's handle of a node, while it is open: for whoever looks inside.
+    pub fn handle(&self, node: usize) -> Option<Handle> {
+        self.0.wires.life(node).and_then(|life| life.region().cloned())
+    }
+
+    /// Every key and value in the state store of a node, as it is now.
+    pub fn contents(&self, node: usize) -> Arc<BTreeMap<Bytes, Bytes>> {
+        self.0.bodies.get(node).map(|body| body.disk.engine.contents()).unwrap_or_default()
+    }
+
+    /// Which node leads the metadata plane, as far as some node knows it leads.
+    pub fn metadata_leader(&self) -> Option<usize> {
+        self.lives().find(|life| life.plane.leadership().1).map(|life| life.number)
+    }
+
+    /// What was recorded.
+    pub fn trace(&self) -> &Trace {
+        &self.0.trace
+    }
+
+    /// The dice of this world, for whoever plays on it.
+    pub fn dice(&self) -> &Dice {
+        &self.0.dice
+    }
+
+    /// Messages carried so far.
+    pub fn messages(&self) -> u64 {
+        self.0.network.carried()
+    }
+
+    /// Counts something that happened.
+    pub fn hit(&self, what: &'static str) {
+        *self.state().hits.entry(what).or_default() += 1;
+    }
+
+    /// What happened how often.
+    pub fn hits(&self) -> BTreeMap<&'static str, u64> {
+        self.state().hits.clone()
+    }
+
+    /// Nodes that ended by themselves, and why.
+    pub fn ended_nodes(&self) -> Vec<(usize, String)> {
+        self.state().ended.clone()
+    }
+
+    pub(crate) fn network(&self) -> &Network {
+        &self.0.network
+    }
+
+    pub(crate) fn body(&self, node: usize) -> Option<&Body> {
+        self.0.bodies.get(node)
+    }
+
+    pub(crate) fn fact(&self, fact: Fact) {
+        self.0.record.fact(fact);
+    }
+
+    pub(crate) fn life(&self, node: usize) -> Option<Arc<Life>> {
+        self.0.wires.life(node)
+    }
+
+    /// Records how full the queues are.
+    fn measure(&self) {
+        for life in self.lives() {
+            if let Some((amount, most)) = life.in_flight_bytes() {
+                let what = "bytes of proposals under way";
+                self.fact(Fact::Holds { replica: life.replica, what, amount, most });
+            }
+        }
+    }
+
+    /// Starts a node that does not run.
+    pub fn restart(&self, node: usize) {
+        let Some(body) = self.0.bodies.get(node).filter(|_| !self.is_up(node)) else { return };
+        let incarnation = {
+            let mut state = self.state();
+            let Some(lives) = state.lives.get_mut(node) else { return };
+            *lives += 1;
+            *lives
+        };
+        Life::begin(body, incarnation, &self.0.around);
+    }
+
+    /// A node is gone at once; `keep` says what its disk keeps of what was not synced.
+    pub fn crash(&self, node: usize, keep: Keep) {
+        let Some(body) = self.0.bodies.get(node).filter(|_| self.is_up(node)) else { return };
+        self.drop_life(node);
+        let lost_bytes = body.disk.crash(keep);
+        self.fact(Fact::Crashed { replica: body.replica, lost_bytes, disk_lost: false });
+    }
+
+    fn drop_life(&self, node: usize) {
+        self.0.wires.set_life(node, None);
+        self.0.network.set_deaf(Place::Node(node), false);
+        if let Some(paused) = self.state().paused.get_mut(node) {
+            *paused = false;
+        }
+        self.0.spawner.kill(Owner::Node(node));
+    }
+
+    /// A node ended by itself: its process is gone, its machine is not.
+    fn ended(&self, node: usize, incarnation: u64, why: &str) {
+        let Some(body) = self.0.bodies.get(node) else { return };
+        if self.0.wires.life(node).is_none_or(|life| life.incarnation != incarnation) {
+            return;
+        }
+        self.fact(Fact::RefusesDamaged { replica: body.replica, why: why.to_owned() });
+        self.state().ended.push((node, why.to_owned()));
+        self.crash(node, Keep::All);
+    }
+
+    /// A node's process stops (SIGSTOP): it does nothing and hears nothing, while time runs on.
+    pub fn pause(&self, node: usize) {
+        if !self.is_up(node) {
+            return;
+        }
+        if let Some(paused) = self.state().paused.get_mut(node) {
+            *paused = true;
+        }
+        self.0.network.set_deaf(Place::Node(node), true);
+        self.0.spawner.pause(Owner::Node(node));
+    }
+
+    /// It goes on (SIGCONT), with every timer that has run out meanwhile.
+    pub fn resume(&self, node: usize) {
+        let was_paused = self.state().paused.get_mut(node).is_some_and(|paused| std::mem::replace(paused, false));
+        if was_paused {
+            self.0.network.set_deaf(Place::Node(node), false);
+            self.0.spawner.resume(Owner::Node(node));
+        }
+    }
+
+    /// Nothing is broken any more: links, disks and clocks are as they should be, and every node runs.
+    pub fn heal(&self) {
+        self.0.network.heal();
+        for body in &self.0.bodies {
+            body.disk.set_manner(|manner| {
+                manner.stalled = false;
+                manner.full = false;
+                manner.sync = Manner::default().sync;
+            });
+            body.clock.heal();
+        }
+        for node in 0..self.nodes() {
+            self.resume(node);
+            self.restart(node);
+        }
+        self.fact(Fact::Healed);
+    }
+}
+
+fn options(setup: &Setup) -> Options {
+    let store = StoreOptions::default();
+    Options { store, log_retention_bytes: setup.retention_bytes, ..Options::default() }
+}
+
+fn body(number: usize, region: &RegionName, id: RegionId, spawner: &Spawner, dice: &Dice, setup: &Setup) -> Body {
+    // A region's name with a number behind it is a node's name.
+    let name = NodeName::new(&format!("{region}-1")).unwrap_or_else(|why| panic!("a node can't be named: {why}"));
+    let replica = Replica { region: id, node: NodeId::of(&name) };
+    let skew_us = i64::try_from(dice.between(0, 2 * setup.wall_skew_ms * 1000)).unwrap_or_default();
+    let skew_us = skew_us - i64::try_from(setup.wall_skew_ms * 1000).unwrap_or_default();
+    Body {
+        number,
+        name,
+        region_name: region.clone(),
+        replica,
+        disk: Arc::new(NodeDisk::new(dice.fork(), setup.disk)),
+        clock: Arc::new(NodeClock::new(spawner.clone(), skew_us)),
+    }
+}
+
+fn member(body: &Body) -> NodeSpec {
+    NodeSpec {
+        name: body.name.clone(),
+        region: body.region_name.clone(),
+        zone: "a".to_owned(),
+        rpc_address: format!("{}:7100", body.name),
+        replication_address: format!("{}:7300", body.name),
+        version: String::new(),
+    }
+}
+
+/// Clients wait a little longer than their requests do.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+impl Target for Planet {
+    async fn ask(&self, region: RegionId, request: Request) -> Result<Response, Refusal> {
+        let gone = |effect, why: &str| Refusal::new(RefusalKind::Retry, why).with_effect(effect);
+        let lost = unknown(&request);
+        let Some(node) = self.0.bodies.iter().position(|body| body.replica.region == region) else {
+            return Err(Refusal::new(RefusalKind::NotFound, format!("there is no region {region}")));
+        };
+        let patience = Duration::from_millis(u64::from(request.deadline_ms().max(1))) + PATIENCE;
+        let call = self.0.wires.call(Place::Clients(region), node, weight(&request), move |life| {
+            async move { life.execute(request, Caller::Client).await }.boxed()
+        });
+        let answer = match timeout(patience, call).await {
+            Ok(Ok(answer)) => answer,
+            Ok(Err(CallError::Unreached)) => Err(gone(Effect::None, "the node of that region does not run")),
+            Ok(Err(CallError::Lost)) => Err(gone(lost, "the connection to the node broke")),
+            Err(_) => Err(gone(lost, "the node did not answer in time")),
+        };
+        self.0.record.absorb(&format!("{answer:?}"));
+        answer
+    }
+
+    fn now_us(&self) -> u64 {
+        self.0.spawner.now_us()
+    }
+}

@@ -1,0 +1,50 @@
+//! What an omniscient observer writes down: facts with their time, and what else makes two runs the same.
+
+use std::hash::Hash;
+use std::sync::Arc;
+
+use meridian_region_core::{Applied, Shard};
+use meridian_region_node::Witness;
+use meridian_types::Lsn;
+
+use super::executor::Spawner;
+use crate::trace::{Fact, Replica, Trace};
+
+/// Writes into a world's trace. Cheap to clone.
+#[derive(Clone)]
+pub(crate) struct Record {
+    spawner: Spawner,
+    trace: Trace,
+}
+
+impl Record {
+    pub(crate) fn new(spawner: Spawner, trace: Trace) -> Record {
+        Record { spawner, trace }
+    }
+
+    /// A fact, now.
+    pub(crate) fn fact(&self, fact: Fact) {
+        self.trace.record(self.spawner.now_us(), fact);
+    }
+
+    /// Something that is no fact, now.
+    pub(crate) fn absorb(&self, what: &impl Hash) {
+        self.trace.absorb(&(self.spawner.now_us(), what));
+    }
+
+    /// What a node's shards show of themselves.
+    pub(crate) fn witness(&self, replica: Replica) -> Arc<dyn Witness> {
+        Arc::new(Seen { record: self.clone(), replica })
+    }
+}
+
+struct Seen {
+    record: Record,
+    replica: Replica,
+}
+
+impl Witness for Seen {
+    fn applied(&self, shard: &Shard, lsn: Lsn, entry: &[u8], applied: &Applied) {
+        self.record.trace.applied(self.record.spawner.now_us(), self.replica, shard, lsn, entry, applied);
+    }
+}

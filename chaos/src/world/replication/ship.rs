@@ -1,0 +1,245 @@
+//! The task of one outgoing lane: as replicator/quic's `ship.rs`, over simulated streams.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::FutureExt;
+use futures::future::{BoxFuture, OptionFuture};
+use meridian_replicator_core::message::{Stop, ToSource, ToTarget};
+use meridian_replicator_core::shipper::{Input, LaneKey, Outbox, Plan, Shipper, Standing};
+use meridian_replicator_core::{Tail, TailError};
+use meridian_types::{Head, Topology, frame};
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep, sleep_until, timeout};
+
+use super::{Window, Windows, tail, tail_error, unprefixed};
+use crate::world::dice::Dice;
+use crate::world::network::Place;
+use crate::world::stream::{self, End};
+use crate::world::wires::Wires;
+
+/// The pause before a lane whose stream ended opens another, halved to doubled by chance.
+const REOPEN: Duration = Duration::from_millis(100);
+
+/// How long a handshake may take.
+const CONNECT: Duration = Duration::from_secs(3);
+
+/// What one lane's task needs.
+pub(crate) struct ShipLane {
+    pub(crate) key: LaneKey,
+    pub(crate) from: usize,
+    /// The node of the target region.
+    pub(crate) to: usize,
+    pub(crate) region: meridian_region_node::Handle,
+    pub(crate) topology: watch::Receiver<Arc<Topology>>,
+    pub(crate) windows: Arc<Windows>,
+    pub(crate) wires: Wires,
+    pub(crate) dice: Dice,
+}
+
+/// Why a lane stopped waiting.
+enum Over {
+    /// The stream is over.
+    Lost(String),
+    /// This node no longer leads the shard.
+    Leading,
+}
+
+fn now() -> std::time::Instant {
+    Instant::now().into_std()
+}
+
+impl ShipLane {
+    /// Ships whenever this node leads the shard.
+    pub(crate) async fn run(mut self) {
+        let mut head = self.region.head(self.key.shard);
+        loop {
+            let Ok(first) = head.wait_for(Option::is_some).await.map(|head| *head) else { return };
+            let Some(first) = first else { continue };
+            let topology = Arc::clone(&self.topology.borrow_and_update());
+            let mut shipper = Shipper::new(self.key, topology, first, 0);
+            self.lead(&mut shipper, &mut head).await;
+        }
+    }
+
+    async fn lead(&mut self, shipper: &mut Shipper, head: &mut watch::Receiver<Option<Head>>) {
+        loop {
+            let pause_until = match shipper.standing() {
+                Standing::Over => None,
+                Standing::Resting(until) => Some(until),
+                Standing::Wanted => match self.ship(shipper, head).await {
+                    Ok(()) => return,
+                    Err(until) => Some(until),
+                },
+            };
+            if !pause(shipper, head, pause_until).await {
+                return;
+            }
+        }
+    }
+
+    /// One stream, from opening to its end. Says when to try again, unless this node no longer leads.
+    async fn ship(
+        &mut self,
+        shipper: &mut Shipper,
+        head: &mut watch::Receiver<Option<Head>>,
+    ) -> Result<(), std::time::Instant> {
+        let soon = now() + REOPEN.mul_f64(0.5 + 1.5 * self.dice.unit());
+        let Some(stream) = self.open().await else {
+            let reason = "the target was not reached".to_owned();
+            shipper.step(now(), Input::Lost { reason }, &mut Outbox::default());
+            return Err(now() + REOPEN);
+        };
+        let window = self.windows.to(self.to, self.key.lane);
+        let end = self.stream(shipper, head, stream, &window).await;
+        window.note(self.key.shard, 0);
+        match end {
+            Over::Leading => Ok(()),
+            Over::Lost(reason) => {
+                shipper.step(now(), Input::Lost { reason }, &mut Outbox::default());
+                Err(soon)
+            }
+        }
+    }
+
+    /// A handshake, which also finds out whether there is anybody.
+    async fn open(&self) -> Option<End> {
+        let (from, to) = (Place::Node(self.from), Place::Node(self.to));
+        let (opener, acceptor) = stream::pair(&self.wires.network, &self.wires.spawner, from, to);
+        let source = self.key.source;
+        let opening =
+            self.wires.call(from, self.to, 1200, move |life| async move { life.accept(source, acceptor) }.boxed());
+        match timeout(CONNECT, opening).await {
+            Ok(Ok(true)) => Some(opener),
+            Ok(Ok(false) | Err(_)) | Err(_) => None,
+        }
+    }
+
+    async fn stream(
+        &mut self,
+        shipper: &mut Shipper,
+        head: &mut watch::Receiver<Option<Head>>,
+        mut stream: End,
+        window: &Window,
+    ) -> Over {
+        let LaneKey { source, shard, lane, .. } = self.key;
+        stream.send(ToTarget::Open { source, shard, lane }.encode().0);
+        let region = self.region.clone();
+        let (mut reading, mut window_seen) = (None, 0);
+        let mut inputs = vec![Input::Opened];
+        inputs.extend(head.borrow_and_update().map(Input::Head));
+        loop {
+            for input in std::mem::take(&mut inputs) {
+                let mut out = Outbox::default();
+                let width = window.of(shard);
+                if std::mem::replace(&mut window_seen, width) != width {
+                    shipper.step(now(), Input::Window(width), &mut out);
+                }
+                let elsewhere = matches!(input, Input::Message(ToSource::Stop(Stop::NotLeader { .. })));
+                shipper.step(now(), input, &mut out);
+                shipper.validate();
+                window.note(shard, shipper.in_flight_bytes());
+                if let Some(lsn) = out.acknowledged {
+                    region.acknowledged(shard, lane, self.key.target, lsn);
+                }
+                if let Some(reason) = out.close.filter(|_| !elsewhere) {
+                    return Over::Lost(reason);
+                }
+                if elsewhere {
+                    return Over::Lost("the node does not lead the shard there".to_owned());
+                }
+                if let Some(plan) = out.ship {
+                    inputs.push(send(&stream, plan));
+                }
+                if let Some(read) = out.read {
+                    let region = &region;
+                    let log = async move { region.read_log(shard, read.after, read.bytes_max).await };
+                    reading = Some(log.map(|read| read.map(tail).map_err(tail_error)).boxed());
+                }
+            }
+            if !inputs.is_empty() {
+                continue;
+            }
+            match self.next(shipper, head, &mut stream, &mut reading, window).await {
+                Ok(input) => inputs.push(input),
+                Err(over) => return over,
+            }
+        }
+    }
+
+    /// Waits for the next thing that happens.
+    async fn next(
+        &mut self,
+        shipper: &Shipper,
+        head: &mut watch::Receiver<Option<Head>>,
+        stream: &mut End,
+        reading: &mut Option<BoxFuture<'_, Result<Tail, TailError>>>,
+        window: &Window,
+    ) -> Result<Input, Over> {
+        let (deadline, throttled) = (shipper.deadline(), shipper.is_throttled());
+        let timer: OptionFuture<_> = deadline.map(|deadline| sleep_until(deadline.into())).into();
+        tokio::select! {
+            biased;
+            message = stream.next() => match message.map(|message| ToSource::decode(unprefixed(message))) {
+                Some(Ok(message)) => Ok(Input::Message(message)),
+                Some(Err(why)) => Err(Over::Lost(why.to_string())),
+                None => Err(Over::Lost("the peer closed the stream".to_owned())),
+            },
+            tail = wait(reading) => Ok(Input::Tail(tail)),
+            changed = head.changed() => match (changed, *head.borrow_and_update()) {
+                (Ok(()), Some(head)) => Ok(Input::Head(head)),
+                _ => Err(Over::Leading),
+            },
+            changed = self.topology.changed() => match changed {
+                Ok(()) => Ok(Input::Topology(Arc::clone(&self.topology.borrow_and_update()))),
+                Err(_) => Err(Over::Leading),
+            },
+            () = window.freed.notified(), if throttled => Ok(Input::Timer),
+            Some(()) = timer => Ok(Input::Timer),
+        }
+    }
+}
+
+fn send(stream: &End, plan: Plan) -> Input {
+    let round = plan.round;
+    let frame = frame::encode(plan.header, &plan.notes, &plan.entries);
+    let wire_bytes = frame.len();
+    let (prefix, frame) = ToTarget::Frame { round, frame }.encode();
+    stream.send(Bytes::from([prefix, frame].concat()));
+    Input::Encoded { round, wire_bytes }
+}
+
+/// Waits, keeping the shipper's view of the log fresh; `false` once this node no longer leads.
+async fn pause(
+    shipper: &mut Shipper,
+    head: &mut watch::Receiver<Option<Head>>,
+    until: Option<std::time::Instant>,
+) -> bool {
+    let timer: OptionFuture<_> = until.map(|until| sleep_until(until.into())).into();
+    tokio::pin!(timer);
+    loop {
+        tokio::select! {
+            biased;
+            Some(()) = &mut timer => return true,
+            changed = head.changed() => {
+                let seen = *head.borrow_and_update();
+                let (Ok(()), Some(seen)) = (changed, seen) else { return false };
+                shipper.step(now(), Input::Head(seen), &mut Outbox::default());
+                sleep(Duration::from_millis(10)).await;
+            }
+        }
+    }
+}
+
+/// Waits for what was asked for, if anything was.
+async fn wait<T>(work: &mut Option<BoxFuture<'_, T>>) -> T {
+    match work {
+        Some(future) => {
+            let done = future.await;
+            *work = None;
+            done
+        }
+        None => std::future::pending().await,
+    }
+}
