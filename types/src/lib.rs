@@ -26,7 +26,7 @@ pub use id::{
     BucketId, BucketName, ClientId, ClusterId, GroupId, NameError, NodeId, NodeName, RegionId, RegionName, ShardId,
 };
 pub use key::{Key, Value};
-pub use plan::{Fact, PlanId, Seal};
+pub use plan::{Fact, PlanId, Seal, Word};
 pub use policy::{Acks, Policy, PolicyError};
 pub use position::{Epoch, Head, Hlc, Lane, Lsn, Positions, Version};
 pub use refusal::{Effect, Refusal, RefusalKind};

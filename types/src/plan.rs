@@ -5,7 +5,8 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use crate::digest::SetHash;
-use crate::position::Lsn;
+use crate::id::{BucketId, ShardId};
+use crate::position::{Epoch, Lsn};
 
 /// Names an operation: the metadata index at which it was planned.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -39,4 +40,17 @@ pub enum Fact {
     Sealed(Seal),
     /// In the next primary's region: everything up to the seal is applied.
     Ready(Seal),
+}
+
+/// What a node tells of one bucket of an operation, for the shards that it leads.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Word {
+    /// The operation.
+    pub plan: PlanId,
+    /// The bucket.
+    pub bucket: BucketId,
+    /// The bucket's epoch when this was seen.
+    pub epoch: Epoch,
+    /// By shard.
+    pub facts: Vec<(ShardId, Fact)>,
 }

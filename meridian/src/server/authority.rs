@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use meridian_metadata_node::Handle;
 use meridian_region_node::Authority;
-use meridian_types::Topology;
+use meridian_types::{Refusal, Topology, Word};
 use tokio::sync::watch;
 
 /// The metadata plane's handle, seen as the region's source of authority (FEN-1).

@@ -14,6 +14,7 @@
 mod body;
 mod counter;
 pub mod error;
+pub mod handover;
 pub mod keys;
 mod meta;
 pub mod propose;
@@ -28,6 +29,7 @@ mod testing;
 pub mod view;
 
 pub use error::{ApplyError, Damage, LoadError, ReadError};
+pub use handover::{Duty, Handover, Sight};
 pub use keys::shard_range;
 pub use propose::active_active_body;
 pub use result::{ControlResult, Divergence, FrameResult, ResultError, WriteResult};

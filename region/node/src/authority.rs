@@ -1,11 +1,12 @@
-//! The right to act: what the metadata plane tells this node, as a seam that the composition root fills.
+//! The right to act: what the metadata plane and this node tell each other, as a seam that the composition root fills.
 
 use std::sync::Arc;
 
-use meridian_types::Topology;
+use futures::future::BoxFuture;
+use meridian_types::{Refusal, Topology, Word};
 use tokio::sync::watch;
 
-/// What this node knows from the metadata plane. Every call is cheap: it is made for every request.
+/// The metadata plane, as this node sees it. What it asks for is cheap: it is asked for every request.
 pub trait Authority: Send + Sync + 'static {
     /// The newest topology applied here.
     fn topology(&self) -> Arc<Topology>;
@@ -17,4 +18,10 @@ pub trait Authority: Send + Sync + 'static {
     /// reached the index the lease was granted for, so whoever asks for the lease first and for the topology second
     /// never acts on an epoch older than the lease allows (FEN-1).
     fn lease_holds(&self) -> bool;
+
+    /// Tells the metadata plane what this node knows of a bucket whose primary is moving; resolves once that is on record.
+    ///
+    /// # Errors
+    /// When it could not be told, or not for certain: it is told again.
+    fn tell(&self, word: Word) -> BoxFuture<'static, Result<(), Refusal>>;
 }

@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
 use bytes::Bytes;
 use meridian_region_core::{Divergence, FrameApplied, Shard};
 use meridian_types::frame::DigestNote;
-use meridian_types::{BucketDigest, BucketId, Head, Hlc, Lane, Lsn, Positions, RegionId, RequestId};
+use meridian_types::{BucketDigest, BucketId, Epoch, Head, Hlc, Lane, Lsn, Positions, RegionId, RequestId};
 use tokio::sync::watch;
 
 use crate::retention::Retained;
@@ -41,6 +41,8 @@ pub(crate) struct Board {
 pub(crate) struct Public {
     /// Digests and positions of every bucket.
     pub(crate) digests: BTreeMap<BucketId, BucketDigest>,
+    /// The epoch in force, where it is not the first.
+    epochs: BTreeMap<BucketId, Epoch>,
     /// Buckets found to differ from another region at equal positions.
     pub(crate) diverged: BTreeMap<BucketId, Divergence>,
     /// Watermarks that moved since the start; the core knows the others.
@@ -69,6 +71,7 @@ pub(crate) struct News {
     pub(crate) hlc: Hlc,
     pub(crate) own_hlc: Hlc,
     pub(crate) digests: Vec<(BucketId, Option<BucketDigest>)>,
+    pub(crate) epochs: Vec<(BucketId, Epoch)>,
     pub(crate) own: Vec<(BucketId, u64)>,
     pub(crate) notes: Vec<(Lsn, DigestNote)>,
     pub(crate) frames: Vec<FrameApplied>,
@@ -110,6 +113,7 @@ impl Board {
         let mut public = self.public.write().unwrap_or_else(PoisonError::into_inner);
         *public = Public::default();
         let mut removals = self.removals.write().unwrap_or_else(PoisonError::into_inner);
+        public.epochs = core.epochs().collect();
         for (bucket, digest) in core.digests() {
             removals.insert(bucket, Removal { last: digest.last_removal, by: digest.positions.clone() });
             public.digests.insert(bucket, digest.clone());
@@ -161,6 +165,7 @@ impl Board {
                     None => drop(public.digests.remove(&bucket)),
                 }
             }
+            public.epochs.extend(news.epochs);
             for (bucket, bytes) in news.own {
                 let own = public.own.entry(bucket).or_default();
                 *own = (own.0 + 1, own.1 + bytes);
@@ -234,6 +239,11 @@ impl Board {
     pub(crate) fn removal_bound(&self, bucket: BucketId) -> Positions {
         let removals = self.removals.read().unwrap_or_else(PoisonError::into_inner);
         removals.get(&bucket).filter(|it| it.last > Lsn(0)).map(|it| it.by.clone()).unwrap_or_default()
+    }
+
+    /// The epoch of a bucket that is in force in this shard.
+    pub(crate) fn epoch(&self, bucket: BucketId) -> Epoch {
+        self.public().epochs.get(&bucket).copied().unwrap_or(Epoch(1))
     }
 
     /// How far another region's entries have been applied.

@@ -21,6 +21,7 @@ mod copies;
 mod disk;
 mod gather;
 mod group;
+mod handover;
 mod lanes;
 mod machine;
 mod metrics;

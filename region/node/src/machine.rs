@@ -6,7 +6,7 @@ use bytes::Bytes;
 use meridian_consensus::{Committed, Mark, SnapshotSource, StateError, StateMachine};
 use meridian_region_core::{Applied, Mutations, Shard};
 use meridian_types::entry::{Header, Kind};
-use meridian_types::{BucketId, Lsn, RegionId, ShardId};
+use meridian_types::{BucketId, Epoch, Lsn, RegionId, ShardId};
 
 use crate::board::{Board, News};
 use crate::store::Store;
@@ -75,6 +75,8 @@ impl Machine {
             touched = core.digests().filter(|(id, it)| public.digests.get(id) != Some(it)).map(|(id, _)| id).collect();
             touched.extend(public.digests.keys().filter(|id| core.digest(**id).is_none()));
         }
+        let epochs = touched.iter().map(|bucket| (*bucket, core.epoch(*bucket)));
+        news.epochs = epochs.filter(|(_, epoch)| *epoch > Epoch(1)).collect();
         news.digests = touched.into_iter().map(|bucket| (bucket, core.digest(bucket).cloned())).collect();
         Ok((changes, results, news))
     }

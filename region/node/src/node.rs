@@ -95,7 +95,10 @@ impl Node {
         let lease = self.authority.lease_holds();
         let topology = self.authority.topology();
         let now = topology.buckets.get(&standing.bucket.id);
-        lease && now.is_some_and(|now| now.primary == Some(self.region()) && now.epoch == standing.bucket.epoch)
+        lease
+            && now.is_some_and(|now| {
+                now.primary == Some(self.region()) && now.epoch == standing.bucket.epoch && !now.is_draining()
+            })
     }
 
     /// The nodes of `region` that have what its group for `shard` committed: its quorum.

@@ -105,6 +105,7 @@ impl Node {
         if !standing.lease {
             return Err(no_lease());
         }
+        self.in_force(&standing.bucket, shard, deadline).await?;
         match timeout_at(deadline, shard.group.read_barrier().pass()).await {
             Ok(Ok(_)) => Ok(Verdict::Fresh(Some(0))),
             Ok(Err(BarrierError::NotLeader { .. })) => Ok(Verdict::Leader(shard.id)),
@@ -169,13 +170,19 @@ impl Node {
 
     /// How far the shard's replica here may be behind, if that is known.
     fn staleness(&self, standing: &Standing, shard: &ShardNode) -> Option<u64> {
-        if standing.bucket.primary == Some(self.region()) {
+        let bucket = &standing.bucket;
+        // Another epoch here than on record, or a primary that hands over: there may be writes this replica can't know
+        // of. A lane says how far it is complete, not that its source is still the one that counts.
+        if shard.board.epoch(bucket.id) != bucket.epoch || bucket.is_draining() {
+            return None;
+        }
+        if bucket.primary == Some(self.region()) {
             // With several voters only a barrier could tell; alone, what is applied is all there is.
             let alone = standing.topology.voters(self.region(), shard.id).len() <= 1;
             return (alone && standing.lease && shard.board.leads()).then_some(0);
         }
         let now_ms = self.clock.monotonic_ms();
-        shard.board.leads().then(|| shard.lanes.staleness_ms(&standing.bucket, self.region(), now_ms)).flatten()
+        shard.board.leads().then(|| shard.lanes.staleness_ms(bucket, self.region(), now_ms)).flatten()
     }
 
     /// Whether this replica has everything in `seen`; waits for it until `patience`, if there is some.

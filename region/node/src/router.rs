@@ -109,15 +109,31 @@ impl Node {
         }
     }
 
-    /// Looks the bucket up, waiting a moment for one that may just have been created elsewhere.
+    /// Looks the bucket up, waiting a moment for one that may just have been created elsewhere, and for the new primary
+    /// of one that has none right now: a client sees a pause, not an error.
     async fn standing(&self, request: &Request, deadline: Instant) -> Result<Standing, Refusal> {
         let mut patience = None;
+        let mut moves = None;
         loop {
             let lease = self.authority.lease_holds();
             let topology = self.authority.topology();
             let id = topology.bucket_ids.get(request.bucket());
             if let Some(bucket) = id.and_then(|id| topology.buckets.get(id)).cloned() {
-                return Ok(Standing { topology, bucket, lease });
+                if !(bucket.is_draining() && needs_primary(request, &bucket, self.region())) {
+                    return Ok(Standing { topology, bucket, lease });
+                }
+                // Subscribed first, looked at again second: no change is missed in between.
+                let moves = match &mut moves {
+                    Some(moves) => moves,
+                    None => {
+                        moves = Some(self.authority.topology_changes());
+                        continue;
+                    }
+                };
+                if !matches!(timeout_at(deadline, moves.changed()).await, Ok(Ok(()))) {
+                    return Err(handing_over(&bucket));
+                }
+                continue;
             }
             let (until, changes) = patience.get_or_insert_with(|| {
                 let until = (Instant::now() + UNKNOWN_BUCKET_PATIENCE).min(deadline);
@@ -230,6 +246,26 @@ impl Node {
         let answer = timeout_at(deadline, self.peers.ask_region(topology, region, shard, request)).await;
         answer.map_err(|_| late(request))?
     }
+}
+
+/// Whether only the bucket's primary can carry it out, seen from `region`. The primary knows no bound on its own
+/// staleness but its right to act.
+fn needs_primary(request: &Request, bucket: &Bucket, region: RegionId) -> bool {
+    match request {
+        Request::Write { .. } | Request::Read { level: ReadLevel::Strong, .. } => true,
+        Request::Read { level: ReadLevel::Bounded { .. }, .. } => bucket.primary == Some(region),
+        Request::Read { level: ReadLevel::Session | ReadLevel::Eventual, .. } => false,
+    }
+}
+
+fn handing_over(bucket: &Bucket) -> Refusal {
+    Refusal::new(
+        RefusalKind::Retry,
+        format!(
+            "bucket `{}` is being handed over to another region, and the deadline passed before that was done: nothing was changed; try again",
+            bucket.name
+        ),
+    )
 }
 
 /// What a request holds in memory while it is under way, about.

@@ -20,6 +20,7 @@ use crate::blocking::Blocking;
 use crate::clock::{Clock, SystemClock};
 use crate::disk::{Disk, Gauge, Space, SystemGauge};
 use crate::group::Groups;
+use crate::handover;
 use crate::machine::{Machine, Witness};
 use crate::metrics::{self, Metrics};
 use crate::node::{Node, SCANS_MAX, ShardNode};
@@ -185,6 +186,7 @@ impl Service {
         tasks.push(("housekeeping", upkeep::keep_house(Arc::clone(&node), self.gauge).boxed()));
         tasks.push(("write-back", upkeep::write_back(Arc::clone(&node)).boxed()));
         tasks.push(("key expiry", upkeep::expire_keys(Arc::clone(&node)).boxed()));
+        tasks.push(("handover", handover::hand_over(Arc::clone(&node)).boxed()));
         tasks.push(("bucket removal", upkeep::drop_buckets(Arc::clone(&node)).boxed()));
         tasks.push(("client expiry", upkeep::expire_clients(node).boxed()));
         tasks

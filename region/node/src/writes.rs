@@ -53,6 +53,7 @@ impl Node {
         if bucket.primary.is_some() && !standing.lease {
             return Err(no_lease());
         }
+        self.in_force(bucket, shard, deadline).await?;
         if let Some(seen) = session.seen(bucket.id, shard.id) {
             self.seen_here(bucket, shard, seen, deadline).await?;
         }
@@ -62,6 +63,32 @@ impl Node {
         let applied = applied.map_err(|why| proposer::refusal(&why))?;
         let result = WriteResult::decode(&applied.result).map_err(undecodable)?;
         self.acknowledge(standing, shard, result, required, deadline).await
+    }
+
+    /// Waits until the bucket's epoch has begun in the shard: its predecessor's seal is a moment away, or this node's
+    /// copy of the metadata is (FEN-2).
+    pub(crate) async fn in_force(&self, bucket: &Bucket, shard: &ShardNode, deadline: Instant) -> Result<(), Refusal> {
+        let mut applied = None;
+        loop {
+            let epoch = shard.board.epoch(bucket.id);
+            if epoch == bucket.epoch {
+                return Ok(());
+            }
+            let Some(applied) = &mut applied else {
+                applied = Some(shard.board.watch_applied());
+                continue;
+            };
+            let late = epoch > bucket.epoch || !matches!(timeout_at(deadline, applied.changed()).await, Ok(Ok(())));
+            if late {
+                return Err(Refusal::new(
+                    RefusalKind::Retry,
+                    format!(
+                        "bucket `{}` is in epoch {} on record and in epoch {epoch} in shard {}: nothing was changed; try again",
+                        bucket.name, bucket.epoch, shard.id
+                    ),
+                ));
+            }
+        }
     }
 
     /// Waits until everything the session has seen is applied here: the write must come after it (CON-2). What this

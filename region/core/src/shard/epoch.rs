@@ -77,6 +77,11 @@ impl Shard {
         self.fence(bucket).max(Epoch(1))
     }
 
+    /// The epochs in force of the buckets that have left the first behind.
+    pub fn epochs(&self) -> impl Iterator<Item = (BucketId, Epoch)> {
+        self.buckets.iter().map(|(bucket, meta)| (*bucket, meta.fence())).filter(|(_, epoch)| *epoch > Epoch(1))
+    }
+
     /// Whether entries of the bucket wait here for the end of an epoch: then it is behind, whatever its lanes say.
     pub fn waits_for_seal(&self, bucket: BucketId) -> bool {
         self.parked.contains_key(&bucket)

@@ -5,6 +5,7 @@
 
 mod durability;
 mod freshness;
+mod handover;
 mod housekeeping;
 mod operations;
 mod replication;

@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use futures::future::BoxFuture;
 use meridian_consensus::Consensus;
 use meridian_proto::convert::{forwarded_from_proto, response_to_proto};
 use meridian_proto::dial::Dial;
@@ -79,12 +80,17 @@ pub fn node_of(region: RegionId) -> NodeId {
 pub struct Plane {
     topology: watch::Sender<Arc<Topology>>,
     lease: Mutex<Option<Instant>>,
+    told: Mutex<Vec<Word>>,
 }
 
 impl Plane {
     pub fn new() -> Arc<Plane> {
         let far = Instant::now() + Duration::from_secs(3600);
-        Arc::new(Plane { topology: watch::Sender::new(Arc::new(topology())), lease: Mutex::new(Some(far)) })
+        Arc::new(Plane {
+            topology: watch::Sender::new(Arc::new(topology())),
+            lease: Mutex::new(Some(far)),
+            told: Mutex::default(),
+        })
     }
 
     pub fn set_lease(&self, lease: Option<Instant>) {
@@ -97,6 +103,20 @@ impl Plane {
             topology.index += 1;
             change(topology);
         });
+    }
+
+    /// Puts a bucket into another phase, as the metadata plane does.
+    pub fn turn(&self, name: &str, turn: impl FnOnce(&mut Bucket)) {
+        self.change(|topology| {
+            let id = topology.bucket_named(name).unwrap().id;
+            turn(Arc::make_mut(topology.buckets.get_mut(&id).unwrap()));
+        });
+    }
+
+    /// What nodes told the metadata plane, by shard; the last word counts.
+    pub fn told(&self, bucket: BucketId) -> Vec<(ShardId, Fact)> {
+        let told = self.told.lock().unwrap();
+        told.iter().filter(|word| word.bucket == bucket).flat_map(|word| word.facts.clone()).collect()
     }
 
     pub fn bucket(&self, name: &str) -> Arc<Bucket> {
@@ -115,6 +135,11 @@ impl Authority for Plane {
 
     fn lease_holds(&self) -> bool {
         self.lease.lock().unwrap().is_some_and(|until| Instant::now() < until)
+    }
+
+    fn tell(&self, word: Word) -> BoxFuture<'static, Result<(), Refusal>> {
+        self.told.lock().unwrap().push(word);
+        Box::pin(async { Ok(()) })
     }
 }
 
