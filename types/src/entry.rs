@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::id::{BucketId, ClientId, RegionId};
 use crate::key::{Key, Value};
-use crate::position::{Epoch, Hlc};
+use crate::position::{Epoch, Hlc, Positions};
 use crate::request::{RequestId, Write};
 
 /// The first byte of every entry.
@@ -115,6 +115,9 @@ pub enum Body {
     Seal {
         /// The epoch in force from here on; greater than the header's.
         next: Epoch,
+        /// After a failover: what the sealed epoch came to. A replica that has less of it, or more, is not on this
+        /// history and must be repaired. Empty when the primary itself seals: then the order of its lane says it.
+        after: Positions,
     },
 }
 

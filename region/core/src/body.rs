@@ -5,7 +5,7 @@
 
 use meridian_types::entry::{EntryError, HEADER_BYTES, Header, Kind};
 use meridian_types::key::{KEY_BYTES_MAX, MULTI_BYTES_MAX, MULTI_ITEMS_MAX, VALUE_BYTES_MAX};
-use meridian_types::{Epoch, Hlc, Refusal, RefusalKind, RegionId, Version};
+use meridian_types::{Epoch, Hlc, Positions, Refusal, RefusalKind, RegionId, Version};
 use serde::Deserialize;
 
 /// A key of 1 to [`KEY_BYTES_MAX`] bytes.
@@ -47,6 +47,7 @@ pub(crate) enum BodyRef<'a> {
     },
     Seal {
         next: Epoch,
+        after: Positions,
     },
 }
 
@@ -222,7 +223,7 @@ mod tests {
             BodyRef::Fence => Body::Fence,
             BodyRef::DropBucket => Body::DropBucket,
             BodyRef::ExpireClients { before } => Body::ExpireClients { before },
-            BodyRef::Seal { next } => Body::Seal { next },
+            BodyRef::Seal { next, after } => Body::Seal { next, after },
         }
     }
 
@@ -248,7 +249,10 @@ mod tests {
             1 => Just((Kind::Fence, Body::Fence)),
             1 => Just((Kind::DropBucket, Body::DropBucket)),
             1 => any::<u64>().prop_map(|at| (Kind::ExpireClients, Body::ExpireClients { before: Hlc(at) })),
-            1 => any::<u64>().prop_map(|next| (Kind::Seal, Body::Seal { next: Epoch(next) })),
+            1 => any::<(u64, u16, u64)>().prop_map(|(next, region, lsn)| {
+                let after = Positions([(RegionId(region), meridian_types::Lsn(lsn))].into());
+                (Kind::Seal, Body::Seal { next: Epoch(next), after })
+            }),
         ]
     }
 

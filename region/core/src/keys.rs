@@ -7,7 +7,7 @@
 //! shard u16 | 2 | bucket u32 | key                           a record
 //! shard u16 | 3 | bucket u32 | expires at, ms u64 | key      the expiry index
 //! shard u16 | 4 | bucket u32 | origin u16 | client u128 | slot u16   a kept result
-//! shard u16 | 5 | bucket u32 | epoch u64 | origin u16 | lsn u64      an entry that waits for a seal
+//! shard u16 | 5 | bucket u32 | epoch u64 | seal u8 | origin u16 | lsn u64   an entry that waits for a seal
 //! ```
 //!
 //! Numbers are big-endian, so that byte order is number order. A shard is one contiguous range, and so
@@ -94,10 +94,19 @@ pub(crate) fn results_of_shard(shard: ShardId) -> (Vec<u8>, Vec<u8>) {
     (from, to)
 }
 
-pub(crate) fn parked(shard: ShardId, bucket: BucketId, epoch: Epoch, origin: RegionId, lsn: Lsn) -> Vec<u8> {
-    let mut bytes = start(shard, PARKED, 22);
+/// `last`: the seal of the epoch, which comes after everything else in it, whoever wrote it.
+pub(crate) fn parked(
+    shard: ShardId,
+    bucket: BucketId,
+    epoch: Epoch,
+    last: bool,
+    origin: RegionId,
+    lsn: Lsn,
+) -> Vec<u8> {
+    let mut bytes = start(shard, PARKED, 23);
     bytes.extend_from_slice(&bucket.0.to_be_bytes());
     bytes.extend_from_slice(&epoch.0.to_be_bytes());
+    bytes.push(u8::from(last));
     bytes.extend_from_slice(&origin.0.to_be_bytes());
     bytes.extend_from_slice(&lsn.0.to_be_bytes());
     bytes
@@ -186,6 +195,7 @@ pub(crate) fn parse_result(key: &[u8]) -> Option<(BucketId, RegionId, ClientId, 
 pub(crate) fn parse_parked(key: &[u8]) -> Option<(BucketId, Epoch, RegionId, Lsn)> {
     let (bucket, rest) = key.get(3..)?.split_first_chunk()?;
     let (epoch, rest) = rest.split_first_chunk()?;
+    let (_, rest) = rest.split_first()?;
     let (origin, rest) = rest.split_first_chunk()?;
     let lsn: &[u8; 8] = rest.try_into().ok()?;
     Some((
@@ -233,7 +243,7 @@ mod tests {
             data(shard, bucket, &[0xff; 64]),
             expiry(shard, bucket, u64::MAX, &[0xff; 64]),
             result(shard, bucket, region, ClientId(u128::MAX), u16::MAX),
-            parked(shard, bucket, Epoch(u64::MAX), region, Lsn(u64::MAX)),
+            parked(shard, bucket, Epoch(u64::MAX), true, region, Lsn(u64::MAX)),
         ] {
             assert!(from <= key && key < to, "{key:?}");
         }
@@ -251,7 +261,7 @@ mod tests {
         assert_eq!(parse_result(&result(shard, bucket, region, ClientId(7), 5)), Some(kept));
         assert_eq!(parse_expiry(&expiry(shard, bucket, 77, b"key")), Some((77, b"key".as_slice())));
         let waiting = (bucket, Epoch(4), region, Lsn(77));
-        assert_eq!(parse_parked(&parked(shard, bucket, Epoch(4), region, Lsn(77))), Some(waiting));
+        assert_eq!(parse_parked(&parked(shard, bucket, Epoch(4), false, region, Lsn(77))), Some(waiting));
         assert_eq!(parse_meta(b"x"), None);
         assert_eq!(parse_result(b"xxxxxxx"), None);
         assert_eq!(parse_expiry(b"xxxxxxxxx"), None);

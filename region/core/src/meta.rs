@@ -12,6 +12,9 @@ use crate::result::Divergence;
 
 const META_FORMAT: u8 = 1;
 
+/// The format of a bucket's metadata.
+const BUCKET_FORMAT: u8 = 2;
+
 /// Fences remembered per bucket with their position: those whose neighbourhood in the log may still be shipped.
 const FENCES_MAX: usize = 64;
 
@@ -44,6 +47,22 @@ pub(crate) struct BucketMeta {
     pub(crate) divergence: Option<Divergence>,
     /// Dropped for ever: ids are not reused, and late entries must not bring data back.
     pub(crate) dropped: bool,
+    /// The epoch in force: what the last seal began; 0 while it is the first.
+    pub(crate) begun: Epoch,
+    /// The region whose seal ended an epoch otherwise than it ended here: this replica is on no history that counts, until it
+    /// is repaired from there.
+    pub(crate) astray: Option<RegionId>,
+}
+
+/// As it was before epochs were sealed.
+#[derive(Deserialize)]
+struct BucketMeta1 {
+    digest: BucketDigest,
+    fences: Vec<(Lsn, Epoch)>,
+    expiring: u64,
+    origin_hlc: BTreeMap<RegionId, Hlc>,
+    divergence: Option<Divergence>,
+    dropped: bool,
 }
 
 impl ShardMeta {
@@ -62,6 +81,11 @@ impl BucketMeta {
         self.fences.last().map(|(_, epoch)| *epoch).unwrap_or_default()
     }
 
+    /// The epoch in force.
+    pub(crate) fn epoch(&self) -> Epoch {
+        self.begun.max(Epoch(1))
+    }
+
     /// Raises the fence; a lower one changes nothing.
     pub(crate) fn raise_fence(&mut self, at: Lsn, epoch: Epoch) {
         if epoch > self.fence() {
@@ -75,6 +99,32 @@ impl BucketMeta {
     /// Whether an own entry at `lsn` under `epoch` came behind a fence above it.
     pub(crate) fn is_fenced_at(&self, lsn: Lsn, epoch: Epoch) -> bool {
         self.fences.iter().any(|(at, fence)| *at < lsn && *fence > epoch)
+    }
+}
+
+impl From<BucketMeta1> for BucketMeta {
+    fn from(old: BucketMeta1) -> BucketMeta {
+        let begun = old.fences.last().map(|(_, epoch)| *epoch).unwrap_or_default();
+        let BucketMeta1 { digest, fences, expiring, origin_hlc, divergence, dropped } = old;
+        BucketMeta { digest, fences, expiring, origin_hlc, divergence, dropped, begun, astray: None }
+    }
+}
+
+/// A bucket's metadata as bytes.
+pub(crate) fn encode_bucket(meta: &BucketMeta) -> Bytes {
+    // As above.
+    postcard::to_extend(meta, vec![BUCKET_FORMAT]).map(Bytes::from).unwrap_or_default()
+}
+
+/// Reads a bucket's metadata, of this format or the one before.
+pub(crate) fn decode_bucket(bytes: &[u8]) -> Result<BucketMeta, Damage> {
+    let damage = Damage { what: "metadata of a bucket" };
+    match bytes.split_first() {
+        Some((&META_FORMAT, body)) => {
+            postcard::from_bytes::<BucketMeta1>(body).map(BucketMeta::from).map_err(|_| damage)
+        }
+        Some((&BUCKET_FORMAT, body)) => postcard::from_bytes(body).map_err(|_| damage),
+        _ => Err(damage),
     }
 }
 
@@ -110,13 +160,27 @@ mod tests {
         assert_eq!((meta.fence(), meta.fences.len()), (Epoch(999), FENCES_MAX));
     }
 
+    /// Written by the first release: {4 operations, fence 3 at 7}.
+    #[test]
+    fn metadata_of_the_first_format_stays_readable() {
+        let mut digest = BucketDigest { operations: 4, ..BucketDigest::default() };
+        digest.positions.raise(RegionId(1), Lsn(9));
+        let fields =
+            (&digest, vec![(Lsn(7), Epoch(3))], 0_u64, BTreeMap::from([(RegionId(1), Hlc(5))]), None::<()>, false);
+        let meta = decode_bucket(&postcard::to_extend(&fields, vec![META_FORMAT]).unwrap()).unwrap();
+        assert_eq!((meta.digest.clone(), meta.epoch(), meta.astray), (digest, Epoch(3), None));
+        assert_eq!(decode_bucket(&encode_bucket(&meta)).unwrap(), meta);
+    }
+
     proptest! {
         #[test]
         fn any_bytes_are_metadata_or_damage(bytes in prop::collection::vec(any::<u8>(), 0..64)) {
             let mut bytes = bytes;
             bytes.insert(0, META_FORMAT);
             let _ = decode::<ShardMeta>(&bytes, "shard");
-            let _ = decode::<BucketMeta>(&bytes, "bucket");
+            let _ = decode_bucket(&bytes);
+            bytes[0] = BUCKET_FORMAT;
+            let _ = decode_bucket(&bytes);
         }
     }
 }

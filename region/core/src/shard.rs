@@ -140,7 +140,7 @@ impl Shard {
                 self.watermarks.insert((source, lane), meta::decode(value, "watermark")?);
             }
             MetaKey::Bucket(bucket) => {
-                self.buckets.insert(bucket, meta::decode(value, "metadata of a bucket")?);
+                self.buckets.insert(bucket, meta::decode_bucket(value)?);
             }
         }
         Ok(())
@@ -202,7 +202,7 @@ impl Shard {
         }
         for bucket in dirty.buckets {
             if let Some(meta) = self.buckets.get(&bucket) {
-                out.put(keys::bucket_meta(self.id, bucket), meta::encode(meta));
+                out.put(keys::bucket_meta(self.id, bucket), meta::encode_bucket(meta));
             }
         }
         for (source, lane) in dirty.watermarks {
@@ -257,7 +257,7 @@ impl Shard {
             BodyRef::DropBucket => control(self.apply_drop(view, header.bucket, out)?),
             BodyRef::ExpireClients { before } => control(self.apply_expire_clients(*before, out)),
             BodyRef::Write(_) | BodyRef::Expire { .. } | BodyRef::Seal { .. } => {
-                if let Some(refusal) = self.void(lsn, header) {
+                if let Some(refusal) = self.void(lsn, header, body) {
                     return self.refuse(view, lsn, header, body, refusal, out);
                 }
                 let result = self.apply_history(view, out, lsn, header, entry.len(), body)?;
@@ -268,13 +268,22 @@ impl Shard {
     }
 
     /// Why an own entry has no place in its bucket's history, if it hasn't (FEN-2). The other regions never see it.
-    fn void(&mut self, lsn: Lsn, header: &Header) -> Option<Refusal> {
+    fn void(&mut self, lsn: Lsn, header: &Header, body: &BodyRef<'_>) -> Option<Refusal> {
         let meta = self.buckets.get(&header.bucket);
         if meta.is_some_and(|meta| meta.dropped) {
             return Some(Refusal::new(RefusalKind::NotFound, "the bucket was deleted"));
         }
         let fence = meta.map(BucketMeta::fence).unwrap_or_default();
-        if header.epoch < fence {
+        let sealed = match body {
+            BodyRef::Seal { next, after } => Some(self.follows(header, *next, after)),
+            _ => None,
+        };
+        if sealed == Some(false) {
+            self.meta.void(lsn);
+            let message = "the epoch was not as the seal says; nothing was changed: look again";
+            return Some(Refusal::new(RefusalKind::Retry, message));
+        }
+        if sealed.is_none() && header.epoch < fence {
             let message = format!(
                 "the write was ordered under epoch {} of the bucket, but epoch {fence} is in force: refresh the topology and retry",
                 header.epoch
@@ -342,7 +351,8 @@ impl Shard {
         let result = match body {
             BodyRef::Write(write) => decide(&mut editor, &mut self.sessions, self.shards, header, write)?,
             BodyRef::Expire { due } => control::done(plain::expire(&mut editor, due)?, false).encode(),
-            BodyRef::Seal { next } => {
+            BodyRef::Seal { next, .. } => {
+                editor.meta.begun = *next;
                 // Where in the *own* log, whoever sealed: what comes behind it under a lower epoch is void.
                 editor.meta.raise_fence(self.meta.applied, *next);
                 control::done(0, false).encode()

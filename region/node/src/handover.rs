@@ -6,7 +6,7 @@ use std::time::Duration;
 use futures::future::join_all;
 use meridian_region_core::{Duty, Handover, Sight};
 use meridian_types::entry::{Body, Kind};
-use meridian_types::{Bucket, BucketId, Epoch, Phase, Refusal, Seal, ShardId, Word};
+use meridian_types::{Bucket, BucketId, Epoch, Phase, Positions, Refusal, Seal, ShardId, Word};
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
@@ -130,7 +130,7 @@ impl Node {
         if !self.authority.lease_holds() {
             return Err(crate::writes::no_lease());
         }
-        let entry = self.header(Kind::Seal, bucket, epoch).encode(&Body::Seal { next });
+        let entry = self.header(Kind::Seal, bucket, epoch).encode(&Body::Seal { next, after: Positions::default() });
         shard.proposer.propose(entry)?.await.map_err(|why| proposer::refusal(&why))?;
         tracing::info!(region = %self.region(), shard = %shard.id, %bucket, %epoch, %next, "epoch sealed");
         Ok(())

@@ -8,17 +8,21 @@
 //! ```text
 //! entry's epoch  < current: fenced (FEN-2)   = current: applied   > current: parked, up to a bound
 //! ```
+//!
+//! After a failover the new primary seals the dead one's epoch, and its seal says what the epoch came to. A replica that has
+//! less, or more, has gone *astray*: it applies nothing further until it is repaired.
 
 use std::ops::ControlFlow;
 
 use bytes::Bytes;
-use meridian_types::entry::Header;
-use meridian_types::{BucketId, Epoch, Lsn, RequestId};
+use meridian_types::entry::{Header, Kind};
+use meridian_types::{BucketId, Epoch, Lsn, Positions, RegionId, RequestId};
 
 use super::{Shard, answered};
 use crate::body::{self, BodyRef};
 use crate::error::{Damage, ReadError};
 use crate::keys;
+use crate::meta::BucketMeta;
 use crate::result::FrameResult;
 use crate::view::{Mutations, StateView};
 
@@ -63,8 +67,8 @@ impl<'a> Foresight<'a> {
         let (shard, bucket) = (self.shard, header.bucket);
         let (epoch, parked) = self.seen.entry(bucket).or_insert_with(|| (shard.epoch(bucket), shard.parked(bucket)));
         match body {
-            BodyRef::Seal { next } if header.epoch == *epoch => *epoch = *next,
-            _ if header.epoch > *epoch => parked.add(bytes),
+            BodyRef::Seal { next, .. } if header.epoch == *epoch => *epoch = *next,
+            _ if header.epoch > *epoch || shard.astray(bucket).is_some() => parked.add(bytes),
             _ => {}
         }
         if parked.is_full() { Err(FrameResult::Early { bucket, epoch: *epoch }) } else { Ok(()) }
@@ -72,14 +76,32 @@ impl<'a> Foresight<'a> {
 }
 
 impl Shard {
-    /// The epoch of the bucket that is in force here: 1 until a seal or a fence says otherwise.
+    /// The epoch of the bucket that is in force here: 1 until a seal says otherwise.
     pub fn epoch(&self, bucket: BucketId) -> Epoch {
-        self.fence(bucket).max(Epoch(1))
+        self.buckets.get(&bucket).map_or(Epoch(1), BucketMeta::epoch)
+    }
+
+    /// The region from which the bucket must be repaired here, because it sealed an epoch that ended otherwise here.
+    pub fn astray(&self, bucket: BucketId) -> Option<RegionId> {
+        self.buckets.get(&bucket).and_then(|meta| meta.astray)
+    }
+
+    /// Whether a seal ends the epoch in force, as it stands here.
+    pub(super) fn follows(&self, header: &Header, next: Epoch, after: &Positions) -> bool {
+        let positions = self.buckets.get(&header.bucket).map(|meta| &meta.digest.positions);
+        let stands = |(region, lsn): (&RegionId, &Lsn)| positions.map(|it| it.of(*region)).unwrap_or_default() == *lsn;
+        header.epoch == self.epoch(header.bucket) && next > header.epoch && after.0.iter().all(stands)
+    }
+
+    /// Notes that another region sealed an epoch otherwise than it ended here.
+    pub(super) fn go_astray(&mut self, bucket: BucketId, from: RegionId) {
+        self.buckets.entry(bucket).or_default().astray = Some(from);
+        self.dirty.buckets.insert(bucket);
     }
 
     /// The epochs in force of the buckets that have left the first behind.
     pub fn epochs(&self) -> impl Iterator<Item = (BucketId, Epoch)> {
-        self.buckets.iter().map(|(bucket, meta)| (*bucket, meta.fence())).filter(|(_, epoch)| *epoch > Epoch(1))
+        self.buckets.iter().map(|(bucket, meta)| (*bucket, meta.epoch())).filter(|(_, epoch)| *epoch > Epoch(1))
     }
 
     /// Whether entries of the bucket wait here for the end of an epoch: then it is behind, whatever its lanes say.
@@ -111,7 +133,8 @@ impl Shard {
     /// Keeps an entry for the epoch it belongs to.
     pub(super) fn park(&mut self, lsn: Lsn, header: &Header, entry: &Bytes, out: &mut Mutations) {
         self.parked.entry(header.bucket).or_default().add(entry.len());
-        out.put(keys::parked(self.id, header.bucket, header.epoch, header.origin, lsn), entry.clone());
+        let last = header.kind == Kind::Seal;
+        out.put(keys::parked(self.id, header.bucket, header.epoch, last, header.origin, lsn), entry.clone());
     }
 
     /// Applies what waited for the epoch that is now in force, and for those that it ends in turn. What waited for an epoch
@@ -133,15 +156,34 @@ impl Shard {
                 self.release(bucket, entry.len());
                 let (_, epoch, _, lsn) = keys::parse_parked(&key).ok_or(DAMAGED)?;
                 out.delete(key);
-                if epoch == current {
+                if epoch == current && self.astray(bucket).is_none() {
                     let header = Header::decode(&entry).map_err(|_| DAMAGED)?;
                     let body = body::decode(&header, &entry).map_err(|_| DAMAGED)?;
-                    let result = self.apply_history(view, out, lsn, &header, entry.len(), &body)?;
-                    told.extend(answered(&header, &result));
+                    told.extend(self.continue_history(view, out, lsn, &header, entry.len(), &body)?);
                 }
             }
         }
         Ok(())
+    }
+
+    /// Applies an entry of another region that belongs to the epoch in force; a seal that does not fit leads astray.
+    pub(super) fn continue_history(
+        &mut self,
+        view: &dyn StateView,
+        out: &mut Mutations,
+        lsn: Lsn,
+        header: &Header,
+        entry_bytes: usize,
+        body: &BodyRef<'_>,
+    ) -> Result<Vec<(RequestId, Bytes)>, ReadError> {
+        if let BodyRef::Seal { next, after } = body
+            && !self.follows(header, *next, after)
+        {
+            self.go_astray(header.bucket, header.origin);
+            return Ok(Vec::new());
+        }
+        let result = self.apply_history(view, out, lsn, header, entry_bytes, body)?;
+        Ok(answered(header, &result))
     }
 
     fn waiting_up_to(

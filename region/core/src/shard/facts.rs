@@ -1,7 +1,7 @@
 //! What others may know of a shard: positions, digests, fences, kept answers, what is due.
 
 use bytes::Bytes;
-use meridian_types::entry::Header;
+use meridian_types::entry::{Header, Kind};
 use meridian_types::{BucketDigest, BucketId, Epoch, Hlc, Key, Lane, Lsn, RegionId, RequestId, ShardId};
 
 use super::Shard;
@@ -77,7 +77,10 @@ impl Shard {
     /// was refused by the fence, its timestamp or a dropped bucket did not: **the log reader must
     /// not hand it to the shipper**, since the other regions can't know why it was refused.
     pub fn is_effective(&self, lsn: Lsn, header: &Header) -> bool {
-        let fenced = |meta: &BucketMeta| meta.dropped || meta.is_fenced_at(lsn, header.epoch);
+        // A seal ends an epoch that may be fenced off already; one that did not is remembered as void.
+        let fenced = |meta: &BucketMeta| {
+            meta.dropped || (header.kind != Kind::Seal && meta.is_fenced_at(lsn, header.epoch))
+        };
         !self.meta.voids.contains(&lsn) && !self.buckets.get(&header.bucket).is_some_and(fenced)
     }
 

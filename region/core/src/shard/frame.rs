@@ -41,8 +41,11 @@ impl Shard {
                 self.park(lsn, &header, entry, out);
                 continue;
             }
-            let result = self.apply_history(view, out, lsn, &header, entry.len(), &body)?;
-            answered.extend(super::answered(&header, &result));
+            if self.astray(header.bucket).is_some() {
+                self.park(lsn, &header, entry, out);
+                continue;
+            }
+            answered.extend(self.continue_history(view, out, lsn, &header, entry.len(), &body)?);
             if matches!(body, BodyRef::Seal { .. }) {
                 self.unpark(view, header.bucket, out, &mut answered)?;
             }
@@ -91,12 +94,16 @@ impl Shard {
             return Err(damaged(format!("entry {lsn} originated in region {}, not in its source", header.origin)));
         }
         let body = body::decode(&header, entry).map_err(|error| damaged(error.to_string()))?;
-        if matches!(body, BodyRef::Seal { next } if next <= header.epoch) {
-            return Err(damaged(format!("entry {lsn} seals an epoch without a later one")));
-        }
+        let seals = match body {
+            BodyRef::Seal { next, .. } if next <= header.epoch => {
+                return Err(damaged(format!("entry {lsn} seals an epoch without a later one")));
+            }
+            BodyRef::Seal { next, .. } => next,
+            _ => header.epoch,
+        };
         if let Some(meta) = self.buckets.get(&header.bucket).filter(|meta| !meta.dropped) {
             let fence = meta.fence();
-            if header.epoch < fence {
+            if seals < fence {
                 return Err(FrameResult::Fenced { bucket: header.bucket, epoch: header.epoch, fence });
             }
             if let Some(divergence) = &meta.divergence {

@@ -10,7 +10,9 @@
 //! us get plain k                  a read; also `scan plain PREFIX after=K limit=N`
 //! us ships sync to eu max=2       one frame from where eu stands; `from=N` pretends it stands elsewhere
 //! us seals plain 3                the end of the epoch in force, as its last entry
+//! eu takes-over plain 3           the same after a failover: as it stands in eu
 //! us fences plain 3 / us expires / us drops plain / us restarts / us digest plain
+//! us astray plain                 whether it must be repaired
 //! us epoch 3                      the epoch its leader believes in
 //! ```
 
@@ -124,6 +126,16 @@ impl Stage {
                 let done = replica.seal(bucket(line.word(2)), line.word(3).parse().unwrap());
                 done.refused.map_or_else(String::new, |refusal| no(&refusal))
             }
+            "takes-over" => {
+                let done = replica.take_over(bucket(line.word(2)), line.word(3).parse().unwrap());
+                done.refused.map_or_else(String::new, |refusal| no(&refusal))
+            }
+            "astray" => match replica.shard.astray(bucket(line.word(2))) {
+                Some(from) => {
+                    format!("to be repaired from {from}, in epoch {}", replica.shard.epoch(bucket(line.word(2))))
+                }
+                None => "no".to_owned(),
+            },
             "epoch" => {
                 replica.epoch = Epoch(line.word(2).parse().unwrap());
                 String::new()

@@ -9,7 +9,7 @@ use meridian_region_core::{
 use meridian_types::entry::{Body, Header, Kind, WriteBody};
 use meridian_types::frame::{self, DigestNote, FrameHeader};
 use meridian_types::{
-    BucketId, ClientId, Epoch, Hlc, Key, Lane, Lsn, Refusal, RegionId, RequestId, ShardId, Value, Write,
+    BucketId, ClientId, Epoch, Hlc, Key, Lane, Lsn, Positions, Refusal, RegionId, RequestId, ShardId, Value, Write,
 };
 
 pub(crate) const SHARD: ShardId = ShardId(3);
@@ -134,7 +134,15 @@ impl Replica {
     /// Ends the epoch in force of a bucket.
     pub(crate) fn seal(&mut self, bucket: BucketId, next: u64) -> ControlResult {
         let epoch = self.shard.epoch(bucket);
-        self.control(Kind::Seal, bucket, epoch, &Body::Seal { next: Epoch(next) })
+        let body = Body::Seal { next: Epoch(next), after: Positions::default() };
+        self.control(Kind::Seal, bucket, epoch, &body)
+    }
+
+    /// Ends the epoch of a primary that is gone, as it stands here.
+    pub(crate) fn take_over(&mut self, bucket: BucketId, next: u64) -> ControlResult {
+        let epoch = self.shard.epoch(bucket);
+        let after = self.shard.digest(bucket).map(|digest| digest.positions.clone()).unwrap_or_default();
+        self.control(Kind::Seal, bucket, epoch, &Body::Seal { next: Epoch(next), after })
     }
 
     /// Lets the leader look for keys that are due, and removes them; tells how many.
