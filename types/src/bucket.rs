@@ -50,6 +50,13 @@ pub enum Phase {
         /// The next primary.
         to: RegionId,
     },
+    /// A failover: the regions that are left refuse what the lost primary may still send, and nobody accepts writes.
+    Fencing {
+        /// The operation it belongs to.
+        plan: PlanId,
+        /// The next primary.
+        to: RegionId,
+    },
 }
 
 impl fmt::Display for Phase {
@@ -58,6 +65,7 @@ impl fmt::Display for Phase {
             Phase::Steady => "steady",
             Phase::CatchingUp { .. } => "catching-up",
             Phase::Draining { .. } => "draining",
+            Phase::Fencing { .. } => "fencing",
         })
     }
 }
@@ -96,9 +104,12 @@ impl Bucket {
         self.primary.map_or_else(|| self.is_in(region), |primary| primary == region)
     }
 
-    /// Whether nobody accepts writes for it now, because its primary is handing over.
-    pub fn is_draining(&self) -> bool {
-        matches!(self.phase, Phase::Draining { .. })
+    /// Whether nobody accepts writes for it now, because its primary is changing.
+    pub fn is_between_primaries(&self) -> bool {
+        match self.phase {
+            Phase::Steady | Phase::CatchingUp { .. } => false,
+            Phase::Draining { .. } | Phase::Fencing { .. } => true,
+        }
     }
 
     /// The regions a write made in `origin` must be shipped to.

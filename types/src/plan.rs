@@ -40,6 +40,9 @@ pub enum Fact {
     Sealed(Seal),
     /// In the next primary's region: everything up to the seal is applied.
     Ready(Seal),
+    /// In a region that is left after the primary was lost: nothing more of the lost epoch is taken, and this is how far it
+    /// came here.
+    Fenced(Seal),
 }
 
 /// What a node tells of one bucket of an operation, for the shards that it leads.

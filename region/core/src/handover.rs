@@ -4,6 +4,7 @@
 //!                 in the primary's region          in the next primary's region
 //! catching up     close behind? say so
 //! draining        seal; say where                  everything up to the seal here? say so
+//! fencing         (it is lost)                     fence; say how far it came, in every region that is left
 //! steady          seal, if the epoch was raised (an operation was aborted)
 //! ```
 //!
@@ -11,7 +12,7 @@
 //!
 //! Deliberately not here: when the primary moves; that is for the metadata plane, which hears from every shard.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 
 use meridian_types::{Bucket, BucketId, Epoch, Fact, Lsn, Phase, PlanId, RegionId, Seal, ShardId, Word};
 
@@ -22,6 +23,8 @@ pub struct Sight {
     pub shard: ShardId,
     /// The epoch in force in it.
     pub epoch: Epoch,
+    /// Entries of lower epochs are refused in it.
+    pub fence: Epoch,
     /// The position of the primary's log up to which it has the bucket, and the bucket's digest there.
     pub state: Seal,
     /// What the next primary's region has of the bucket's lane, as the primary's shipper knows.
@@ -39,6 +42,15 @@ pub enum Duty {
         epoch: Epoch,
         /// The next one.
         next: Epoch,
+        /// Whether its primary is lost, so that the seal must say what the epoch came to.
+        lost: bool,
+    },
+    /// To refuse lower epochs in a shard from now on.
+    Fence {
+        /// The shard.
+        shard: ShardId,
+        /// The least epoch that is not refused.
+        epoch: Epoch,
     },
     /// To tell the metadata plane about every shard at once.
     Tell(Word),
@@ -47,7 +59,7 @@ pub enum Duty {
 /// Remembers what was told already, and how far the primary was a while ago.
 #[derive(Clone, Debug, Default)]
 pub struct Handover {
-    told: BTreeMap<Topic, BTreeSet<ShardId>>,
+    told: BTreeMap<Topic, BTreeMap<ShardId, Fact>>,
     trails: BTreeMap<BucketId, VecDeque<Footprint>>,
 }
 
@@ -68,16 +80,23 @@ impl Handover {
     /// Looks at a bucket through the shards that this node leads; `now_ms` is its monotonic clock.
     pub fn look(&mut self, now_ms: u64, region: RegionId, bucket: &Bucket, sights: &[Sight]) -> Vec<Duty> {
         let mut duties = Vec::new();
-        let primary = bucket.primary == Some(region);
+        let lost = matches!(bucket.phase, Phase::Fencing { .. });
+        let primary = bucket.primary == Some(region) && !lost;
         if primary {
             let behind = sights.iter().filter(|sight| sight.epoch < bucket.epoch);
             duties.extend(behind.map(|sight| Duty::Seal {
                 shard: sight.shard,
                 epoch: sight.epoch,
                 next: bucket.epoch,
+                lost: sight.fence > sight.epoch,
             }));
         }
+        if lost && bucket.primary != Some(region) {
+            let open = sights.iter().filter(|sight| sight.fence < bucket.epoch);
+            duties.extend(open.map(|sight| Duty::Fence { shard: sight.shard, epoch: bucket.epoch }));
+        }
         let begun = sights.iter().all(|sight| sight.epoch >= bucket.epoch);
+        let fenced = sights.iter().all(|sight| sight.fence >= bucket.epoch);
         let word = match bucket.phase {
             Phase::Steady => {
                 self.forget(bucket.id);
@@ -89,7 +108,10 @@ impl Handover {
             }
             Phase::Draining { plan, .. } if primary && begun => Some(word(plan, bucket, sights, Fact::Sealed)),
             Phase::Draining { plan, to } if to == region && begun => Some(word(plan, bucket, sights, Fact::Ready)),
-            Phase::CatchingUp { .. } | Phase::Draining { .. } => None,
+            Phase::Fencing { plan, .. } if bucket.primary != Some(region) && fenced => {
+                Some(word(plan, bucket, sights, Fact::Fenced))
+            }
+            Phase::CatchingUp { .. } | Phase::Draining { .. } | Phase::Fencing { .. } => None,
         };
         duties.extend(word.filter(|word| self.is_news(word)).map(Duty::Tell));
         duties
@@ -97,13 +119,12 @@ impl Handover {
 
     /// What was told has arrived.
     pub fn told(&mut self, word: &Word) {
-        let shards = word.facts.iter().map(|(shard, _)| *shard);
-        self.told.entry(topic(word)).or_default().extend(shards);
+        self.told.entry(topic(word)).or_default().extend(word.facts.iter().copied());
     }
 
     fn is_news(&self, word: &Word) -> bool {
         let told = self.told.get(&topic(word));
-        word.facts.iter().any(|(shard, _)| told.is_none_or(|told| !told.contains(shard)))
+        word.facts.iter().any(|(shard, fact)| told.is_none_or(|told| told.get(shard) != Some(fact)))
     }
 
     fn forget(&mut self, bucket: BucketId) {
@@ -168,13 +189,13 @@ mod tests {
 
     fn sight(shard: u16, epoch: u64, lsn: u64, acked: u64) -> Sight {
         let state = Seal { lsn: Lsn(lsn), hash: SetHash(u128::from(lsn)), keys: lsn };
-        Sight { shard: ShardId(shard), epoch: Epoch(epoch), state, acked: Lsn(acked) }
+        Sight { shard: ShardId(shard), epoch: Epoch(epoch), fence: Epoch(epoch), state, acked: Lsn(acked) }
     }
 
     fn facts(duties: &[Duty]) -> Vec<Fact> {
         let told = duties.iter().filter_map(|duty| match duty {
             Duty::Tell(word) => Some(word.facts.iter().map(|(_, fact)| *fact)),
-            Duty::Seal { .. } => None,
+            Duty::Seal { .. } | Duty::Fence { .. } => None,
         });
         told.flatten().collect()
     }
@@ -205,7 +226,7 @@ mod tests {
         let bucket = bucket(5, Phase::Draining { plan: PLAN, to: B });
         let sealed = |shard, lsn| sight(shard, 5, lsn, 0);
         let duties = handover.look(0, A, &bucket, &[sight(0, 4, 7, 0), sealed(1, 8)]);
-        assert_eq!(duties, [Duty::Seal { shard: ShardId(0), epoch: Epoch(4), next: Epoch(5) }]);
+        assert_eq!(duties, [Duty::Seal { shard: ShardId(0), epoch: Epoch(4), next: Epoch(5), lost: false }]);
         let duties = handover.look(1, A, &bucket, &[sealed(0, 8), sealed(1, 8)]);
         let [Duty::Tell(word)] = duties.as_slice() else { panic!("{duties:?}") };
         assert_eq!(word.facts.len(), 2);
@@ -225,10 +246,35 @@ mod tests {
     }
 
     #[test]
+    fn the_regions_left_after_a_loss_fence_and_say_how_far_it_came_and_again_when_it_came_further() {
+        let mut handover = Handover::default();
+        let bucket = bucket(5, Phase::Fencing { plan: PLAN, to: B });
+        let open = Sight { fence: Epoch(4), ..sight(0, 4, 8, 0) };
+        let fenced = |lsn| Sight { fence: Epoch(5), ..sight(0, 4, lsn, 0) };
+        assert_eq!(handover.look(0, A, &bucket, &[open]), [], "the lost primary seals nothing any more");
+        let duties = handover.look(0, B, &bucket, &[open]);
+        assert_eq!(duties, [Duty::Fence { shard: ShardId(0), epoch: Epoch(5) }]);
+        let duties = handover.look(1, B, &bucket, &[fenced(8)]);
+        let [Duty::Tell(word)] = duties.as_slice() else { panic!("{duties:?}") };
+        handover.told(word);
+        assert_eq!(handover.look(2, B, &bucket, &[fenced(8)]), []);
+        assert_eq!(facts(&handover.look(3, B, &bucket, &[fenced(9)])), [Fact::Fenced(fenced(9).state)]);
+    }
+
+    #[test]
+    fn a_successor_seals_the_lost_epoch_with_what_it_came_to() {
+        let mut handover = Handover::default();
+        let successor = Bucket { primary: Some(B), ..bucket(5, Phase::Steady) };
+        let fenced = Sight { fence: Epoch(5), ..sight(0, 4, 8, 0) };
+        let duties = handover.look(0, B, &successor, &[fenced]);
+        assert_eq!(duties, [Duty::Seal { shard: ShardId(0), epoch: Epoch(4), next: Epoch(5), lost: true }]);
+    }
+
+    #[test]
     fn after_an_abort_the_primary_begins_the_raised_epoch() {
         let mut handover = Handover::default();
         let duties = handover.look(0, A, &bucket(6, Phase::Steady), &[sight(0, 5, 8, 0)]);
-        assert_eq!(duties, [Duty::Seal { shard: ShardId(0), epoch: Epoch(5), next: Epoch(6) }]);
+        assert_eq!(duties, [Duty::Seal { shard: ShardId(0), epoch: Epoch(5), next: Epoch(6), lost: false }]);
         assert_eq!(handover.look(0, B, &bucket(6, Phase::Steady), &[sight(0, 5, 8, 0)]), []);
     }
 }

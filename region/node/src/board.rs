@@ -41,8 +41,8 @@ pub(crate) struct Board {
 pub(crate) struct Public {
     /// Digests and positions of every bucket.
     pub(crate) digests: BTreeMap<BucketId, BucketDigest>,
-    /// The epoch in force, where it is not the first.
-    epochs: BTreeMap<BucketId, Epoch>,
+    /// The epoch in force and the fence, where it is not the first epoch.
+    epochs: BTreeMap<BucketId, (Epoch, Epoch)>,
     /// Buckets found to differ from another region at equal positions.
     pub(crate) diverged: BTreeMap<BucketId, Divergence>,
     /// Watermarks that moved since the start; the core knows the others.
@@ -71,7 +71,7 @@ pub(crate) struct News {
     pub(crate) hlc: Hlc,
     pub(crate) own_hlc: Hlc,
     pub(crate) digests: Vec<(BucketId, Option<BucketDigest>)>,
-    pub(crate) epochs: Vec<(BucketId, Epoch)>,
+    pub(crate) epochs: Vec<(BucketId, Epoch, Epoch)>,
     pub(crate) own: Vec<(BucketId, u64)>,
     pub(crate) notes: Vec<(Lsn, DigestNote)>,
     pub(crate) frames: Vec<FrameApplied>,
@@ -113,7 +113,7 @@ impl Board {
         let mut public = self.public.write().unwrap_or_else(PoisonError::into_inner);
         *public = Public::default();
         let mut removals = self.removals.write().unwrap_or_else(PoisonError::into_inner);
-        public.epochs = core.epochs().collect();
+        public.epochs = core.epochs().map(|(bucket, epoch, fence)| (bucket, (epoch, fence))).collect();
         for (bucket, digest) in core.digests() {
             removals.insert(bucket, Removal { last: digest.last_removal, by: digest.positions.clone() });
             public.digests.insert(bucket, digest.clone());
@@ -165,7 +165,7 @@ impl Board {
                     None => drop(public.digests.remove(&bucket)),
                 }
             }
-            public.epochs.extend(news.epochs);
+            public.epochs.extend(news.epochs.into_iter().map(|(bucket, epoch, fence)| (bucket, (epoch, fence))));
             for (bucket, bytes) in news.own {
                 let own = public.own.entry(bucket).or_default();
                 *own = (own.0 + 1, own.1 + bytes);
@@ -243,7 +243,12 @@ impl Board {
 
     /// The epoch of a bucket that is in force in this shard.
     pub(crate) fn epoch(&self, bucket: BucketId) -> Epoch {
-        self.public().epochs.get(&bucket).copied().unwrap_or(Epoch(1))
+        self.public().epochs.get(&bucket).map_or(Epoch(1), |(epoch, _)| *epoch)
+    }
+
+    /// The bucket's fence in this shard.
+    pub(crate) fn fence(&self, bucket: BucketId) -> Epoch {
+        self.public().epochs.get(&bucket).map_or(Epoch(0), |(_, fence)| *fence)
     }
 
     /// How far another region's entries have been applied.

@@ -4,9 +4,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::future::join_all;
-use meridian_region_core::{Duty, Handover, Sight};
-use meridian_types::entry::{Body, Kind};
-use meridian_types::{Bucket, BucketId, Epoch, Phase, Positions, Refusal, Seal, ShardId, Word};
+use meridian_region_core::{ControlResult, Duty, Handover, Sight};
+use meridian_types::entry::{Body, Header, Kind};
+use meridian_types::{Bucket, BucketId, Epoch, Phase, Positions, Refusal, RefusalKind, Seal, ShardId, Word};
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
@@ -85,55 +85,67 @@ impl Node {
 
     /// Looks at every bucket on the move once, and does what there is to do.
     async fn look(self: &Arc<Self>, moving: &[Arc<Bucket>], handover: &mut Handover, words: &mut Words) {
-        let mut seals = Vec::new();
+        let mut entries = Vec::new();
         for bucket in moving {
             let led = self.shards.iter().filter(|shard| shard.board.leads());
             let sights: Vec<Sight> = led.map(|shard| self.sight(shard, bucket)).collect();
             for duty in handover.look(self.clock.monotonic_ms(), self.region(), bucket, &sights) {
                 match duty {
-                    Duty::Seal { shard, epoch, next } => seals.push(self.seal(bucket, shard, epoch, next)),
+                    Duty::Seal { shard, epoch, next, lost } => {
+                        let after = if lost { self.positions(shard, bucket.id) } else { Positions::default() };
+                        let header = self.header(Kind::Seal, bucket.id, epoch);
+                        entries.push(self.turn(shard, header, Body::Seal { next, after }));
+                    }
+                    Duty::Fence { shard, epoch } => {
+                        entries.push(self.turn(shard, self.header(Kind::Fence, bucket.id, epoch), Body::Fence));
+                    }
                     Duty::Tell(word) => words.tell(self, word),
                 }
             }
         }
         // All at once: one sync of the log for all shards.
-        join_all(seals).await;
+        join_all(entries).await;
     }
 
     fn sight(&self, shard: &ShardNode, bucket: &Bucket) -> Sight {
-        // The epoch first: a digest that is read after the seal was seen has everything up to it.
-        let epoch = shard.board.epoch(bucket.id);
+        // Epoch and fence first: a digest that is read after they were seen has everything up to them.
+        let (epoch, fence) = (shard.board.epoch(bucket.id), shard.board.fence(bucket.id));
         let digest = shard.board.public().digests.get(&bucket.id).cloned().unwrap_or_default();
         let lsn = bucket.primary.map(|primary| digest.positions.of(primary)).unwrap_or_default();
         let acked = match bucket.phase {
-            Phase::CatchingUp { to, .. } | Phase::Draining { to, .. } => shard.acked(bucket.policy.lane(), to),
-            Phase::Steady => lsn,
+            Phase::CatchingUp { to, .. } => shard.acked(bucket.policy.lane(), to),
+            Phase::Steady | Phase::Draining { .. } | Phase::Fencing { .. } => lsn,
         };
-        Sight { shard: shard.id, epoch, state: Seal { lsn, hash: digest.hash, keys: digest.keys }, acked }
+        Sight { shard: shard.id, epoch, fence, state: Seal { lsn, hash: digest.hash, keys: digest.keys }, acked }
     }
 
-    /// Ends the epoch in force of a bucket in a shard. What fails is tried again at the next look.
-    async fn seal(&self, bucket: &Bucket, shard: ShardId, epoch: Epoch, next: Epoch) {
+    fn positions(&self, shard: ShardId, bucket: BucketId) -> Positions {
+        let digest = self.shard(shard).and_then(|shard| shard.board.public().digests.get(&bucket).cloned());
+        digest.unwrap_or_default().positions
+    }
+
+    /// Ends an epoch of a bucket in a shard, or fences it. What fails is tried again at the next look.
+    async fn turn(&self, shard: ShardId, header: Header, body: Body) {
         let Some(shard) = self.shard(shard) else { return };
-        if let Err(why) = self.propose_seal(shard, bucket.id, epoch, next).await {
-            tracing::debug!(region = %self.region(), shard = %shard.id, bucket = %bucket.id, %epoch, %why, "not sealed yet");
+        let (region, bucket, epoch) = (self.region(), header.bucket, header.epoch);
+        match self.propose_turn(shard, header, &body).await {
+            Ok(()) => {
+                tracing::info!(%region, shard = %shard.id, %bucket, %epoch, kind = ?header.kind, "the epoch turns")
+            }
+            Err(why) => {
+                tracing::debug!(%region, shard = %shard.id, %bucket, %epoch, %why, "the epoch does not turn yet")
+            }
         }
     }
 
-    async fn propose_seal(
-        &self,
-        shard: &ShardNode,
-        bucket: BucketId,
-        epoch: Epoch,
-        next: Epoch,
-    ) -> Result<(), Refusal> {
+    async fn propose_turn(&self, shard: &ShardNode, header: Header, body: &Body) -> Result<(), Refusal> {
         if !self.authority.lease_holds() {
             return Err(crate::writes::no_lease());
         }
-        let entry = self.header(Kind::Seal, bucket, epoch).encode(&Body::Seal { next, after: Positions::default() });
-        shard.proposer.propose(entry)?.await.map_err(|why| proposer::refusal(&why))?;
-        tracing::info!(region = %self.region(), shard = %shard.id, %bucket, %epoch, %next, "epoch sealed");
-        Ok(())
+        let applied = shard.proposer.propose(header.encode(body))?.await.map_err(|why| proposer::refusal(&why))?;
+        let result = ControlResult::decode(&applied.result)
+            .map_err(|why| Refusal::new(RefusalKind::Internal, why.to_string()))?;
+        result.refused.map_or(Ok(()), Err)
     }
 }
 

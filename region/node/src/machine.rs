@@ -75,8 +75,8 @@ impl Machine {
             touched = core.digests().filter(|(id, it)| public.digests.get(id) != Some(it)).map(|(id, _)| id).collect();
             touched.extend(public.digests.keys().filter(|id| core.digest(**id).is_none()));
         }
-        let epochs = touched.iter().map(|bucket| (*bucket, core.epoch(*bucket)));
-        news.epochs = epochs.filter(|(_, epoch)| *epoch > Epoch(1)).collect();
+        let epochs = touched.iter().map(|bucket| (*bucket, core.epoch(*bucket), core.fence(*bucket)));
+        news.epochs = epochs.filter(|(_, epoch, fence)| *epoch.max(fence) > Epoch(1)).collect();
         news.digests = touched.into_iter().map(|bucket| (bucket, core.digest(bucket).cloned())).collect();
         Ok((changes, results, news))
     }

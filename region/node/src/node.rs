@@ -97,7 +97,7 @@ impl Node {
         let now = topology.buckets.get(&standing.bucket.id);
         lease
             && now.is_some_and(|now| {
-                now.primary == Some(self.region()) && now.epoch == standing.bucket.epoch && !now.is_draining()
+                now.primary == Some(self.region()) && now.epoch == standing.bucket.epoch && !now.is_between_primaries()
             })
     }
 

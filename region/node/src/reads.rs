@@ -173,7 +173,7 @@ impl Node {
         let bucket = &standing.bucket;
         // Another epoch here than on record, or a primary that hands over: there may be writes this replica can't know
         // of. A lane says how far it is complete, not that its source is still the one that counts.
-        if shard.board.epoch(bucket.id) != bucket.epoch || bucket.is_draining() {
+        if shard.board.epoch(bucket.id) != bucket.epoch || bucket.is_between_primaries() {
             return None;
         }
         if bucket.primary == Some(self.region()) {

@@ -119,7 +119,7 @@ impl Node {
             let topology = self.authority.topology();
             let id = topology.bucket_ids.get(request.bucket());
             if let Some(bucket) = id.and_then(|id| topology.buckets.get(id)).cloned() {
-                if !(bucket.is_draining() && needs_primary(request, &bucket, self.region())) {
+                if !(bucket.is_between_primaries() && needs_primary(request, &bucket, self.region())) {
                     return Ok(Standing { topology, bucket, lease });
                 }
                 // Subscribed first, looked at again second: no change is missed in between.

@@ -99,9 +99,10 @@ impl Shard {
         self.dirty.buckets.insert(bucket);
     }
 
-    /// The epochs in force of the buckets that have left the first behind.
-    pub fn epochs(&self) -> impl Iterator<Item = (BucketId, Epoch)> {
-        self.buckets.iter().map(|(bucket, meta)| (*bucket, meta.epoch())).filter(|(_, epoch)| *epoch > Epoch(1))
+    /// Epoch and fence of the buckets that have left the first epoch behind, or are about to.
+    pub fn epochs(&self) -> impl Iterator<Item = (BucketId, Epoch, Epoch)> {
+        let epochs = self.buckets.iter().map(|(bucket, meta)| (*bucket, meta.epoch(), meta.fence()));
+        epochs.filter(|(_, epoch, fence)| *epoch.max(fence) > Epoch(1))
     }
 
     /// Whether entries of the bucket wait here for the end of an epoch: then it is behind, whatever its lanes say.

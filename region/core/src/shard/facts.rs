@@ -78,9 +78,8 @@ impl Shard {
     /// not hand it to the shipper**, since the other regions can't know why it was refused.
     pub fn is_effective(&self, lsn: Lsn, header: &Header) -> bool {
         // A seal ends an epoch that may be fenced off already; one that did not is remembered as void.
-        let fenced = |meta: &BucketMeta| {
-            meta.dropped || (header.kind != Kind::Seal && meta.is_fenced_at(lsn, header.epoch))
-        };
+        let fenced =
+            |meta: &BucketMeta| meta.dropped || (header.kind != Kind::Seal && meta.is_fenced_at(lsn, header.epoch));
         !self.meta.voids.contains(&lsn) && !self.buckets.get(&header.bucket).is_some_and(fenced)
     }
 

@@ -4,6 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use meridian_region_node::FrameRefusal;
 use meridian_types::{
     Bucket, ClientId, Epoch, Fact, Lane, Phase, PlanId, ReadLevel, RefusalKind, RequestId, Seal, ShardId,
 };
@@ -147,4 +148,30 @@ async fn con_3_a_replica_knows_no_bound_on_its_staleness_until_the_seal_has_arri
     eventually("sealed", async || pair.sealed().len() == usize::from(SHARDS)).await;
     // The primary might be anywhere by now, for all this replica can tell.
     assert_eq!(pair.b.execute(bounded()).await.unwrap_err().kind, RefusalKind::Stale);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn fen_2_a_region_that_is_left_fences_the_lost_primary_and_takes_over_without_it() {
+    let pair = pair().await;
+    let shard = key("k").shard(pair.bucket().id, SHARDS);
+    pair.a.put("async", "k", "shipped").await.unwrap();
+    pair.carry_all().await;
+    pair.a.put("async", "k", "lost").await.unwrap();
+    let late = next_frame(&pair.a, &pair.b, shard, Lane::Async).await.unwrap();
+    pair.plane.turn("async", |bucket| {
+        bucket.epoch = Epoch(2);
+        bucket.phase = Phase::Fencing { plan: PLAN, to: B };
+    });
+    let fenced = |fact| if let Fact::Fenced(seal) = fact { Some(seal) } else { None };
+    eventually("every shard is fenced", async || pair.seals(fenced).len() == usize::from(SHARDS)).await;
+    assert_eq!(pair.sealed(), [], "the lost primary takes no part (SWI-3)");
+    assert_eq!(pair.b.handle.apply_frame(&late).await, Err(FrameRefusal::Fenced));
+
+    pair.plane.turn("async", |bucket| {
+        bucket.primary = Some(B);
+        bucket.phase = Phase::Steady;
+    });
+    assert_eq!(pair.b.value("async", "k", ReadLevel::Strong).await.as_deref(), Some("shipped"));
+    assert_eq!(pair.b.put("async", "k", "new").await.unwrap().epoch, Epoch(2));
+    assert_eq!(pair.b.handle.apply_frame(&late).await, Err(FrameRefusal::Fenced), "and never later");
 }
