@@ -3,9 +3,11 @@
 use std::sync::Arc;
 use std::time::Instant;
 
+use futures::FutureExt;
+use futures::future::BoxFuture;
 use meridian_metadata_node::Handle;
 use meridian_region_node::Authority;
-use meridian_types::{Refusal, Topology, Word};
+use meridian_types::{Refusal, RefusalKind, Topology, Word};
 use tokio::sync::watch;
 
 /// The metadata plane's handle, seen as the region's source of authority (FEN-1).
@@ -22,5 +24,11 @@ impl Authority for MetadataAuthority {
 
     fn lease_holds(&self) -> bool {
         self.0.lease_until().is_some_and(|until| Instant::now() < until)
+    }
+
+    fn tell(&self, word: Word) -> BoxFuture<'static, Result<(), Refusal>> {
+        let refusal =
+            Refusal::new(RefusalKind::Invalid, format!("no operation {} is known to this release", word.plan));
+        async move { Err(refusal) }.boxed()
     }
 }

@@ -31,6 +31,7 @@ pub mod view;
 pub use error::{ApplyError, Damage, LoadError, ReadError};
 pub use handover::{Duty, Handover, Sight};
 pub use keys::shard_range;
+pub use meta::Astray;
 pub use propose::active_active_body;
 pub use result::{ControlResult, Divergence, FrameResult, ResultError, WriteResult};
 pub use scrub::{Contents, recompute_digest};

@@ -49,9 +49,19 @@ pub(crate) struct BucketMeta {
     pub(crate) dropped: bool,
     /// The epoch in force: what the last seal began; 0 while it is the first.
     pub(crate) begun: Epoch,
-    /// The region whose seal ended an epoch otherwise than it ended here: this replica is on no history that counts, until it
-    /// is repaired from there.
-    pub(crate) astray: Option<RegionId>,
+    /// This replica is on no history that counts, until it is repaired.
+    pub(crate) astray: Option<Astray>,
+}
+
+/// Another region's seal ended an epoch otherwise than it ended here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Astray {
+    /// The region that sealed: what it has counts.
+    pub from: RegionId,
+    /// The epoch it began.
+    pub epoch: Epoch,
+    /// How much of this region's own log counts. What this region wrote to the bucket behind it is salvage (SWI-2).
+    pub cut: Lsn,
 }
 
 /// As it was before epochs were sealed.

@@ -22,7 +22,7 @@ use super::{Shard, answered};
 use crate::body::{self, BodyRef};
 use crate::error::{Damage, ReadError};
 use crate::keys;
-use crate::meta::BucketMeta;
+use crate::meta::{Astray, BucketMeta};
 use crate::result::FrameResult;
 use crate::view::{Mutations, StateView};
 
@@ -81,8 +81,8 @@ impl Shard {
         self.buckets.get(&bucket).map_or(Epoch(1), BucketMeta::epoch)
     }
 
-    /// The region from which the bucket must be repaired here, because it sealed an epoch that ended otherwise here.
-    pub fn astray(&self, bucket: BucketId) -> Option<RegionId> {
+    /// Set when the bucket must be repaired here, because another region sealed an epoch that ended otherwise here.
+    pub fn astray(&self, bucket: BucketId) -> Option<Astray> {
         self.buckets.get(&bucket).and_then(|meta| meta.astray)
     }
 
@@ -94,9 +94,10 @@ impl Shard {
     }
 
     /// Notes that another region sealed an epoch otherwise than it ended here.
-    pub(super) fn go_astray(&mut self, bucket: BucketId, from: RegionId) {
-        self.buckets.entry(bucket).or_default().astray = Some(from);
-        self.dirty.buckets.insert(bucket);
+    fn go_astray(&mut self, header: &Header, epoch: Epoch, after: &Positions) {
+        let astray = Astray { from: header.origin, epoch, cut: after.of(self.region) };
+        self.buckets.entry(header.bucket).or_default().astray = Some(astray);
+        self.dirty.buckets.insert(header.bucket);
     }
 
     /// Epoch and fence of the buckets that have left the first epoch behind, or are about to.
@@ -180,7 +181,7 @@ impl Shard {
         if let BodyRef::Seal { next, after } = body
             && !self.follows(header, *next, after)
         {
-            self.go_astray(header.bucket, header.origin);
+            self.go_astray(header, *next, after);
             return Ok(Vec::new());
         }
         let result = self.apply_history(view, out, lsn, header, entry_bytes, body)?;

@@ -21,7 +21,7 @@ use std::fmt::Write as _;
 use std::path::PathBuf;
 
 use meridian_region_core::read;
-use meridian_region_core::{FrameResult, WriteResult};
+use meridian_region_core::{Astray, FrameResult, WriteResult};
 use meridian_types::entry::{Body, Kind};
 use meridian_types::{BucketId, Epoch, Hlc, Lane, Lsn, Outcome, Refusal, RegionId, RequestId, Version, Write};
 
@@ -131,8 +131,10 @@ impl Stage {
                 done.refused.map_or_else(String::new, |refusal| no(&refusal))
             }
             "astray" => match replica.shard.astray(bucket(line.word(2))) {
-                Some(from) => {
-                    format!("to be repaired from {from}, in epoch {}", replica.shard.epoch(bucket(line.word(2))))
+                Some(Astray { from, epoch, cut }) => {
+                    format!(
+                        "to be repaired from {from}, which began epoch {epoch}; of the own log, {cut} is the last that counts"
+                    )
                 }
                 None => "no".to_owned(),
             },
