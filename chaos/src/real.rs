@@ -1,10 +1,12 @@
-//! Real processes: regions of one `meridian server` each on loopback, writers that remember, and a verdict.
+//! Real processes: regions of one `meridian server` each, writers that remember, and a verdict.
 //!
 //! A [`Planet`] is three such regions. A [`load`] writes to it and remembers what was acknowledged; [`verdict`]
 //! compares memory and planet after everything has healed.
 
 pub mod load;
+mod place;
 mod planet;
 pub mod verdict;
 
-pub use planet::{BUCKETS, Planet, REGIONS};
+pub use place::{Launch, Place};
+pub use planet::{BUCKETS, Dial, Planet, REGIONS};

@@ -94,17 +94,48 @@ impl Client {
         &self.inner
     }
 
+    /// Sends a request that was put together elsewhere: by a gateway of another protocol, or a test that keeps requests
+    /// and answers as they are. A write with an id of this client keeps it, and its lowest outstanding with it: whoever
+    /// numbers writes himself does so for all of a client's. Without one it is numbered like any other. The request's
+    /// deadline, unless 0, bounds all attempts together.
+    ///
+    /// # Errors
+    /// As those of every call: what to do, and what a write may have done. Invalid for an id of another client: the
+    /// connection says whose it is.
+    pub async fn ask(&self, request: Request) -> Result<Response, Error> {
+        match &request {
+            Request::Read { read, .. } => read.validate()?,
+            Request::Write { id, .. } if *id != RequestId::default() && id.client != self.id() => {
+                let why = "the request has another client's id: build a client of that id";
+                return Err(Refusal::new(RefusalKind::Invalid, why).into());
+            }
+            Request::Write { write, .. } => write.validate()?,
+        }
+        let deadline = Some(request.deadline_ms()).filter(|ms| *ms > 0).map(|ms| Duration::from_millis(ms.into()));
+        Ok(self.answer(request, deadline).await?.0)
+    }
+
     /// Sends a request until it is answered, refused for good, or out of time.
     pub(crate) async fn execute(
         &self,
-        mut request: Request,
+        request: Request,
         deadline: Option<Duration>,
         session: Option<&Session>,
     ) -> Result<(Outcome, Meta), Error> {
+        let (response, attempts) = self.answer(request, deadline).await?;
+        if let Some(session) = session {
+            session.observe(&response.session);
+        }
+        Ok(self.inner.conclude(response, attempts))
+    }
+
+    /// The answer, and how many attempts it took.
+    async fn answer(&self, mut request: Request, deadline: Option<Duration>) -> Result<(Response, u32), Error> {
         let inner = &*self.inner;
         let mut course = Course::new(deadline.unwrap_or(inner.settings.deadline));
         let slot = match &request {
             Request::Read { .. } => None,
+            Request::Write { id, .. } if *id != RequestId::default() => None,
             Request::Write { .. } => match timeout_at(course.expires, inner.window.begin()).await {
                 Ok(slot) => Some(slot),
                 Err(_) => return Err(course.error(crowded())),
@@ -118,7 +149,8 @@ impl Client {
             match endpoint.exchange.attempt(&request).await {
                 Ok(response) => {
                     endpoint.worked();
-                    return Ok(inner.conclude(request.bucket(), response, session, course.attempts));
+                    inner.learn(request.bucket(), &response);
+                    return Ok((response, course.attempts));
                 }
                 Err(failure) => course.consider(inner, &endpoint, request.bucket(), failure).await?,
             }
@@ -127,23 +159,18 @@ impl Client {
 }
 
 impl Inner {
-    fn conclude(
-        &self,
-        bucket: &BucketName,
-        response: Response,
-        session: Option<&Session>,
-        attempts: u32,
-    ) -> (Outcome, Meta) {
-        if let Some(session) = session {
-            session.observe(&response.session);
-        }
+    /// Takes the hint when an answer shows that the topology moved on.
+    fn learn(&self, bucket: &BucketName, response: &Response) {
         let topology = self.cluster.topology();
         let known = topology.bucket_ids.get(bucket).and_then(|id| topology.buckets.get(id));
         if known.is_none_or(|known| known.epoch < response.epoch) || !topology.regions.contains_key(&response.region) {
             self.cluster.is_outdated();
         }
+    }
+
+    fn conclude(&self, response: Response, attempts: u32) -> (Outcome, Meta) {
         let meta = Meta {
-            region: region_name(&topology, response.region),
+            region: region_name(&self.cluster.topology(), response.region),
             epoch: response.epoch,
             hlc: response.freshness.hlc,
             staleness: response.freshness.staleness_ms.map(Duration::from_millis),
@@ -184,8 +211,10 @@ fn prepare(request: &mut Request, inner: &Inner, number: Option<u64>, attempt_ms
         Request::Read { deadline_ms, .. } => *deadline_ms = attempt_ms,
         Request::Write { deadline_ms, id, lowest_outstanding, .. } => {
             *deadline_ms = attempt_ms;
-            *id = RequestId { client: inner.settings.client, sequence: number.unwrap_or_default() };
-            *lowest_outstanding = inner.window.lowest();
+            if let Some(sequence) = number {
+                *id = RequestId { client: inner.settings.client, sequence };
+                *lowest_outstanding = inner.window.lowest();
+            }
         }
     }
 }

@@ -1,17 +1,20 @@
-//! Three regions of one real process each, on loopback: start, kill -9, restart.
+//! Three regions of one real process each: start, kill -9, stop, restart.
 
 use std::fmt::Write as _;
 use std::fs::File;
-use std::net::{SocketAddr, TcpListener, UdpSocket};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, ensure};
 use meridian_client::{Acks, BucketName, BucketSpec, Client, Policy};
+use rustix::process::{Pid, Signal, kill_process};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::Instant;
+
+use super::place::{Launch, Place};
 
 /// The regions of every planet, in the order of their replica numbers. The first is every bucket's primary.
 pub const REGIONS: [&str; 3] = ["us-east", "eu-west", "ap-south"];
@@ -32,29 +35,34 @@ pub struct Planet {
 
 struct Node {
     name: String,
-    rpc: SocketAddr,
-    admin: SocketAddr,
+    place: Place,
     child: Option<Child>,
 }
 
 impl Planet {
-    /// Issues certificates and writes configurations below `dir`; starts nothing yet.
+    /// Issues certificates and writes configurations below `dir`, for nodes on loopback; starts nothing yet.
     ///
     /// # Errors
     /// When the binary can't issue certificates, or no ports are free.
     pub fn create(binary: &Path, dir: &Path) -> anyhow::Result<Planet> {
+        Planet::create_at(binary, dir, Place::on_loopback(REGIONS.len())?)
+    }
+
+    /// The same for nodes that live at `places`, one per region.
+    ///
+    /// # Errors
+    /// When the binary can't issue certificates.
+    pub fn create_at(binary: &Path, dir: &Path, places: Vec<Place>) -> anyhow::Result<Planet> {
+        ensure!(places.len() == REGIONS.len(), "{} places for {} regions", places.len(), REGIONS.len());
         let mut planet = Planet { binary: binary.to_owned(), dir: dir.to_owned(), nodes: Vec::new() };
         planet.issue(&["init"])?;
         planet.issue(&["client", "--name", "chaos"])?;
-        let ports = free_ports(REGIONS.len())?;
-        for (region, ports) in REGIONS.iter().zip(&ports) {
+        let members = members(&places);
+        for (region, place) in REGIONS.iter().zip(places) {
             let name = format!("{region}-1");
             planet.issue(&["node", "--region", region, "--name", &name])?;
-            planet.nodes.push(Node { name, rpc: ports.rpc, admin: ports.admin, child: None });
-        }
-        let members = members(&ports);
-        for ((region, ports), node) in REGIONS.iter().zip(&ports).zip(&planet.nodes) {
-            std::fs::write(planet.config(&node.name), planet.config_text(region, &node.name, ports, &members))?;
+            std::fs::write(planet.config(&name), place.config(dir, region, &name, &members))?;
+            planet.nodes.push(Node { name, place, child: None });
         }
         Ok(planet)
     }
@@ -64,11 +72,25 @@ impl Planet {
     /// # Errors
     /// When the process can't be started.
     pub fn start(&mut self, node: usize) -> anyhow::Result<()> {
-        let name = &self.nodes[node].name;
+        self.start_with(node, &Launch::default())
+    }
+
+    /// Starts a node in a special way.
+    ///
+    /// # Errors
+    /// When the process can't be started.
+    pub fn start_with(&mut self, node: usize, launch: &Launch) -> anyhow::Result<()> {
+        let Node { name, place, .. } = &self.nodes[node];
         let log = File::options().create(true).append(true).open(self.dir.join(format!("{name}.log")))?;
-        let child = Command::new(&self.binary)
+        let through = place.through.iter().chain(&launch.through);
+        let mut words = through.map(AsRef::as_ref).chain([self.binary.as_os_str()]);
+        // There is always a word: the binary itself.
+        let mut command = Command::new(words.next().unwrap_or_default());
+        let child = command
+            .args(words)
             .args(["server", "--config"])
             .arg(self.config(name))
+            .envs(launch.environment.iter().cloned())
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(log)
@@ -92,6 +114,40 @@ impl Planet {
         Ok(())
     }
 
+    /// Sends a node a signal.
+    ///
+    /// # Errors
+    /// When it is not running.
+    pub fn signal(&self, node: usize, signal: Signal) -> anyhow::Result<()> {
+        let node = &self.nodes[node];
+        let pid = node.child.as_ref().and_then(|child| Pid::from_raw(child.id().cast_signed()));
+        let pid = pid.with_context(|| format!("{} is not running", node.name))?;
+        kill_process(pid, signal).with_context(|| format!("signalling {}", node.name))
+    }
+
+    /// How a node ended that nobody killed; `None` while it runs, or was never started. Told once.
+    ///
+    /// # Errors
+    /// When the operating system doesn't say.
+    pub fn ended(&mut self, node: usize) -> anyhow::Result<Option<ExitStatus>> {
+        let Some(child) = self.nodes[node].child.as_mut() else { return Ok(None) };
+        let ended = child.try_wait()?;
+        if ended.is_some() {
+            self.nodes[node].child = None;
+        }
+        Ok(ended)
+    }
+
+    /// Whether a node was started and not killed since.
+    pub fn is_started(&self, node: usize) -> bool {
+        self.nodes[node].child.is_some()
+    }
+
+    /// The process id of a running node.
+    pub fn process(&self, node: usize) -> Option<u32> {
+        self.nodes[node].child.as_ref().map(Child::id)
+    }
+
     /// Waits until every node says it is ready.
     ///
     /// # Errors
@@ -102,7 +158,7 @@ impl Planet {
             loop {
                 let ended = self.nodes[at].child.as_mut().map(Child::try_wait).transpose()?.flatten();
                 ensure!(ended.is_none(), "{} ended by itself: {ended:?}; {}", self.nodes[at].name, self.log_tail(at));
-                match readyz(self.nodes[at].admin).await {
+                match readyz(self.nodes[at].place.admin).await {
                     Ok(answer) if answer.starts_with("HTTP/1.1 200") => break,
                     _ if Instant::now() < until => tokio::time::sleep(Duration::from_millis(50)).await,
                     last => anyhow::bail!("{} is not ready: {last:?}; {}", self.nodes[at].name, self.log_tail(at)),
@@ -117,13 +173,13 @@ impl Planet {
     /// # Errors
     /// When no node answers.
     pub async fn client(&self, nearest: usize) -> anyhow::Result<Client> {
+        self.dial(nearest).connect().await
+    }
+
+    /// What it takes to become such a client, elsewhere and later.
+    pub fn dial(&self, nearest: usize) -> Dial {
         let order = (0..self.nodes.len()).map(|step| &self.nodes[(nearest + step) % self.nodes.len()]);
-        let pki = self.dir.join("pki");
-        Ok(Client::builder()
-            .endpoints(order.map(|node| format!("https://{}", node.rpc)))
-            .tls_files(pki.join("ca.pem"), pki.join("chaos.pem"), pki.join("chaos-key.pem"))
-            .connect()
-            .await?)
+        Dial { endpoints: order.map(|node| format!("https://{}", node.place.rpc)).collect(), pki: self.dir.join("pki") }
     }
 
     /// Creates one bucket per policy.
@@ -156,17 +212,8 @@ impl Planet {
         self.dir.join(format!("{node}.toml"))
     }
 
-    fn config_text(&self, region: &str, node: &str, ports: &Ports, members: &str) -> String {
-        let dir = self.dir.display();
-        format!(
-            "cluster = \"chaos\"\nregion = \"{region}\"\nnode = \"{node}\"\ndata_dir = \"{dir}/{node}\"\n\
-             [listen]\nrpc = \"{}\"\nreplication = \"{}\"\nadmin = \"{}\"\n\
-             [tls]\nca = \"{dir}/pki/ca.pem\"\ncert = \"{dir}/pki/{node}.pem\"\nkey = \"{dir}/pki/{node}-key.pem\"\n{members}",
-            ports.rpc, ports.replication, ports.admin
-        )
-    }
-
-    fn log_tail(&self, node: usize) -> String {
+    /// The end of a node's log.
+    pub fn log_tail(&self, node: usize) -> String {
         let name = &self.nodes[node].name;
         let text = std::fs::read_to_string(self.dir.join(format!("{name}.log"))).unwrap_or_default();
         let lines: Vec<&str> = text.lines().rev().take(20).collect();
@@ -185,33 +232,33 @@ impl Drop for Planet {
     }
 }
 
-struct Ports {
-    rpc: SocketAddr,
-    replication: SocketAddr,
-    admin: SocketAddr,
+/// How clients reach a planet.
+#[derive(Clone, Debug)]
+pub struct Dial {
+    endpoints: Vec<String>,
+    pki: PathBuf,
 }
 
-/// Ports that were free a moment ago: held all at once, so that they differ.
-fn free_ports(count: usize) -> anyhow::Result<Vec<Ports>> {
-    let tcp: Vec<TcpListener> = (0..count * 2).map(|_| TcpListener::bind("127.0.0.1:0")).collect::<Result<_, _>>()?;
-    let udp: Vec<UdpSocket> = (0..count).map(|_| UdpSocket::bind("127.0.0.1:0")).collect::<Result<_, _>>()?;
-    tcp.chunks(2)
-        .zip(&udp)
-        .map(|(tcp, udp)| {
-            let (rpc, admin) = (tcp[0].local_addr()?, tcp[1].local_addr()?);
-            Ok(Ports { rpc, replication: udp.local_addr()?, admin })
-        })
-        .collect()
+impl Dial {
+    /// Connects, with a new identity.
+    ///
+    /// # Errors
+    /// When no node answers.
+    pub async fn connect(&self) -> anyhow::Result<Client> {
+        let pki = &self.pki;
+        let files = (pki.join("ca.pem"), pki.join("chaos.pem"), pki.join("chaos-key.pem"));
+        Ok(Client::builder().endpoints(&self.endpoints).tls_files(files.0, files.1, files.2).connect().await?)
+    }
 }
 
-fn members(ports: &[Ports]) -> String {
+fn members(places: &[Place]) -> String {
     let mut text = String::new();
-    for (region, ports) in REGIONS.iter().zip(ports) {
+    for (region, place) in REGIONS.iter().zip(places) {
         // Writing to a string can't fail.
         let _ = writeln!(
             text,
             "[[members]]\nname = \"{region}-1\"\nregion = \"{region}\"\nrpc = \"{}\"\nreplication = \"{}\"",
-            ports.rpc, ports.replication
+            place.rpc, place.replication
         );
     }
     text

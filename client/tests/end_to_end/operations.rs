@@ -4,7 +4,9 @@ use std::time::Duration;
 
 use futures::TryStreamExt;
 use meridian_client::{Condition, RefusalKind, Session, StalePolicy, WriteAck};
-use meridian_types::{Lsn, ReadLevel, Refusal, Request};
+use meridian_types::{
+    BucketName, ClientId, Key, Lsn, Outcome, ReadLevel, Refusal, Request, RequestId, SessionToken, Write,
+};
 
 use crate::world::World;
 
@@ -40,6 +42,37 @@ async fn every_operation_makes_the_round_trip() -> anyhow::Result<()> {
     assert_eq!(many, [Some(b"123".to_vec()), None, Some(b"4".to_vec())]);
     assert!(orders.delete("c").await?.existed);
     assert!(!orders.delete("c").await?.existed);
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_request_put_together_elsewhere_keeps_its_id_and_takes_effect_once() -> anyhow::Result<()> {
+    let world = World::new(1).await?;
+    let client = world.client().await?;
+    let increment = |id| -> anyhow::Result<Request> {
+        Ok(Request::Write {
+            bucket: BucketName::new("orders")?,
+            write: Write::Increment { key: Key::new("n")?, by: 5 },
+            ack: WriteAck::Policy,
+            id,
+            lowest_outstanding: 7,
+            session: SessionToken::default(),
+            deadline_ms: 5_000,
+        })
+    };
+    let own = RequestId { client: client.id(), sequence: 7 };
+    for _ in 0..2 {
+        let response = client.ask(increment(own)?).await?;
+        assert!(matches!(response.outcome, Outcome::Count { value: 5, .. }), "{response:?}");
+    }
+    assert_eq!(world.truth.lock().unwrap().applied, [own]);
+
+    client.ask(increment(RequestId::default())?).await?;
+    assert_eq!(client.bucket("orders")?.increment("n", 0).await?.value, 10);
+
+    let others = RequestId { client: ClientId(client.id().0 ^ 1), sequence: 8 };
+    let refused = client.ask(increment(others)?).await.unwrap_err();
+    assert_eq!(refused.kind, RefusalKind::Invalid);
     Ok(())
 }
 
