@@ -8,7 +8,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     // Keys, values and envelopes are passed on without being copied.
     let mut config = tonic_prost_build::configure().bytes(".");
     // Written by hand, so that they are bounded while they are decoded.
-    for message in ["RequestBatch", "MultiGet", "MultiPut"] {
+    for message in ["RequestBatch", "MultiGet", "MultiPut", "ResponseBatch", "Values", "Page"] {
         config = config.extern_path(format!(".meridian.v1.{message}"), format!("crate::bounded::{message}"));
     }
     config.compile_fds(descriptors)?;

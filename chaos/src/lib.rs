@@ -4,9 +4,11 @@
 //!   [`trace`]: what truly happened, where an observer can see it.
 //! - [`workload`]: what clients do, on purpose; [`check`]: what must be true of it, one file per promise.
 //! - [`world`]: a simulated planet, deterministic and in virtual time.
+//! - [`fuzz`]: bytes that no encoder wrote, for every decoder.
 //! - [`real`]: real processes; [`wan`]: an emulated WAN between them.
 
 pub mod check;
+pub mod fuzz;
 pub mod history;
 pub mod real;
 pub mod target;

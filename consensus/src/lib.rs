@@ -7,6 +7,8 @@
 mod consensus;
 mod engine;
 mod error;
+#[doc(hidden)]
+pub mod fuzz;
 mod group;
 mod janitor;
 mod log;

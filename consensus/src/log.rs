@@ -13,10 +13,10 @@
 mod index;
 mod queue;
 mod reader;
-mod record;
-mod recovery;
+pub(crate) mod record;
+pub(crate) mod recovery;
 mod scan;
-mod segment;
+pub(crate) mod segment;
 mod spare;
 mod state;
 #[cfg(test)]

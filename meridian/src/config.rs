@@ -171,11 +171,22 @@ impl Config {
         if !file.is_file() {
             return Err(ConfigError::Missing(file.to_owned()));
         }
-        let config: Config = Figment::new()
-            .merge(Toml::file_exact(file))
-            .merge(Env::prefixed("MERIDIAN_").split("__").only(&Self::overridable()))
-            .extract()
-            .map_err(|source| ConfigError::Malformed { file: file.to_owned(), source: Box::new(source) })?;
+        let environment = Env::prefixed("MERIDIAN_").split("__").only(&Self::overridable());
+        Config::from(&Figment::new().merge(Toml::file_exact(file)).merge(environment), file)
+    }
+
+    /// Reads what stands in a file, the environment left out.
+    ///
+    /// # Errors
+    /// [`ConfigError`] names the file and the field.
+    pub fn parse(text: &str, file: &Path) -> Result<Config, ConfigError> {
+        Config::from(&Figment::new().merge(Toml::string(text)), file)
+    }
+
+    fn from(figment: &Figment, file: &Path) -> Result<Config, ConfigError> {
+        let extracted = figment.extract();
+        let config: Config =
+            extracted.map_err(|source| ConfigError::Malformed { file: file.to_owned(), source: Box::new(source) })?;
         config.check().map_err(|reason| ConfigError::Contradiction { file: file.to_owned(), reason })?;
         Ok(config)
     }

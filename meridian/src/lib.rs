@@ -8,6 +8,8 @@ pub mod cli;
 pub mod config;
 pub mod demo;
 pub mod dev;
+#[doc(hidden)]
+pub mod fuzz;
 pub mod observability;
 pub mod output;
 pub mod server;

@@ -1,16 +1,16 @@
-//! The messages of a client whose repeated fields are bounded while they are decoded (RES-1).
+//! The messages of clients and answering nodes whose repeated fields are bounded while they are decoded (RES-1).
 //!
 //! An empty item takes two bytes on the wire and a hundred in memory, so the bound on a message's size alone would
-//! let one message of 8 MiB take half a gigabyte. These three are written by hand to count before they make room;
+//! let one message of 8 MiB take half a gigabyte. These are written by hand to count before they make room;
 //! on the wire they are exactly what `meridian.proto` says.
 
 use bytes::{Buf, BufMut, Bytes};
-use meridian_types::key::MULTI_ITEMS_MAX;
-use prost::encoding::{DecodeContext, WireType, bytes as bytes_field, message, skip_field};
+use meridian_types::key::{MULTI_ITEMS_MAX, SCAN_ITEMS_MAX};
+use prost::encoding::{DecodeContext, WireType, bool as bool_field, bytes as bytes_field, message, skip_field};
 use prost::{DecodeError, Message};
 
 use crate::limits::IN_FLIGHT_MAX;
-use crate::v1::{Item, Request};
+use crate::v1::{Item, MaybeFound, PageItem, Request, Response};
 
 /// A batch with more requests than may be in flight is no batch of ours: it doesn't decode.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -35,6 +35,124 @@ pub struct MultiPut {
     pub items: Vec<Item>,
 }
 
+/// A batch with more answers than requests may be in flight is none of ours: it doesn't decode.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct ResponseBatch {
+    /// The answers; at most [`IN_FLIGHT_MAX`].
+    pub responses: Vec<Response>,
+}
+
+/// More values than may be asked for at once are no answer: they don't decode.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Values {
+    /// In the order asked; at most [`MULTI_ITEMS_MAX`].
+    pub values: Vec<MaybeFound>,
+}
+
+/// More items than a page may hold are none: they don't decode.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Page {
+    /// Keys with values; at most [`SCAN_ITEMS_MAX`].
+    pub items: Vec<PageItem>,
+    /// Whether there is more behind the last key.
+    pub more: bool,
+}
+
+fn beyond(what: &str, most: usize) -> DecodeError {
+    // prost means this constructor for implementations of `Message`, which these are.
+    #[allow(deprecated)]
+    DecodeError::new(format!("{what} may have at most {most} items"))
+}
+
+impl Message for ResponseBatch {
+    fn encode_raw(&self, buffer: &mut impl BufMut) {
+        message::encode_repeated(1, &self.responses, buffer);
+    }
+
+    fn merge_field(
+        &mut self,
+        tag: u32,
+        wire: WireType,
+        buffer: &mut impl Buf,
+        context: DecodeContext,
+    ) -> Result<(), DecodeError> {
+        match tag {
+            1 if self.responses.len() >= IN_FLIGHT_MAX => Err(beyond("a batch of answers", IN_FLIGHT_MAX)),
+            1 => message::merge_repeated(wire, &mut self.responses, buffer, context),
+            _ => skip_field(wire, tag, buffer, context),
+        }
+    }
+
+    fn encoded_len(&self) -> usize {
+        message::encoded_len_repeated(1, &self.responses)
+    }
+
+    fn clear(&mut self) {
+        self.responses.clear();
+    }
+}
+
+impl Message for Values {
+    fn encode_raw(&self, buffer: &mut impl BufMut) {
+        message::encode_repeated(1, &self.values, buffer);
+    }
+
+    fn merge_field(
+        &mut self,
+        tag: u32,
+        wire: WireType,
+        buffer: &mut impl Buf,
+        context: DecodeContext,
+    ) -> Result<(), DecodeError> {
+        match tag {
+            1 if self.values.len() >= MULTI_ITEMS_MAX => Err(beyond("an answer to a multi-get", MULTI_ITEMS_MAX)),
+            1 => message::merge_repeated(wire, &mut self.values, buffer, context),
+            _ => skip_field(wire, tag, buffer, context),
+        }
+    }
+
+    fn encoded_len(&self) -> usize {
+        message::encoded_len_repeated(1, &self.values)
+    }
+
+    fn clear(&mut self) {
+        self.values.clear();
+    }
+}
+
+impl Message for Page {
+    fn encode_raw(&self, buffer: &mut impl BufMut) {
+        message::encode_repeated(1, &self.items, buffer);
+        if self.more {
+            bool_field::encode(2, &self.more, buffer);
+        }
+    }
+
+    fn merge_field(
+        &mut self,
+        tag: u32,
+        wire: WireType,
+        buffer: &mut impl Buf,
+        context: DecodeContext,
+    ) -> Result<(), DecodeError> {
+        match tag {
+            1 if self.items.len() >= SCAN_ITEMS_MAX => Err(beyond("a page", SCAN_ITEMS_MAX)),
+            1 => message::merge_repeated(wire, &mut self.items, buffer, context),
+            2 => bool_field::merge(wire, &mut self.more, buffer, context),
+            _ => skip_field(wire, tag, buffer, context),
+        }
+    }
+
+    fn encoded_len(&self) -> usize {
+        let more = if self.more { bool_field::encoded_len(2, &self.more) } else { 0 };
+        more + message::encoded_len_repeated(1, &self.items)
+    }
+
+    fn clear(&mut self) {
+        *self = Page::default();
+    }
+}
+
 impl Message for RequestBatch {
     fn encode_raw(&self, buffer: &mut impl BufMut) {
         if !self.client_id.is_empty() {
@@ -52,11 +170,7 @@ impl Message for RequestBatch {
     ) -> Result<(), DecodeError> {
         match tag {
             1 => bytes_field::merge(wire, &mut self.client_id, buffer, context),
-            2 if self.requests.len() >= IN_FLIGHT_MAX => {
-                // prost means this constructor for implementations of `Message`, which this is.
-                #[allow(deprecated)]
-                Err(DecodeError::new(format!("a batch may have at most {IN_FLIGHT_MAX} requests")))
-            }
+            2 if self.requests.len() >= IN_FLIGHT_MAX => Err(beyond("a batch of requests", IN_FLIGHT_MAX)),
             2 => message::merge_repeated(wire, &mut self.requests, buffer, context),
             _ => skip_field(wire, tag, buffer, context),
         }
@@ -138,6 +252,20 @@ mod tests {
         let fits = batch(IN_FLIGHT_MAX);
         assert_eq!(RequestBatch::decode(fits.encode_to_vec().as_slice()), Ok(fits));
         assert!(RequestBatch::decode(batch(IN_FLIGHT_MAX + 1).encode_to_vec().as_slice()).is_err());
+    }
+
+    #[test]
+    fn answers_beyond_the_bound_do_not_decode() {
+        let batch = |count| ResponseBatch { responses: vec![Response::default(); count] }.encode_to_vec();
+        assert!(ResponseBatch::decode(batch(IN_FLIGHT_MAX).as_slice()).is_ok());
+        assert!(ResponseBatch::decode(batch(IN_FLIGHT_MAX + 1).as_slice()).is_err());
+        let values = |count| Values { values: vec![MaybeFound::default(); count] }.encode_to_vec();
+        assert!(Values::decode(values(MULTI_ITEMS_MAX).as_slice()).is_ok());
+        assert!(Values::decode(values(MULTI_ITEMS_MAX + 1).as_slice()).is_err());
+        let page = |count| Page { items: vec![PageItem::default(); count], more: true };
+        let full = page(SCAN_ITEMS_MAX);
+        assert_eq!(Page::decode(full.encode_to_vec().as_slice()), Ok(full));
+        assert!(Page::decode(page(SCAN_ITEMS_MAX + 1).encode_to_vec().as_slice()).is_err());
     }
 
     #[test]

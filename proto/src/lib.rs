@@ -15,5 +15,5 @@ pub mod tls;
 #[allow(missing_docs, clippy::all, unreachable_pub, clippy::unwrap_used)] // generated, not ours to polish
 pub mod v1 {
     tonic::include_proto!("meridian.v1");
-    pub use crate::bounded::{MultiGet, MultiPut, RequestBatch};
+    pub use crate::bounded::{MultiGet, MultiPut, Page, RequestBatch, ResponseBatch, Values};
 }

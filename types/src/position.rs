@@ -56,10 +56,11 @@ impl Hlc {
     }
 
     /// The next timestamp after `self`, given the wall clock in milliseconds: strictly greater, whatever the clock does.
-    /// A full counter runs over into the next millisecond.
+    /// A full counter runs over into the next millisecond. Only the last timestamp there is stays where it is: what is
+    /// stamped with it a second time is void, and nothing ever goes back.
     #[must_use]
     pub fn next(self, wall_millis: u64) -> Hlc {
-        Hlc((self.0 + 1).max(Hlc::from_millis(wall_millis).0))
+        Hlc(self.0.saturating_add(1).max(Hlc::from_millis(wall_millis).0))
     }
 }
 
@@ -170,6 +171,11 @@ mod tests {
                 hlc = next;
             }
         }
+    }
+
+    #[test]
+    fn the_last_timestamp_does_not_run_over_into_the_first() {
+        assert_eq!(Hlc(u64::MAX).next(7), Hlc(u64::MAX));
     }
 
     #[test]

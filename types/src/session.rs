@@ -11,6 +11,9 @@ use crate::refusal::{Refusal, RefusalKind};
 /// The most (bucket, shard, region) positions one token may hold: 16 shards x 8 regions x 64 buckets.
 pub const SESSION_POSITIONS_MAX: usize = 8192;
 
+/// The most bytes of a token behind its format: a count, then per position four numbers at their longest.
+const TOKEN_BYTES_MAX: usize = 5 + SESSION_POSITIONS_MAX * (5 + 3 + 3 + 10);
+
 /// The highest position seen per (bucket, shard) and origin region. Valid in every region: a replica
 /// may answer once its own positions cover the token's.
 #[derive(Clone, Debug, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -71,6 +74,10 @@ impl SessionToken {
         };
         if *format != TOKEN_FORMAT {
             return Err(invalid("has an unknown format"));
+        }
+        // Before room is made for what it claims to hold (RES-1).
+        if body.len() > TOKEN_BYTES_MAX {
+            return Err(invalid("is too large"));
         }
         let flat: Vec<(BucketId, ShardId, RegionId, Lsn)> =
             postcard::from_bytes(body).map_err(|_| invalid("is damaged"))?;

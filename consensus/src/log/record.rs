@@ -47,7 +47,7 @@ pub(crate) enum Kind {
 }
 
 impl Kind {
-    const ALL: [Kind; 9] = [
+    pub(crate) const ALL: [Kind; 9] = [
         Kind::Normal,
         Kind::Blank,
         Kind::Membership,
@@ -105,6 +105,8 @@ pub(crate) enum Damage {
     Kind(u8),
     #[error("a record claims {0} bytes of payload")]
     Length(usize),
+    #[error("a record claims a position or batch that no log reaches")]
+    Position,
     #[error("checksum mismatch")]
     Checksum,
 }
@@ -155,12 +157,17 @@ impl Header {
             return Err(Damage::Length(length));
         }
         let batch = u64::from_le_bytes(array(header, 16));
+        let index = u64::from_le_bytes(array(header, 24));
+        // What follows is counted from here.
+        if index == u64::MAX || batch & !FIRST_OF_BATCH == !FIRST_OF_BATCH {
+            return Err(Damage::Position);
+        }
         Ok(Header {
             kind,
             group: GroupId(u32::from_le_bytes(array(header, 12))),
             batch: batch & !FIRST_OF_BATCH,
             first: batch & FIRST_OF_BATCH != 0,
-            index: u64::from_le_bytes(array(header, 24)),
+            index,
             term: u64::from_le_bytes(array(header, 32)),
             length,
         })
@@ -175,7 +182,7 @@ pub(crate) fn verify<'a>(segment: u64, header: &Header, bytes: &'a [u8]) -> Resu
     if checksum(segment, head, payload) == stored { Ok(payload) } else { Err(Damage::Checksum) }
 }
 
-fn checksum(segment: u64, header: &[u8], payload: &[u8]) -> u32 {
+pub(crate) fn checksum(segment: u64, header: &[u8], payload: &[u8]) -> u32 {
     let crc = crc32c::crc32c(&segment.to_le_bytes());
     let crc = crc32c::crc32c_append(crc, &header[..8]);
     let crc = crc32c::crc32c_append(crc, &header[12..]);

@@ -128,7 +128,7 @@ fn fill(file: &File, bytes: u64) -> io::Result<()> {
     Ok(())
 }
 
-fn header(id: u64, bytes: u64, node: NodeId) -> Vec<u8> {
+pub(crate) fn header(id: u64, bytes: u64, node: NodeId) -> Vec<u8> {
     let mut head = Vec::with_capacity(RECORDS_AT as usize);
     head.extend_from_slice(MAGIC);
     head.extend_from_slice(&FORMAT.to_le_bytes());

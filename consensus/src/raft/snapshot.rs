@@ -59,9 +59,7 @@ impl Spool {
 
     /// The pieces, checked while they are read.
     pub(crate) fn pieces(&self) -> Result<Pieces, StateError> {
-        let file = File::open(&self.path)
-            .map_err(|error| StateError::with_source("the received snapshot can't be opened", error))?;
-        Ok(Pieces { file: BufReader::new(file), checksum: 0, done: false })
+        pieces(&self.path)
     }
 
     fn write(&mut self, parts: &[&[u8]]) -> io::Result<()> {
@@ -87,6 +85,13 @@ pub(crate) fn clean(dir: &Path) -> io::Result<()> {
         }
     }
     Ok(())
+}
+
+/// The pieces of the spool at `path`, checked while they are read.
+pub(crate) fn pieces(path: &Path) -> Result<Pieces, StateError> {
+    let file =
+        File::open(path).map_err(|error| StateError::with_source("the received snapshot can't be opened", error))?;
+    Ok(Pieces { file: BufReader::new(file), checksum: 0, done: false })
 }
 
 /// Reads a spool back.

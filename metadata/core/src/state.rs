@@ -144,6 +144,9 @@ impl ClusterState {
     }
 
     fn validate_bounds(&self) -> Result<(), Fault> {
+        // What comes next is counted from here.
+        rule(self.index < u64::MAX && self.clock.0 < u64::MAX, "its index or clock has no successor")?;
+        rule(self.last_region.0 < u16::MAX, "the numbers of regions are used up")?;
         rule(self.regions.len() <= REGIONS_MAX, "too many regions")?;
         rule(self.nodes.len() <= NODES_MAX, "too many nodes")?;
         rule(self.buckets.len() <= BUCKETS_MAX, "too many buckets")?;

@@ -80,7 +80,7 @@ fn sync_dir(dir: &Path) -> io::Result<()> {
     File::open(dir)?.sync_all()
 }
 
-fn encode(mark: &Mark, state: &[u8]) -> Vec<u8> {
+pub(crate) fn encode(mark: &Mark, state: &[u8]) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(FRAME_BYTES + mark.bytes.len() + state.len());
     bytes.extend_from_slice(MAGIC);
     bytes.extend_from_slice(&VERSION.to_le_bytes());
@@ -97,7 +97,7 @@ fn encode(mark: &Mark, state: &[u8]) -> Vec<u8> {
 
 /// What is wrong with a stored state.
 #[derive(Debug)]
-enum Damage {
+pub(crate) enum Damage {
     Frame(&'static str),
     Version(u32),
     State(meridian_metadata_core::SnapshotError),
@@ -113,7 +113,7 @@ impl Damage {
     }
 }
 
-fn decode(bytes: &[u8]) -> Result<(Mark, ClusterState), Damage> {
+pub(crate) fn decode(bytes: &[u8]) -> Result<(Mark, ClusterState), Damage> {
     const SHORT: Damage = Damage::Frame("it ends too early");
     let (magic, rest) = bytes.split_first_chunk::<8>().ok_or(SHORT)?;
     if magic != MAGIC {

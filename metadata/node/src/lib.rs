@@ -24,6 +24,8 @@ mod copy;
 mod duties;
 mod error;
 mod file;
+#[doc(hidden)]
+pub mod fuzz;
 mod handle;
 mod leader;
 mod machine;

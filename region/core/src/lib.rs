@@ -14,6 +14,8 @@
 mod body;
 mod counter;
 pub mod error;
+#[doc(hidden)]
+pub mod fuzz;
 pub mod handover;
 pub mod keys;
 mod meta;

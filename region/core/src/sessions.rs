@@ -33,7 +33,7 @@ pub const SESSION_RESULTS_MAX: usize = 1024;
 pub const ORIGIN_RESULTS_MAX: usize = 32_768;
 
 const RESULT_RECORD_FORMAT: u8 = 1;
-const RESULT_RECORD_HEAD: usize = 25;
+pub(crate) const RESULT_RECORD_HEAD: usize = 25;
 
 /// Whose results an entry is checked against.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -330,14 +330,14 @@ impl Sessions {
 }
 
 /// What precedes a result in the state.
-struct ResultRecord {
-    floor: u64,
-    sequence: u64,
-    hlc: Hlc,
+pub(crate) struct ResultRecord {
+    pub(crate) floor: u64,
+    pub(crate) sequence: u64,
+    pub(crate) hlc: Hlc,
 }
 
 impl ResultRecord {
-    fn encode(&self, result: &[u8]) -> Bytes {
+    pub(crate) fn encode(&self, result: &[u8]) -> Bytes {
         let mut bytes = Vec::with_capacity(RESULT_RECORD_HEAD + result.len());
         bytes.put_u8(RESULT_RECORD_FORMAT);
         bytes.put_u64_le(self.floor);
@@ -347,7 +347,7 @@ impl ResultRecord {
         bytes.into()
     }
 
-    fn decode(mut bytes: &[u8]) -> Result<ResultRecord, Damage> {
+    pub(crate) fn decode(mut bytes: &[u8]) -> Result<ResultRecord, Damage> {
         if bytes.len() < RESULT_RECORD_HEAD || bytes.get_u8() != RESULT_RECORD_FORMAT {
             return Err(Damage { what: "result of a request" });
         }

@@ -19,6 +19,8 @@ mod board;
 mod clock;
 mod copies;
 mod disk;
+#[doc(hidden)]
+pub mod fuzz;
 mod gather;
 mod group;
 mod handover;

@@ -12,8 +12,8 @@
 //!
 //! The engine below is a small trait, so that another one can take fjall's place.
 
-mod engine;
-mod transfer;
+pub(crate) mod engine;
+pub(crate) mod transfer;
 
 use std::ops::ControlFlow;
 use std::path::Path;
@@ -259,7 +259,7 @@ fn reserved_key(shard: ShardId, tag: u8) -> Bytes {
     key.freeze()
 }
 
-fn encode_mark(mark: &Mark) -> Bytes {
+pub(crate) fn encode_mark(mark: &Mark) -> Bytes {
     let mut bytes = BytesMut::with_capacity(9 + mark.bytes.len());
     bytes.put_u8(MARK_FORMAT);
     bytes.put_u64_le(mark.lsn.0);
@@ -267,7 +267,7 @@ fn encode_mark(mark: &Mark) -> Bytes {
     bytes.freeze()
 }
 
-fn decode_mark(mut bytes: Bytes) -> Result<Mark, StateError> {
+pub(crate) fn decode_mark(mut bytes: Bytes) -> Result<Mark, StateError> {
     if bytes.len() < 9 || bytes.get_u8() != MARK_FORMAT {
         return Err(StateError::new("the mark of a shard's state is damaged or was written by a newer version"));
     }

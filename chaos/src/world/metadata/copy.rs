@@ -6,9 +6,10 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
+use futures::future::BoxFuture;
 use meridian_metadata_core::{ClusterState, Drift, Grant, LeaseHolder};
 use meridian_region_node::Authority;
-use meridian_types::{BucketId, Epoch, RegionId, Topology};
+use meridian_types::{BucketId, Epoch, Refusal, RefusalKind, RegionId, Topology, Word};
 use tokio::sync::watch;
 
 use crate::trace::{Fact, Replica};
@@ -127,5 +128,10 @@ impl Authority for Copy {
     fn lease_holds(&self) -> bool {
         let until = self.inner().until;
         until.is_some_and(|until| self.clock.instant() < until)
+    }
+
+    /// This planet moves no primary yet.
+    fn tell(&self, _word: Word) -> BoxFuture<'static, Result<(), Refusal>> {
+        Box::pin(async { Err(Refusal::new(RefusalKind::Unavailable, "no primary moves on this planet")) })
     }
 }

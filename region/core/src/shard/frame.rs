@@ -93,6 +93,10 @@ impl Shard {
         if header.origin != frame.header.source {
             return Err(damaged(format!("entry {lsn} originated in region {}, not in its source", header.origin)));
         }
+        // The receiver has held the frame's word to its clock; an entry beyond it would poison this one (CON-4).
+        if header.hlc > frame.header.closed {
+            return Err(damaged(format!("entry {lsn} is newer than its frame says")));
+        }
         let body = body::decode(&header, entry).map_err(|error| damaged(error.to_string()))?;
         let seals = match body {
             BodyRef::Seal { next, .. } if next <= header.epoch => {

@@ -2,7 +2,7 @@
 
 use meridian_region_core::{FrameResult, Mutations, SESSION_TTL_MS, WriteResult, active_active_body, read};
 use meridian_types::entry::{Body, Header, Kind, WriteBody};
-use meridian_types::frame::{self, DigestNote};
+use meridian_types::frame::{self, DigestNote, Frame, FrameHeader};
 use meridian_types::{
     BucketId, Effect, Epoch, Hlc, Key, Lane, Lsn, Outcome, RefusalKind, RegionId, RequestId, SetHash, Value, Write,
 };
@@ -131,6 +131,17 @@ fn fen_2_a_frame_of_a_lower_epoch_is_refused_whole() {
     let (result, _) = other.receive(&frame);
     assert_eq!(result, FrameResult::Fenced { bucket: PLAIN, epoch: Epoch(1), fence: Epoch(3) });
     assert_eq!((other.text(PLAIN, "l"), other.shard.watermark(RegionId(1), Lane::Sync)), (None, Lsn(0)));
+}
+
+#[test]
+fn con_4_an_entry_that_is_newer_than_its_frame_says_is_refused() {
+    let (mut primary, mut other) = (Replica::new(1), Replica::new(2));
+    primary.write(id(7, 1), put("k", "v"));
+    let honest = Frame::decode(&primary.frame_after(Lsn(0), Lane::Sync, 9).unwrap()).unwrap();
+    let header = FrameHeader { closed: Hlc(honest.header.closed.0 - 1), ..honest.header };
+    let (result, _) = other.receive(&frame::encode(header, &honest.notes, &honest.entries));
+    assert!(matches!(result, FrameResult::Damaged { .. }), "{result:?}");
+    assert_eq!(other.text(PLAIN, "k"), None);
 }
 
 #[test]

@@ -188,7 +188,9 @@ impl Replica {
     }
 
     pub(crate) fn frame_header(&self, lane: Lane, previous: Lsn, last: Lsn) -> FrameHeader {
-        FrameHeader { source: self.region, shard: SHARD, lane, previous, last, closed: Hlc(0), echo: 0, raw_length: 0 }
+        let up_to = self.log.iter().take_while(|(lsn, ..)| *lsn <= last);
+        let closed = up_to.filter_map(|(_, entry, _)| Some(Header::decode(entry).ok()?.hlc)).max().unwrap_or_default();
+        FrameHeader { source: self.region, shard: SHARD, lane, previous, last, closed, echo: 0, raw_length: 0 }
     }
 
     /// Commits a frame of another region.

@@ -17,7 +17,7 @@ use meridian_types::ShardId;
 use super::engine::{Change, PairIterator, Snapshot};
 use super::failed;
 
-const MAGIC: [u8; 4] = *b"MSS1";
+pub(crate) const MAGIC: [u8; 4] = *b"MSS1";
 
 /// Bytes of stream in one piece.
 const PART_BYTES: usize = PIECE_BYTES_MAX - 4;
@@ -91,7 +91,7 @@ impl SnapshotSource for Source {
 }
 
 /// Loads a stream of pieces into a shard that was wiped.
-pub(super) fn fill(
+pub(crate) fn fill(
     shard: ShardId,
     pieces: &mut dyn Iterator<Item = Result<Bytes, StateError>>,
     write: &mut dyn FnMut(Vec<Change>) -> Result<(), StateError>,

@@ -1,0 +1,72 @@
+//! `cargo run -p chaos -- <what>`: breaks things by hand, for longer than a test may.
+
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use chaos::fuzz::{self, storm};
+use clap::{Parser, Subcommand};
+
+#[derive(Parser)]
+#[command(about = "Breaks Meridian, and doubts its answers")]
+struct Arguments {
+    #[command(subcommand)]
+    what: What,
+}
+
+#[derive(Subcommand)]
+enum What {
+    /// Mutated bytes for every decoder of what comes from a disk or a peer
+    Fuzz(Fuzz),
+    /// Write the encodings that fuzzing begins from into chaos/fuzz/corpus
+    Corpus,
+}
+
+#[derive(clap::Args)]
+struct Fuzz {
+    /// Seconds for each decoder
+    #[arg(long, default_value_t = 10)]
+    seconds: u64,
+    /// Only this decoder
+    #[arg(long)]
+    target: Option<String>,
+    /// Where to begin
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+}
+
+fn main() -> anyhow::Result<ExitCode> {
+    match Arguments::parse().what {
+        What::Fuzz(options) => run_fuzz(&options),
+        What::Corpus => {
+            let written = fuzz::write_corpus(&fuzz::all())?;
+            eprintln!("{written} samples in {}", fuzz::corpus_dir().display());
+            Ok(ExitCode::SUCCESS)
+        }
+    }
+}
+
+/// Inputs between two looks at the clock.
+const BATCH: u64 = 2_000;
+
+fn run_fuzz(options: &Fuzz) -> anyhow::Result<ExitCode> {
+    let chosen = |name: &str| options.target.as_deref().is_none_or(|target| target == name);
+    let mut broken = 0;
+    for target in fuzz::all().into_iter().filter(|target| chosen(target.name)) {
+        let seeds: Vec<Vec<u8>> = fuzz::corpus(target.name)?.into_iter().map(|(_, bytes)| bytes).collect();
+        let until = Instant::now() + Duration::from_secs(options.seconds);
+        let (mut inputs, mut accepted, mut seed) = (0, 0, options.seed);
+        while Instant::now() < until {
+            match storm(&target, &seeds, seed, BATCH, &mut |_, run| run()) {
+                Ok(storm) => (inputs, accepted) = (inputs + storm.inputs, accepted + storm.accepted),
+                Err(line) => {
+                    eprintln!("{line}");
+                    broken += 1;
+                    break;
+                }
+            }
+            seed += 1;
+        }
+        eprintln!("{:18} {inputs} inputs, {accepted} accepted, seeds {}..{seed}", target.name, options.seed);
+    }
+    Ok(if broken == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
