@@ -11,6 +11,7 @@ pub mod entry;
 pub mod frame;
 pub mod id;
 pub mod key;
+pub mod operation;
 pub mod plan;
 pub mod policy;
 pub mod position;
@@ -26,6 +27,7 @@ pub use id::{
     BucketId, BucketName, ClientId, ClusterId, GroupId, NameError, NodeId, NodeName, RegionId, RegionName, ShardId,
 };
 pub use key::{Key, Value};
+pub use operation::{Goal, Move, OperationId, Plan, PlanOutcome, Proof, Selection, Step, SwitchoverSpec};
 pub use plan::{Fact, PlanId, Seal, Word};
 pub use policy::{Acks, Policy, PolicyError};
 pub use position::{Epoch, Head, Hlc, Lane, Lsn, Positions, Version};

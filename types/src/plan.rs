@@ -19,6 +19,18 @@ impl fmt::Display for PlanId {
     }
 }
 
+impl std::str::FromStr for PlanId {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<PlanId, String> {
+        let digits = text.strip_prefix("op-").unwrap_or(text);
+        digits
+            .parse()
+            .map(PlanId)
+            .map_err(|_| format!("`{text}` names no operation: use op-NUMBER as `meridian operation list` prints it"))
+    }
+}
+
 /// What a shard holds of a bucket right after the seal that ended an epoch. Two regions with equal seals are equal: the
 /// proof of a switchover (SWI-1).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]

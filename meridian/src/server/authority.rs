@@ -7,7 +7,7 @@ use futures::FutureExt;
 use futures::future::BoxFuture;
 use meridian_metadata_node::Handle;
 use meridian_region_node::Authority;
-use meridian_types::{Refusal, RefusalKind, Topology, Word};
+use meridian_types::{Refusal, Topology, Word};
 use tokio::sync::watch;
 
 /// The metadata plane's handle, seen as the region's source of authority (FEN-1).
@@ -27,8 +27,7 @@ impl Authority for MetadataAuthority {
     }
 
     fn tell(&self, word: Word) -> BoxFuture<'static, Result<(), Refusal>> {
-        let refusal =
-            Refusal::new(RefusalKind::Invalid, format!("no operation {} is known to this release", word.plan));
-        async move { Err(refusal) }.boxed()
+        let metadata = self.0.clone();
+        async move { metadata.tell(word).await }.boxed()
     }
 }

@@ -7,8 +7,8 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use meridian_types::{
-    Bucket, BucketId, BucketName, BucketSpec, Epoch, Hlc, Labels, Node, NodeId, Phase, Refusal, RefusalKind, Region,
-    RegionId, ShardId,
+    Bucket, BucketId, BucketName, BucketSpec, Epoch, Hlc, Labels, Node, NodeId, OperationId, Phase, Refusal,
+    RefusalKind, Region, RegionId, ShardId,
 };
 
 use crate::command::{Action, Command, Form, NodeSpec};
@@ -17,10 +17,37 @@ use crate::reply::{Answer, Reply};
 use crate::spec::{check_form, check_label_change, check_labels, check_node};
 use crate::state::{ClusterState, Formed, NODES_MAX, ShardGroup};
 
-/// A command that took effect: its reply, and what changed for the event ring (`None`: nothing did).
-struct Done {
-    reply: Reply,
-    change: Option<String>,
+/// A command that took effect: its reply, and what changed for the event ring.
+pub(crate) struct Done {
+    pub(crate) reply: Reply,
+    /// What the command itself changed (`None`: nothing).
+    pub(crate) change: Option<String>,
+    /// What it brought about besides: steps of operations.
+    pub(crate) steps: Vec<StepTaken>,
+}
+
+/// A step of an operation, for the event ring.
+pub(crate) struct StepTaken {
+    pub(crate) verb: &'static str,
+    pub(crate) subject: String,
+    pub(crate) detail: String,
+}
+
+impl Done {
+    pub(crate) fn new(reply: Reply, change: Option<String>) -> Done {
+        Done { reply, change, steps: Vec::new() }
+    }
+}
+
+/// When and by whom a command is carried out.
+#[derive(Clone, Copy)]
+pub(crate) struct Occasion<'a> {
+    pub(crate) index: u64,
+    pub(crate) at: Hlc,
+    /// What the leader's clock said, whatever earlier ones had said.
+    pub(crate) at_ms: u64,
+    pub(crate) operation: OperationId,
+    pub(crate) who: &'a str,
 }
 
 impl ClusterState {
@@ -38,19 +65,11 @@ impl ClusterState {
         if let Some(first) = self.operations.answer(command.operation, &command.action) {
             return first;
         }
-        let at = self.clock.next(command.at_ms.min(AT_MS_MAX));
-        let answer = self.act(at, &command.action).map(|done| {
-            if let Some(detail) = done.change {
-                self.clock = at;
-                self.events.push(Event {
-                    index,
-                    at,
-                    who: command.who.clone(),
-                    verb: command.action.verb().to_owned(),
-                    subject: command.action.subject(),
-                    detail,
-                });
-            }
+        let at_ms = command.at_ms.min(AT_MS_MAX);
+        let at = self.clock.next(at_ms);
+        let occasion = Occasion { index, at, at_ms, operation: command.operation, who: &command.who };
+        let answer = self.act(occasion, &command.action).map(|done| {
+            self.record(occasion, &command.action, done.change, done.steps);
             done.reply
         });
         self.operations.remember(command.operation, &command.action, &answer);
@@ -65,20 +84,38 @@ impl ClusterState {
         self.apply(self.index + 1, command)
     }
 
-    fn act(&mut self, at: Hlc, action: &Action) -> Result<Done, Refusal> {
+    fn record(&mut self, occasion: Occasion<'_>, action: &Action, change: Option<String>, steps: Vec<StepTaken>) {
+        let own = change.map(|detail| StepTaken { verb: action.verb(), subject: action.subject(), detail });
+        for StepTaken { verb, subject, detail } in own.into_iter().chain(steps) {
+            self.clock = self.clock.next(occasion.at_ms);
+            self.events.push(Event {
+                index: occasion.index,
+                at: self.clock,
+                who: occasion.who.to_owned(),
+                verb: verb.to_owned(),
+                subject,
+                detail,
+            });
+        }
+    }
+
+    fn act(&mut self, occasion: Occasion<'_>, action: &Action) -> Result<Done, Refusal> {
         match action {
             Action::FormCluster(form) => self.form(form),
             Action::RegisterNode(node) => self.register(node),
-            Action::CreateBucket(spec) => self.create_bucket(at, spec),
+            Action::CreateBucket(spec) => self.create_bucket(occasion.at, spec),
             Action::DeleteBucket { name } => self.delete_bucket(name),
             Action::SetLabels { name, set, remove } => self.set_labels(name, set, remove),
+            Action::Switchover(spec) => self.plan_switchover(occasion, spec),
+            Action::Report { region, words } => Ok(self.hear(occasion, *region, words)),
+            Action::Abort { plan, scope, why } => self.abort(occasion, *plan, scope, why),
         }
     }
 
     fn form(&mut self, form: &Form) -> Result<Done, Refusal> {
         if let Some(formed) = &self.formed {
             // Every new leader proposes it until it sees the cluster; the first one won.
-            return Ok(Done { reply: Reply::Formed { cluster: formed.cluster }, change: None });
+            return Ok(Done::new(Reply::Formed { cluster: formed.cluster }, None));
         }
         check_form(form)?;
         self.formed = Some(Formed { cluster: form.cluster, shards: form.shards, lease_ttl_ms: form.lease_ttl_ms });
@@ -100,7 +137,7 @@ impl ClusterState {
             form.shards,
             form.lease_ttl_ms
         );
-        Ok(Done { reply: Reply::Formed { cluster: form.cluster }, change: Some(change) })
+        Ok(Done::new(Reply::Formed { cluster: form.cluster }, Some(change)))
     }
 
     fn add_region(&mut self, member: &NodeSpec) -> RegionId {
@@ -148,7 +185,7 @@ impl ClusterState {
         if change.is_some() {
             self.nodes.insert(node.id, node);
         }
-        Ok(Done { reply, change })
+        Ok(Done::new(reply, change))
     }
 
     fn create_bucket(&mut self, at: Hlc, spec: &BucketSpec) -> Result<Done, Refusal> {
@@ -171,14 +208,16 @@ impl ClusterState {
         self.bucket_ids.insert(spec.name.clone(), id);
         self.buckets.insert(id, Arc::new(bucket.clone()));
         let change = format!("bucket {id}, {}, {} regions", bucket.policy, bucket.regions.len());
-        Ok(Done { reply: Reply::Bucket(bucket), change: Some(change) })
+        Ok(Done::new(Reply::Bucket(bucket), Some(change)))
     }
 
     fn delete_bucket(&mut self, name: &BucketName) -> Result<Done, Refusal> {
-        let id = self.existing(name)?.id;
+        let bucket = self.existing(name)?;
+        self.check_still(bucket)?;
+        let id = bucket.id;
         self.buckets.remove(&id);
         self.bucket_ids.remove(name);
-        Ok(Done { reply: Reply::Deleted { bucket: id }, change: Some(format!("bucket {id}")) })
+        Ok(Done::new(Reply::Deleted { bucket: id }, Some(format!("bucket {id}"))))
     }
 
     fn set_labels(&mut self, name: &BucketName, set: &Labels, remove: &BTreeSet<String>) -> Result<Done, Refusal> {
@@ -190,14 +229,14 @@ impl ClusterState {
         check_labels(&bucket.labels)?;
         let change = (bucket.labels != before).then(|| format!("{} set, {} removed", set.len(), remove.len()));
         self.buckets.insert(bucket.id, Arc::new(bucket.clone()));
-        Ok(Done { reply: Reply::Bucket(bucket), change })
+        Ok(Done::new(Reply::Bucket(bucket), change))
     }
 
     fn is_in(&self, node: NodeId, region: RegionId) -> bool {
         self.nodes.get(&node).is_some_and(|node| node.region == region)
     }
 
-    fn existing(&self, name: &BucketName) -> Result<&Arc<Bucket>, Refusal> {
+    pub(crate) fn existing(&self, name: &BucketName) -> Result<&Arc<Bucket>, Refusal> {
         self.bucket_named(name).ok_or_else(|| {
             Refusal::new(
                 RefusalKind::NotFound,

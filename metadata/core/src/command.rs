@@ -2,32 +2,23 @@
 //!
 //! The bytes of a command are what the metadata group's log stores and replicates, so their format is
 //! a disk format: a format byte, then postcard. Enum variants and fields are only ever added at the end
-//! of a new format; `testdata/commands-v1.hex` must always open.
+//! of a new format; `testdata/commands-v*.hex` must always open. A command is written in the oldest format that knows
+//! its action, so that during an upgrade nodes of both releases follow until somebody asks for what only one of them can.
 
 use std::collections::BTreeSet;
-use std::fmt;
 
-use meridian_types::{BucketName, BucketSpec, ClusterId, Labels, NodeName, RegionName};
+use meridian_types::{
+    BucketId, BucketName, BucketSpec, ClusterId, Epoch, Labels, NodeName, OperationId, PlanId, RegionId, RegionName,
+    Selection, SwitchoverSpec, Word,
+};
 use serde::{Deserialize, Serialize};
 
 /// The longest encoded command, in bytes. The largest honest one is a `FormCluster` naming every node;
 /// anything beyond is refused before it is decoded (RES-1).
 pub const COMMAND_BYTES_MAX: usize = 512 << 10;
 
-/// The first byte of an encoded command.
-const COMMAND_FORMAT: u8 = 1;
-
-/// Names one attempt to change something, chosen at random by whoever asks first: a command retried
-/// under the same id takes effect once and gets the first answer (ONE-1).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(transparent)]
-pub struct OperationId(pub u128);
-
-impl fmt::Display for OperationId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:032x}", self.0)
-    }
-}
+/// The newest first byte of an encoded command. 1: up to [`Action::SetLabels`]. 2: operations.
+const COMMAND_FORMAT: u8 = 2;
 
 /// One change to the cluster's state.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -36,7 +27,7 @@ pub struct Command {
     pub operation: OperationId,
     /// Who asked: a client's or node's name. Shortened to [`crate::event::WHO_BYTES_MAX`] on record.
     pub who: String,
-    /// When: the proposer's wall clock, in milliseconds since 1970.
+    /// When: the wall clock of the leader that proposes it, in milliseconds since 1970.
     pub at_ms: u64,
     /// What is to change.
     pub action: Action,
@@ -65,6 +56,33 @@ pub enum Action {
         /// Labels to drop; dropping an absent one is no error.
         remove: BTreeSet<String>,
     },
+    /// Plans to move primaries.
+    Switchover(SwitchoverSpec),
+    /// What a node's shards have come to in operations. Repeating it changes nothing; stale words are ignored.
+    Report {
+        /// The region the node speaks for.
+        region: RegionId,
+        /// What it has to say.
+        words: Vec<Word>,
+    },
+    /// Gives up moves of an operation: old primaries are restored.
+    Abort {
+        /// The operation.
+        plan: PlanId,
+        /// Which of its moves.
+        scope: AbortScope,
+        /// Why.
+        why: String,
+    },
+}
+
+/// Which moves of an operation are given up. Those that have ended stay as they are.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum AbortScope {
+    /// All that are under way: an operator's wish.
+    All,
+    /// Those that took too long: these buckets, if they still have the epoch they had when they were found late.
+    Late(Vec<(BucketId, Epoch)>),
 }
 
 /// What a cluster starts with. None of it but the members' addresses can change later by configuration.
@@ -126,7 +144,7 @@ impl Command {
     /// # Errors
     /// [`CommandError::TooLarge`] when it exceeds [`COMMAND_BYTES_MAX`].
     pub fn encode(&self) -> Result<Vec<u8>, CommandError> {
-        let bytes = postcard::to_extend(self, vec![COMMAND_FORMAT]).map_err(CommandError::Damaged)?;
+        let bytes = postcard::to_extend(self, vec![self.action.format()]).map_err(CommandError::Damaged)?;
         if bytes.len() > COMMAND_BYTES_MAX {
             return Err(CommandError::TooLarge(bytes.len()));
         }
@@ -142,10 +160,13 @@ impl Command {
             return Err(CommandError::TooLarge(bytes.len()));
         }
         let (format, body) = bytes.split_first().ok_or(CommandError::Empty)?;
-        if *format != COMMAND_FORMAT {
+        if !(1..=COMMAND_FORMAT).contains(format) {
             return Err(CommandError::UnknownFormat(*format));
         }
-        let (command, rest) = postcard::take_from_bytes(body).map_err(CommandError::Damaged)?;
+        let (command, rest): (Command, _) = postcard::take_from_bytes(body).map_err(CommandError::Damaged)?;
+        if command.action.format() != *format {
+            return Err(CommandError::Damaged(postcard::Error::DeserializeBadEnum));
+        }
         if !rest.is_empty() {
             return Err(CommandError::Trailing(rest.len()));
         }
@@ -154,6 +175,23 @@ impl Command {
 }
 
 impl Action {
+    /// The oldest format that knows it.
+    fn format(&self) -> u8 {
+        match self {
+            Action::FormCluster(_)
+            | Action::RegisterNode(_)
+            | Action::CreateBucket(_)
+            | Action::DeleteBucket { .. }
+            | Action::SetLabels { .. } => 1,
+            Action::Switchover(_) | Action::Report { .. } | Action::Abort { .. } => 2,
+        }
+    }
+
+    /// Whether repeating it changes nothing and gets the same answer: then none needs to be remembered.
+    pub(crate) fn is_idempotent(&self) -> bool {
+        matches!(self, Action::Report { .. })
+    }
+
     /// What is done, as events and logs name it.
     pub fn verb(&self) -> &'static str {
         match self {
@@ -162,16 +200,37 @@ impl Action {
             Action::CreateBucket(_) => "create-bucket",
             Action::DeleteBucket { .. } => "delete-bucket",
             Action::SetLabels { .. } => "set-labels",
+            Action::Switchover(_) => "switchover",
+            Action::Report { .. } => "report",
+            Action::Abort { .. } => "abort",
         }
     }
 
-    /// To what it is done: the name of a bucket or node, or the cluster's id.
+    /// To what it is done: the name of a bucket, node or operation, or the cluster's id.
     pub fn subject(&self) -> String {
         match self {
             Action::FormCluster(form) => form.cluster.to_string(),
             Action::RegisterNode(node) => node.name.to_string(),
             Action::CreateBucket(spec) => spec.name.to_string(),
             Action::DeleteBucket { name } | Action::SetLabels { name, .. } => name.to_string(),
+            Action::Switchover(spec) => format!("{} to {}", selected(&spec.buckets), spec.to),
+            Action::Report { words, .. } => words.first().map(|word| word.plan.to_string()).unwrap_or_default(),
+            Action::Abort { plan, .. } => plan.to_string(),
         }
     }
 }
+
+/// A selection as events name it: a long list by its beginning and a checksum, so that two differ when their lists do.
+fn selected(buckets: &Selection) -> String {
+    match buckets {
+        Selection::Named(names) if names.len() > NAMES_SHOWN_MAX => {
+            let (first, rest) = names.split_at(NAMES_SHOWN_MAX);
+            let checksum = rest.iter().fold(0, |sum, name| crc32c::crc32c_append(sum, name.as_str().as_bytes()));
+            format!("{} and {} more ({checksum:08x})", Selection::Named(first.to_vec()), rest.len())
+        }
+        short => short.to_string(),
+    }
+}
+
+/// How many buckets an event names.
+const NAMES_SHOWN_MAX: usize = 4;

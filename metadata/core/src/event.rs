@@ -17,13 +17,13 @@ const DETAIL_BYTES_MAX: usize = 512;
 /// One change that took effect.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Event {
-    /// The metadata index of the change; rising along the ring.
+    /// The metadata index of the change; never falling along the ring. One command may move many buckets on.
     pub index: u64,
     /// When, by the proposer's clock, made strictly rising.
     pub at: Hlc,
     /// Who asked.
     pub who: String,
-    /// What was done ([`crate::Action::verb`]).
+    /// What was done ([`crate::Action::verb`], or `drain`, `promote`, `restore` for a step of an operation).
     pub verb: String,
     /// To what.
     pub subject: String,
@@ -52,13 +52,13 @@ impl Events {
 
     /// Whether the ring is within its bound and in order.
     pub(crate) fn is_sound(&self) -> bool {
-        let rising = self.0.iter().zip(self.0.iter().skip(1)).all(|(a, b)| a.index < b.index && a.at < b.at);
+        let rising = self.0.iter().zip(self.0.iter().skip(1)).all(|(a, b)| a.index <= b.index && a.at < b.at);
         self.0.len() <= EVENTS_MAX && rising
     }
 }
 
 /// Cuts text at a character boundary so that it has at most `bytes_max` bytes.
-fn shorten(text: &mut String, bytes_max: usize) {
+pub(crate) fn shorten(text: &mut String, bytes_max: usize) {
     if text.len() > bytes_max {
         let cut = (0..=bytes_max).rev().find(|at| text.is_char_boundary(*at)).unwrap_or_default();
         text.truncate(cut);

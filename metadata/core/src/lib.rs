@@ -22,14 +22,16 @@ pub mod command;
 pub mod event;
 pub mod lease;
 mod operations;
+pub mod plan;
 pub mod reply;
 pub mod snapshot;
 pub mod spec;
 pub mod state;
 
-pub use command::{Action, Command, CommandError, OperationId};
+pub use command::{AbortScope, Action, Command, CommandError};
 pub use event::Event;
 pub use lease::{Drift, Grant, LeaseHolder, LeaseTable, Superseded};
+pub use meridian_types::OperationId;
 pub use reply::{Answer, Reply, ReplyError};
 pub use snapshot::SnapshotError;
 pub use state::{ClusterState, Fault};

@@ -5,10 +5,10 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use meridian_types::{Refusal, RefusalKind};
+use meridian_types::{OperationId, Refusal, RefusalKind};
 use serde::{Deserialize, Serialize};
 
-use crate::command::{Action, OperationId};
+use crate::command::Action;
 use crate::reply::Answer;
 
 /// How many answers are kept. Metadata commands are rare (a few per second at the very most) and their
@@ -54,6 +54,9 @@ impl Operations {
     }
 
     pub(crate) fn remember(&mut self, operation: OperationId, action: &Action, answer: &Answer) {
+        if action.is_idempotent() {
+            return;
+        }
         self.push(Answered {
             operation,
             verb: action.verb().to_owned(),

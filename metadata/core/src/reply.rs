@@ -1,6 +1,6 @@
 //! What a command came to: the bytes that travel from the state machine back to whoever asked.
 
-use meridian_types::{Bucket, BucketId, ClusterId, NodeId, Refusal, RegionId};
+use meridian_types::{Bucket, BucketId, ClusterId, NodeId, PlanId, Refusal, RegionId};
 use serde::{Deserialize, Serialize};
 
 /// The outcome of a command.
@@ -31,6 +31,13 @@ pub enum Reply {
         /// The id that is now retired.
         bucket: BucketId,
     },
+    /// `Switchover`, `Abort`: the operation, as it is on record.
+    Operation {
+        /// Its name.
+        plan: PlanId,
+    },
+    /// `Report`: what was still news is on record.
+    Reported,
 }
 
 /// Why bytes are no answer.

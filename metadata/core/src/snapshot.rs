@@ -3,12 +3,12 @@
 //! ```text
 //!   "MRDNMETA" | version u32 LE | postcard body | crc32c u32 LE of all before
 //! ```
-//! Old versions must still open: `testdata/state-v1.hex`. Damage is found before anything is used (DUR-3).
+//! Old versions must still open: `testdata/state-v*.hex`. Damage is found before anything is used (DUR-3).
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use meridian_types::{Bucket, BucketId, Hlc, Node, NodeId, Region, RegionId, ShardId};
+use meridian_types::{Bucket, BucketId, Hlc, Node, NodeId, Plan, Region, RegionId, ShardId};
 use serde::{Deserialize, Serialize};
 
 use crate::event::Events;
@@ -20,7 +20,7 @@ use crate::state::{ClusterState, Fault, Formed, ShardGroup};
 pub const SNAPSHOT_BYTES_MAX: usize = 256 << 20;
 
 /// The version this release writes, and the newest it reads.
-pub const SNAPSHOT_VERSION: u32 = 1;
+pub const SNAPSHOT_VERSION: u32 = 2;
 
 const MAGIC: &[u8; 8] = b"MRDNMETA";
 const HEADER_BYTES: usize = MAGIC.len() + 4;
@@ -62,11 +62,18 @@ struct StateV1 {
     events: Events,
 }
 
+/// Version 2: operations besides, by name.
+#[derive(Serialize, Deserialize)]
+struct StateV2 {
+    base: StateV1,
+    plans: Vec<Arc<Plan>>,
+}
+
 impl ClusterState {
     /// The state as bytes; equal states make equal bytes.
     pub fn encode(&self) -> Vec<u8> {
         let state = self.clone();
-        let stored = StateV1 {
+        let base = StateV1 {
             index: state.index,
             clock: state.clock,
             formed: state.formed,
@@ -79,6 +86,7 @@ impl ClusterState {
             operations: state.operations,
             events: state.events,
         };
+        let stored = StateV2 { base, plans: state.plans.into_values().collect() };
         let mut bytes = MAGIC.to_vec();
         bytes.extend_from_slice(&SNAPSHOT_VERSION.to_le_bytes());
         // Serialising plain values into a growing vector has no way to fail; were it to, `decode` would refuse the result.
@@ -105,35 +113,39 @@ impl ClusterState {
         if crc32c::crc32c(content) != u32::from_le_bytes(*checksum) {
             return Err(SnapshotError::Checksum);
         }
-        match u32::from_le_bytes(*version) {
-            SNAPSHOT_VERSION => {}
+        let stored = match u32::from_le_bytes(*version) {
+            1 => StateV2 { base: read(body)?, plans: Vec::new() },
+            SNAPSHOT_VERSION => read(body)?,
             other => return Err(SnapshotError::UnknownVersion(other)),
-        }
-        let (stored, rest) = postcard::take_from_bytes::<StateV1>(body).map_err(SnapshotError::Content)?;
-        if !rest.is_empty() {
-            return Err(SnapshotError::Content(postcard::Error::SerdeDeCustom));
-        }
+        };
         let state = stored.into_state();
         state.validate()?;
         Ok(state)
     }
 }
 
-impl StateV1 {
+fn read<'a, T: Deserialize<'a>>(body: &'a [u8]) -> Result<T, SnapshotError> {
+    let (stored, rest) = postcard::take_from_bytes(body).map_err(SnapshotError::Content)?;
+    if rest.is_empty() { Ok(stored) } else { Err(SnapshotError::Content(postcard::Error::SerdeDeCustom)) }
+}
+
+impl StateV2 {
     fn into_state(self) -> ClusterState {
-        let bucket_ids = self.buckets.values().map(|bucket| (bucket.name.clone(), bucket.id)).collect();
+        let StateV2 { base, plans } = self;
+        let bucket_ids = base.buckets.values().map(|bucket| (bucket.name.clone(), bucket.id)).collect();
         ClusterState {
-            index: self.index,
-            clock: self.clock,
-            formed: self.formed,
-            regions: self.regions,
-            last_region: self.last_region,
-            nodes: self.nodes,
-            groups: self.groups,
-            buckets: self.buckets,
-            last_bucket: self.last_bucket,
-            operations: self.operations,
-            events: self.events,
+            index: base.index,
+            clock: base.clock,
+            formed: base.formed,
+            regions: base.regions,
+            last_region: base.last_region,
+            nodes: base.nodes,
+            groups: base.groups,
+            buckets: base.buckets,
+            last_bucket: base.last_bucket,
+            operations: base.operations,
+            events: base.events,
+            plans: plans.into_iter().map(|plan| (plan.id, plan)).collect(),
             bucket_ids,
         }
     }

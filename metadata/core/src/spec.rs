@@ -30,7 +30,7 @@ pub(crate) struct Placement {
     pub(crate) primary: Option<RegionId>,
 }
 
-fn invalid(message: impl Into<String>) -> Refusal {
+pub(crate) fn invalid(message: impl Into<String>) -> Refusal {
     Refusal::new(RefusalKind::Invalid, message)
 }
 
@@ -97,7 +97,7 @@ impl ClusterState {
         Ok(ids)
     }
 
-    fn known_region(&self, field: &str, name: &RegionName) -> Result<RegionId, Refusal> {
+    pub(crate) fn known_region(&self, field: &str, name: &RegionName) -> Result<RegionId, Refusal> {
         self.region_id(name).ok_or_else(|| {
             let known: Vec<_> = self.regions.values().map(|region| region.name.as_str()).collect();
             Refusal::new(

@@ -10,7 +10,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use meridian_types::{
-    Bucket, BucketId, BucketName, ClusterId, Hlc, Node, NodeId, Region, RegionId, RegionName, ShardId, Topology,
+    Bucket, BucketId, BucketName, ClusterId, Hlc, Node, NodeId, Plan, PlanId, Region, RegionId, RegionName, ShardId,
+    Topology,
 };
 use serde::{Deserialize, Serialize};
 
@@ -70,6 +71,8 @@ pub struct ClusterState {
     pub(crate) last_bucket: BucketId,
     pub(crate) operations: Operations,
     pub(crate) events: Events,
+    /// Operations: those under way, and a history.
+    pub(crate) plans: BTreeMap<PlanId, Arc<Plan>>,
     /// Derived from `buckets`.
     pub(crate) bucket_ids: BTreeMap<BucketName, BucketId>,
 }
@@ -110,6 +113,16 @@ impl ClusterState {
         self.events.iter()
     }
 
+    /// The operations under way and a history of those that ended, oldest first; at most [`crate::plan::PLANS_MAX`].
+    pub fn plans(&self) -> impl DoubleEndedIterator<Item = &Arc<Plan>> {
+        self.plans.values()
+    }
+
+    /// An operation by its name.
+    pub fn plan(&self, id: PlanId) -> Option<&Arc<Plan>> {
+        self.plans.get(&id)
+    }
+
     pub(crate) fn region_id(&self, name: &RegionName) -> Option<RegionId> {
         self.regions.values().find(|region| region.name == *name).map(|region| region.id)
     }
@@ -139,6 +152,7 @@ impl ClusterState {
         self.validate_nodes()?;
         self.validate_groups()?;
         self.buckets.iter().try_for_each(|(id, bucket)| self.validate_bucket(*id, bucket))?;
+        self.validate_plans()?;
         let names: BTreeMap<_, _> = self.buckets.values().map(|b| (b.name.clone(), b.id)).collect();
         rule(names == self.bucket_ids, "bucket names and bucket ids differ")
     }
@@ -210,6 +224,6 @@ impl ClusterState {
     }
 }
 
-fn rule(holds: bool, broken: &str) -> Result<(), Fault> {
+pub(crate) fn rule(holds: bool, broken: &str) -> Result<(), Fault> {
     if holds { Ok(()) } else { Err(Fault(broken.to_owned())) }
 }

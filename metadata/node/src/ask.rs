@@ -107,7 +107,7 @@ impl Asker {
         let (mut search, mut backoff) = (Search::default(), Backoff::new(PAUSE_MAX));
         let mut effect = Effect::None;
         loop {
-            let attempt = self.propose_once(&search, bytes.clone()).await;
+            let attempt = self.propose_once(&search, command, bytes.clone()).await;
             search.note(&attempt);
             let why = match attempt {
                 Attempt::Done(answer) => return self.settle(&answer, deadline).await,
@@ -153,9 +153,9 @@ impl Asker {
         Refusal::new(RefusalKind::Unavailable, message).with_effect(effect)
     }
 
-    async fn propose_once(&self, search: &Search, command: Bytes) -> Attempt<Bytes> {
+    async fn propose_once(&self, search: &Search, decoded: &Command, command: Bytes) -> Attempt<Bytes> {
         let mut client = match self.target(search) {
-            Target::Here => return self.leader.propose(command).await,
+            Target::Here => return self.leader.propose(decoded, command).await,
             Target::Nobody(why) => return unreachable(why),
             Target::There(client) => client,
         };

@@ -4,10 +4,13 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Instant;
 
-use meridian_metadata_core::{Action, Command, Event, OperationId, Reply};
+use meridian_metadata_core::{AbortScope, Action, Command, Event, Reply};
 use meridian_proto::v1::metadata_peer_server::MetadataPeerServer;
-use meridian_types::{Bucket, BucketId, BucketName, BucketSpec, Labels, NodeId, Refusal, RefusalKind, Topology};
-use tokio::sync::watch;
+use meridian_types::{
+    Bucket, BucketId, BucketName, BucketSpec, Effect, Labels, NodeId, OperationId, Plan, PlanId, Refusal, RefusalKind,
+    SwitchoverSpec, Topology, Word,
+};
+use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::ask::Asker;
 use crate::clock::wall_ms;
@@ -15,6 +18,7 @@ use crate::copy::LocalCopy;
 use crate::leader::Leader;
 use crate::peer::{self, PeerService};
 use crate::register::Registration;
+use crate::tell::Telling;
 
 /// The metadata plane on this node. Cheap to clone; works while [`crate::Service`] runs.
 #[derive(Clone)]
@@ -23,6 +27,7 @@ pub struct Handle {
     pub(crate) leader: Arc<Leader>,
     pub(crate) asker: Arc<Asker>,
     pub(crate) registration: watch::Receiver<Registration>,
+    pub(crate) words: mpsc::Sender<Telling>,
 }
 
 impl Handle {
@@ -128,17 +133,96 @@ impl Handle {
         self.run(Action::SetLabels { name, set, remove }, false, who).await.and_then(bucket_of)
     }
 
+    /// Plans to move primaries, and returns the operation once it is known here; whoever asks again under the same id gets
+    /// the same one. A dry run decides by this node's copy and changes nothing.
+    ///
+    /// # Errors
+    /// [`RefusalKind::Retry`] names the operation that has one of the buckets; [`RefusalKind::Invalid`] and
+    /// [`RefusalKind::NotFound`] what can't move; [`RefusalKind::Unavailable`] without a metadata quorum.
+    pub async fn switchover(
+        &self,
+        spec: SwitchoverSpec,
+        operation: OperationId,
+        dry_run: bool,
+        who: &str,
+    ) -> Result<Arc<Plan>, Refusal> {
+        let command = command(operation, Action::Switchover(spec), who);
+        if dry_run {
+            let mut state = self.copy.read(|state| state.clone());
+            let plan = plan_of(&state.apply(state.index() + 1, &command)?)?;
+            return state.plan(plan).cloned().ok_or_else(|| not_here(plan));
+        }
+        let plan = plan_of(&self.commit(&command).await?)?;
+        self.plan(plan).ok_or_else(|| not_here(plan))
+    }
+
+    /// Gives up what is under way of an operation: old primaries are restored. Returns it as it then is.
+    ///
+    /// # Errors
+    /// [`RefusalKind::NotFound`]; [`RefusalKind::Conflict`] when it has ended; [`RefusalKind::Unavailable`] without a
+    /// metadata quorum.
+    pub async fn abort(&self, plan: PlanId, why: String, who: &str) -> Result<Arc<Plan>, Refusal> {
+        self.run(Action::Abort { plan, scope: AbortScope::All, why }, false, who).await?;
+        self.plan(plan).ok_or_else(|| not_here(plan))
+    }
+
+    /// The operations under way and those remembered, oldest first, as this node knows them. Asks nobody.
+    pub fn plans(&self) -> Vec<Arc<Plan>> {
+        self.copy.read(|state| state.plans().cloned().collect())
+    }
+
+    /// An operation, as this node knows it. Asks nobody.
+    pub fn plan(&self, id: PlanId) -> Option<Arc<Plan>> {
+        self.copy.read(|state| state.plan(id).cloned())
+    }
+
+    /// Tells the metadata plane what this node's shards have come to in an operation; words that are told at the same time go
+    /// together. Resolves once it is on record, or was no longer news.
+    ///
+    /// # Errors
+    /// [`RefusalKind::Unavailable`] when no metadata quorum was reached in time: tell it again, it can't count twice.
+    pub async fn tell(&self, word: Word) -> Result<(), Refusal> {
+        let (heard, answer) = oneshot::channel();
+        let stopped = || Refusal::new(RefusalKind::Unavailable, "the metadata plane has stopped on this node");
+        self.words.send(Telling { word, heard }).await.map_err(|_| stopped())?;
+        answer.await.unwrap_or_else(|_| Err(stopped()))
+    }
+
     async fn run(&self, action: Action, dry_run: bool, who: &str) -> Result<Reply, Refusal> {
-        let command = Command { operation: OperationId(rand::random()), who: who.to_owned(), at_ms: wall_ms(), action };
-        // The very decision, on a copy of the copy.
-        let tried = self.copy.read(|state| state.clone()).try_apply(&command);
-        match tried {
-            tried if dry_run => tried,
+        let command = command(OperationId(rand::random()), action, who);
+        if dry_run {
+            // The very decision, on a copy of the copy.
+            return self.copy.read(|state| state.clone()).try_apply(&command);
+        }
+        self.commit(&command).await
+    }
+
+    async fn commit(&self, command: &Command) -> Result<Reply, Refusal> {
+        match self.copy.read(|state| state.clone()).try_apply(command) {
             // What is invalid here is invalid everywhere; everything else is for the leader to say.
             Err(refusal) if refusal.kind == RefusalKind::Invalid => Err(refusal),
-            Ok(_) | Err(_) => self.asker.propose(&command).await,
+            Ok(_) | Err(_) => self.asker.propose(command).await,
         }
     }
+}
+
+fn command(operation: OperationId, action: Action, who: &str) -> Command {
+    Command { operation, who: who.to_owned(), at_ms: wall_ms(), action }
+}
+
+fn plan_of(reply: &Reply) -> Result<PlanId, Refusal> {
+    match reply {
+        Reply::Operation { plan } => Ok(*plan),
+        other => Err(unexpected(other)),
+    }
+}
+
+fn not_here(plan: PlanId) -> Refusal {
+    Refusal::new(
+        RefusalKind::Unavailable,
+        format!("{plan} was put on record, but this node has not heard of it yet, or no longer remembers it: see `meridian operation show {plan}`"),
+    )
+    .with_effect(Effect::Applied)
 }
 
 fn bucket_of(reply: Reply) -> Result<Bucket, Refusal> {

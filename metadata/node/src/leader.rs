@@ -4,18 +4,20 @@
 //! confirmed, after the request had been received, that this node still leads (design 4; the reasoning is in
 //! [`meridian_metadata_core::lease`]).
 
+use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use meridian_consensus::{Group, Leadership, ProposeError, ReadError};
-use meridian_metadata_core::{ClusterState, Grant, LeaseTable};
-use meridian_types::{NodeId, Refusal, RefusalKind};
+use meridian_metadata_core::{Action, ClusterState, Command, Grant, LeaseTable};
+use meridian_types::{Fact, NodeId, PlanId, Refusal, RefusalKind, Step};
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
 use crate::attempt::Attempt;
 use crate::copy::LocalCopy;
+use crate::options::Options;
 
 /// Commands that may wait for their commit at once (RES-1). Metadata changes are rare; a burst of operators' scripts fits.
 const COMMANDS_IN_FLIGHT_MAX: usize = 64;
@@ -30,27 +32,37 @@ pub(crate) struct Leader {
     copy: Arc<LocalCopy>,
     /// Of the last term in which this node led.
     leases: Mutex<Option<LeaseTable>>,
+    /// The voters, this node among them if it is one.
+    voters: Vec<NodeId>,
+    this: NodeId,
+    /// Operations for which this node, in that term, has tried to hand the leadership over.
+    tried: Mutex<(u64, BTreeSet<PlanId>)>,
     commands: Semaphore,
     renewals: Semaphore,
     attempt_timeout: Duration,
     renew_timeout: Duration,
 }
 
+/// To whom the leadership should go before writes stop, and for which operations.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Handover {
+    pub(crate) to: NodeId,
+    pub(crate) plans: Vec<PlanId>,
+}
+
 impl Leader {
-    pub(crate) fn new(
-        group: Group,
-        copy: Arc<LocalCopy>,
-        attempt_timeout: Duration,
-        renew_timeout: Duration,
-    ) -> Leader {
+    pub(crate) fn new(options: &Options, group: Group, copy: Arc<LocalCopy>) -> Leader {
         Leader {
             group,
             copy,
             leases: Mutex::new(None),
+            voters: options.voters(),
+            this: options.this.id(),
+            tried: Mutex::default(),
             commands: Semaphore::new(COMMANDS_IN_FLIGHT_MAX),
             renewals: Semaphore::new(RENEWALS_IN_FLIGHT_MAX),
-            attempt_timeout,
-            renew_timeout,
+            attempt_timeout: options.attempt_timeout(),
+            renew_timeout: options.renew_timeout(),
         }
     }
 
@@ -59,8 +71,12 @@ impl Leader {
         *self.group.leadership().borrow()
     }
 
-    /// Commits a command and answers what it came to ([`meridian_metadata_core::reply`]).
-    pub(crate) async fn propose(&self, command: Bytes) -> Attempt<Bytes> {
+    /// Commits a command, given as it is and as bytes, and answers what it came to ([`meridian_metadata_core::reply`]).
+    pub(crate) async fn propose(&self, decoded: &Command, command: Bytes) -> Attempt<Bytes> {
+        if self.must_wait(decoded) {
+            let message = "the metadata leadership is moving next to the buckets' next primary: try again shortly";
+            return Attempt::Refused(Refusal::new(RefusalKind::Retry, message));
+        }
         let Ok(_permit) = self.commands.try_acquire() else {
             return busy("metadata commands");
         };
@@ -73,6 +89,52 @@ impl Leader {
             Ok(Err(error)) => not_proposed(error),
             Err(_) => Attempt::Lost("no majority of the metadata voters confirmed it in time".to_owned()),
         }
+    }
+
+    /// Whether a command could stop a bucket's writes just when the leadership is on its way: an election would
+    /// lengthen the pause.
+    fn must_wait(&self, command: &Command) -> bool {
+        let Action::Report { words, .. } = &command.action else { return false };
+        let closes = words.iter().any(|word| word.facts.iter().any(|(_, fact)| *fact == Fact::CaughtUp));
+        closes && self.handover().is_some_and(|due| words.iter().any(|word| due.plans.contains(&word.plan)))
+    }
+
+    /// The handover of the leadership that is due: to a voter in the one region that all operations under way go to, if this
+    /// node, which leads, is elsewhere. From there the commits that end the pause are a round trip shorter. It is tried
+    /// once per operation, and not while some bucket's writes are stopped.
+    pub(crate) fn handover(&self) -> Option<Handover> {
+        let leadership = self.leadership();
+        let tried = self.tried(leadership.term);
+        let (plans, near) = self.copy.read(|state| {
+            let under_way: Vec<_> = state.plans().filter(|plan| plan.ended_ms.is_none()).collect();
+            let to = under_way.first()?.to();
+            let stopped =
+                under_way.iter().flat_map(|plan| &plan.moves).any(|it| matches!(it.step, Step::Draining { .. }));
+            let new: Vec<_> = under_way.iter().map(|plan| plan.id).filter(|id| !tried.1.contains(id)).collect();
+            let lives_there = |node: &NodeId| state.node(*node).is_some_and(|node| node.region == to);
+            let agree = under_way.iter().all(|plan| plan.to() == to);
+            let due = agree && !stopped && !new.is_empty() && !lives_there(&self.this);
+            due.then(|| (new, self.voters.iter().copied().filter(lives_there).collect::<Vec<_>>()))
+        })?;
+        let now = Instant::now();
+        let leases = self.leases();
+        let table = leases.as_ref().filter(|table| table.term() == leadership.term)?;
+        let to = near.into_iter().find(|node| table.is_live(now, *node))?;
+        leadership.leads.then_some(Handover { to, plans })
+    }
+
+    /// It was tried, whatever came of it.
+    pub(crate) fn handover_tried(&self, term: u64, handover: &Handover) {
+        self.tried(term).1.extend(&handover.plans);
+    }
+
+    fn tried(&self, term: u64) -> MutexGuard<'_, (u64, BTreeSet<PlanId>)> {
+        // A panic under this lock has condemned the node; the set itself is never half changed.
+        let mut tried = self.tried.lock().unwrap_or_else(PoisonError::into_inner);
+        if tried.0 != term {
+            *tried = (term, BTreeSet::new());
+        }
+        tried
     }
 
     /// Grants `node` a lease. Its request has been received when this is called.

@@ -11,7 +11,8 @@
 //! ```
 //!
 //! Every node runs the same tasks: `duties` (acts only on the leader: forms the cluster, takes new nodes as
-//! learners), `register`, `renew` and its `report`. Voters apply the group's log; other nodes follow it as
+//! learners), the `executor` (acts only on the leader: gives up what takes too long), `register`, `renew` and its
+//! `report`, and `tell`, which carries what this node's shards have to say. Voters apply the group's log; other nodes follow it as
 //! learners, so that routing never asks anybody.
 //!
 //! Keeps the time half of FEN-1 (with [`meridian_metadata_core::lease`]), DUR-1 and DUR-3 for metadata, ONE-1 for
@@ -23,6 +24,7 @@ mod clock;
 mod copy;
 mod duties;
 mod error;
+mod executor;
 mod file;
 #[doc(hidden)]
 pub mod fuzz;
@@ -35,6 +37,7 @@ mod peer;
 mod register;
 mod renew;
 mod service;
+mod tell;
 
 pub use error::{Error, OpenError};
 pub use handle::Handle;

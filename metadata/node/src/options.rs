@@ -44,6 +44,9 @@ pub struct Options {
     /// … and the command refused after so long, in milliseconds.
     #[serde(default = "command_deadline_ms")]
     pub command_deadline_ms: u64,
+    /// A bucket whose next primary does not come close within so long is given up, in milliseconds.
+    #[serde(default = "catching_up_ms_max")]
+    pub catching_up_ms_max: u64,
 }
 
 /// A node as configuration describes it.
@@ -122,6 +125,11 @@ fn command_deadline_ms() -> u64 {
     10_000
 }
 
+fn catching_up_ms_max() -> u64 {
+    // Writes go on meanwhile, so there is no hurry; but an operator who asked ten minutes ago no longer expects a pause.
+    600_000
+}
+
 impl Options {
     /// The defaults for a node of a cluster.
     pub fn new(this: Member, members: Vec<Member>, dir: impl Into<PathBuf>) -> Options {
@@ -137,6 +145,7 @@ impl Options {
             renew_timeout_ms: renew_timeout_ms(),
             attempt_timeout_ms: attempt_timeout_ms(),
             command_deadline_ms: command_deadline_ms(),
+            catching_up_ms_max: catching_up_ms_max(),
         }
     }
 
@@ -163,6 +172,10 @@ impl Options {
 
     pub(crate) fn command_deadline(&self) -> Duration {
         Duration::from_millis(self.command_deadline_ms)
+    }
+
+    pub(crate) fn catching_up_max(&self) -> Duration {
+        Duration::from_millis(self.catching_up_ms_max)
     }
 
     pub(crate) fn validate(&self) -> Result<(), OpenError> {

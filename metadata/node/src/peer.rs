@@ -1,12 +1,12 @@
 //! The gRPC service for other nodes: commands and leases for those who found (or look for) the leader here.
 //!
 //! Only nodes of this cluster are served, each for itself (SEC-1): a renewal is for the node in the certificate,
-//! a registration too; commands of others carry the name of whoever asked their gateway.
+//! a registration too, a word about shards for its region; commands of others carry the name of whoever asked their gateway.
 
 use std::sync::Arc;
 
 use meridian_metadata_core::command::COMMAND_BYTES_MAX;
-use meridian_metadata_core::{Action, Command};
+use meridian_metadata_core::{Action, Command, CommandError};
 use meridian_proto::convert::{refusal_to_proto, status_of_refusal};
 use meridian_proto::identity::Identity;
 use meridian_proto::v1;
@@ -15,6 +15,7 @@ use meridian_types::{NodeId, NodeName, Refusal, RefusalKind, RegionName};
 use tonic::{Request, Response, Status};
 
 use crate::attempt::{Attempt, leader_to_proto, lost_to_proto};
+use crate::clock::wall_ms;
 use crate::copy::LocalCopy;
 use crate::leader::Leader;
 
@@ -82,8 +83,20 @@ impl PeerService {
                 caller.name, caller.region, node.name, node.region
             ))),
             Action::FormCluster(_) => Err(denied("a cluster is formed by its first leader only".to_owned())),
-            Action::CreateBucket(_) | Action::DeleteBucket { .. } | Action::SetLabels { .. } => {
-                self.check_known(caller)
+            Action::CreateBucket(_)
+            | Action::DeleteBucket { .. }
+            | Action::SetLabels { .. }
+            | Action::Switchover(_)
+            | Action::Abort { .. } => self.check_known(caller),
+            Action::Report { region, .. } => {
+                self.check_known(caller)?;
+                match self.copy.topology().nodes.get(&caller.id()) {
+                    Some(node) if node.region == *region => Ok(()),
+                    _ => Err(denied(format!(
+                        "node `{}` of region `{}` can't speak for region {region}",
+                        caller.name, caller.region
+                    ))),
+                }
             }
         }
     }
@@ -94,13 +107,15 @@ impl MetadataPeer for PeerService {
     async fn propose(&self, request: Request<v1::ProposeRequest>) -> Result<Response<v1::ProposeResponse>, Status> {
         use v1::propose_response::Result as Answer;
         let caller = Caller::of(&request)?;
-        let bytes = request.into_inner().command;
-        let command = Command::decode(&bytes)
-            .map_err(|why| status_of_refusal(Refusal::new(RefusalKind::Invalid, why.to_string())))?;
+        let invalid = |why: CommandError| status_of_refusal(Refusal::new(RefusalKind::Invalid, why.to_string()));
+        let mut command = Command::decode(&request.into_inner().command).map_err(invalid)?;
         let leadership = self.leader.leadership();
         let answer = if leadership.leads {
             self.check_command(&caller, &command)?;
-            match self.leader.propose(bytes).await {
+            // One clock for all, so that the time between two commands can be told.
+            command.at_ms = wall_ms();
+            let bytes = command.encode().map_err(invalid)?;
+            match self.leader.propose(&command, bytes.into()).await {
                 Attempt::Done(result) => Answer::Applied(result),
                 Attempt::Elsewhere(leader) => Answer::Leader(leader_to_proto(leader)),
                 Attempt::Refused(refusal) => Answer::Refusal(refusal_to_proto(refusal)),

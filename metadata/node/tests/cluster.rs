@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "what a test's own world can't do must fail the test")]
 
+#[path = "cluster/operations.rs"]
+mod operations;
 #[path = "cluster/world.rs"]
 mod world;
 

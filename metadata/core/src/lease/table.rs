@@ -78,6 +78,11 @@ impl LeaseTable {
         self.renewed.get(&node).map_or(elected, |renewed| elected.max(renewed.expires))
     }
 
+    /// Whether `node` has renewed in this term and may still believe in it: it is up, and it is heard.
+    pub fn is_live(&self, now: Instant, node: NodeId) -> bool {
+        self.renewed.get(&node).is_some_and(|renewed| renewed.expires > now)
+    }
+
     /// How many nodes may believe in a lease they renewed in this term.
     pub fn live(&self, now: Instant) -> usize {
         self.renewed.values().filter(|renewed| renewed.expires > now).count()

@@ -1,0 +1,193 @@
+//! What the leader does for operations: hands the leadership over before writes stop, and gives up what takes too long.
+//!
+//! Runs on every node and acts only while it leads. It has no choices: steps are taken by the metadata core in the
+//! command that makes them possible. A new leader measures time anew: it may give up later than its predecessor
+//! would have, never earlier.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use meridian_consensus::{Group, Leadership};
+use meridian_metadata_core::{AbortScope, Action, ClusterState, Command};
+use meridian_types::{BucketId, Epoch, Goal, OperationId, PlanId, Step};
+use tokio::time::{sleep, timeout};
+
+use crate::ask::Asker;
+use crate::clock::wall_ms;
+use crate::copy::LocalCopy;
+use crate::leader::Leader;
+use crate::options::Options;
+
+/// How often times are looked at while there are operations: what a bound on a pause is precise to.
+const LOOK_EVERY: Duration = Duration::from_millis(50);
+
+/// How often there is a look otherwise, should a change have been missed.
+const IDLE_LOOK_EVERY: Duration = Duration::from_secs(1);
+
+/// How long a handover of the leadership may take: an election next door. Words wait for it, writes don't.
+const HANDOVER_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// The leader's part in operations, on one node.
+pub(crate) struct Executor {
+    pub(crate) options: Arc<Options>,
+    pub(crate) group: Group,
+    pub(crate) leader: Arc<Leader>,
+    pub(crate) asker: Arc<Asker>,
+    pub(crate) copy: Arc<LocalCopy>,
+}
+
+/// A move at one of the steps that must not last.
+type Stage = (PlanId, BucketId, Epoch);
+
+/// Since when, in this term, moves have been seen at their stage.
+#[derive(Debug, Default)]
+struct Stopwatch {
+    term: u64,
+    since: BTreeMap<Stage, Instant>,
+}
+
+/// A stage that lasts, and how long it may.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Lasting {
+    stage: Stage,
+    draining: bool,
+    may_last: Duration,
+}
+
+impl Executor {
+    /// Attends to operations for ever.
+    pub(crate) async fn run(self) {
+        let mut leaderships = self.group.leadership();
+        let mut topologies = self.copy.changes();
+        let mut stopwatch = Stopwatch::default();
+        loop {
+            let leadership = *leaderships.borrow_and_update();
+            topologies.mark_unchanged();
+            let lasting = if leadership.leads { self.attend(leadership, &mut stopwatch).await } else { 0 };
+            tokio::select! {
+                changed = leaderships.changed() => if changed.is_err() { return },
+                changed = topologies.changed() => if changed.is_err() { return },
+                () = sleep(if lasting == 0 { IDLE_LOOK_EVERY } else { LOOK_EVERY }) => {}
+            }
+        }
+    }
+
+    /// How many moves are at a stage that must not last.
+    async fn attend(&self, leadership: Leadership, stopwatch: &mut Stopwatch) -> usize {
+        self.hand_over(leadership).await;
+        let catching_up_max = self.options.catching_up_max();
+        let lasting = self.copy.read(|state| lasting(state, catching_up_max));
+        for (plan, late) in stopwatch.late(Instant::now(), leadership.term, &lasting) {
+            self.give_up(plan, &late).await;
+        }
+        lasting.len()
+    }
+
+    async fn hand_over(&self, leadership: Leadership) {
+        let Some(handover) = self.leader.handover() else { return };
+        let outcome = timeout(HANDOVER_TIMEOUT, self.group.transfer_leadership(handover.to)).await;
+        self.leader.handover_tried(leadership.term, &handover);
+        match outcome {
+            Ok(Ok(())) => tracing::info!(to = handover.to.0, "metadata leadership handed over before writes stop"),
+            // It only would have made the pause shorter.
+            Ok(Err(error)) => tracing::info!(to = handover.to.0, %error, "metadata leadership stays here"),
+            Err(_) => tracing::info!(to = handover.to.0, "metadata leadership stays here: the other took too long"),
+        }
+    }
+
+    async fn give_up(&self, plan: PlanId, late: &[Lasting]) {
+        let Some(first) = late.first() else { return };
+        let action = Action::Abort {
+            plan,
+            scope: AbortScope::Late(late.iter().map(|it| (it.stage.1, it.stage.2)).collect()),
+            why: why(first),
+        };
+        let who = self.options.this.name.to_string();
+        let command = Command { operation: OperationId(rand::random()), who, at_ms: wall_ms(), action };
+        match self.asker.propose(&command).await {
+            Ok(_) => tracing::warn!(%plan, buckets = late.len(), why = why(first), "operation gave up moves"),
+            // The next look tries again.
+            Err(refusal) => tracing::warn!(%plan, %refusal, "moves that take too long can't be given up yet"),
+        }
+    }
+}
+
+fn why(late: &Lasting) -> String {
+    let limit = late.may_last.as_millis();
+    if late.draining {
+        format!(
+            "writes were stopped for longer than {limit} ms, the longest pause allowed: see `meridian lag` and `meridian switchover check`"
+        )
+    } else {
+        format!("the next primary did not come close within {} s: see `meridian lag`", limit / 1000)
+    }
+}
+
+/// Every move under way, and how long it may stay where it is.
+fn lasting(state: &ClusterState, catching_up_max: Duration) -> Vec<Lasting> {
+    let mut lasting = Vec::new();
+    for plan in state.plans().filter(|plan| plan.ended_ms.is_none()) {
+        let Goal::Switchover { pause_ms_max, .. } = plan.goal;
+        for it in &plan.moves {
+            let (epoch, draining, may_last) = match &it.step {
+                Step::CatchingUp { .. } => (it.epoch_before, false, catching_up_max),
+                Step::Draining { epoch, .. } => (*epoch, true, Duration::from_millis(pause_ms_max)),
+                Step::Unneeded | Step::Promoted { .. } | Step::Restored { .. } => continue,
+            };
+            lasting.push(Lasting { stage: (plan.id, it.bucket, epoch), draining, may_last });
+        }
+    }
+    lasting
+}
+
+impl Stopwatch {
+    /// What has lasted too long, by operation. Whatever is seen for the first time in a term begins now.
+    fn late(&mut self, now: Instant, term: u64, lasting: &[Lasting]) -> BTreeMap<PlanId, Vec<Lasting>> {
+        if self.term != term {
+            *self = Stopwatch { term, since: BTreeMap::new() };
+        }
+        let before = std::mem::take(&mut self.since);
+        let mut late: BTreeMap<PlanId, Vec<Lasting>> = BTreeMap::new();
+        for it in lasting {
+            let since = before.get(&it.stage).copied().unwrap_or(now);
+            self.since.insert(it.stage, since);
+            if now.saturating_duration_since(since) > it.may_last {
+                late.entry(it.stage.0).or_default().push(*it);
+            }
+        }
+        late
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(epoch: u64, may_last_ms: u64) -> Lasting {
+        Lasting {
+            stage: (PlanId(7), BucketId(1), Epoch(epoch)),
+            draining: epoch > 1,
+            may_last: Duration::from_millis(may_last_ms),
+        }
+    }
+
+    #[test]
+    fn a_stage_is_late_after_its_time_and_a_new_stage_or_leader_begins_anew() {
+        let start = Instant::now();
+        let after = |ms| start + Duration::from_millis(ms);
+        let mut stopwatch = Stopwatch::default();
+        assert!(stopwatch.late(start, 1, &[at(1, 100)]).is_empty());
+        assert!(stopwatch.late(after(100), 1, &[at(1, 100)]).is_empty());
+        assert_eq!(stopwatch.late(after(101), 1, &[at(1, 100)]), [(PlanId(7), vec![at(1, 100)])].into());
+        assert!(stopwatch.late(after(102), 1, &[at(2, 50)]).is_empty(), "it has moved on");
+        assert!(stopwatch.late(after(190), 2, &[at(2, 50)]).is_empty(), "another term");
+        assert!(!stopwatch.late(after(241), 2, &[at(2, 50)]).is_empty());
+    }
+
+    #[test]
+    fn the_reason_says_what_was_too_long() {
+        assert!(why(&at(2, 5000)).contains("5000 ms"));
+        assert!(why(&at(1, 600_000)).contains("600 s"));
+    }
+}
