@@ -58,5 +58,5 @@ pub(super) fn check(evidence: &Evidence) -> Result<Stats, Violation> {
 }
 
 fn counts(entry: &Entry) -> bool {
-    entry.kind.is_shipped() && matches!(entry.verdict, Verdict::Took | Verdict::Repeated)
+    entry.kind.is_shipped() && matches!(entry.verdict, Verdict::Took | Verdict::Refused | Verdict::Repeated)
 }

@@ -117,8 +117,8 @@ impl World<'_> {
                 progress.park(entry);
                 return Ok(());
             }
-            Verdict::Took | Verdict::Repeated if !entry.kind.is_shipped() => return Ok(()),
-            Verdict::Took | Verdict::Repeated => {}
+            Verdict::Took | Verdict::Refused | Verdict::Repeated if !entry.kind.is_shipped() => return Ok(()),
+            Verdict::Took | Verdict::Refused | Verdict::Repeated => {}
         }
         let before = progress.position(entry.bucket, entry.origin);
         if before >= entry.source_lsn {

@@ -1,5 +1,6 @@
 //! CON-2: what a session has written or read, its later `session` reads find again or find newer, in any region, and its
-//! later writes are ordered behind. A client is a session if it ever sent a token or read at that level.
+//! later writes are ordered behind. A client is a session if it ever sent a token or read at that level: it then merges
+//! what every answer tells it to have seen, and sends that along ([`crate::workload`] does).
 
 use std::collections::{BTreeMap, BTreeSet};
 

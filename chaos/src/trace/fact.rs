@@ -16,8 +16,11 @@ pub struct Replica {
 /// What an entry did where it was applied.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Verdict {
-    /// It took its place in the bucket's history and decided its request.
+    /// It took its place in the bucket's history, decided its request, and changed what it was to change.
     Took,
+    /// It took its place in the bucket's history and changed nothing: its condition failed, its key holds another type,
+    /// or its client had said that it would not come any more.
+    Refused,
     /// It took its place in the bucket's history, but its request had been decided before: nothing changed (ONE-1).
     Repeated,
     /// It came before the seal of the epoch before its own: durable, and part of nothing yet.

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use meridian_region_core::{Applied, Shard, WriteResult};
 use meridian_types::entry::{HEADER_BYTES, Header, Kind};
 use meridian_types::frame::Frame;
-use meridian_types::{BucketId, ClientId, Lsn, RequestId, ShardId};
+use meridian_types::{BucketId, ClientId, Lsn, Outcome, RequestId, ShardId};
 
 use super::Trace;
 use super::fact::{Entry, Fact, Replica, Standing, Verdict};
@@ -64,7 +64,7 @@ impl Trace {
                         record(entry);
                     }
                 }
-                Verdict::Took | Verdict::Repeated | Verdict::Void => {}
+                Verdict::Took | Verdict::Refused | Verdict::Repeated | Verdict::Void => {}
             }
         }
         let (source, lane) = (done.source, done.lane);
@@ -118,8 +118,11 @@ fn own_verdict(header: &Header, lsn: Lsn, applied: &Applied) -> Verdict {
 /// A result names the position that decided it: another one is a kept result.
 fn written_verdict(result: &[u8], lsn: Lsn) -> Verdict {
     match WriteResult::decode(result) {
-        Ok(result) if result.lsn == lsn => Verdict::Took,
-        _ => Verdict::Repeated,
+        Ok(WriteResult { lsn: at, outcome, .. }) if at == lsn => match outcome {
+            Ok(Outcome::ConditionFailed { .. }) | Err(_) => Verdict::Refused,
+            Ok(_) => Verdict::Took,
+        },
+        Ok(_) | Err(_) => Verdict::Repeated,
     }
 }
 

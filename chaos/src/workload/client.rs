@@ -10,7 +10,7 @@ use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use tokio::time::{sleep, timeout};
 
-use super::{Options, Plan, Workload, keys};
+use super::{Kind, Options, Plan, Workload, keys};
 use crate::history::{History, Operation, Told};
 use crate::target::Target;
 
@@ -47,6 +47,8 @@ impl<T: Target> Client<T> {
         let regions: Vec<RegionId> =
             plan.regions.iter().copied().filter(|region| workload.bucket.is_in(*region)).collect();
         let region = regions[rng.random_range(0..regions.len())];
+        // A session without a token promises nothing, so only those who keep one read at that level.
+        let session = (workload.kind == Kind::Session || rng.random()).then(SessionToken::default);
         let until_us = target.now_us().saturating_add(micros(workload.options.duration));
         Client {
             // Never 0, which means "no identity".
@@ -62,7 +64,7 @@ impl<T: Target> Client<T> {
             region,
             sequence: 0,
             values: 0,
-            session: None,
+            session,
             until_us,
         }
     }
@@ -130,13 +132,14 @@ impl<T: Target> Client<T> {
     pub(super) fn any_level(&mut self) -> (ReadLevel, StalePolicy) {
         let levels = self.options.levels;
         let strong = if self.has_primary() { levels.strong } else { 0 };
-        let sum = strong + levels.session + levels.bounded + levels.eventual;
+        let session = if self.session.is_some() { levels.session } else { 0 };
+        let sum = strong + session + levels.bounded + levels.eventual;
         let drawn = self.rng.random_range(0..sum.max(1));
         let level = if drawn < strong {
             ReadLevel::Strong
-        } else if drawn < strong + levels.session {
+        } else if drawn < strong + session {
             ReadLevel::Session
-        } else if drawn < strong + levels.session + levels.bounded {
+        } else if drawn < strong + session + levels.bounded {
             ReadLevel::Bounded { staleness_ms_max: BOUNDS_MS[self.rng.random_range(0..BOUNDS_MS.len())] }
         } else {
             ReadLevel::Eventual
@@ -223,6 +226,7 @@ impl<T: Target> Client<T> {
             0 => WriteAck::Majority,
             1 => WriteAck::Regions(2),
             2 => WriteAck::Local,
+            3 => WriteAck::All,
             _ => WriteAck::Policy,
         }
     }

@@ -8,7 +8,6 @@ use crate::target::Target;
 
 /// One operation, perhaps in another region than the last one.
 pub(super) async fn step<T: Target>(client: &mut Client<T>) {
-    client.session.get_or_insert_default();
     if client.chance(40) {
         client.roam();
     }

@@ -12,7 +12,7 @@ use meridian_types::{
 };
 use tokio::time::{Instant, sleep};
 
-use super::super::{Evidence, Violation, all};
+use super::super::{Evidence, all};
 use super::story::{ACTIVE, SYNC, setup};
 use crate::history::History;
 use crate::target::Target;
@@ -197,7 +197,7 @@ async fn run(seed: u64, lie: Lie) -> Evidence {
 
 #[tokio::test(start_paused = true)]
 async fn an_honest_planet_is_clean_and_one_seed_is_one_history() {
-    for seed in 0..10 {
+    for seed in 0..5 {
         let evidence = run(seed, Lie::None).await;
         let verdict = all(&evidence);
         assert!(verdict.is_clean(), "seed {seed}: {verdict}");
@@ -218,8 +218,10 @@ async fn every_lie_is_found_by_those_who_should() {
         (Lie::Boasts, &["durable"]),
     ];
     for (lie, finders) in expected {
-        let found: Vec<Violation> = all(&run(1, lie).await).violations;
-        let names: Vec<&str> = found.iter().map(|violation| violation.checker).collect();
+        let mut names: Vec<&str> = Vec::new();
+        for seed in 0..4 {
+            names.extend(all(&run(seed, lie).await).violations.iter().map(|violation| violation.checker));
+        }
         for finder in finders {
             assert!(names.contains(finder), "{lie:?} was found by {names:?} but not by {finder}");
         }
