@@ -26,6 +26,11 @@ impl SetHash {
         self.0 = self.0.wrapping_sub(Self::of_pair(key, record));
     }
 
+    /// The set of just this pair.
+    pub fn of(key: &[u8], record: &[u8]) -> SetHash {
+        SetHash(Self::of_pair(key, record))
+    }
+
     /// Joins a disjoint set, such as another shard's.
     pub fn merge(&mut self, other: SetHash) {
         self.0 = self.0.wrapping_add(other.0);

@@ -18,6 +18,7 @@ use serde::{Deserialize, Serialize};
 use crate::id::{BucketId, ClientId, RegionId};
 use crate::key::{Key, Value};
 use crate::position::{Epoch, Hlc, Positions};
+use crate::repair::RepairStep;
 use crate::request::{RequestId, Write};
 
 /// The first byte of every entry.
@@ -49,11 +50,21 @@ pub enum Kind {
     ExpireClients,
     /// The end of an epoch of a bucket in this shard: its primary's last entry of it. Shipped.
     Seal,
+    /// A step of making a bucket equal to another region's. Each region does it by itself.
+    Repair,
 }
 
 impl Kind {
-    const ALL: [Kind; 7] =
-        [Kind::Write, Kind::Expire, Kind::Frame, Kind::Fence, Kind::DropBucket, Kind::ExpireClients, Kind::Seal];
+    const ALL: [Kind; 8] = [
+        Kind::Write,
+        Kind::Expire,
+        Kind::Frame,
+        Kind::Fence,
+        Kind::DropBucket,
+        Kind::ExpireClients,
+        Kind::Seal,
+        Kind::Repair,
+    ];
 
     fn tag(self) -> u8 {
         match self {
@@ -64,6 +75,7 @@ impl Kind {
             Kind::DropBucket => 5,
             Kind::ExpireClients => 6,
             Kind::Seal => 7,
+            Kind::Repair => 8,
         }
     }
 
@@ -119,6 +131,8 @@ pub enum Body {
         /// history and must be repaired. Empty when the primary itself seals: then the order of its lane says it.
         after: Positions,
     },
+    /// Of [`Kind::Repair`].
+    Repair(RepairStep),
 }
 
 /// A client's write as the leader ordered it: relative times made absolute, so that every replica decides alike.
@@ -242,6 +256,7 @@ impl Header {
             Body::DropBucket => self.kind == Kind::DropBucket,
             Body::ExpireClients { .. } => self.kind == Kind::ExpireClients,
             Body::Seal { .. } => self.kind == Kind::Seal,
+            Body::Repair(_) => self.kind == Kind::Repair,
         };
         if fits { Ok(body) } else { Err(damaged()) }
     }

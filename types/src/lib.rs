@@ -16,6 +16,7 @@ pub mod plan;
 pub mod policy;
 pub mod position;
 pub mod refusal;
+pub mod repair;
 pub mod request;
 pub mod session;
 pub mod status;
@@ -32,6 +33,7 @@ pub use plan::{Fact, PlanId, Seal, Word};
 pub use policy::{Acks, Policy, PolicyError};
 pub use position::{Epoch, Head, Hlc, Lane, Lsn, Positions, Version};
 pub use refusal::{Effect, Refusal, RefusalKind};
+pub use repair::{RepairGoal, RepairMode, RepairStatus, RepairStep, Row};
 pub use request::{
     Durability, Freshness, Outcome, Read, ReadLevel, Request, RequestId, Response, StalePolicy, Write, WriteAck,
 };

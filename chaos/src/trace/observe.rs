@@ -18,11 +18,17 @@ impl Trace {
         let Ok(header) = Header::decode(entry) else { return };
         match header.kind {
             Kind::Frame => self.frame(at_us, replica, shard, lsn, entry, applied),
-            Kind::Write | Kind::Expire | Kind::Seal | Kind::Fence | Kind::DropBucket | Kind::ExpireClients => {
+            Kind::Write
+            | Kind::Expire
+            | Kind::Seal
+            | Kind::Fence
+            | Kind::DropBucket
+            | Kind::ExpireClients
+            | Kind::Repair => {
                 let verdict = own_verdict(&header, lsn, applied);
                 let entry = fact(lsn, lsn, &header, verdict);
                 self.record(at_us, Fact::Applied { replica, shard: shard.id(), entry });
-                if applied.note.is_some() {
+                if applied.note.is_some() || header.kind == Kind::Repair {
                     self.stands(at_us, replica, shard, header.bucket);
                 }
             }
@@ -111,7 +117,13 @@ fn own_verdict(header: &Header, lsn: Lsn, applied: &Applied) -> Verdict {
     match header.kind {
         Kind::Write | Kind::Expire | Kind::Seal if applied.note.is_none() => Verdict::Void,
         Kind::Write => written_verdict(&applied.result, lsn),
-        Kind::Expire | Kind::Seal | Kind::Frame | Kind::Fence | Kind::DropBucket | Kind::ExpireClients => Verdict::Took,
+        Kind::Expire
+        | Kind::Seal
+        | Kind::Frame
+        | Kind::Fence
+        | Kind::DropBucket
+        | Kind::ExpireClients
+        | Kind::Repair => Verdict::Took,
     }
 }
 

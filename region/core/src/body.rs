@@ -5,7 +5,7 @@
 
 use meridian_types::entry::{EntryError, HEADER_BYTES, Header, Kind};
 use meridian_types::key::{KEY_BYTES_MAX, MULTI_BYTES_MAX, MULTI_ITEMS_MAX, VALUE_BYTES_MAX};
-use meridian_types::{Epoch, Hlc, Positions, Refusal, RefusalKind, RegionId, Version};
+use meridian_types::{Epoch, Hlc, Lsn, Positions, Refusal, RefusalKind, RegionId, RepairGoal, RepairMode, Version};
 use serde::Deserialize;
 
 /// A key of 1 to [`KEY_BYTES_MAX`] bytes.
@@ -49,6 +49,34 @@ pub(crate) enum BodyRef<'a> {
         next: Epoch,
         after: Positions,
     },
+    Repair(#[serde(borrow)] RepairStepRef<'a>),
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+pub(crate) enum RepairStepRef<'a> {
+    Begin {
+        source: RegionId,
+    },
+    Rows {
+        begun: Lsn,
+        mode: RepairMode,
+        #[serde(borrow)]
+        puts: Vec<RowRef<'a>>,
+        deletes: Vec<&'a [u8]>,
+    },
+    End {
+        begun: Lsn,
+        mode: RepairMode,
+        goal: RepairGoal,
+    },
+    Unpark,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+pub(crate) struct RowRef<'a> {
+    #[serde(borrow)]
+    pub(crate) key: &'a [u8],
+    pub(crate) value: &'a [u8],
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
@@ -119,6 +147,7 @@ pub(crate) fn decode<'a>(header: &Header, entry: &'a [u8]) -> Result<BodyRef<'a>
         BodyRef::DropBucket => Kind::DropBucket,
         BodyRef::ExpireClients { .. } => Kind::ExpireClients,
         BodyRef::Seal { .. } => Kind::Seal,
+        BodyRef::Repair(_) => Kind::Repair,
     };
     if kind == header.kind { Ok(body) } else { Err(damaged()) }
 }
@@ -161,7 +190,7 @@ impl<'a> WriteBodyRef<'a> {
 #[cfg(test)]
 mod tests {
     use meridian_types::entry::{Body, WriteBody};
-    use meridian_types::{BucketId, Key, RequestId, Value, Write};
+    use meridian_types::{BucketId, Key, RepairStep, RequestId, Row, SetHash, Value, Write};
     use proptest::prelude::*;
 
     use super::*;
@@ -205,6 +234,41 @@ mod tests {
         }
     }
 
+    fn own_step(step: RepairStepRef<'_>) -> RepairStep {
+        match step {
+            RepairStepRef::Begin { source } => RepairStep::Begin { source },
+            RepairStepRef::Rows { begun, mode, puts, deletes } => {
+                let row = |row: RowRef<'_>| Row { key: row.key.to_vec().into(), value: row.value.to_vec().into() };
+                let puts = puts.into_iter().map(row).collect();
+                RepairStep::Rows { begun, mode, puts, deletes: deletes.iter().map(|key| key.to_vec().into()).collect() }
+            }
+            RepairStepRef::End { begun, mode, goal } => RepairStep::End { begun, mode, goal },
+            RepairStepRef::Unpark => RepairStep::Unpark,
+        }
+    }
+
+    fn any_step() -> impl Strategy<Value = RepairStep> {
+        let bytes = || prop::collection::vec(any::<u8>(), 0..9).prop_map(bytes::Bytes::from);
+        let mode = prop_oneof![Just(RepairMode::Replace), Just(RepairMode::Join)];
+        let rows =
+            (any::<u64>(), mode, prop::collection::vec((bytes(), bytes()), 0..4), prop::collection::vec(bytes(), 0..4));
+        prop_oneof![
+            any::<u16>().prop_map(|source| RepairStep::Begin { source: RegionId(source) }),
+            rows.prop_map(|(begun, mode, puts, deletes)| RepairStep::Rows {
+                begun: Lsn(begun),
+                mode,
+                puts: puts.into_iter().map(|(key, value)| Row { key, value }).collect(),
+                deletes,
+            }),
+            (any::<u64>(), any::<u128>()).prop_map(|(begun, hash)| RepairStep::End {
+                begun: Lsn(begun),
+                mode: RepairMode::Join,
+                goal: RepairGoal { results: SetHash(hash), ..RepairGoal::default() },
+            }),
+            Just(RepairStep::Unpark),
+        ]
+    }
+
     fn own(body: BodyRef<'_>) -> Body {
         match body {
             BodyRef::Write(WriteBodyRef::Plain(write)) => Body::Write(WriteBody::Plain(own_write(write))),
@@ -224,6 +288,7 @@ mod tests {
             BodyRef::DropBucket => Body::DropBucket,
             BodyRef::ExpireClients { before } => Body::ExpireClients { before },
             BodyRef::Seal { next, after } => Body::Seal { next, after },
+            BodyRef::Repair(step) => Body::Repair(own_step(step)),
         }
     }
 
@@ -253,6 +318,7 @@ mod tests {
                 let after = Positions([(RegionId(region), meridian_types::Lsn(lsn))].into());
                 (Kind::Seal, Body::Seal { next: Epoch(next), after })
             }),
+            2 => any_step().prop_map(|step| (Kind::Repair, Body::Repair(step))),
         ]
     }
 

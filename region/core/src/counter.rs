@@ -83,6 +83,19 @@ impl Counter {
         others.map(|(actor, tally)| (*actor, tally.increments, tally.decrements)).collect()
     }
 
+    /// What two replicas have counted and removed: all of it only rises.
+    pub(crate) fn join(mut self, other: &Counter) -> Counter {
+        for (actor, theirs) in &other.tallies {
+            let ours = self.tallies.entry(*actor).or_default();
+            ours.increments = ours.increments.max(theirs.increments);
+            ours.decrements = ours.decrements.max(theirs.decrements);
+            ours.removed_increments = ours.removed_increments.max(theirs.removed_increments);
+            ours.removed_decrements = ours.removed_decrements.max(theirs.removed_decrements);
+        }
+        self.stamp = self.stamp.max(other.stamp);
+        self
+    }
+
     /// Whether anything counted has not been removed: only then does the key exist.
     pub(crate) fn is_live(&self) -> bool {
         self.tallies.values().any(|tally| tally.is_live())

@@ -16,9 +16,9 @@
 use meridian_types::{BucketId, ClientId, Epoch, Lane, Lsn, RegionId, ShardId};
 
 const META: u8 = 1;
-const DATA: u8 = 2;
+pub(crate) const DATA: u8 = 2;
 const EXPIRY: u8 = 3;
-const RESULT: u8 = 4;
+pub(crate) const RESULT: u8 = 4;
 const PARKED: u8 = 5;
 
 const META_SHARD: u8 = 1;
@@ -211,6 +211,14 @@ pub(crate) fn parse_expiry(key: &[u8]) -> Option<(u64, &[u8])> {
     let (at, user) = key.get(DATA_PREFIX_BYTES..)?.split_first_chunk()?;
     debug_assert_eq!(key.len() - user.len(), EXPIRY_PREFIX_BYTES);
     Some((u64::from_be_bytes(*at), user))
+}
+
+/// The state key of one kind of thing of a bucket.
+pub(crate) fn row(shard: ShardId, kind: u8, bucket: BucketId, rest: &[u8]) -> Vec<u8> {
+    let mut bytes = start(shard, kind, 4 + rest.len());
+    bytes.extend_from_slice(&bucket.0.to_be_bytes());
+    bytes.extend_from_slice(rest);
+    bytes
 }
 
 fn start(shard: ShardId, kind: u8, room: usize) -> Vec<u8> {

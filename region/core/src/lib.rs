@@ -22,6 +22,7 @@ mod meta;
 pub mod propose;
 pub mod read;
 pub mod record;
+pub mod repair;
 pub mod result;
 pub mod scrub;
 mod sessions;

@@ -15,6 +15,9 @@ const META_FORMAT: u8 = 1;
 /// The format of a bucket's metadata.
 const BUCKET_FORMAT: u8 = 2;
 
+/// Stretches of the own log remembered as void, one per repair: those that may still be read to be shipped.
+const VOID_STRETCHES_MAX: usize = 64;
+
 /// Fences remembered per bucket with their position: those whose neighbourhood in the log may still be shipped.
 const FENCES_MAX: usize = 64;
 
@@ -51,6 +54,35 @@ pub(crate) struct BucketMeta {
     pub(crate) begun: Epoch,
     /// This replica is on no history that counts, until it is repaired.
     pub(crate) astray: Option<Astray>,
+    /// Stretches of the own log, each behind the first position and up to the second, whose entries of this bucket a
+    /// repair has made void; rising.
+    pub(crate) void: Vec<(Lsn, Lsn)>,
+    /// While the bucket is made equal to another region's, or takes in what waited for it.
+    pub(crate) repair: Option<Repair>,
+}
+
+/// A bucket that is closed in this shard.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Repair {
+    /// Own entries behind this are void.
+    pub(crate) void_after: Lsn,
+    pub(crate) phase: RepairPhase,
+}
+
+/// Why it is closed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum RepairPhase {
+    /// Its rows are made equal to those of `source`, since the entry at `begun`.
+    Moving { source: RegionId, begun: Lsn, rows: Moved },
+    /// It takes in what waited, some at a time.
+    Releasing,
+}
+
+/// Whether its rows are still those of its positions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum Moved {
+    None,
+    Some,
 }
 
 /// Another region's seal ended an epoch otherwise than it ended here.
@@ -96,6 +128,18 @@ impl BucketMeta {
         self.begun.max(Epoch(1))
     }
 
+    /// Why no other region can be made equal to this replica, if none can.
+    pub(crate) fn unfit_as_source(&self) -> Option<&'static str> {
+        match &self.repair {
+            _ if self.dropped => Some("has deleted the bucket"),
+            _ if self.astray.is_some() => Some("has gone astray itself"),
+            Some(Repair { phase: RepairPhase::Moving { rows: Moved::Some, .. }, .. }) => {
+                Some("is being repaired itself")
+            }
+            _ => None,
+        }
+    }
+
     /// Raises the fence; a lower one changes nothing.
     pub(crate) fn raise_fence(&mut self, at: Lsn, epoch: Epoch) {
         if epoch > self.fence() {
@@ -110,13 +154,32 @@ impl BucketMeta {
     pub(crate) fn is_fenced_at(&self, lsn: Lsn, epoch: Epoch) -> bool {
         self.fences.iter().any(|(at, fence)| *at < lsn && *fence > epoch)
     }
+
+    /// Whether a repair has made an own entry at `lsn` void.
+    pub(crate) fn is_void_at(&self, lsn: Lsn) -> bool {
+        let now = self.repair.as_ref().is_some_and(|repair| repair.void_after < lsn);
+        now || self.void.iter().any(|(after, to)| *after < lsn && lsn <= *to)
+    }
+
+    /// Ends the repair at `lsn` of the own log; what was void stays so.
+    pub(crate) fn open(&mut self, lsn: Lsn) {
+        let Some(Repair { void_after, .. }) = self.repair.take() else { return };
+        let mut stretch = (void_after, lsn);
+        while let Some((after, _)) = self.void.pop_if(|(_, to)| *to >= stretch.0) {
+            stretch.0 = stretch.0.min(after);
+        }
+        self.void.push(stretch);
+        if self.void.len() > VOID_STRETCHES_MAX {
+            self.void.remove(0);
+        }
+    }
 }
 
 impl From<BucketMeta1> for BucketMeta {
     fn from(old: BucketMeta1) -> BucketMeta {
         let begun = old.fences.last().map(|(_, epoch)| *epoch).unwrap_or_default();
         let BucketMeta1 { digest, fences, expiring, origin_hlc, divergence, dropped } = old;
-        BucketMeta { digest, fences, expiring, origin_hlc, divergence, dropped, begun, astray: None }
+        BucketMeta { digest, fences, expiring, origin_hlc, divergence, dropped, begun, ..BucketMeta::default() }
     }
 }
 
@@ -180,6 +243,21 @@ mod tests {
         let meta = decode_bucket(&postcard::to_extend(&fields, vec![META_FORMAT]).unwrap()).unwrap();
         assert_eq!((meta.digest.clone(), meta.epoch(), meta.astray), (digest, Epoch(3), None));
         assert_eq!(decode_bucket(&encode_bucket(&meta)).unwrap(), meta);
+    }
+
+    #[test]
+    fn what_a_repair_made_void_stays_void_and_stretches_that_touch_become_one() {
+        let mut meta = BucketMeta::default();
+        for (after, to) in [(10, 20), (15, 30), (40, 50)] {
+            let phase = RepairPhase::Releasing;
+            meta.repair = Some(Repair { void_after: Lsn(after), phase });
+            assert!(meta.is_void_at(Lsn(u64::MAX)), "as long as it lasts");
+            meta.open(Lsn(to));
+        }
+        assert_eq!(meta.void, [(Lsn(10), Lsn(30)), (Lsn(40), Lsn(50))]);
+        let void: Vec<_> = [10, 11, 30, 31, 50, 51].into_iter().filter(|lsn| meta.is_void_at(Lsn(*lsn))).collect();
+        assert_eq!(void, [11, 30, 50]);
+        assert_eq!(decode_bucket(&encode_bucket(&meta)), Ok(meta));
     }
 
     proptest! {

@@ -143,9 +143,21 @@ impl Session {
 impl Sessions {
     /// Reads the index from the state.
     pub(crate) fn load(view: &dyn StateView, shard: ShardId) -> Result<Sessions, ReadError> {
+        Sessions::in_range(view, keys::results_of_shard(shard))
+    }
+
+    /// Reads the index of one bucket anew, whose results were exchanged.
+    pub(crate) fn reload(&mut self, view: &dyn StateView, shard: ShardId, bucket: BucketId) -> Result<(), ReadError> {
+        self.drop_bucket(bucket);
+        let read = Sessions::in_range(view, keys::results_of_bucket(shard, bucket))?;
+        self.sessions.extend(read.sessions);
+        self.kept.extend(read.kept);
+        Ok(())
+    }
+
+    fn in_range(view: &dyn StateView, (from, to): (Vec<u8>, Vec<u8>)) -> Result<Sessions, ReadError> {
         let mut sessions = Sessions::default();
         let mut damage = None;
-        let (from, to) = keys::results_of_shard(shard);
         view.scan(&from, &to, &mut |key, record| match (keys::parse_result(key), ResultRecord::decode(record)) {
             (Some((bucket, origin, client, slot)), Ok(record)) => {
                 let session = sessions.sessions.entry((bucket, client, origin)).or_default();
@@ -293,7 +305,7 @@ impl Sessions {
         (gone.len() as u64, more)
     }
 
-    /// Drops a bucket's sessions from the index; their state keys are the caller's to delete.
+    /// Drops a bucket's sessions from the index; their state keys are the caller's business.
     pub(crate) fn drop_bucket(&mut self, bucket: BucketId) {
         self.sessions.retain(|(of, _, _), _| *of != bucket);
         self.kept.retain(|(of, _), _| *of != bucket);

@@ -17,6 +17,7 @@ mod facts;
 mod frame;
 mod merge;
 mod plain;
+mod repair;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::ControlFlow;
@@ -31,7 +32,7 @@ use meridian_types::{
 use crate::body::{self, BodyRef, WriteBodyRef};
 use crate::error::{ApplyError, Damage, LoadError, ReadError};
 use crate::keys::{self, MetaKey};
-use crate::meta::{self, BucketMeta, ShardMeta};
+use crate::meta::{self, BucketMeta, RepairPhase, ShardMeta};
 use crate::record::{Content, Stamp};
 use crate::result::{ControlResult, Divergence, FrameResult, WriteResult};
 use crate::sessions::{self, Asked, Known, Scope, Sessions};
@@ -40,8 +41,10 @@ use crate::view::{Mutations, StateView};
 pub use self::control::REMOVALS_MAX;
 use self::editor::Editor;
 use self::epoch::Parked;
-pub use self::epoch::{PARKED_BYTES_MAX, PARKED_ENTRIES_MAX};
+pub use self::epoch::{CLOSED_BYTES_MAX, CLOSED_ENTRIES_MAX, PARKED_BYTES_MAX, PARKED_ENTRIES_MAX};
 pub use self::facts::Due;
+pub use self::repair::RELEASED_MAX;
+use self::repair::Step;
 
 /// One shard's metadata in memory: digests, watermarks, fences, the index of kept results. The data
 /// itself stays behind the [`StateView`].
@@ -130,6 +133,12 @@ impl Shard {
             return Err(damage.into());
         }
         loaded.load_parked(view)?;
+        for (bucket, meta) in &loaded.buckets {
+            // Its results are not those of one history while its rows are exchanged.
+            if meta.repair.as_ref().is_some_and(|repair| matches!(repair.phase, RepairPhase::Moving { .. })) {
+                loaded.sessions.drop_bucket(*bucket);
+            }
+        }
         Ok(loaded)
     }
 
@@ -177,7 +186,13 @@ impl Shard {
         let applied = match header.kind {
             _ if replayed => self.replay(view, lsn, &header, entry, out),
             Kind::Frame => self.apply_frame(view, entry, out),
-            Kind::Write | Kind::Expire | Kind::Seal | Kind::Fence | Kind::DropBucket | Kind::ExpireClients => {
+            Kind::Write
+            | Kind::Expire
+            | Kind::Seal
+            | Kind::Fence
+            | Kind::DropBucket
+            | Kind::ExpireClients
+            | Kind::Repair => {
                 let body = body::decode(&header, entry).map_err(|source| ApplyError::Entry { lsn, source })?;
                 self.apply_own(view, lsn, &header, entry, &body, out)
             }
@@ -235,7 +250,7 @@ impl Shard {
                 }
                 Err(error) => FrameResult::Damaged { reason: error.to_string() }.encode(),
             },
-            Kind::Expire | Kind::Seal | Kind::Fence | Kind::DropBucket | Kind::ExpireClients => {
+            Kind::Expire | Kind::Seal | Kind::Fence | Kind::DropBucket | Kind::ExpireClients | Kind::Repair => {
                 control::done(0, false).encode()
             }
         };
@@ -256,6 +271,10 @@ impl Shard {
             BodyRef::Fence => control(self.apply_fence(lsn, header)),
             BodyRef::DropBucket => control(self.apply_drop(view, header.bucket, out)?),
             BodyRef::ExpireClients { before } => control(self.apply_expire_clients(*before, out)),
+            BodyRef::Repair(step) => {
+                let (result, answered) = self.apply_repair(Step { view, out, lsn }, header, step)?;
+                Ok(Applied { answered, ..Applied::answering(result.encode()) })
+            }
             BodyRef::Write(_) | BodyRef::Expire { .. } | BodyRef::Seal { .. } => {
                 if let Some(refusal) = self.void(lsn, header, body) {
                     return self.refuse(view, lsn, header, body, refusal, out);
@@ -272,6 +291,10 @@ impl Shard {
         let meta = self.buckets.get(&header.bucket);
         if meta.is_some_and(|meta| meta.dropped) {
             return Some(Refusal::new(RefusalKind::NotFound, "the bucket was deleted"));
+        }
+        if meta.is_some_and(|meta| meta.repair.is_some()) {
+            let message = "the bucket is being repaired in this shard of the region, which orders nothing meanwhile";
+            return Some(Refusal::new(RefusalKind::Retry, message));
         }
         let fence = meta.map(BucketMeta::fence).unwrap_or_default();
         let sealed = match body {
@@ -358,7 +381,7 @@ impl Shard {
                 control::done(0, false).encode()
             }
             // Never part of a history; both callers have seen to it.
-            BodyRef::Fence | BodyRef::DropBucket | BodyRef::ExpireClients { .. } => Bytes::new(),
+            BodyRef::Fence | BodyRef::DropBucket | BodyRef::ExpireClients { .. } | BodyRef::Repair(_) => Bytes::new(),
         };
         let digest = &mut meta.digest;
         digest.positions.raise(header.origin, lsn);

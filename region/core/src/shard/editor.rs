@@ -33,6 +33,11 @@ impl Slot {
         self.record.as_deref().map(Record::decode).transpose()
     }
 
+    /// The record, as it is stored.
+    pub(super) fn record(&self) -> Option<&Bytes> {
+        self.record.as_ref()
+    }
+
     fn key(&self) -> &[u8] {
         &self.state_key[keys::DATA_PREFIX_BYTES..]
     }

@@ -33,7 +33,13 @@ pub const PARKED_ENTRIES_MAX: usize = 4096;
 /// The most bytes of them.
 pub const PARKED_BYTES_MAX: usize = 16 << 20;
 
-/// What waits for a seal.
+/// The most bytes that wait for the end of a repair, on disk: hours of an ordinary load. Beyond it the lane waits.
+pub const CLOSED_BYTES_MAX: usize = 1 << 30;
+
+/// The most entries that do.
+pub const CLOSED_ENTRIES_MAX: usize = 8 << 20;
+
+/// What waits for a seal, or for the end of a repair.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub(super) struct Parked {
     entries: usize,
@@ -46,8 +52,10 @@ impl Parked {
         self.bytes += bytes;
     }
 
-    fn is_full(self) -> bool {
-        self.entries > PARKED_ENTRIES_MAX || self.bytes > PARKED_BYTES_MAX
+    fn is_full(self, closed: bool) -> bool {
+        let (entries_max, bytes_max) =
+            if closed { (CLOSED_ENTRIES_MAX, CLOSED_BYTES_MAX) } else { (PARKED_ENTRIES_MAX, PARKED_BYTES_MAX) };
+        self.entries > entries_max || self.bytes > bytes_max
     }
 }
 
@@ -65,13 +73,21 @@ impl<'a> Foresight<'a> {
     /// Refuses the frame, for now, when it would park too much.
     pub(super) fn admit(&mut self, header: &Header, body: &BodyRef<'_>, bytes: usize) -> Result<(), FrameResult> {
         let (shard, bucket) = (self.shard, header.bucket);
+        let closed = shard.is_closed(bucket);
         let (epoch, parked) = self.seen.entry(bucket).or_insert_with(|| (shard.epoch(bucket), shard.parked(bucket)));
-        match body {
-            BodyRef::Seal { next, .. } if header.epoch == *epoch => *epoch = *next,
-            _ if header.epoch > *epoch || shard.astray(bucket).is_some() => parked.add(bytes),
-            _ => {}
+        let waits = match body {
+            _ if closed || shard.astray(bucket).is_some() => true,
+            BodyRef::Seal { next, .. } if header.epoch == *epoch => {
+                *epoch = *next;
+                false
+            }
+            _ => header.epoch > *epoch,
+        };
+        if waits {
+            parked.add(bytes);
         }
-        if parked.is_full() { Err(FrameResult::Early { bucket, epoch: *epoch }) } else { Ok(()) }
+        // What doesn't wait may be the seal that the others wait for.
+        if waits && parked.is_full(closed) { Err(FrameResult::Early { bucket, epoch: *epoch }) } else { Ok(()) }
     }
 }
 
@@ -139,31 +155,52 @@ impl Shard {
         out.put(keys::parked(self.id, header.bucket, header.epoch, last, header.origin, lsn), entry.clone());
     }
 
-    /// Applies what waited for the epoch that is now in force, and for those that it ends in turn. What waited for an epoch
-    /// that was passed over has no place in the history.
+    /// Whether more waits for the bucket than one step may apply.
+    pub(super) fn is_crowded(&self, bucket: BucketId) -> bool {
+        self.parked(bucket).is_full(false)
+    }
+
+    /// Applies what waited for the epoch that is now in force, and for those that it ends in turn, at most `most` entries;
+    /// tells whether there is more. What waited for an epoch that was passed over has no place in the history, and what
+    /// a repair has brought already is not applied again.
     pub(super) fn unpark(
         &mut self,
         view: &dyn StateView,
         bucket: BucketId,
+        most: usize,
+        out: &mut Mutations,
+        told: &mut Vec<(RequestId, Bytes)>,
+    ) -> Result<bool, ReadError> {
+        let mut left = most;
+        while self.parked.contains_key(&bucket) {
+            let waiting = self.waiting_up_to(view, bucket, left, out)?;
+            if waiting.is_empty() || left == 0 {
+                return Ok(!waiting.is_empty());
+            }
+            left -= waiting.len();
+            for (key, entry) in waiting {
+                self.unpark_one(view, bucket, (key, entry), out, told)?;
+            }
+        }
+        Ok(false)
+    }
+
+    fn unpark_one(
+        &mut self,
+        view: &dyn StateView,
+        bucket: BucketId,
+        (key, entry): (Vec<u8>, Bytes),
         out: &mut Mutations,
         told: &mut Vec<(RequestId, Bytes)>,
     ) -> Result<(), ReadError> {
-        while self.parked.contains_key(&bucket) {
-            let current = self.epoch(bucket);
-            let waiting = self.waiting_up_to(view, bucket, current, out)?;
-            if waiting.is_empty() {
-                return Ok(());
-            }
-            for (key, entry) in waiting {
-                self.release(bucket, entry.len());
-                let (_, epoch, _, lsn) = keys::parse_parked(&key).ok_or(DAMAGED)?;
-                out.delete(key);
-                if epoch == current && self.astray(bucket).is_none() {
-                    let header = Header::decode(&entry).map_err(|_| DAMAGED)?;
-                    let body = body::decode(&header, &entry).map_err(|_| DAMAGED)?;
-                    told.extend(self.continue_history(view, out, lsn, &header, entry.len(), &body)?);
-                }
-            }
+        self.make_room(bucket, entry.len());
+        let (_, epoch, origin, lsn) = keys::parse_parked(&key).ok_or(DAMAGED)?;
+        out.delete(key);
+        let continues = epoch == self.epoch(bucket) && lsn > self.position(bucket, origin);
+        if continues && self.astray(bucket).is_none() {
+            let header = Header::decode(&entry).map_err(|_| DAMAGED)?;
+            let body = body::decode(&header, &entry).map_err(|_| DAMAGED)?;
+            told.extend(self.continue_history(view, out, lsn, &header, entry.len(), &body)?);
         }
         Ok(())
     }
@@ -188,23 +225,24 @@ impl Shard {
         Ok(answered(header, &result))
     }
 
+    /// The first of what waits for the epoch in force or an earlier one: at most `most` entries, but one at least.
     fn waiting_up_to(
         &self,
         view: &dyn StateView,
         bucket: BucketId,
-        epoch: Epoch,
+        most: usize,
         out: &Mutations,
     ) -> Result<Vec<(Vec<u8>, Bytes)>, ReadError> {
-        let (from, to) = keys::parked_up_to(self.id, bucket, epoch);
+        let (from, to) = keys::parked_up_to(self.id, bucket, self.epoch(bucket));
         let mut waiting = Vec::new();
         out.over(view).scan(&from, &to, &mut |key, entry| {
             waiting.push((key.to_vec(), Bytes::copy_from_slice(entry)));
-            ControlFlow::Continue(())
+            if waiting.len() < most { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
         })?;
         Ok(waiting)
     }
 
-    fn release(&mut self, bucket: BucketId, bytes: usize) {
+    fn make_room(&mut self, bucket: BucketId, bytes: usize) {
         if let Some(parked) = self.parked.get_mut(&bucket) {
             parked.entries = parked.entries.saturating_sub(1);
             parked.bytes = parked.bytes.saturating_sub(bytes);

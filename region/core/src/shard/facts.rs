@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use meridian_types::entry::{Header, Kind};
-use meridian_types::{BucketDigest, BucketId, Epoch, Hlc, Key, Lane, Lsn, RegionId, RequestId, ShardId};
+use meridian_types::{BucketDigest, BucketId, Epoch, Hlc, Key, Lane, Lsn, Positions, RegionId, RequestId, ShardId};
 
 use super::Shard;
 use crate::error::ReadError;
@@ -48,6 +48,16 @@ impl Shard {
         written.map(|(bucket, meta)| (*bucket, &meta.digest))
     }
 
+    /// Every bucket that anything is known of here.
+    pub fn buckets(&self) -> impl Iterator<Item = BucketId> {
+        self.buckets.keys().copied()
+    }
+
+    /// What a bucket has of every origin.
+    pub fn positions(&self, bucket: BucketId) -> Positions {
+        self.buckets.get(&bucket).map(|meta| meta.digest.positions.clone()).unwrap_or_default()
+    }
+
     /// How far the entries of another region have been applied, per lane.
     pub fn watermark(&self, source: RegionId, lane: Lane) -> Lsn {
         self.watermarks.get(&(source, lane)).copied().unwrap_or_default()
@@ -74,12 +84,12 @@ impl Shard {
     }
 
     /// Whether an own entry of a shipped kind took its place in its bucket's history. An entry that
-    /// was refused by the fence, its timestamp or a dropped bucket did not: **the log reader must
+    /// was refused by the fence, its timestamp, a repair or a dropped bucket did not: **the log reader must
     /// not hand it to the shipper**, since the other regions can't know why it was refused.
     pub fn is_effective(&self, lsn: Lsn, header: &Header) -> bool {
         // A seal ends an epoch that may be fenced off already; one that did not is remembered as void.
-        let fenced =
-            |meta: &BucketMeta| meta.dropped || (header.kind != Kind::Seal && meta.is_fenced_at(lsn, header.epoch));
+        let is_fenced = |meta: &BucketMeta| header.kind != Kind::Seal && meta.is_fenced_at(lsn, header.epoch);
+        let fenced = |meta: &BucketMeta| meta.dropped || is_fenced(meta) || meta.is_void_at(lsn);
         !self.meta.voids.contains(&lsn) && !self.buckets.get(&header.bucket).is_some_and(fenced)
     }
 
@@ -107,7 +117,7 @@ impl Shard {
         let mut grouped = Vec::new();
         let mut left = limit;
         for (bucket, meta) in &self.buckets {
-            if left == 0 || meta.expiring == 0 || !expires_here(*bucket) {
+            if left == 0 || meta.expiring == 0 || meta.repair.is_some() || !expires_here(*bucket) {
                 continue;
             }
             let due = read::due(view, self.id, *bucket, now_ms, left)?;

@@ -10,6 +10,7 @@ use super::epoch::Foresight;
 use super::{Applied, FrameApplied, Shard};
 use crate::body::{self, BodyRef};
 use crate::error::ReadError;
+use crate::meta::BucketMeta;
 use crate::result::{Divergence, FrameResult};
 use crate::view::{Mutations, StateView};
 
@@ -37,17 +38,18 @@ impl Shard {
             if self.is_dropped(header.bucket) || lsn <= self.position(header.bucket, frame.header.source) {
                 continue;
             }
-            if header.epoch > self.epoch(header.bucket) {
-                self.park(lsn, &header, entry, out);
-                continue;
-            }
-            if self.astray(header.bucket).is_some() {
+            let bucket = header.bucket;
+            if self.is_closed(bucket) || self.astray(bucket).is_some() || header.epoch > self.epoch(bucket) {
                 self.park(lsn, &header, entry, out);
                 continue;
             }
             answered.extend(self.continue_history(view, out, lsn, &header, entry.len(), &body)?);
-            if matches!(body, BodyRef::Seal { .. }) {
-                self.unpark(view, header.bucket, out, &mut answered)?;
+            match body {
+                BodyRef::Seal { .. } if self.is_crowded(bucket) => self.close_to_release(bucket),
+                BodyRef::Seal { .. } => {
+                    self.unpark(view, bucket, usize::MAX, out, &mut answered)?;
+                }
+                _ => {}
             }
         }
         let (source, lane, watermark) = (frame.header.source, frame.header.lane, frame.header.last);
@@ -107,10 +109,12 @@ impl Shard {
         };
         if let Some(meta) = self.buckets.get(&header.bucket).filter(|meta| !meta.dropped) {
             let fence = meta.fence();
-            if seals < fence {
+            // What a repair brought may come again in its lane, from an epoch that has ended since.
+            let is_known = lsn <= meta.digest.positions.of(header.origin);
+            if seals < fence && !is_known {
                 return Err(FrameResult::Fenced { bucket: header.bucket, epoch: header.epoch, fence });
             }
-            if let Some(divergence) = &meta.divergence {
+            if let (Some(divergence), None) = (&meta.divergence, &meta.repair) {
                 return Err(FrameResult::Diverged { divergence: divergence.clone() });
             }
         }
@@ -121,7 +125,8 @@ impl Shard {
     fn compare(&mut self, notes: &[DigestNote]) -> Vec<Divergence> {
         let mut found = Vec::new();
         for note in notes {
-            let Some(meta) = self.buckets.get_mut(&note.bucket).filter(|meta| !meta.dropped) else { continue };
+            let compared = |meta: &&mut BucketMeta| !meta.dropped && meta.repair.is_none();
+            let Some(meta) = self.buckets.get_mut(&note.bucket).filter(compared) else { continue };
             if meta.divergence.is_some() || agrees(&meta.digest, note) != Some(false) {
                 continue;
             }
@@ -139,7 +144,7 @@ impl Shard {
         found
     }
 
-    fn position(&self, bucket: BucketId, origin: RegionId) -> Lsn {
+    pub(super) fn position(&self, bucket: BucketId, origin: RegionId) -> Lsn {
         self.buckets.get(&bucket).map(|meta| meta.digest.positions.of(origin)).unwrap_or_default()
     }
 }

@@ -2,12 +2,14 @@
 //! order (CON-4). Deletes leave a tombstone with their version, so that an older write arriving later
 //! loses (CON-5).
 
+use bytes::Bytes;
 use meridian_types::{Outcome, Refusal, RefusalKind, RegionId};
 
 use super::editor::Editor;
 use super::plain::Decision;
 use crate::body::KeyRef;
-use crate::record::{Content, Register, Stamp, encode_merged};
+use crate::error::Damage;
+use crate::record::{Content, Record, Register, Stamp, encode_merged};
 
 /// Sets the register, unless a later write has.
 pub(super) fn register(editor: &mut Editor<'_>, key: KeyRef<'_>, content: Content<'_>) -> Decision {
@@ -48,6 +50,29 @@ pub(super) fn remove(editor: &mut Editor<'_>, key: KeyRef<'_>, observed: &[(Regi
     editor.replace(slot, record)?;
     editor.removed(editor.stamp.lsn);
     Ok(Ok(Outcome::Deleted { version: editor.stamp.version, existed }))
+}
+
+/// What two replicas have of a key, joined. Where that is what one of them has, its very bytes: equal inputs give equal
+/// bytes.
+pub(super) fn join(ours: Option<&Bytes>, theirs: &[u8]) -> Result<Bytes, Damage> {
+    let (Some(ours), given) = (ours, Record::decode(theirs)?.into_merged()) else {
+        return Ok(Bytes::copy_from_slice(theirs));
+    };
+    let own = Record::decode(ours)?.into_merged();
+    let register = match (own.0.clone(), given.0.clone()) {
+        (Some(own), Some(given)) => Some(latest(Some(own), given.val, given.marker)),
+        (own, given) => own.or(given),
+    };
+    let counter = match (own.1.clone(), given.1.clone()) {
+        (Some(own), Some(given)) => Some(own.join(&given)),
+        (own, given) => own.or(given),
+    };
+    let joined = (register, counter);
+    Ok(match &joined {
+        _ if joined == given => Bytes::copy_from_slice(theirs),
+        _ if joined == own => ours.clone(),
+        (register, counter) => encode_merged(register.as_ref(), counter.as_ref()),
+    })
 }
 
 fn latest<'a>(register: Option<Register<'a>>, val: Option<Content<'a>>, marker: Stamp) -> Register<'a> {

@@ -6,5 +6,6 @@ mod damage;
 mod history;
 mod plays;
 mod regions;
+mod repair;
 mod rules;
 mod world;

@@ -11,6 +11,7 @@
 //! us ships sync to eu max=2       one frame from where eu stands; `from=N` pretends it stands elsewhere
 //! us seals plain 3                the end of the epoch in force, as its last entry
 //! eu takes-over plain 3           the same after a failover: as it stands in eu
+//! us begins repair of plain after eu / us ends repair of plain after eu
 //! us fences plain 3 / us expires / us drops plain / us restarts / us digest plain
 //! us astray plain                 whether it must be repaired
 //! us epoch 3                      the epoch its leader believes in
@@ -21,10 +22,14 @@ use std::fmt::Write as _;
 use std::path::PathBuf;
 
 use meridian_region_core::read;
+use meridian_region_core::repair::survey::Claim;
 use meridian_region_core::{Astray, FrameResult, WriteResult};
 use meridian_types::entry::{Body, Kind};
-use meridian_types::{BucketId, Epoch, Hlc, Lane, Lsn, Outcome, Refusal, RegionId, RequestId, Version, Write};
+use meridian_types::{
+    BucketId, Epoch, Hlc, Lane, Lsn, Outcome, Refusal, RegionId, RepairStep, RequestId, Version, Write,
+};
 
+use crate::repair::{propose, undisturbed};
 use crate::world::{MERGED, PLAIN, Replica, SHARD, id, key, value};
 
 struct Stage {
@@ -109,6 +114,9 @@ impl Stage {
         if line.word(1) == "ships" {
             return self.ship(&line);
         }
+        if line.words.contains(&"repair") {
+            return self.repair(&line);
+        }
         let replica = self.replicas.get_mut(line.word(0)).unwrap();
         match line.word(1) {
             "write" => told(&replica.write(line.id(), line.write())),
@@ -154,6 +162,17 @@ impl Stage {
             "digest" => digest(replica, bucket(line.word(2))),
             other => panic!("no such command: {other}"),
         }
+    }
+
+    fn repair(&mut self, line: &Line<'_>) -> String {
+        let (of, mut source) = (bucket(line.word(4)), self.replicas[line.word(6)].clone());
+        let target = self.replicas.get_mut(line.word(0)).unwrap();
+        if line.word(1) == "begins" {
+            propose(target, of, RepairStep::Begin { source: source.region });
+            return String::new();
+        }
+        let moved = undisturbed(target, &mut source, (of, Claim::Primary));
+        format!("{moved} rows moved")
     }
 
     fn ship(&mut self, line: &Line<'_>) -> String {

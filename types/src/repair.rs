@@ -1,0 +1,97 @@
+//! Making one bucket in one shard equal to another region's, as entries of the own log
+//! (`docs/adr/2026-11-20-resync.md`).
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+
+use crate::digest::{BucketDigest, SetHash};
+use crate::id::{BucketId, RegionId, ShardId};
+use crate::position::{Epoch, Hlc, Lsn};
+
+/// A row of a bucket's state: a record (a tombstone too), or the kept result of a request.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Row {
+    /// Its key within the bucket and the shard: which kind of row, and the rest of its state key.
+    pub key: Bytes,
+    /// Its bytes, as the state holds them.
+    pub value: Bytes,
+}
+
+/// What becomes of what only the target has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum RepairMode {
+    /// It goes: the source has everything that counts.
+    Replace,
+    /// It stays, and what both have is merged: active-active replicas that each saw something the other did not.
+    Join,
+}
+
+/// What the source says of the rows it gave, at the moment they were of.
+#[derive(Clone, Debug, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct RepairGoal {
+    /// The epoch in force.
+    pub epoch: Epoch,
+    /// What they must add up to, and the inputs they cover.
+    pub digest: BucketDigest,
+    /// The hash of every row that is a kept result.
+    pub results: SetHash,
+    /// The greatest timestamp applied per origin: what the expiry of sessions is decided by.
+    pub origin_hlc: BTreeMap<RegionId, Hlc>,
+}
+
+/// One step of a repair.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum RepairStep {
+    /// From here on the bucket is closed in this shard: its own writes are void, what arrives for it waits.
+    Begin {
+        /// Whom it is made equal to.
+        source: RegionId,
+    },
+    /// Some rows.
+    Rows {
+        /// Where in the own log the repair began.
+        begun: Lsn,
+        /// What becomes of what was there.
+        mode: RepairMode,
+        /// Rows to set.
+        puts: Vec<Row>,
+        /// Keys of rows to remove.
+        deletes: Vec<Bytes>,
+    },
+    /// All rows are there: nothing changes unless they add up to what the source said.
+    End {
+        /// Where in the own log the repair began.
+        begun: Lsn,
+        /// What became of what was there.
+        mode: RepairMode,
+        /// What the source said.
+        goal: RepairGoal,
+    },
+    /// Applies some of what waited; the last one opens the bucket.
+    Unpark,
+}
+
+/// How far the repair of one bucket in one shard is.
+#[derive(Clone, Debug, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct RepairStatus {
+    /// The bucket.
+    pub bucket: BucketId,
+    /// The shard.
+    pub shard: ShardId,
+    /// The region it is made equal to.
+    pub source: RegionId,
+    /// Rows in the partitions that differ, about; 0 until the partitions have been compared.
+    pub rows_total: u64,
+    /// Of these, compared so far.
+    pub rows_compared: u64,
+    /// Rows that differed, and were moved.
+    pub rows_moved: u64,
+    /// Bytes received from the source: digests, hashes and rows.
+    pub bytes_moved: u64,
+    /// About how long it still takes, in milliseconds; 0 when that is not known.
+    pub eta_ms: u64,
+    /// Why it does not get on; empty when it does.
+    pub waits_for: String,
+}
