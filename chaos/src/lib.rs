@@ -5,11 +5,13 @@
 //! - [`workload`]: what clients do, on purpose; [`check`]: what must be true of it, one file per promise.
 //! - [`world`]: a simulated planet, deterministic and in virtual time.
 //! - [`fuzz`]: bytes that no encoder wrote, for every decoder.
+//! - [`mutants`]: planted bugs, which somebody must notice.
 //! - [`real`]: real processes; [`wan`]: an emulated WAN between them.
 
 pub mod check;
 pub mod fuzz;
 pub mod history;
+pub mod mutants;
 pub mod real;
 pub mod target;
 pub mod trace;

@@ -4,6 +4,7 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use chaos::fuzz::{self, storm};
+use chaos::mutants;
 use clap::{Parser, Subcommand};
 
 #[derive(Parser)]
@@ -19,6 +20,8 @@ enum What {
     Fuzz(Fuzz),
     /// Write the encodings that fuzzing begins from into chaos/fuzz/corpus
     Corpus,
+    /// Plant known kinds of bugs in a copy of the product, and see who notices
+    Mutants(mutants::Arguments),
 }
 
 #[derive(clap::Args)]
@@ -41,6 +44,10 @@ fn main() -> anyhow::Result<ExitCode> {
             let written = fuzz::write_corpus(&fuzz::all())?;
             eprintln!("{written} samples in {}", fuzz::corpus_dir().display());
             Ok(ExitCode::SUCCESS)
+        }
+        What::Mutants(arguments) => {
+            let noticed = arguments.run(&mut std::io::stdout().lock())?;
+            Ok(if noticed { ExitCode::SUCCESS } else { ExitCode::FAILURE })
         }
     }
 }

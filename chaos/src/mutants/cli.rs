@@ -1,0 +1,200 @@
+//! `chaos mutants`: plants each bug in a copy of the tree and tells who noticed.
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, bail, ensure};
+
+use super::tree::{Ended, Tree};
+use super::{Mutant, all};
+
+/// The longest that one build may take.
+const BUILD_MAX: Duration = Duration::from_secs(3600);
+
+/// What `chaos mutants` is told.
+#[derive(clap::Args, Clone, Debug)]
+pub struct Arguments {
+    /// Only those whose names contain this
+    #[arg(long)]
+    only: Option<String>,
+    /// How many seeds each mutant is played with
+    #[arg(long, default_value_t = 500)]
+    seeds: u64,
+    /// How many worlds at a time
+    #[arg(long, default_value_t = 2)]
+    jobs: usize,
+    /// How long clients work in each world, in simulated seconds
+    #[arg(long, default_value_t = 60)]
+    seconds: u64,
+    /// The longest that the seeds of one mutant may take, in seconds: one that hangs is noticed, too
+    #[arg(long, default_value_t = 900)]
+    limit: u64,
+    /// Where the copy of the tree and its target directory are kept, for the next time
+    #[arg(long)]
+    dir: Option<PathBuf>,
+    /// Don't play the unchanged tree first
+    #[arg(long)]
+    skip_baseline: bool,
+    /// Only check that every mutant finds its place
+    #[arg(long)]
+    check: bool,
+}
+
+/// What became of a mutant.
+enum Fate {
+    /// Who found it, and with which seed.
+    Noticed { by: String, seed: String },
+    /// It hung.
+    Hung,
+    /// Nobody did.
+    Survived,
+    /// It is no program.
+    Unbuildable(String),
+}
+
+impl Arguments {
+    /// Plants every bug that is asked for, and prints a table. `true` when all were noticed.
+    ///
+    /// # Errors
+    /// When the tree can't be copied, a mutant does not find its place, or the unchanged tree fails.
+    pub fn run(&self, out: &mut impl Write) -> anyhow::Result<bool> {
+        let root = root()?;
+        let mut mutants = all(&root)?;
+        mutants.retain(|mutant| self.only.as_deref().is_none_or(|only| mutant.name.contains(only)));
+        ensure!(!mutants.is_empty(), "there is no such mutant");
+        for mutant in &mutants {
+            mutant.applied(&root)?;
+        }
+        if self.check {
+            writeln!(out, "{} mutants find their places", mutants.len())?;
+            return Ok(true);
+        }
+        let dir = self.dir.clone().unwrap_or_else(|| std::env::temp_dir().join("meridian-mutants"));
+        let tree = Tree::copy(&root, &dir)?;
+        if !self.skip_baseline {
+            self.baseline(&tree, out)?;
+        }
+        writeln!(out, "| mutant | row | breaks | noticed by | seed | seconds |\n|---|---|---|---|---|---|")?;
+        let mut survivors = 0;
+        for mutant in &mutants {
+            let began = Instant::now();
+            let fate = self.try_out(&root, &tree, mutant)?;
+            survivors += usize::from(matches!(fate, Fate::Survived | Fate::Unbuildable(_)));
+            let (by, seed) = match fate {
+                Fate::Noticed { by, seed } => (by, seed),
+                Fate::Hung => ("a seed that did not end".to_owned(), String::new()),
+                Fate::Survived => ("**nobody**".to_owned(), String::new()),
+                Fate::Unbuildable(why) => (format!("**no program**: {why}"), String::new()),
+            };
+            let (name, row, breaks) = (&mutant.name, mutant.row, &mutant.breaks);
+            writeln!(out, "| {name} | {row} | {breaks} | {by} | {seed} | {} |", began.elapsed().as_secs())?;
+            out.flush()?;
+        }
+        writeln!(out, "{} of {} were noticed", mutants.len() - survivors, mutants.len())?;
+        Ok(survivors == 0)
+    }
+
+    fn baseline(&self, tree: &Tree, out: &mut impl Write) -> anyhow::Result<()> {
+        let built = build(tree)?;
+        ensure!(built.success == Some(true), "the unchanged tree can't be built:\n{}", built.said);
+        let played = self.play(tree)?;
+        match played.success {
+            Some(true) => Ok(writeln!(out, "the unchanged tree keeps every promise with {} seeds", self.seeds)?),
+            _ => bail!("the unchanged tree fails, so that mutants prove nothing:\n{}", played.said),
+        }
+    }
+
+    fn try_out(&self, root: &Path, tree: &Tree, mutant: &Mutant) -> anyhow::Result<Fate> {
+        for (file, text) in mutant.applied(root)? {
+            tree.write(&file, text.as_bytes())?;
+        }
+        let fate = self.fate(tree, mutant);
+        for edit in &mutant.edits {
+            tree.restore(&edit.file)?;
+        }
+        fate
+    }
+
+    fn fate(&self, tree: &Tree, mutant: &Mutant) -> anyhow::Result<Fate> {
+        if let Some(test) = &mutant.test {
+            let mut arguments = vec!["test", "--quiet"];
+            arguments.extend(test.split_whitespace());
+            let tested = tree.cargo(&arguments, BUILD_MAX)?;
+            return Ok(match tested.success {
+                Some(true) => Fate::Survived,
+                Some(false) if tested.said.contains("test result: FAILED") => {
+                    Fate::Noticed { by: failed_test(&tested.said), seed: String::new() }
+                }
+                Some(false) => Fate::Unbuildable(first_error(&tested.said)),
+                None => Fate::Hung,
+            });
+        }
+        let built = build(tree)?;
+        if built.success != Some(true) {
+            return Ok(Fate::Unbuildable(first_error(&built.said)));
+        }
+        let played = self.play(tree)?;
+        Ok(match played.success {
+            Some(true) => Fate::Survived,
+            Some(false) => {
+                let (seed, by) = finding(&played.said).context(played.said)?;
+                Fate::Noticed { by, seed }
+            }
+            None => Fate::Hung,
+        })
+    }
+
+    fn play(&self, tree: &Tree) -> anyhow::Result<Ended> {
+        let (seeds, jobs, seconds) = (self.seeds.to_string(), self.jobs.to_string(), self.seconds.to_string());
+        let arguments = ["swarm", "--seeds", &seeds, "--jobs", &jobs, "--seconds", &seconds, "--failures", "1"];
+        tree.chaos(&arguments, Duration::from_secs(self.limit))
+    }
+}
+
+fn build(tree: &Tree) -> anyhow::Result<Ended> {
+    tree.cargo(&["build", "--quiet", "--release", "-p", "chaos", "--bin", "chaos"], BUILD_MAX)
+}
+
+/// The seed that a swarm failed with, and who said so.
+fn finding(said: &str) -> Option<(String, String)> {
+    let (_, rest) = said.split_once("seed ")?;
+    let (seed, why) = rest.split_once(" failed: ")?;
+    let told = why.split("\nreproduce:").next().unwrap_or(why);
+    let mut by: Vec<&str> = Vec::new();
+    for sentence in told.lines().filter(|line| line.contains(" is broken (")) {
+        let name = sentence.split_once(" is broken (").and_then(|(_, rest)| rest.split(')').next());
+        by.extend(name);
+    }
+    let by = if by.is_empty() { told.lines().next().unwrap_or_default().to_owned() } else { by.join(", ") };
+    Some((seed.to_owned(), by))
+}
+
+fn failed_test(said: &str) -> String {
+    let failed = said.lines().find_map(|line| line.strip_prefix("---- ")).unwrap_or("a test");
+    format!("test `{}`", failed.trim_end_matches(" stdout ----"))
+}
+
+fn first_error(said: &str) -> String {
+    said.lines().find(|line| line.starts_with("error")).unwrap_or("it can't be built").to_owned()
+}
+
+/// The root of the tree that this program was built from.
+fn root() -> anyhow::Result<PathBuf> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().context("the crate has no parent")?;
+    Ok(root.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_swarm_says_of_a_failure_is_understood() {
+        let said = "10 seeds, 0 failed\nseed 17 failed: CON-1 is broken (linear): no order\n    [1s] x\nONE-1 is broken (once): twice\n\n    at 5 ms: Crash\nreproduce: cargo run\n";
+        assert_eq!(finding(said), Some(("17".to_owned(), "linear, once".to_owned())));
+        let panicked = "seed 3 failed: panicked: assertion failed\n\nreproduce: x\n";
+        assert_eq!(finding(panicked), Some(("3".to_owned(), "panicked: assertion failed".to_owned())));
+        assert_eq!(finding("everything is fine"), None);
+    }
+}
