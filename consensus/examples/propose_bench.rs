@@ -12,7 +12,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use meridian_consensus::{Committed, Consensus, Group, Mark, Options, SnapshotSource, StateError, StateMachine};
+use meridian_consensus::{
+    Committed, Consensus, Group, Mark, Options, Persist, SnapshotSource, StateError, StateMachine,
+};
 use meridian_proto::dial::Dial;
 use meridian_types::{GroupId, Lsn, NodeId};
 
@@ -39,8 +41,9 @@ impl StateMachine for Counter {
         self.0 = Some(mark.clone());
         Ok(vec![Bytes::new(); batch.len()])
     }
-    fn persist(&mut self) -> Result<Lsn, StateError> {
-        Ok(self.0.as_ref().map_or(Lsn(0), |mark| mark.lsn))
+    fn persist(&mut self) -> Result<Persist, StateError> {
+        let applied = self.0.as_ref().map_or(Lsn(0), |mark| mark.lsn);
+        Ok(Box::new(move || Ok(applied)))
     }
     fn snapshot(&mut self) -> Result<Box<dyn SnapshotSource>, StateError> {
         Err(StateError::new("not needed here"))

@@ -22,9 +22,9 @@ use crate::log::{GroupHandle, Log};
 use crate::machine::StateMachine;
 use crate::options::Options;
 use crate::poison::{Poison, chain};
-use crate::raft::apply::Pool;
 use crate::raft::machine::{Desk, Machine, Progress};
 use crate::raft::mark::Position;
+use crate::raft::seat::{Back, Seat};
 use crate::raft::snapshot;
 use crate::raft::storage::Storage;
 use crate::tasks::Tasks;
@@ -32,6 +32,7 @@ use crate::transport::envelope::MESSAGE_BYTES_MAX;
 use crate::transport::link::Link;
 use crate::transport::network::{Factory, Links};
 use crate::transport::server::{Groups, PeerService, Served};
+use crate::turn::{Place, Turn};
 use crate::watcher;
 
 /// Consensus on one node. Cheap to clone.
@@ -43,8 +44,9 @@ pub struct Consensus {
 struct Node {
     options: Options,
     log: Arc<Log>,
-    pool: Arc<Pool>,
-    engine: Arc<Engine>,
+    back: Arc<Back>,
+    metadata_engine: Arc<Engine>,
+    shard_engine: Arc<Engine>,
     poison: Poison,
     tasks: Tasks,
     links: Links<TokioRuntime>,
@@ -79,12 +81,15 @@ impl Consensus {
         let for_janitor = Arc::clone(&groups);
         let all = move || for_janitor.lock().unwrap_or_else(PoisonError::into_inner).values().cloned().collect();
         tasks.spawn(janitor::run(all, options.clone()));
+        let log = Arc::new(log);
+        let turn = |place| Turn::new(Arc::clone(&log), place);
         let node = Node {
-            pool: Arc::new(Pool::start(options.apply_threads, &poison)?),
-            engine: Arc::new(Engine::start(&poison)?),
+            back: Arc::new(Back::start(&poison)?),
+            metadata_engine: Arc::new(Engine::start("metadata", turn(Place::Apart), &poison)?),
+            shard_engine: Arc::new(Engine::start("shards", turn(Place::Here), &poison)?),
             links: links(options.node, dial, tasks.clone()),
             options,
-            log: Arc::new(log),
+            log,
             poison,
             tasks,
             rafts: Groups::default(),
@@ -190,15 +195,16 @@ impl Consensus {
         node.stopping.send_replace(true);
         for group in &groups {
             drop(group.raft.shutdown().await);
-            Pool::stop(&group.seat);
+            group.seat.stop();
         }
         node.tasks.end().await;
         node.groups().clear();
         node.rafts.lock().unwrap_or_else(PoisonError::into_inner).clear();
-        let (log, pool, engine) = (Arc::clone(&node.log), Arc::clone(&node.pool), Arc::clone(&node.engine));
+        let engines = [Arc::clone(&node.shard_engine), Arc::clone(&node.metadata_engine)];
+        let (log, back) = (Arc::clone(&node.log), Arc::clone(&node.back));
         let closed = tokio::task::spawn_blocking(move || {
-            engine.close();
-            pool.close();
+            engines.iter().for_each(|engine| engine.close());
+            back.close();
             log.close();
         });
         drop(closed.await);
@@ -250,19 +256,19 @@ impl Node {
         let config = self.config(group, silent_until.is_none());
         let config = config.map_err(|detail| StartError::Raft { group, detail })?;
         let progress = Arc::new(Progress::new(position.as_ref()));
-        let seat = self.pool.seat(group, machine);
+        let seat = Arc::new(Seat::new(group, machine, &self.poison));
+        let engine = if group == GroupId::METADATA { &self.metadata_engine } else { &self.shard_engine };
         let desk = Desk {
-            group,
-            pool: Arc::clone(&self.pool),
             seat: Arc::clone(&seat),
+            back: Arc::clone(&self.back),
+            turn: Arc::clone(engine.turn()),
             progress: Arc::clone(&progress),
-            poison: self.poison.clone(),
         };
+        let log = log.with_prompter(engine.turn().prompter());
         let factory = Factory { group, node, links: Arc::clone(&self.links) };
         let patience = Duration::from_millis(config.election_timeout_max * 10).max(Duration::from_secs(30));
         let (storage, machine) = (Storage::new(log.clone()), Machine::new(desk, position));
-        let starting =
-            self.engine.run(async move { Raft::new(node.0, Arc::new(config), factory, storage, machine).await });
+        let starting = engine.run(async move { Raft::new(node.0, Arc::new(config), factory, storage, machine).await });
         let raft = starting.await.ok_or(StartError::Stopped)?;
         let raft = raft.map_err(|error| StartError::Raft { group, detail: chain(&error) })?;
         let inner = Arc::new(Inner {

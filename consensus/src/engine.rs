@@ -1,11 +1,15 @@
-//! The thread that all groups' Raft tasks run on, a runtime of its own with one worker.
+//! The threads that groups' Raft tasks run on, each a runtime of its own with one worker.
 //!
-//! A proposal passes through four tasks of its group. On one thread they hand over to each other without waking
-//! anybody; on the node's shared workers each step would wake a thread, which costs more than the step.
-//! Nothing here blocks but a read of the log's older part; TLS and the network stay on the node's own runtime.
+//! A proposal passes through four tasks of its group, the log and the state machine. On one thread they hand over to
+//! each other without waking anybody; on the node's shared workers each step would wake a thread, which costs more
+//! than the step. TLS and the network stay on the node's own runtime.
+//!
+//! The shards' engine also applies, and writes the log while the disk is quick: a node whose disk or store is stuck
+//! stops leading its shards. The metadata group has an engine of its own that never waits for a disk: its leader's
+//! heartbeats cross regions, and every region's leases hang on them.
 
 use std::future::Future;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
 use tokio::runtime::{Builder, Handle};
@@ -14,26 +18,41 @@ use tokio::sync::oneshot;
 use crate::error::OpenError;
 use crate::log::spawn;
 use crate::poison::Poison;
+use crate::turn::Turn;
 
-/// The thread and the way to it.
+/// One thread and the way to it.
 pub(crate) struct Engine {
     handle: Handle,
+    turn: Arc<Turn>,
     stop: Mutex<Option<oneshot::Sender<()>>>,
     thread: Mutex<Option<JoinHandle<()>>>,
 }
 
 impl Engine {
-    pub(crate) fn start(poison: &Poison) -> Result<Engine, OpenError> {
+    pub(crate) fn start(name: &'static str, turn: Arc<Turn>, poison: &Poison) -> Result<Engine, OpenError> {
         let runtime = Builder::new_current_thread().enable_time().build();
         let runtime = runtime.map_err(|source| OpenError::Io {
             action: "starting a runtime for",
-            path: std::path::PathBuf::from("raft"),
+            path: std::path::PathBuf::from(name),
             source,
         })?;
         let handle = runtime.handle().clone();
         let (stop, stopped) = oneshot::channel();
-        let thread = spawn("raft", poison, move || drop(runtime.block_on(stopped)))?;
-        Ok(Engine { handle, stop: Mutex::new(Some(stop)), thread: Mutex::new(Some(thread)) })
+        let ends = Arc::clone(&turn);
+        let thread = spawn(name, poison, move || {
+            runtime.block_on(async {
+                tokio::select! {
+                    _ = stopped => {}
+                    () = ends.run() => {}
+                }
+            });
+        })?;
+        Ok(Engine { handle, turn, stop: Mutex::new(Some(stop)), thread: Mutex::new(Some(thread)) })
+    }
+
+    /// What gathers until the end of a turn.
+    pub(crate) fn turn(&self) -> &Arc<Turn> {
+        &self.turn
     }
 
     /// Runs something there; what it spawns stays there. `None` when the thread has ended.

@@ -19,8 +19,8 @@ use tokio::sync::{oneshot, watch};
 use crate::error::{ProposeError, ReadError, ReadLogError};
 use crate::log::{Entry, GroupHandle, Kind, Log, PAYLOAD_BYTES_MAX, ReadFailure};
 use crate::machine::Committed;
-use crate::raft::apply::Seat;
 use crate::raft::machine::Progress;
+use crate::raft::seat::Seat;
 use crate::raft::types::{Answer, Payload, Share, TypeConfig};
 use crate::transport::server::GroupRaft;
 

@@ -19,11 +19,12 @@ mod poison;
 mod raft;
 mod tasks;
 mod transport;
+mod turn;
 mod watcher;
 
 pub use consensus::Consensus;
 pub use error::{ChangeError, FatalError, OpenError, ProposeError, ReadError, ReadLogError, StartError, StateError};
 pub use group::{Applied, Group, Leadership, LogSlice, Proposal};
-pub use machine::{Committed, Mark, PIECE_BYTES_MAX, SnapshotSource, StateMachine};
+pub use machine::{Committed, Mark, PIECE_BYTES_MAX, Persist, SnapshotSource, StateMachine};
 pub use options::{LogOptions, Options, Pace};
 pub use transport::server::PeerService;

@@ -1,11 +1,13 @@
 //! The write-ahead log: one per data directory, shared by all groups of the node.
 //!
 //! ```text
-//! append ──► state (readable at once) ──► queue ──► writer thread: one write, one fdatasync ──► notices
+//! append ──► state (readable at once) ──► queue ──► writer: one write, one fdatasync ──► notices
 //!                                                     │ takes prepared segments from, gives retired ones to
 //!                                                     ▼
 //!                                                  spare thread
 //! ```
+//!
+//! The writer runs on a thread of its own, or, where somebody says when ([`GroupHandle::with_prompter`]), on theirs.
 //!
 //! Keeps DUR-1 (a notice follows the sync of what it is about) and DUR-3 (checksums; damage is refused). It
 //! knows nothing of Raft beyond entries with a term and an index, a vote, and marks.
@@ -28,7 +30,7 @@ use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
 use std::thread::JoinHandle;
 
 use bytes::Bytes;
@@ -47,6 +49,7 @@ use crate::poison::{Poison, panic_message};
 pub(crate) use self::queue::Notice;
 pub(crate) use self::record::{Kind, PAYLOAD_BYTES_MAX};
 pub(crate) use self::state::{Entry, EntryId};
+pub(crate) use self::writer::IDLE as REST;
 
 const LOCK_FILE: &str = "lock";
 const DIRECTORY: &str = "log";
@@ -64,6 +67,8 @@ pub(crate) enum ReadFailure {
 /// The log of one data directory.
 pub(crate) struct Log {
     shared: Arc<Shared>,
+    /// Set once there is a segment to write to.
+    writer: Arc<OnceLock<Mutex<Writer>>>,
     threads: Mutex<Vec<JoinHandle<()>>>,
     /// Held as long as the log is open.
     lock: Mutex<Option<File>>,
@@ -124,20 +129,55 @@ impl Log {
         });
         let (spare_shared, spare_poison) = (Arc::clone(&shared), poison.clone());
         let spare = spawn("log-spare", poison, move || spare_shared.spares.run(&spare_poison))?;
-        let (writer_shared, writer_poison) = (Arc::clone(&shared), poison.clone());
+        let writer = Arc::new(OnceLock::new());
+        let (thread_shared, place, writer_poison) = (Arc::clone(&shared), Arc::clone(&writer), poison.clone());
         let (tail, held, batch) = (found.tail, found.held, found.batch);
-        let writer = spawn("log-writer", poison, move || match tail.or_else(|| writer_shared.begin()) {
-            Some((segment, offset)) => Writer::new(writer_shared, segment, offset, batch, held).run(&writer_poison),
-            None => writer_shared.queue.abandon(),
+        let thread = spawn("log-writer", poison, move || match tail.or_else(|| thread_shared.begin()) {
+            Some(end) => {
+                let writer = Writer::new(Arc::clone(&thread_shared), writer_poison, end, batch, held);
+                writer::run(&thread_shared, place.get_or_init(|| Mutex::new(writer)));
+            }
+            None => thread_shared.queue.abandon(),
         })?;
-        Ok(Log { shared, threads: Mutex::new(vec![writer, spare]), lock: Mutex::new(Some(lock)) })
+        Ok(Log { shared, writer, threads: Mutex::new(vec![thread, spare]), lock: Mutex::new(Some(lock)) })
     }
 
     /// The log of a group; begun empty if there is none yet.
     pub(crate) fn group(&self, id: GroupId) -> GroupHandle {
         let mut groups = self.shared.groups.write().unwrap_or_else(PoisonError::into_inner);
         let log = groups.entry(id).or_insert_with(|| Arc::new(GroupLog { id, state: Mutex::default() }));
-        GroupHandle { shared: Arc::clone(&self.shared), log: Arc::clone(log) }
+        GroupHandle { shared: Arc::clone(&self.shared), log: Arc::clone(log), prompter: None }
+    }
+
+    /// Writes and syncs what waits: on the calling thread if that is quickly done, else on the log's own, which is
+    /// then told. True in the first case: whoever wrote also calls [`Log::rest`].
+    pub(crate) fn write(&self) -> bool {
+        if self.shared.queue.waiting().0 == 0 {
+            return false;
+        }
+        if let Some(writer) = self.writer.get()
+            && let Ok(mut writer) = writer.try_lock()
+            && writer.is_quick()
+        {
+            writer.write();
+            return true;
+        }
+        self.write_apart();
+        false
+    }
+
+    /// Has what waits written and synced by the log's own thread.
+    pub(crate) fn write_apart(&self) {
+        self.shared.queue.wake();
+    }
+
+    /// To be called when nothing was written for [`REST`].
+    pub(crate) fn rest(&self) {
+        if let Some(writer) = self.writer.get()
+            && let Ok(mut writer) = writer.try_lock()
+        {
+            writer.mark();
+        }
     }
 
     /// Bytes of segments on disk.
@@ -255,9 +295,18 @@ impl GroupLog {
 pub(crate) struct GroupHandle {
     shared: Arc<Shared>,
     log: Arc<GroupLog>,
+    prompter: Option<Prompter>,
 }
 
+/// Told of everything that waits to be written, it calls [`Log::write`] or [`Log::write_apart`] soon.
+pub(crate) type Prompter = Arc<dyn Fn() + Send + Sync>;
+
 impl GroupHandle {
+    /// Leaves it to another to say when what waits is written; otherwise it is at once.
+    pub(crate) fn with_prompter(self, prompter: Prompter) -> GroupHandle {
+        GroupHandle { prompter: Some(prompter), ..self }
+    }
+
     /// The last purged and the last entry.
     pub(crate) fn bounds(&self) -> (Option<EntryId>, Option<EntryId>) {
         let state = self.log.state();
@@ -293,7 +342,7 @@ impl GroupHandle {
     pub(crate) fn append(&self, entries: Vec<Entry>, notice: Notice) {
         let bytes = entries.iter().map(Entry::bytes).sum();
         let mut parts = Some((entries, notice));
-        let pushed = self.shared.queue.push(bytes, |number| {
+        let pushed = self.push(bytes, |number| {
             let (entries, notice) = parts.take().unwrap_or_else(|| (Vec::new(), Box::new(|_| {})));
             self.log.state().push(&entries, number);
             self.op(What::Append { number, entries, notice })
@@ -306,7 +355,7 @@ impl GroupHandle {
     /// Saves the vote; `notice` follows the sync.
     pub(crate) fn save_vote(&self, vote: Bytes, notice: Notice) {
         let mut notice = Some(notice);
-        self.shared.queue.push(0, |_| {
+        self.push(0, |_| {
             self.log.state().vote = Some(vote.clone());
             self.op(What::Vote { vote, notice: notice.take().unwrap_or_else(|| Box::new(|_| {})) })
         });
@@ -317,7 +366,7 @@ impl GroupHandle {
 
     /// Voids the entries after `after`; all with `None`. On disk before any later append.
     pub(crate) fn truncate(&self, after: Option<EntryId>) -> io::Result<()> {
-        let pushed = self.shared.queue.push(0, |_| {
+        let pushed = self.push(0, |_| {
             self.log.state().truncate(after);
             self.op(What::Truncate { after })
         });
@@ -326,7 +375,7 @@ impl GroupHandle {
 
     /// Gives up the entries up to `up_to`; their space is freed when no group needs their segment.
     pub(crate) fn purge(&self, up_to: EntryId) -> io::Result<()> {
-        let pushed = self.shared.queue.push(0, |_| {
+        let pushed = self.push(0, |_| {
             self.log.state().purge(up_to);
             self.op(What::Purge { up_to })
         });
@@ -368,6 +417,15 @@ impl GroupHandle {
             let first = self.log.state().first();
             if from < first { ReadFailure::Trimmed { first } } else { ReadFailure::Io(error) }
         })
+    }
+
+    fn push(&self, bytes: u64, make: impl FnOnce(u64) -> Op) -> Option<()> {
+        self.shared.queue.push(bytes, make)?;
+        match &self.prompter {
+            Some(prompter) => prompter(),
+            None => self.shared.queue.wake(),
+        }
+        Some(())
     }
 
     fn op(&self, what: What) -> Op {

@@ -1,7 +1,7 @@
 //! The seam to a group's state: what consensus asks of a state machine.
 //!
-//! Everything here is synchronous and runs on consensus' own apply threads, never on a runtime's
-//! workers: a store may block on back-pressure.
+//! Everything here is synchronous and runs on consensus' own threads, never on the node's workers. What is called for
+//! every batch should take microseconds; a store may block on back-pressure, and the group waits with it.
 
 use bytes::Bytes;
 use meridian_types::Lsn;
@@ -44,11 +44,12 @@ pub trait StateMachine: Send + 'static {
     /// Any error is fatal for the node: what can be refused is a result, not an error.
     fn apply(&mut self, batch: &[Committed], mark: &Mark) -> Result<Vec<Bytes>, StateError>;
 
-    /// Makes everything applied durable and returns up to where that is. The log is purged only below it.
+    /// What makes everything applied until now durable; quickly prepared, and done on another thread while applies
+    /// go on. The log is purged only below the position it returns.
     ///
     /// # Errors
-    /// When the store can't sync; fatal.
-    fn persist(&mut self) -> Result<Lsn, StateError>;
+    /// Here and there when the store fails; fatal.
+    fn persist(&mut self) -> Result<Persist, StateError>;
 
     /// A consistent view of now, taken quickly; its pieces are read later, from another thread, while applies go on.
     ///
@@ -66,6 +67,9 @@ pub trait StateMachine: Send + 'static {
         mark: &Mark,
     ) -> Result<(), StateError>;
 }
+
+/// Makes a state durable and returns up to where that is.
+pub type Persist = Box<dyn FnOnce() -> Result<Lsn, StateError> + Send>;
 
 /// A consistent view of a state machine, read piece by piece.
 pub trait SnapshotSource: Send {

@@ -27,9 +27,6 @@ pub struct Options {
     /// The most payload bytes that wait for their apply, per group; beyond it proposals are refused as full.
     #[serde(default = "in_flight_bytes_max")]
     pub in_flight_bytes_max: u64,
-    /// Apply threads, shared by all groups.
-    #[serde(default = "apply_threads")]
-    pub apply_threads: usize,
     /// How long state may stay unsynced before the store is persisted in the background, so that the log can be purged.
     #[serde(default = "persist_every")]
     pub persist_every: Duration,
@@ -105,11 +102,6 @@ fn in_flight_bytes_max() -> u64 {
     32 << 20
 }
 
-fn apply_threads() -> usize {
-    // One keeps caches warm and batches large; a second would compete with the log's writer on two cores.
-    1
-}
-
 fn persist_every() -> Duration {
     Duration::from_secs(10)
 }
@@ -128,7 +120,6 @@ impl Options {
             metadata: Pace::between_regions(),
             shard: Pace::within_region(),
             in_flight_bytes_max: in_flight_bytes_max(),
-            apply_threads: apply_threads(),
             persist_every: persist_every(),
             persist_bytes: persist_bytes(),
         }
@@ -143,9 +134,6 @@ impl Options {
         let bad = |option, reason: &str| Err(OpenError::Options { option, reason: reason.to_owned() });
         if self.log.segment_bytes < 1 << 20 {
             return bad("log.segment_bytes", "a segment has at least 1 MiB");
-        }
-        if self.apply_threads == 0 {
-            return bad("apply_threads", "at least one thread must apply");
         }
         for (option, pace) in [("metadata", self.metadata), ("shard", self.shard)] {
             if pace.heartbeat_ms == 0 || pace.heartbeat_ms * 3 >= pace.election_ms_min {

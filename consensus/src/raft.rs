@@ -1,9 +1,9 @@
 //! What openraft is told of this node: its types, its log, its state machines. Nothing outside this folder,
 //! `transport` and `group` names openraft.
 
-pub(crate) mod apply;
 pub(crate) mod machine;
 pub(crate) mod mark;
+pub(crate) mod seat;
 pub(crate) mod snapshot;
 pub(crate) mod storage;
 #[cfg(test)]

@@ -117,8 +117,11 @@ fn run(cli: Cli) -> anyhow::Result<()> {
     }
 }
 
+/// One core is left to what has threads of its own: Raft, the log, the store, or the server that a client talks to. On
+/// two cores this matters most: a second worker is woken with the first, and for nothing (docs/performance.md).
 fn runtime() -> std::io::Result<tokio::runtime::Runtime> {
-    tokio::runtime::Builder::new_multi_thread().enable_all().build()
+    let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    tokio::runtime::Builder::new_multi_thread().worker_threads((cores - 1).max(1)).enable_all().build()
 }
 
 fn completions(shell: clap_complete::Shell) -> anyhow::Result<()> {

@@ -308,7 +308,8 @@ impl SimulatedGroup {
     }
 
     fn persist(&self) -> Result<(), StateError> {
-        let persisted = lock(&self.machine).persist()?;
+        let persist = lock(&self.machine).persist()?;
+        let persisted = persist()?;
         self.state().persisted = persisted;
         Ok(())
     }

@@ -1,4 +1,4 @@
-//! What waits for the log's writer. While the writer syncs, the next batch gathers here.
+//! What waits for the log's writer. While one batch is synced, the next one gathers here.
 
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -44,7 +44,7 @@ pub(crate) enum What {
 #[derive(Default)]
 pub(crate) struct Queue {
     ops: Mutex<Ops>,
-    writer: OnceLock<Thread>,
+    thread: OnceLock<Thread>,
     parked: AtomicBool,
     /// Payload bytes accepted and not yet on disk.
     bytes: AtomicU64,
@@ -59,8 +59,8 @@ struct Ops {
 }
 
 impl Queue {
-    /// Enqueues; `None` when the log is closed. `make` runs under the queue's lock, so that what it changes and
-    /// what is enqueued happen in one order for all, and gets the number of the next append.
+    /// Enqueues, without waking anybody; `None` when the log is closed. `make` runs under the queue's lock, so that what
+    /// it changes and what is enqueued happen in one order for all, and gets the number of the next append.
     pub(crate) fn push(&self, bytes: u64, make: impl FnOnce(u64) -> Op) -> Option<()> {
         let mut ops = self.lock();
         if ops.closed {
@@ -69,10 +69,14 @@ impl Queue {
         ops.appends += 1;
         let op = make(ops.appends);
         ops.waiting.push(op);
-        drop(ops);
         self.bytes.fetch_add(bytes, Ordering::Relaxed);
-        self.wake();
         Some(())
+    }
+
+    /// How many ops wait, and their payload bytes.
+    pub(crate) fn waiting(&self) -> (usize, u64) {
+        let ops = self.lock();
+        (ops.waiting.len(), self.bytes.load(Ordering::Relaxed))
     }
 
     /// Waits until fewer than `bytes_max` are waiting for the disk (RES-1).
@@ -94,14 +98,18 @@ impl Queue {
         }
     }
 
-    /// Called by the writer: takes everything that waits into `into`. Waits for at most `idle`; [`Wait::Idle`] after it.
-    pub(crate) fn take(&self, into: &mut Vec<Op>, idle: Option<Duration>) -> Wait {
-        self.writer.get_or_init(std::thread::current);
+    /// Takes everything that waits into `into`. To be called by whoever holds the writer, so that batches keep their order.
+    pub(crate) fn take(&self, into: &mut Vec<Op>) {
+        std::mem::swap(into, &mut self.lock().waiting);
+    }
+
+    /// Called by the writing thread: waits for something to write, for at most `idle`; [`Wait::Idle`] after it.
+    pub(crate) fn wait(&self, idle: Option<Duration>) -> Wait {
+        self.thread.get_or_init(std::thread::current);
         loop {
             {
-                let mut ops = self.lock();
+                let ops = self.lock();
                 if !ops.waiting.is_empty() {
-                    std::mem::swap(into, &mut ops.waiting);
                     return Wait::Work;
                 }
                 if ops.closed {
@@ -131,11 +139,12 @@ impl Queue {
         self.wake();
     }
 
-    fn wake(&self) {
+    /// Wakes the writing thread if it sleeps.
+    pub(crate) fn wake(&self) {
         if self.parked.swap(false, Ordering::SeqCst)
-            && let Some(writer) = self.writer.get()
+            && let Some(thread) = self.thread.get()
         {
-            writer.unpark();
+            thread.unpark();
         }
     }
 
@@ -144,7 +153,7 @@ impl Queue {
     }
 }
 
-/// What [`Queue::take`] found.
+/// What [`Queue::wait`] found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Wait {
     Work,

@@ -1,4 +1,4 @@
-//! openraft's view of one group's state machine, which runs on the apply threads.
+//! openraft's view of one group's state machine.
 
 use std::io;
 use std::marker::PhantomData;
@@ -6,18 +6,18 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use futures::{Stream, StreamExt};
-use meridian_types::{GroupId, Lsn};
+use meridian_types::Lsn;
 use openraft::storage::{ApplyResponder, EntryResponder, RaftStateMachine};
 use openraft::{AsyncRuntime, EntryPayload, OptionalSend, RaftSnapshotBuilder, Snapshot};
 use tokio::sync::{oneshot, watch};
 
-use super::apply::{Pace, Pool, Seat};
 use super::mark::Position;
+use super::seat::{Back, Seat, Undone};
 use super::snapshot::SnapshotData;
 use super::types::{Members, RaftLogId, SnapshotMeta, TypeConfig, entry_id};
 use crate::error::StateError;
 use crate::machine::{Committed, SnapshotSource, StateMachine};
-use crate::poison::{Poison, chain};
+use crate::turn::{Answers, Turn};
 
 /// How many entries, and payload bytes, one call of `StateMachine::apply` takes at most: a batch is one atomic
 /// write of the store, and must not grow with a backlog (RES-1).
@@ -55,32 +55,41 @@ impl Progress {
 /// What every part of a group's machine needs. Cheap to clone.
 #[derive(Clone)]
 pub(crate) struct Desk {
-    pub(crate) group: GroupId,
-    pub(crate) pool: Arc<Pool>,
     pub(crate) seat: Arc<Seat>,
+    pub(crate) back: Arc<Back>,
+    pub(crate) turn: Arc<Turn>,
     pub(crate) progress: Arc<Progress>,
-    pub(crate) poison: Poison,
 }
 
 impl Desk {
-    /// Does something with the state machine on an apply thread. A failure is the end of this node.
-    async fn with<T: Send + 'static>(
+    /// Does something quick with the state machine: here and now, unless it is being restored.
+    async fn quick<T: Send + 'static>(
         &self,
-        pace: Pace,
         job: impl FnOnce(&mut dyn StateMachine) -> Result<T, StateError> + Send + 'static,
     ) -> io::Result<T> {
+        match self.seat.try_with(job) {
+            Ok(done) => done.map_err(undone),
+            Err(job) => self.slow(move |seat| seat.with(job)).await,
+        }
+    }
+
+    /// Does something on the back thread. A failure is the end of this node.
+    async fn slow<T: Send + 'static>(
+        &self,
+        job: impl FnOnce(&Seat) -> Result<T, Undone> + Send + 'static,
+    ) -> io::Result<T> {
         let (answer, done) = oneshot::channel();
-        let (poison, group) = (self.poison.clone(), self.group);
-        let job = move |machine: &mut dyn StateMachine| {
-            let result = job(machine).map_err(|error| {
-                poison.report(Some(group), chain(&error));
-                io::Error::other(error)
-            });
-            // Nobody waits any more when the group was stopped meanwhile.
-            let _ = answer.send(result);
-        };
-        self.pool.submit(&self.seat, pace, Box::new(job));
-        done.await.unwrap_or_else(|_| Err(io::Error::new(io::ErrorKind::BrokenPipe, "the state machine was stopped")))
+        let seat = Arc::clone(&self.seat);
+        // Nobody waits any more when the group was stopped meanwhile.
+        self.back.submit(Box::new(move || drop(answer.send(job(&seat)))));
+        done.await.unwrap_or(Err(Undone::Stopped)).map_err(undone)
+    }
+}
+
+fn undone(why: Undone) -> io::Error {
+    match why {
+        Undone::Stopped => io::Error::new(io::ErrorKind::BrokenPipe, "the state machine was stopped"),
+        Undone::Failed(message) => io::Error::other(message),
     }
 }
 
@@ -127,8 +136,8 @@ impl<RT: AsyncRuntime> Batch<RT> {
         self.entries.len() >= BATCH_ENTRIES || self.bytes >= BATCH_BYTES
     }
 
-    /// Runs on an apply thread. Answers go out from here, with no further hop.
-    fn apply(self, machine: &mut dyn StateMachine, progress: &Progress) -> Result<Position, StateError> {
+    /// Returns the answers, to be sent.
+    fn apply(self, machine: &mut dyn StateMachine, progress: &Progress) -> Result<(Position, Answers), StateError> {
         let results = machine.apply(&self.entries, &self.position.encode())?;
         if results.len() != self.entries.len() {
             return Err(StateError::new(format!(
@@ -139,10 +148,13 @@ impl<RT: AsyncRuntime> Batch<RT> {
         }
         progress.unpersisted_bytes.fetch_add(self.bytes as u64, Ordering::Relaxed);
         progress.advance(&self.position);
-        for (place, responder) in self.waiting {
-            responder.send(place.and_then(|place| results.get(place).cloned()).unwrap_or_default());
-        }
-        Ok(self.position)
+        let waiting = self.waiting;
+        let answers = move || {
+            for (place, responder) in waiting {
+                responder.send(place.and_then(|place| results.get(place).cloned()).unwrap_or_default());
+            }
+        };
+        Ok((self.position, Box::new(answers)))
     }
 }
 
@@ -173,8 +185,9 @@ impl<RT: AsyncRuntime> RaftStateMachine<TypeConfig<RT>> for Machine<RT> {
                 break;
             }
             let progress = Arc::clone(&self.desk.progress);
-            let applied = self.desk.with(Pace::Quick, move |machine| batch.apply(machine, &progress)).await?;
-            self.position = Some(applied);
+            let (position, answers) = self.desk.quick(move |machine| batch.apply(machine, &progress)).await?;
+            self.desk.turn.answer(answers);
+            self.position = Some(position);
         }
         Ok(())
     }
@@ -195,7 +208,7 @@ impl<RT: AsyncRuntime> RaftStateMachine<TypeConfig<RT>> for Machine<RT> {
             }
             SnapshotData::Position => Err(StateError::new("a position is no snapshot")),
         };
-        self.desk.with(Pace::Slow, restore).await?;
+        self.desk.slow(move |seat| seat.with(restore)).await?;
         self.desk.progress.persisted.store(position.index, Ordering::Relaxed);
         self.desk.progress.unpersisted_bytes.store(0, Ordering::Relaxed);
         self.desk.progress.advance(&position);
@@ -211,7 +224,7 @@ impl<RT: AsyncRuntime> RaftStateMachine<TypeConfig<RT>> for Machine<RT> {
         }
         let (meta, source) = self
             .desk
-            .with(Pace::Quick, |machine| {
+            .quick(|machine| {
                 let source: Box<dyn SnapshotSource> = machine.snapshot()?;
                 Ok((meta_of(&Position::decode(&source.mark())?), source))
             })
@@ -237,19 +250,25 @@ impl<RT: AsyncRuntime> RaftSnapshotBuilder<TypeConfig<RT>> for Builder<RT> {
         &mut self,
     ) -> Result<openraft::type_config::alias::SnapshotOf<TypeConfig<RT>, SnapshotData>, io::Error> {
         let progress = Arc::clone(&self.desk.progress);
-        let persist = move |machine: &mut dyn StateMachine| {
-            let bytes = progress.unpersisted_bytes.load(Ordering::Relaxed);
-            let Some(mark) = machine.mark()? else { return Ok(None) };
-            let durable = machine.persist()?;
-            progress.unpersisted_bytes.fetch_sub(bytes, Ordering::Relaxed);
-            if durable < mark.lsn {
-                return Err(StateError::new(format!("the state machine persisted {durable} of {} applied", mark.lsn)));
-            }
-            progress.persisted.store(mark.lsn.0, Ordering::Relaxed);
-            Position::decode(&mark).map(Some)
+        let bytes = progress.unpersisted_bytes.load(Ordering::Relaxed);
+        let begin = |machine: &mut dyn StateMachine| match machine.mark()? {
+            Some(mark) => Ok(Some((mark, machine.persist()?))),
+            None => Ok(None),
         };
-        let position = self.desk.with(Pace::Slow, persist).await?;
-        let meta = position.as_ref().map(meta_of).unwrap_or_default();
-        Ok(Snapshot { meta, snapshot: SnapshotData::Position })
+        let Some((mark, persist)) = self.desk.quick(begin).await? else {
+            return Ok(Snapshot { meta: SnapshotMeta::default(), snapshot: SnapshotData::Position });
+        };
+        let least = mark.lsn;
+        let finish = move || match persist()? {
+            durable if durable < least => {
+                Err(StateError::new(format!("the state machine persisted {durable} of {least} applied")))
+            }
+            _ => Ok(()),
+        };
+        self.desk.slow(move |seat| seat.watched(finish)).await?;
+        progress.unpersisted_bytes.fetch_sub(bytes, Ordering::Relaxed);
+        progress.persisted.fetch_max(mark.lsn.0, Ordering::Relaxed);
+        let position = Position::decode(&mark).map_err(io::Error::other)?;
+        Ok(Snapshot { meta: meta_of(&position), snapshot: SnapshotData::Position })
     }
 }

@@ -1,4 +1,4 @@
-//! openraft's own suite for storages, against the shared log and the apply threads.
+//! openraft's own suite for storages, against the shared log and a state machine in its seat.
 
 use std::sync::Arc;
 
@@ -9,15 +9,16 @@ use openraft::testing::log::{StoreBuilder, Suite};
 use openraft_rt_tokio::TokioRuntime;
 use tempfile::TempDir;
 
-use super::apply::Pool;
 use super::machine::{Desk, Machine, Progress};
+use super::seat::{Back, Seat};
 use super::storage::Storage;
 use super::types::TypeConfig;
 use crate::error::StateError;
 use crate::log::Log;
-use crate::machine::{Committed, Mark, SnapshotSource, StateMachine};
+use crate::machine::{Committed, Mark, Persist, SnapshotSource, StateMachine};
 use crate::options::LogOptions;
 use crate::poison::Poison;
+use crate::turn::{Place, Turn};
 
 const GROUP: GroupId = GroupId(1);
 
@@ -33,8 +34,9 @@ impl StateMachine for Marks {
         self.0 = Some(mark.clone());
         Ok(vec![Bytes::new(); batch.len()])
     }
-    fn persist(&mut self) -> Result<Lsn, StateError> {
-        Ok(self.0.as_ref().map_or(Lsn(0), |mark| mark.lsn))
+    fn persist(&mut self) -> Result<Persist, StateError> {
+        let applied = self.0.as_ref().map_or(Lsn(0), |mark| mark.lsn);
+        Ok(Box::new(move || Ok(applied)))
     }
     fn snapshot(&mut self) -> Result<Box<dyn SnapshotSource>, StateError> {
         self.0.clone().map(|mark| Box::new(Nothing(mark)) as _).ok_or_else(|| StateError::new("nothing applied"))
@@ -63,7 +65,7 @@ impl SnapshotSource for Nothing {
 struct Builder;
 
 /// Dropped in this order: the directory last.
-type Guard = (Log, Arc<Pool>, TempDir);
+type Guard = (Arc<Log>, TempDir);
 
 impl StoreBuilder<TypeConfig<TokioRuntime>, Storage<TokioRuntime>, Machine<TokioRuntime>, Guard> for Builder {
     async fn build(
@@ -72,17 +74,17 @@ impl StoreBuilder<TypeConfig<TokioRuntime>, Storage<TokioRuntime>, Machine<Tokio
         let dir = tempfile::tempdir().unwrap();
         let poison = Poison::new();
         let options = LogOptions { segment_bytes: 64 << 10, cache_bytes: 0, queue_bytes_max: 1 << 20 };
-        let log = Log::open(dir.path(), NodeId(1), &options, &poison).unwrap();
-        let pool = Arc::new(Pool::start(1, &poison).unwrap());
+        let log = Arc::new(Log::open(dir.path(), NodeId(1), &options, &poison).unwrap());
+        let turn = Turn::new(Arc::clone(&log), Place::Here);
+        let storage = Storage::new(log.group(GROUP).with_prompter(turn.prompter()));
         let desk = Desk {
-            group: GROUP,
-            seat: pool.seat(GROUP, Box::new(Marks::default())),
-            pool: Arc::clone(&pool),
+            seat: Arc::new(Seat::new(GROUP, Box::new(Marks::default()), &poison)),
+            back: Arc::new(Back::start(&poison).unwrap()),
+            turn: Arc::clone(&turn),
             progress: Arc::new(Progress::new(None)),
-            poison,
         };
-        let storage = Storage::new(log.group(GROUP));
-        Ok(((log, pool, dir), storage, Machine::new(desk, None)))
+        tokio::spawn(async move { turn.run().await });
+        Ok(((log, dir), storage, Machine::new(desk, None)))
     }
 }
 

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
-use meridian_consensus::{Committed, Mark, SnapshotSource, StateError, StateMachine};
+use meridian_consensus::{Committed, Mark, Persist, SnapshotSource, StateError, StateMachine};
 use meridian_types::Lsn;
 
 /// What a ledger holds.
@@ -61,10 +61,12 @@ impl StateMachine for Ledger {
         Ok((before..book.lines.len()).map(|line| Bytes::from(line.to_string())).collect())
     }
 
-    fn persist(&mut self) -> Result<Lsn, StateError> {
-        let book = self.book.lock().unwrap();
-        std::fs::write(&self.path, book.encode()).map_err(|error| StateError::with_source("cannot write", error))?;
-        Ok(book.mark.as_ref().map_or(Lsn(0), |mark| mark.lsn))
+    fn persist(&mut self) -> Result<Persist, StateError> {
+        let (path, book) = (self.path.clone(), self.book.lock().unwrap().clone());
+        Ok(Box::new(move || {
+            std::fs::write(&path, book.encode()).map_err(|error| StateError::with_source("cannot write", error))?;
+            Ok(book.mark.as_ref().map_or(Lsn(0), |mark| mark.lsn))
+        }))
     }
 
     fn snapshot(&mut self) -> Result<Box<dyn SnapshotSource>, StateError> {
@@ -82,7 +84,7 @@ impl StateMachine for Ledger {
         let mut restored = Book::decode(&bytes);
         restored.mark = Some(mark.clone());
         *self.book.lock().unwrap() = restored;
-        self.persist().map(drop)
+        self.persist()?().map(drop)
     }
 }
 

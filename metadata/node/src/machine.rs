@@ -3,10 +3,10 @@
 //! The state lives in memory and is small. `persist` writes it as one file ([`crate::file`]); after a crash
 //! consensus replays the log from the stored mark (DUR-1).
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
-use meridian_consensus::{Committed, Mark, PIECE_BYTES_MAX, SnapshotSource, StateError, StateMachine};
+use meridian_consensus::{Committed, Mark, PIECE_BYTES_MAX, Persist, SnapshotSource, StateError, StateMachine};
 use meridian_metadata_core::snapshot::SNAPSHOT_BYTES_MAX;
 use meridian_metadata_core::{ClusterState, Command, reply};
 use meridian_types::Lsn;
@@ -18,26 +18,37 @@ use crate::file::StateFile;
 #[derive(Debug)]
 pub(crate) struct Machine {
     copy: Arc<LocalCopy>,
-    file: StateFile,
     mark: Option<Mark>,
-    /// Up to where the file reaches.
-    stored: Lsn,
+    stored: Arc<Stored>,
+}
+
+/// The file, and up to where it reaches.
+#[derive(Debug)]
+struct Stored {
+    file: StateFile,
+    reaches: Mutex<Lsn>,
+}
+
+impl Stored {
+    /// Writes a state unless the file has a later one; returns up to where the file reaches then.
+    fn store(&self, mark: &Mark, state: &[u8]) -> Result<Lsn, StateError> {
+        let mut reaches = self.reaches.lock().unwrap_or_else(PoisonError::into_inner);
+        if mark.lsn > *reaches {
+            self.file
+                .store(mark, state)
+                .map_err(|error| StateError::with_source("the metadata state can't be written to disk", error))?;
+            *reaches = mark.lsn;
+            tracing::debug!(lsn = mark.lsn.0, bytes = state.len(), "metadata state stored");
+        }
+        Ok(*reaches)
+    }
 }
 
 impl Machine {
     /// A machine over a copy that was loaded from `file` together with `mark`.
     pub(crate) fn new(copy: Arc<LocalCopy>, file: StateFile, mark: Option<Mark>) -> Machine {
-        let stored = mark.as_ref().map_or(Lsn(0), |mark| mark.lsn);
-        Machine { copy, file, mark, stored }
-    }
-
-    fn store(&mut self, mark: &Mark, state: &[u8]) -> Result<(), StateError> {
-        self.file
-            .store(mark, state)
-            .map_err(|error| StateError::with_source("the metadata state can't be written to disk", error))?;
-        self.stored = mark.lsn;
-        tracing::debug!(lsn = mark.lsn.0, bytes = state.len(), "metadata state stored");
-        Ok(())
+        let reaches = Mutex::new(mark.as_ref().map_or(Lsn(0), |mark| mark.lsn));
+        Machine { copy, mark, stored: Arc::new(Stored { file, reaches }) }
     }
 }
 
@@ -58,14 +69,10 @@ impl StateMachine for Machine {
         Ok(results)
     }
 
-    fn persist(&mut self) -> Result<Lsn, StateError> {
-        if let Some(mark) = self.mark.clone()
-            && mark.lsn > self.stored
-        {
-            let state = self.copy.read(ClusterState::encode);
-            self.store(&mark, &state)?;
-        }
-        Ok(self.stored)
+    fn persist(&mut self) -> Result<Persist, StateError> {
+        let Some(mark) = self.mark.clone() else { return Ok(Box::new(|| Ok(Lsn(0)))) };
+        let (state, stored) = (self.copy.read(ClusterState::encode), Arc::clone(&self.stored));
+        Ok(Box::new(move || stored.store(&mark, &state)))
     }
 
     fn snapshot(&mut self) -> Result<Box<dyn SnapshotSource>, StateError> {
@@ -89,7 +96,7 @@ impl StateMachine for Machine {
         let state = ClusterState::decode(&bytes)
             .map_err(|error| StateError::with_source("a metadata snapshot from a peer is damaged", error))?;
         // Stored first: the log below it may be gone once this returns.
-        self.store(mark, &bytes)?;
+        self.stored.store(mark, &bytes)?;
         tracing::info!(index = state.index(), "metadata restored from a peer's snapshot");
         self.copy.change(|current| *current = state);
         self.mark = Some(mark.clone());
@@ -175,7 +182,7 @@ mod tests {
         let mut first = machine(dir.path());
         assert_eq!(first.mark().unwrap(), None);
         assert_eq!(first.apply(&[form(2)], &mark(3)).unwrap().len(), 1);
-        assert_eq!(first.persist().unwrap(), Lsn(3));
+        assert_eq!(first.persist().unwrap()().unwrap(), Lsn(3));
         first.apply(&[form(5)], &mark(5)).unwrap();
         drop(first);
 

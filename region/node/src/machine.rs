@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use meridian_consensus::{Committed, Mark, SnapshotSource, StateError, StateMachine};
+use meridian_consensus::{Committed, Mark, Persist, SnapshotSource, StateError, StateMachine};
 use meridian_region_core::{Applied, Mutations, Shard};
 use meridian_types::entry::{Header, Kind};
 use meridian_types::{BucketId, Epoch, Lsn, RegionId, ShardId};
@@ -122,11 +122,10 @@ impl StateMachine for Machine {
         Ok(results)
     }
 
-    fn persist(&mut self) -> Result<Lsn, StateError> {
-        // Read before the sync: what is applied meanwhile is not promised.
-        let applied = self.board.applied();
-        self.store.persist()?;
-        Ok(applied)
+    fn persist(&mut self) -> Result<Persist, StateError> {
+        // Read now: what is applied meanwhile is not promised.
+        let (store, applied) = (self.store.clone(), self.board.applied());
+        Ok(Box::new(move || store.persist().map(|()| applied)))
     }
 
     fn snapshot(&mut self) -> Result<Box<dyn SnapshotSource>, StateError> {
