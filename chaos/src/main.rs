@@ -1,10 +1,12 @@
 //! `cargo run -p chaos -- <what>`: breaks things by hand, for longer than a test may.
 
+use std::io;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use chaos::fuzz::{self, storm};
 use chaos::mutants;
+use chaos::swarm::cli;
 use clap::{Parser, Subcommand};
 
 #[derive(Parser)]
@@ -22,6 +24,10 @@ enum What {
     Corpus,
     /// Plant known kinds of bugs in a copy of the product, and see who notices
     Mutants(mutants::Arguments),
+    /// Simulated planets by the hundred, a scenario drawn for each
+    Swarm(cli::SwarmArguments),
+    /// One simulated planet
+    Run(cli::RunArguments),
 }
 
 #[derive(clap::Args)]
@@ -40,6 +46,8 @@ struct Fuzz {
 fn main() -> anyhow::Result<ExitCode> {
     match Arguments::parse().what {
         What::Fuzz(options) => run_fuzz(&options),
+        What::Swarm(arguments) => kept(cli::swarm(&arguments, &mut io::stdout())?),
+        What::Run(arguments) => kept(cli::run(&arguments, &mut io::stdout())?),
         What::Corpus => {
             let written = fuzz::write_corpus(&fuzz::all())?;
             eprintln!("{written} samples in {}", fuzz::corpus_dir().display());
@@ -50,6 +58,11 @@ fn main() -> anyhow::Result<ExitCode> {
             Ok(if noticed { ExitCode::SUCCESS } else { ExitCode::FAILURE })
         }
     }
+}
+
+/// What the shell is told.
+fn kept(kept: bool) -> anyhow::Result<ExitCode> {
+    Ok(if kept { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 /// Inputs between two looks at the clock.

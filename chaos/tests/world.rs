@@ -1,5 +1,7 @@
 //! The simulated planet itself: it serves, it is the same each time, and it gets over what is broken.
 
+#![allow(clippy::unwrap_used, reason = "tests")]
+
 use std::time::Duration;
 
 use chaos::target::Target;

@@ -13,6 +13,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use meridian_region_node::{Gauge, Space};
 use meridian_types::{GroupId, Lsn};
+use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 use tokio::time::sleep;
 
@@ -21,7 +22,8 @@ use super::engine::MemoryEngine;
 use super::metadata::Kept;
 
 /// What survives a crash of what was written and not synced.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Keep {
     /// Nothing.
     None,

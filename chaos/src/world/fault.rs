@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
 use tokio::time::sleep;
 
 use super::disk::Keep;
@@ -10,7 +11,8 @@ use super::planet::Planet;
 use crate::trace::Fact;
 
 /// Something that breaks.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "kebab-case", deny_unknown_fields)]
 pub enum Fault {
     /// A node is gone at once, and starts again after a while.
     Crash {
@@ -19,6 +21,7 @@ pub enum Fault {
         /// What its disk keeps of what was not synced.
         keep: Keep,
         /// How long it is away.
+        #[serde(with = "ms", rename = "away_ms")]
         away: Duration,
     },
     /// Every node is gone at once.
@@ -26,6 +29,7 @@ pub enum Fault {
         /// What the disks keep of what was not synced.
         keep: Keep,
         /// How long.
+        #[serde(with = "ms", rename = "away_ms")]
         away: Duration,
     },
     /// Nothing passes from one node to another.
@@ -37,6 +41,7 @@ pub enum Fault {
         /// and, if so, back.
         both_ways: bool,
         /// How long.
+        #[serde(with = "ms", rename = "lasts_ms")]
         lasts: Duration,
     },
     /// A node is cut off from all others; its region's clients still reach it.
@@ -44,6 +49,7 @@ pub enum Fault {
         /// Which.
         node: usize,
         /// How long.
+        #[serde(with = "ms", rename = "lasts_ms")]
         lasts: Duration,
     },
     /// A region's clients do not hear their node: it does what it is asked and nobody learns of it.
@@ -51,6 +57,7 @@ pub enum Fault {
         /// Which node.
         node: usize,
         /// How long.
+        #[serde(with = "ms", rename = "lasts_ms")]
         lasts: Duration,
     },
     /// Packets between two nodes get lost, both ways.
@@ -62,6 +69,7 @@ pub enum Fault {
         /// The share that is lost.
         share: f64,
         /// How long.
+        #[serde(with = "ms", rename = "lasts_ms")]
         lasts: Duration,
     },
     /// Messages between two nodes take longer, both ways.
@@ -71,8 +79,10 @@ pub enum Fault {
         /// … and the other.
         to: usize,
         /// By how much, on average.
+        #[serde(with = "ms", rename = "slower_ms")]
         slower: Duration,
         /// How long.
+        #[serde(with = "ms", rename = "lasts_ms")]
         lasts: Duration,
     },
     /// The link from one node to another is narrow.
@@ -84,6 +94,7 @@ pub enum Fault {
         /// What passes.
         bytes_per_second: u64,
         /// How long.
+        #[serde(with = "ms", rename = "lasts_ms")]
         lasts: Duration,
     },
     /// Syncs of a disk take long.
@@ -91,8 +102,10 @@ pub enum Fault {
         /// Whose.
         node: usize,
         /// The longest.
+        #[serde(with = "ms", rename = "sync_ms")]
         sync: Duration,
         /// How long.
+        #[serde(with = "ms", rename = "lasts_ms")]
         lasts: Duration,
     },
     /// No sync of a disk ends.
@@ -100,6 +113,7 @@ pub enum Fault {
         /// Whose.
         node: usize,
         /// How long.
+        #[serde(with = "ms", rename = "lasts_ms")]
         lasts: Duration,
     },
     /// A disk is full.
@@ -107,6 +121,7 @@ pub enum Fault {
         /// Whose.
         node: usize,
         /// How long.
+        #[serde(with = "ms", rename = "lasts_ms")]
         lasts: Duration,
     },
     /// A node's process stands still (SIGSTOP, SIGCONT).
@@ -114,6 +129,7 @@ pub enum Fault {
         /// Which.
         node: usize,
         /// How long.
+        #[serde(with = "ms", rename = "lasts_ms")]
         lasts: Duration,
     },
     /// A node's clocks run at another speed.
@@ -123,6 +139,7 @@ pub enum Fault {
         /// Parts per million of true time.
         rate_ppm: u64,
         /// How long.
+        #[serde(with = "ms", rename = "lasts_ms")]
         lasts: Duration,
     },
     /// A node's wall clock is set, and set back.
@@ -132,11 +149,13 @@ pub enum Fault {
         /// By how much.
         by_ms: i64,
         /// How long it is wrong.
+        #[serde(with = "ms", rename = "lasts_ms")]
         lasts: Duration,
     },
     /// The metadata leader is gone at once, whoever that is.
     CrashMetadataLeader {
         /// How long it is away.
+        #[serde(with = "ms", rename = "away_ms")]
         away: Duration,
     },
     /// A record of a node's log gets a wrong bit.
@@ -306,6 +325,21 @@ impl Fault {
             _ => {}
         }
         believe();
+    }
+}
+
+/// Durations as whole milliseconds.
+mod ms {
+    use std::time::Duration;
+
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    pub(super) fn serialize<S: Serializer>(duration: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
+        u64::try_from(duration.as_millis()).unwrap_or(u64::MAX).serialize(serializer)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
+        u64::deserialize(deserializer).map(Duration::from_millis)
     }
 }
 

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use futures::FutureExt;
 use meridian_metadata_core::command::{Form, NodeSpec};
 use meridian_metadata_core::{Action, Reply};
-use meridian_region_node::{Caller, Handle, Options, StoreOptions};
+use meridian_region_node::{Authority, Caller, Handle, Options, StoreOptions};
 use meridian_types::{
     Bucket, BucketSpec, ClusterId, Effect, NameError, NodeId, NodeName, Refusal, RefusalKind, RegionId, RegionName,
     Request, Response,
@@ -237,6 +237,13 @@ impl Planet {
     /// Every key and value in the state store of a node, as it is now.
     pub fn contents(&self, node: usize) -> Arc<BTreeMap<Bytes, Bytes>> {
         self.0.bodies.get(node).map(|body| body.disk.engine.contents()).unwrap_or_default()
+    }
+
+    /// The buckets, as the copy of the metadata that is furthest has them.
+    pub fn buckets(&self) -> Vec<Arc<Bucket>> {
+        let copies = self.lives().map(|life| life.plane.copy.topology());
+        let newest = copies.max_by_key(|topology| topology.index);
+        newest.map(|topology| topology.buckets.values().cloned().collect()).unwrap_or_default()
     }
 
     /// Which node leads the metadata plane, as far as some node knows it leads.

@@ -1,0 +1,321 @@
+//! Scenarios: what clients do on which planet, and what breaks when. Small TOML files, or drawn from a seed.
+//!
+//! ```toml
+//! name = "a primary that is cut off for longer than its lease"
+//! seconds = 40           # clients work for so long; the last third of it on a planet that is whole
+//! regions = 3
+//! shards = 2
+//!
+//! [[buckets]]
+//! name = "orders"
+//! policy = "sync:majority"
+//! workloads = [{ kind = "register", clients = 4 }]
+//!
+//! [[faults]]
+//! at_ms = 5000
+//! what = { kind = "isolate", node = 0, lasts_ms = 9000 }
+//! ```
+
+mod draw;
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use meridian_types::{BucketName, BucketSpec, Labels, NameError, Policy, RegionName};
+use serde::{Deserialize, Serialize};
+
+use crate::workload::Kind;
+use crate::world::{Fault, Location, Setup};
+
+/// A scenario.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Scenario {
+    /// A sentence.
+    pub name: String,
+    /// How long clients work. Whatever is still broken after two thirds of it is healed then.
+    pub seconds: u64,
+    /// How many regions, with a node each.
+    #[serde(default = "regions")]
+    pub regions: usize,
+    /// Shards per region.
+    #[serde(default = "shards")]
+    pub shards: u16,
+    /// How far wall clocks are apart at most, in milliseconds.
+    #[serde(default = "wall_skew_ms")]
+    pub wall_skew_ms: u64,
+    /// How often nodes make their state durable, in milliseconds.
+    #[serde(default = "persist_every_ms")]
+    pub persist_every_ms: u64,
+    /// The buckets, and who works on them.
+    pub buckets: Vec<BucketPlan>,
+    /// What breaks when.
+    #[serde(default)]
+    pub faults: Vec<Planned>,
+}
+
+/// A bucket and its clients.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct BucketPlan {
+    /// Its name.
+    pub name: BucketName,
+    /// Its policy: `async`, `sync:one`, `sync:majority`, `sync:all`, `sync:2`, `active-active`.
+    #[serde(with = "policy")]
+    pub policy: Policy,
+    /// What clients do there.
+    pub workloads: Vec<WorkloadPlan>,
+}
+
+/// Clients of one kind.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct WorkloadPlan {
+    /// What they do.
+    #[serde(with = "kind")]
+    pub kind: Kind,
+    /// How many.
+    #[serde(default = "clients")]
+    pub clients: u32,
+    /// On how many keys.
+    #[serde(default = "keys")]
+    pub keys: u32,
+    /// The mean pause between two operations of a client, in milliseconds.
+    #[serde(default = "think_ms")]
+    pub think_ms: u64,
+    /// What each request is given, in milliseconds.
+    #[serde(default = "deadline_ms")]
+    pub deadline_ms: u32,
+}
+
+/// Something that breaks, and when.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Planned {
+    /// Milliseconds after clients begin.
+    pub at_ms: u64,
+    /// What.
+    pub what: Fault,
+}
+
+fn regions() -> usize {
+    3
+}
+
+fn shards() -> u16 {
+    2
+}
+
+fn wall_skew_ms() -> u64 {
+    20
+}
+
+fn persist_every_ms() -> u64 {
+    10_000
+}
+
+fn clients() -> u32 {
+    3
+}
+
+fn keys() -> u32 {
+    4
+}
+
+fn think_ms() -> u64 {
+    200
+}
+
+fn deadline_ms() -> u32 {
+    2_000
+}
+
+/// Why a scenario can't be used.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The file can't be read.
+    #[error("the scenario {} can't be read", path.display())]
+    Unreadable {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// It is no scenario; the cause names line and field.
+    #[error("the scenario {} can't be understood", path.display())]
+    Malformed {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: Box<toml::de::Error>,
+    },
+    /// A field has a value that can't work.
+    #[error("the scenario's `{field}` can't be used: {reason}")]
+    Invalid {
+        /// Which.
+        field: &'static str,
+        /// Why.
+        reason: String,
+    },
+}
+
+/// Regions a planet may have, in this order: cities with large data centres.
+const PLACES: [(&str, f64, f64); 6] = [
+    ("us-east", 38.9, -77.4),
+    ("eu-west", 53.3, -6.3),
+    ("ap-northeast", 35.7, 139.7),
+    ("us-west", 45.6, -121.2),
+    ("sa-east", -23.5, -46.6),
+    ("ap-southeast", -33.9, 151.2),
+];
+
+impl Scenario {
+    /// Reads a scenario.
+    ///
+    /// # Errors
+    /// [`Error`] names the file and the field.
+    pub fn read(path: &Path) -> Result<Scenario, Error> {
+        let text =
+            std::fs::read_to_string(path).map_err(|source| Error::Unreadable { path: path.to_owned(), source })?;
+        let scenario: Scenario = toml::from_str(&text)
+            .map_err(|source| Error::Malformed { path: path.to_owned(), source: Box::new(source) })?;
+        scenario.validate()?;
+        Ok(scenario)
+    }
+
+    /// Draws one from a seed: which kinds of faults there are, how strong, on which planet, under which load.
+    pub fn drawn(seed: u64, seconds: u64) -> Scenario {
+        draw::scenario(seed, seconds)
+    }
+
+    fn validate(&self) -> Result<(), Error> {
+        let invalid = |field, reason: String| Err(Error::Invalid { field, reason });
+        if !(2..=PLACES.len()).contains(&self.regions) {
+            return invalid("regions", format!("use 2 to {}", PLACES.len()));
+        }
+        if self.shards == 0 {
+            return invalid("shards", "there is at least one".to_owned());
+        }
+        if self.seconds < 6 {
+            return invalid("seconds", "less than 6 leave no time for anything".to_owned());
+        }
+        for bucket in &self.buckets {
+            bucket.policy.validate(self.regions).or_else(|why| invalid("policy", why.to_string()))?;
+            let active = bucket.policy == Policy::ActiveActive;
+            let fits = |kind: &Kind| {
+                if active { Kind::ACTIVE_ACTIVE.contains(kind) } else { Kind::WITH_PRIMARY.contains(kind) }
+            };
+            if let Some(plan) = bucket.workloads.iter().find(|plan| !fits(&plan.kind)) {
+                return invalid("kind", format!("a bucket with policy {} can't serve {:?}", bucket.policy, plan.kind));
+            }
+        }
+        Ok(())
+    }
+
+    /// The planet it plays on.
+    ///
+    /// # Errors
+    /// Never: the names are valid.
+    pub fn setup(&self) -> Result<Setup, NameError> {
+        let place = |(name, latitude, longitude): &(&str, f64, f64)| {
+            Ok((RegionName::new(name)?, Location { latitude: *latitude, longitude: *longitude }))
+        };
+        let regions = PLACES.iter().take(self.regions).map(place).collect::<Result<_, _>>()?;
+        let bucket = |plan: &BucketPlan| BucketSpec {
+            name: plan.name.clone(),
+            policy: plan.policy,
+            regions: Vec::new(),
+            primary: None,
+            labels: Labels::default(),
+        };
+        Ok(Setup {
+            regions,
+            shards: self.shards,
+            buckets: self.buckets.iter().map(bucket).collect(),
+            wall_skew_ms: self.wall_skew_ms,
+            persist_every: Duration::from_millis(self.persist_every_ms),
+            ..Setup::three_regions()?
+        })
+    }
+
+    /// When everything is healed, after clients began.
+    pub fn heals_after(&self) -> Duration {
+        Duration::from_secs(self.seconds) * 2 / 3
+    }
+}
+
+/// Policies as people write them.
+mod policy {
+    use meridian_types::Policy;
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    pub(super) fn serialize<S: Serializer>(policy: &Policy, serializer: S) -> Result<S::Ok, S::Error> {
+        policy.to_string().serialize(serializer)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Policy, D::Error> {
+        String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
+    }
+}
+
+/// Kinds of workloads by their names.
+mod kind {
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    use crate::workload::Kind;
+
+    const NAMES: [(Kind, &str); 7] = [
+        (Kind::Register, "register"),
+        (Kind::Counter, "counter"),
+        (Kind::Append, "append"),
+        (Kind::Chain, "chain"),
+        (Kind::Bank, "bank"),
+        (Kind::Session, "session"),
+        (Kind::ActiveActive, "active-active"),
+    ];
+
+    pub(super) fn serialize<S: Serializer>(kind: &Kind, serializer: S) -> Result<S::Ok, S::Error> {
+        NAMES.iter().find(|(known, _)| known == kind).map_or("", |(_, name)| name).serialize(serializer)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Kind, D::Error> {
+        let name = String::deserialize(deserializer)?;
+        let known = NAMES.iter().find(|(_, known)| *known == name);
+        known.map(|(kind, _)| *kind).ok_or_else(|| {
+            let names: Vec<_> = NAMES.iter().map(|(_, name)| *name).collect();
+            serde::de::Error::custom(format!("`{name}` is no kind of workload: use {}", names.join(", ")))
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_drawn_scenario_is_valid_and_survives_its_own_words() {
+        for seed in 0..500 {
+            let scenario = Scenario::drawn(seed, 60);
+            scenario.validate().unwrap();
+            assert_eq!(scenario, Scenario::drawn(seed, 60));
+            let text = toml::to_string(&scenario).unwrap();
+            assert_eq!(toml::from_str::<Scenario>(&text).unwrap(), scenario, "{text}");
+        }
+    }
+
+    #[test]
+    fn one_in_twenty_drawn_scenarios_has_no_faults() {
+        let calm = (0..1000).filter(|seed| Scenario::drawn(*seed, 60).faults.is_empty()).count();
+        assert!((20..100).contains(&calm), "{calm}");
+    }
+
+    #[test]
+    fn a_wrong_word_is_named() {
+        let text =
+            "name = 'x'\nseconds = 30\n[[buckets]]\nname = 'b'\npolicy = 'async'\nworkloads = [{ kind = 'juggle' }]\n";
+        let why = toml::from_str::<Scenario>(text).unwrap_err().to_string();
+        assert!(why.contains("kind") && why.contains("juggle"), "{why}");
+    }
+}

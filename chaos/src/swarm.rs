@@ -1,0 +1,232 @@
+//! Plays scenarios and holds what happened to every promise: one seed, or as many as there is time for.
+
+pub mod cli;
+pub mod many;
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::fmt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Once;
+use std::time::Duration;
+
+use futures::future::{Either, join, join_all, select};
+use tokio::time::sleep;
+
+use crate::check::{self, Evidence, Limits};
+use crate::history::History;
+use crate::scenario::{BucketPlan, Planned, Scenario};
+use crate::target::Target;
+use crate::trace::Trace;
+use crate::workload::{Options, Plan, Workload};
+use crate::world::Planet;
+
+/// How long the last look waits for all regions to agree.
+const PATIENCE: Duration = Duration::from_secs(40);
+
+/// What became of one world.
+#[derive(Clone, Debug)]
+pub struct Outcome {
+    /// The hash of everything that happened.
+    pub hash: u64,
+    /// How long it lasted, in simulated microseconds.
+    pub simulated_us: u64,
+    /// What was asked.
+    pub operations: usize,
+    /// Messages between nodes and clients.
+    pub messages: u64,
+    /// What broke how often.
+    pub hits: BTreeMap<&'static str, u64>,
+    /// How it failed, if it did.
+    pub failure: Option<Failure>,
+    /// Everything that was seen.
+    pub trace: Trace,
+}
+
+/// How a world failed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Failure {
+    /// Promises were broken; per checker, a sentence with what shows it.
+    Broken(Vec<(&'static str, String)>),
+    /// The product stopped at an assertion.
+    Panicked(String),
+    /// The planet did not get going, or a node ended by itself.
+    Ended(String),
+}
+
+impl Failure {
+    /// Whether both are about the same thing: what a smaller scenario must still show.
+    pub fn is_like(&self, other: &Failure) -> bool {
+        match (self, other) {
+            (Failure::Broken(all), Failure::Broken(others)) => {
+                all.iter().any(|(name, _)| others.iter().any(|(other, _)| name == other))
+            }
+            (Failure::Panicked(_), Failure::Panicked(_)) | (Failure::Ended(_), Failure::Ended(_)) => true,
+            _ => false,
+        }
+    }
+
+    /// In a word or a few.
+    pub fn label(&self) -> String {
+        match self {
+            Failure::Broken(all) => all.iter().map(|(name, _)| *name).collect::<Vec<_>>().join("+"),
+            Failure::Panicked(_) => "panic".to_owned(),
+            Failure::Ended(_) => "ended".to_owned(),
+        }
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Failure::Broken(all) => all.iter().try_for_each(|(_, sentence)| writeln!(f, "{sentence}")),
+            Failure::Panicked(why) => writeln!(f, "panicked: {why}"),
+            Failure::Ended(why) => writeln!(f, "{why}"),
+        }
+    }
+}
+
+thread_local! {
+    static PANIC: RefCell<String> = const { RefCell::new(String::new()) };
+    static PLAYING: RefCell<bool> = const { RefCell::new(false) };
+}
+
+/// Panics inside a world are a result, not something to print.
+fn hush() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        let usual = std::panic::take_hook();
+        std::panic::set_hook(Box::new(move |panic| {
+            if PLAYING.with_borrow(|playing| *playing) {
+                PANIC.replace(panic.to_string());
+            } else {
+                usual(panic);
+            }
+        }));
+    });
+}
+
+/// Plays a scenario on the planet of that seed.
+pub fn play(seed: u64, scenario: &Scenario) -> Outcome {
+    hush();
+    PLAYING.replace(true);
+    let played = catch_unwind(AssertUnwindSafe(|| {
+        let setup = scenario.setup().map_err(|why| why.to_string())?;
+        Ok(Planet::play(seed, setup, async |planet| run(seed, scenario, &planet).await))
+    }));
+    PLAYING.replace(false);
+    let failed = |failure| Outcome {
+        hash: 0,
+        simulated_us: 0,
+        operations: 0,
+        messages: 0,
+        hits: BTreeMap::new(),
+        failure: Some(failure),
+        trace: Trace::default(),
+    };
+    match played {
+        Ok(Ok(outcome)) => outcome,
+        Ok(Err(why)) => failed(Failure::Ended(why)),
+        Err(_) => failed(Failure::Panicked(PANIC.take())),
+    }
+}
+
+async fn run(seed: u64, scenario: &Scenario, planet: &Planet) -> Outcome {
+    let outcome = |operations, failure| Outcome {
+        hash: planet.trace().hash(),
+        simulated_us: planet.now_us(),
+        operations,
+        messages: planet.messages(),
+        hits: planet.hits(),
+        failure,
+        trace: planet.trace().clone(),
+    };
+    if let Err(refusal) = planet.start().await {
+        return outcome(0, Some(Failure::Ended(refusal.to_string())));
+    }
+    let history = History::default();
+    let plan = plan(seed, scenario, planet);
+    let broken = async {
+        let faults = join_all(scenario.faults.iter().map(|planned| strike(planet, planned)));
+        let end = Box::pin(sleep(scenario.heals_after()));
+        // What is not over by then is cut short.
+        if let Either::Left((_, end)) = select(Box::pin(faults), end).await {
+            end.await;
+        }
+        planet.heal();
+        planet.now_us()
+    };
+    let (healed_us, ()) = join(broken, plan.drive(planet, &history)).await;
+    let finals = plan.last_look(planet, &history, PATIENCE).await;
+    if let Some((node, why)) = planet.ended_nodes().first() {
+        return outcome(0, Some(Failure::Ended(format!("node {node} ended by itself: {why}"))));
+    }
+    let operations = history.operations();
+    let count = operations.len();
+    let setup = check::Setup {
+        regions: planet.regions(),
+        buckets: planet.buckets().iter().map(|bucket| bucket.as_ref().clone()).collect(),
+        shards: scenario.shards,
+        disks_lost: Vec::new(),
+        limits: Limits::default(),
+    };
+    let evidence = Evidence::new(setup, operations, Some(planet.trace().records()), finals, Some(healed_us));
+    let verdict = check::all(&evidence);
+    let broken = verdict.violations.iter().map(|violation| (violation.checker, violation.to_string()));
+    let failure = (!verdict.is_clean()).then(|| Failure::Broken(broken.collect()));
+    outcome(count, failure)
+}
+
+async fn strike(planet: &Planet, planned: &Planned) {
+    sleep(Duration::from_millis(planned.at_ms)).await;
+    planned.what.clone().strike(planet).await;
+}
+
+fn plan(seed: u64, scenario: &Scenario, planet: &Planet) -> Plan {
+    let buckets = planet.buckets();
+    let workloads = |bucket: &BucketPlan| -> Vec<Workload> {
+        let Some(known) = buckets.iter().find(|known| known.name == bucket.name) else { return Vec::new() };
+        let workload = |plan: &crate::scenario::WorkloadPlan| Workload {
+            kind: plan.kind,
+            bucket: std::sync::Arc::clone(known),
+            options: Options {
+                clients: plan.clients,
+                keys: plan.keys,
+                think: Duration::from_millis(plan.think_ms),
+                deadline_ms: plan.deadline_ms,
+                duration: Duration::from_secs(scenario.seconds),
+                ..Options::default()
+            },
+        };
+        bucket.workloads.iter().map(workload).collect()
+    };
+    Plan {
+        workloads: scenario.buckets.iter().flat_map(workloads).collect(),
+        regions: planet.regions(),
+        shards: scenario.shards,
+        seed,
+    }
+}
+
+/// Drops one fault after the other for as long as the world still fails in the same way; the places of those that are left.
+pub fn minimise(seed: u64, scenario: &Scenario, failure: &Failure) -> Vec<usize> {
+    let mut kept: Vec<usize> = (0..scenario.faults.len()).collect();
+    let mut place = 0;
+    while place < kept.len() {
+        let mut fewer = kept.clone();
+        fewer.remove(place);
+        let smaller = only(scenario, &fewer);
+        if play(seed, &smaller).failure.is_some_and(|again| again.is_like(failure)) {
+            kept = fewer;
+        } else {
+            place += 1;
+        }
+    }
+    kept
+}
+
+/// The scenario with only these of its faults.
+pub fn only(scenario: &Scenario, faults: &[usize]) -> Scenario {
+    let chosen = faults.iter().filter_map(|place| scenario.faults.get(*place).cloned());
+    Scenario { faults: chosen.collect(), ..scenario.clone() }
+}

@@ -1,0 +1,103 @@
+//! `chaos swarm` plays many worlds, `chaos run` one of them.
+
+use std::io::Write;
+use std::path::PathBuf;
+
+use anyhow::Context;
+
+use super::many::Swarm;
+use super::{only, play};
+use crate::scenario::Scenario;
+
+/// Which worlds to play.
+#[derive(clap::Args, Debug)]
+pub struct SwarmArguments {
+    /// How many seeds
+    #[arg(long, default_value_t = 100)]
+    seeds: u64,
+    /// How many worlds at a time
+    #[arg(long, default_value_t = 2)]
+    jobs: usize,
+    /// The first seed
+    #[arg(long, default_value_t = 0)]
+    from: u64,
+    /// How long clients work in each world, in simulated seconds
+    #[arg(long, default_value_t = 60)]
+    seconds: u64,
+    /// Stop after so many failures
+    #[arg(long, default_value_t = 5)]
+    failures: usize,
+    /// Play each world twice and compare everything that happened
+    #[arg(long)]
+    twice: bool,
+}
+
+/// Which world to play.
+#[derive(clap::Args, Debug)]
+pub struct RunArguments {
+    /// Its seed
+    #[arg(long)]
+    seed: u64,
+    /// A scenario file, instead of the scenario drawn from the seed
+    #[arg(long)]
+    scenario: Option<PathBuf>,
+    /// How long clients work, in simulated seconds; a file says so itself
+    #[arg(long, default_value_t = 60)]
+    seconds: u64,
+    /// Only these of its faults, by their number from 0
+    #[arg(long, value_delimiter = ',', num_args = 0..)]
+    faults: Option<Vec<usize>>,
+    /// Print the scenario
+    #[arg(long)]
+    show: bool,
+    /// Print everything that an omniscient observer saw
+    #[arg(long)]
+    trace: bool,
+}
+
+/// Plays many worlds; whether every promise was kept.
+///
+/// # Errors
+/// When `out` can't be written.
+pub fn swarm(arguments: &SwarmArguments, out: &mut impl Write) -> anyhow::Result<bool> {
+    let SwarmArguments { seeds, jobs, from, seconds, failures, twice } = *arguments;
+    let summary = Swarm { from, seeds, jobs, seconds, failures_max: failures, twice }.run(out)?;
+    for (what, times) in &summary.hits {
+        writeln!(out, "{times:>8} × {what}")?;
+    }
+    writeln!(out, "{}", summary.line())?;
+    Ok(summary.failures.is_empty())
+}
+
+/// Plays one world; whether every promise was kept.
+///
+/// # Errors
+/// When the scenario can't be read, or `out` can't be written.
+pub fn run(arguments: &RunArguments, out: &mut impl Write) -> anyhow::Result<bool> {
+    let seed = arguments.seed;
+    let mut scenario = match &arguments.scenario {
+        Some(path) => Scenario::read(path)?,
+        None => Scenario::drawn(seed, arguments.seconds),
+    };
+    if let Some(faults) = &arguments.faults {
+        scenario = only(&scenario, faults);
+    }
+    if arguments.show {
+        writeln!(out, "{}", toml::to_string(&scenario).context("the scenario can't be written down")?)?;
+    }
+    let outcome = play(seed, &scenario);
+    for record in outcome.trace.records().iter().filter(|_| arguments.trace) {
+        writeln!(out, "{:>12.6} {:?}", record.at_us as f64 / 1e6, record.fact)?;
+    }
+    let (hash, simulated_s) = (outcome.hash, outcome.simulated_us as f64 / 1e6);
+    let (operations, messages) = (outcome.operations, outcome.messages);
+    writeln!(
+        out,
+        "seed {seed}: {hash:016x}, {operations} operations, {messages} messages, {simulated_s:.1} simulated seconds"
+    )?;
+    match &outcome.failure {
+        None => writeln!(out, "every promise was kept")?,
+        Some(failure) => writeln!(out, "{failure}")?,
+    }
+    Ok(outcome.failure.is_none())
+}

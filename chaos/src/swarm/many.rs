@@ -1,0 +1,159 @@
+//! Many seeds at a time, each world on a thread of its own, with progress for whoever watches.
+
+use std::collections::BTreeMap;
+use std::io::{self, Write};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc;
+use std::time::{Duration, Instant};
+
+use super::{Failure, Outcome, minimise, only, play};
+use crate::scenario::Scenario;
+
+/// Which worlds to play.
+#[derive(Clone, Copy, Debug)]
+pub struct Swarm {
+    /// The first seed.
+    pub from: u64,
+    /// How many.
+    pub seeds: u64,
+    /// How many at a time.
+    pub jobs: usize,
+    /// How long clients work in each, in simulated seconds.
+    pub seconds: u64,
+    /// Stop after so many failures.
+    pub failures_max: usize,
+    /// Play each world twice and compare the hashes of everything that happened.
+    pub twice: bool,
+}
+
+/// What a swarm came to.
+#[derive(Clone, Debug, Default)]
+pub struct Summary {
+    /// Worlds played.
+    pub seeds: u64,
+    /// The seeds that failed, and how.
+    pub failures: Vec<(u64, String)>,
+    /// Simulated seconds.
+    pub simulated_s: f64,
+    /// Requests of clients.
+    pub operations: u64,
+    /// Messages carried.
+    pub messages: u64,
+    /// What broke how often.
+    pub hits: BTreeMap<&'static str, u64>,
+    /// Real time.
+    pub took: Duration,
+    /// Processor time of this process.
+    pub cpu: Duration,
+}
+
+impl Swarm {
+    /// Plays them all and tells `out` about it.
+    ///
+    /// # Errors
+    /// When `out` can't be written.
+    pub fn run(self, out: &mut impl Write) -> io::Result<Summary> {
+        let (began, cpu) = (Instant::now(), cpu_time());
+        let mut summary = Summary::default();
+        let (next, end) = (AtomicU64::new(self.from), self.from.saturating_add(self.seeds));
+        let (tell, told) = mpsc::channel();
+        std::thread::scope(|scope| {
+            for _ in 0..self.jobs.max(1) {
+                let (tell, next) = (tell.clone(), &next);
+                scope.spawn(move || {
+                    loop {
+                        let seed = next.fetch_add(1, Ordering::Relaxed);
+                        // Whoever listens stops the others by raising `next`.
+                        if seed >= end || tell.send((seed, self.one(seed))).is_err() {
+                            return;
+                        }
+                    }
+                });
+            }
+            drop(tell);
+            let mut said = Instant::now();
+            for (seed, outcome) in told {
+                if let Some(failure) = &outcome.failure {
+                    self.failed(seed, failure, out)?;
+                    summary.failures.push((seed, failure.label()));
+                    if summary.failures.len() >= self.failures_max {
+                        next.store(end, Ordering::Relaxed);
+                    }
+                }
+                summary.add(&outcome);
+                if said.elapsed() >= Duration::from_secs(5) {
+                    said = Instant::now();
+                    (summary.took, summary.cpu) = (began.elapsed(), cpu_time().saturating_sub(cpu));
+                    writeln!(out, "{}", summary.line())?;
+                }
+            }
+            io::Result::Ok(())
+        })?;
+        (summary.took, summary.cpu) = (began.elapsed(), cpu_time().saturating_sub(cpu));
+        Ok(summary)
+    }
+
+    fn one(self, seed: u64) -> Outcome {
+        let scenario = Scenario::drawn(seed, self.seconds);
+        let mut outcome = play(seed, &scenario);
+        if self.twice && outcome.failure.is_none() {
+            let again = play(seed, &scenario);
+            if again.hash != outcome.hash {
+                let why = format!("two runs differ: {:016x} and {:016x}", outcome.hash, again.hash);
+                outcome.failure = Some(Failure::Ended(why));
+            }
+        }
+        outcome
+    }
+
+    fn failed(self, seed: u64, failure: &Failure, out: &mut impl Write) -> io::Result<()> {
+        let scenario = Scenario::drawn(seed, self.seconds);
+        let kept = minimise(seed, &scenario, failure);
+        let list: Vec<_> = kept.iter().map(ToString::to_string).collect();
+        writeln!(out, "seed {seed} failed: {failure}")?;
+        for planned in only(&scenario, &kept).faults {
+            writeln!(out, "    at {} ms: {:?}", planned.at_ms, planned.what)?;
+        }
+        let faults =
+            if kept.len() == scenario.faults.len() { String::new() } else { format!(" --faults={}", list.join(",")) };
+        writeln!(
+            out,
+            "reproduce: cargo run --release -p chaos -- run --seed {seed} --seconds {}{faults}",
+            self.seconds
+        )?;
+        out.flush()
+    }
+}
+
+impl Summary {
+    fn add(&mut self, outcome: &Outcome) {
+        self.seeds += 1;
+        self.simulated_s += outcome.simulated_us as f64 / 1e6;
+        self.operations += outcome.operations as u64;
+        self.messages += outcome.messages;
+        for (what, times) in &outcome.hits {
+            *self.hits.entry(what).or_default() += times;
+        }
+    }
+
+    /// How it goes, in one line.
+    pub fn line(&self) -> String {
+        let (took, cpu) = (self.took.as_secs_f64().max(1e-9), self.cpu.as_secs_f64().max(1e-9));
+        format!(
+            "{} seeds, {} failed, {:.1} seeds/s, {:.0} seeds/h and core, {:.0} simulated seconds per CPU second, {} operations",
+            self.seeds,
+            self.failures.len(),
+            self.seeds as f64 / took,
+            self.seeds as f64 / cpu * 3600.0,
+            self.simulated_s / cpu,
+            self.operations,
+        )
+    }
+}
+
+/// Processor time of this process so far.
+fn cpu_time() -> Duration {
+    let spent = rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);
+    let (secs, nanos) = (u64::try_from(spent.tv_sec), u32::try_from(spent.tv_nsec));
+    Duration::new(secs.unwrap_or_default(), nanos.unwrap_or_default())
+}
