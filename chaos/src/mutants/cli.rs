@@ -15,9 +15,9 @@ const BUILD_MAX: Duration = Duration::from_secs(3600);
 /// What `chaos mutants` is told.
 #[derive(clap::Args, Clone, Debug)]
 pub struct Arguments {
-    /// Only those whose names contain this
-    #[arg(long)]
-    only: Option<String>,
+    /// Only those whose names contain one of these
+    #[arg(long, value_delimiter = ',')]
+    only: Vec<String>,
     /// How many seeds each mutant is played with
     #[arg(long, default_value_t = 500)]
     seeds: u64,
@@ -61,7 +61,7 @@ impl Arguments {
     pub fn run(&self, out: &mut impl Write) -> anyhow::Result<bool> {
         let root = root()?;
         let mut mutants = all(&root)?;
-        mutants.retain(|mutant| self.only.as_deref().is_none_or(|only| mutant.name.contains(only)));
+        mutants.retain(|mutant| self.only.is_empty() || self.only.iter().any(|only| mutant.name.contains(only)));
         ensure!(!mutants.is_empty(), "there is no such mutant");
         for mutant in &mutants {
             mutant.applied(&root)?;

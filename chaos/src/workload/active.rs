@@ -18,7 +18,8 @@ pub(super) async fn step<T: Target>(client: &mut Client<T>) {
         return;
     }
     let write = if key.as_bytes().starts_with(b"pn/") {
-        Write::Increment { key, by: client.rng.random_range(-3..=9) }
+        // Not by 0: a counter that nobody moved does not exist.
+        Write::Increment { key, by: [1, 2, 3, 5, 7, 9, -1, -2][client.rng.random_range(0..8)] }
     } else if client.chance(25) {
         Write::Delete { key }
     } else {
