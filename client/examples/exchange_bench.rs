@@ -13,8 +13,9 @@ use meridian_client::{Client, TlsMaterial};
 use meridian_gateway::{Caller, Control, Digests, Gateway, Lags, Options, Store};
 use meridian_proto::dial;
 use meridian_types::{
-    Bucket, BucketName, BucketSpec, Durability, Epoch, Freshness, Hlc, Labels, NodeId, NodeStatus, Outcome, Refusal,
-    RefusalKind, RegionId, Request, Response, SessionToken, Topology, Version, request::Found,
+    Bucket, BucketName, BucketSpec, Durability, Epoch, Freshness, Hlc, Labels, NodeId, NodeStatus, OperationId,
+    Outcome, Plan, PlanId, Refusal, RefusalKind, RegionId, Request, Response, SessionToken, SwitchoverSpec, Topology,
+    Version, request::Found,
 };
 use tokio::net::TcpListener;
 use tokio_stream::wrappers::TcpListenerStream;
@@ -84,6 +85,15 @@ impl Control for NoControl {
         none()
     }
     async fn node_status(&self) -> Result<NodeStatus, Refusal> {
+        none()
+    }
+    async fn switchover(&self, _: SwitchoverSpec, _: OperationId, _: bool, _: Caller) -> Result<Arc<Plan>, Refusal> {
+        none()
+    }
+    fn operations(&self, _: Option<PlanId>) -> Result<Vec<Arc<Plan>>, Refusal> {
+        none()
+    }
+    async fn abort(&self, _: PlanId, _: String, _: Caller) -> Result<Arc<Plan>, Refusal> {
         none()
     }
 }

@@ -33,7 +33,7 @@ const CHANGE_TIMEOUT: Duration = Duration::from_secs(32);
 /// The operator's view of a cluster. Cheap to clone.
 #[derive(Clone)]
 pub struct Admin {
-    client: Client,
+    pub(crate) client: Client,
 }
 
 /// What one region answered; a region that can't be reached doesn't hide the others.
@@ -56,10 +56,13 @@ pub struct Lag {
     pub lanes: Vec<LaneStatus>,
 }
 
-type ClusterStub = ClusterClient<Channel>;
+pub(crate) type ClusterStub = ClusterClient<Channel>;
 
 /// A question to one node. The inner result is the answer's own: whether it could be read.
-trait Ask<T>: Fn(ClusterStub) -> BoxFuture<'static, Result<Result<T, Refusal>, Status>> + Send + Sync {}
+pub(crate) trait Ask<T>:
+    Fn(ClusterStub) -> BoxFuture<'static, Result<Result<T, Refusal>, Status>> + Send + Sync
+{
+}
 
 impl<T, F> Ask<T> for F where F: Fn(ClusterStub) -> BoxFuture<'static, Result<Result<T, Refusal>, Status>> + Send + Sync {}
 
@@ -191,7 +194,7 @@ impl Admin {
     }
 
     /// An endpoint that has just answered: a change sent to it is unlikely to get lost.
-    async fn reach(&self) -> Result<ClusterStub, Error> {
+    pub(crate) async fn reach(&self) -> Result<ClusterStub, Error> {
         let reached = self.client.inner().cluster.refresh().await;
         let endpoint = reached.map_err(|tried| {
             let attempts = u32::try_from(tried.len()).unwrap_or(u32::MAX);
@@ -227,7 +230,7 @@ impl Admin {
         RegionAnswer { region, answer }
     }
 
-    async fn ask<T: Send>(&self, node: &Node, ask: &impl Ask<T>) -> Result<T, Error> {
+    pub(crate) async fn ask<T: Send>(&self, node: &Node, ask: &impl Ask<T>) -> Result<T, Error> {
         let endpoint = self
             .client
             .inner()
@@ -250,7 +253,7 @@ fn stub(channel: Channel) -> ClusterStub {
     ClusterClient::new(channel).max_decoding_message_size(ANSWER_BYTES_MAX)
 }
 
-async fn change<T>(
+pub(crate) async fn change<T>(
     stub: ClusterStub,
     send: impl AsyncFnOnce(ClusterStub) -> Result<Response<T>, Status>,
 ) -> Result<T, Error> {

@@ -44,7 +44,7 @@ impl Error {
             RefusalKind::Retry => "try again after a pause, or allow a longer deadline",
             RefusalKind::Redirect => "the topology is changing: try again",
             RefusalKind::Fenced => "the bucket's primary or policy is changing: try again",
-            RefusalKind::Conflict => "read the key again and decide anew",
+            RefusalKind::Conflict => "look again at what is there, and decide anew",
             RefusalKind::Invalid => "the request can never succeed as it is: change it",
             RefusalKind::NotFound => "check the name, or create it",
             RefusalKind::Exists => "it exists already: use it, or choose another name",

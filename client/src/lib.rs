@@ -43,11 +43,13 @@ mod answer;
 mod bucket;
 mod builder;
 mod call;
+mod check;
 mod client;
 mod cluster;
 mod endpoint;
 mod error;
 mod input;
+mod operations;
 mod retry;
 mod scan;
 mod session;
@@ -58,6 +60,7 @@ pub use answer::{Condition, Conditional, Count, Deleted, Got, GotMany, Item, Len
 pub use bucket::Bucket;
 pub use builder::Builder;
 pub use call::{Expiring, Lasting, ReadCall, WriteCall};
+pub use check::{Check, Finding, Verdict};
 pub use client::Client;
 pub use error::{ConnectError, Error};
 pub use input::IntoBytes;
@@ -68,6 +71,7 @@ pub use session::Session;
 pub use meridian_proto::tls::{TlsError, TlsFiles, TlsMaterial};
 pub use meridian_types::request::Found;
 pub use meridian_types::{
-    Acks, BucketName, BucketSpec, ClientId, Durability, Effect, Epoch, Hlc, NodeId, NodeStatus, Policy, ReadLevel,
-    RefusalKind, RegionId, RegionName, ShardDigest, StalePolicy, Topology, Version, WriteAck,
+    Acks, BucketName, BucketSpec, ClientId, Durability, Effect, Epoch, Hlc, NodeId, NodeStatus, OperationId, Plan,
+    PlanId, PlanOutcome, Policy, ReadLevel, RefusalKind, RegionId, RegionName, Selection, ShardDigest, StalePolicy,
+    SwitchoverSpec, Topology, Version, WriteAck,
 };

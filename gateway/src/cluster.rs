@@ -5,13 +5,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use meridian_proto::convert::{
-    bucket_to_proto, digests_to_proto, lag_to_proto, node_status_to_proto, spec_from_proto, status_of_refusal,
-    topology_to_proto,
+    bucket_to_proto, digests_to_proto, lag_to_proto, node_status_to_proto, plan_to_proto, spec_from_proto,
+    status_of_refusal, switchover_from_proto, topology_to_proto,
 };
 use meridian_proto::identity::Identity;
 use meridian_proto::v1;
 use meridian_proto::v1::cluster_server::Cluster;
-use meridian_types::{BucketName, Effect, Labels, Refusal, RefusalKind};
+use meridian_types::{BucketName, Effect, Labels, PlanId, Refusal, RefusalKind};
 use tonic::{Request, Response, Status};
 
 use crate::seams::{Caller, Control, Via};
@@ -106,6 +106,35 @@ impl<C: Control> Cluster for ClusterService<C> {
         caller(&request)?;
         let status = self.within(Changes::No, self.control.node_status()).await?;
         Ok(Response::new(node_status_to_proto(status)))
+    }
+
+    async fn switchover(&self, request: Request<v1::SwitchoverRequest>) -> Result<Response<v1::Operation>, Status> {
+        let caller = caller(&request)?;
+        let (spec, operation, dry_run) = switchover_from_proto(request.into_inner()).map_err(status_of_refusal)?;
+        let plan = self.within(Changes::Yes, self.control.switchover(spec, operation, dry_run, caller)).await?;
+        Ok(Response::new(plan_to_proto(&plan)))
+    }
+
+    async fn operations(
+        &self,
+        request: Request<v1::OperationsRequest>,
+    ) -> Result<Response<v1::OperationsResponse>, Status> {
+        caller(&request)?;
+        let plan = request.into_inner().plan;
+        let asked = (plan != 0).then_some(PlanId(plan));
+        let plans = self.control.operations(asked).map_err(status_of_refusal)?;
+        let operations = plans.iter().map(|plan| plan_to_proto(plan)).collect();
+        Ok(Response::new(v1::OperationsResponse { operations }))
+    }
+
+    async fn abort_operation(
+        &self,
+        request: Request<v1::AbortOperationRequest>,
+    ) -> Result<Response<v1::Operation>, Status> {
+        let caller = caller(&request)?;
+        let request = request.into_inner();
+        let plan = self.within(Changes::Yes, self.control.abort(PlanId(request.plan), request.why, caller)).await?;
+        Ok(Response::new(plan_to_proto(&plan)))
     }
 }
 

@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use meridian_proto::identity::Identity;
 use meridian_types::{
-    Bucket, BucketLag, BucketName, BucketSpec, Labels, LaneStatus, NodeId, NodeStatus, Refusal, RegionId, Request,
-    Response, ShardDigest, Topology,
+    Bucket, BucketLag, BucketName, BucketSpec, Labels, LaneStatus, NodeId, NodeStatus, OperationId, Plan, PlanId,
+    Refusal, RegionId, Request, Response, ShardDigest, SwitchoverSpec, Topology,
 };
 
 /// On whose behalf something is asked. Cheap to clone.
@@ -117,4 +117,34 @@ pub trait Control: Send + Sync + 'static {
     /// # Errors
     /// When a part of the node can't answer.
     fn node_status(&self) -> impl Future<Output = Result<NodeStatus, Refusal>> + Send;
+
+    /// Plans to move primaries, or with `dry_run` only says what would be planned.
+    ///
+    /// # Errors
+    /// Retry, naming the operation that has one of the buckets; Invalid or NotFound, naming what can't move; or that the
+    /// metadata plane can't be reached.
+    fn switchover(
+        &self,
+        spec: SwitchoverSpec,
+        operation: OperationId,
+        dry_run: bool,
+        caller: Caller,
+    ) -> impl Future<Output = Result<Arc<Plan>, Refusal>> + Send;
+
+    /// One operation, or all that are under way or remembered, oldest first, as this node knows them.
+    ///
+    /// # Errors
+    /// NotFound for an operation this node doesn't know.
+    fn operations(&self, plan: Option<PlanId>) -> Result<Vec<Arc<Plan>>, Refusal>;
+
+    /// Gives up what is under way of an operation.
+    ///
+    /// # Errors
+    /// NotFound; Conflict when it has ended; or that the metadata plane can't be reached.
+    fn abort(
+        &self,
+        plan: PlanId,
+        why: String,
+        caller: Caller,
+    ) -> impl Future<Output = Result<Arc<Plan>, Refusal>> + Send;
 }

@@ -13,9 +13,12 @@ mod dev;
 mod exit;
 mod kv;
 mod lag;
+mod moment;
+mod operation;
 mod server;
 mod status;
 mod stop;
+mod switchover;
 mod transfer;
 mod words;
 
@@ -66,6 +69,12 @@ enum Command {
     Status(status::Args),
     /// Show how far each region is behind.
     Lag(lag::Args),
+    /// Move primaries to another region: planned, without loss, proven.
+    #[command(subcommand)]
+    Switchover(switchover::Command),
+    /// List, show, watch and give up operations.
+    #[command(subcommand)]
+    Operation(operation::Command),
     /// Measure throughput and latency.
     Bench(bench::Args),
     /// Print a completion script for a shell.
@@ -110,6 +119,8 @@ fn run(cli: Cli) -> anyhow::Result<()> {
                 Command::Export(args) => transfer::export(args, &connection, output).await,
                 Command::Status(args) => status::run(args, &connection, output).await,
                 Command::Lag(args) => lag::run(args, &connection, output).await,
+                Command::Switchover(command) => switchover::run(command, &connection, output).await,
+                Command::Operation(command) => operation::run(command, &connection, output).await,
                 Command::Bench(args) => bench::run(args, &connection, output).await,
                 Command::Completions { .. } | Command::Cert(_) => Ok(()),
             }

@@ -8,10 +8,12 @@ use std::io::Write;
 use clap::ValueEnum;
 use serde::Serialize;
 
+mod live;
 mod progress;
 mod table;
 mod units;
 
+pub use live::Live;
 pub use progress::Progress;
 pub use table::Table;
 pub use units::{bytes, count, duration, millis, share};

@@ -4,6 +4,7 @@
 //! never a panic. Bounds are checked here, so that nothing behind the gateway sees a key or batch beyond them (RES-1).
 
 mod cluster;
+mod operation;
 mod refusal;
 mod request;
 mod response;
@@ -16,6 +17,7 @@ pub use cluster::{
     node_status_from_proto, node_status_to_proto, policy_from_proto, policy_to_proto, spec_from_proto, spec_to_proto,
     topology_from_proto, topology_to_proto,
 };
+pub use operation::{plan_from_proto, plan_to_proto, switchover_from_proto, switchover_to_proto};
 pub use refusal::{refusal_from_proto, refusal_of_status, refusal_to_proto, status_of_refusal};
 pub use request::{
     client_from_proto, client_to_proto, forwarded_from_proto, forwarded_to_proto, request_from_proto, request_to_proto,

@@ -132,4 +132,10 @@ pub struct NodeStatus {
     pub resident_bytes: u64,
     /// Empty when healthy; else one sentence each, with the remedy.
     pub problems: Vec<String>,
+    /// Seconds until its certificate ends.
+    pub certificate_left_s: u64,
+    /// Its wall clock when it answered, in milliseconds since 1970.
+    pub wall_ms: u64,
+    /// Whether it votes in the metadata group.
+    pub votes: bool,
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use bytes::{Buf, Bytes};
 use meridian_metadata_core::command::{Form, NodeSpec};
-use meridian_metadata_core::{Action, Answer, ClusterState, Command, OperationId, reply as replies_of};
+use meridian_metadata_core::{AbortScope, Action, Answer, ClusterState, Command, reply as replies_of};
 use meridian_metadata_node::fuzz as metadata_node;
 use meridian_proto::convert;
 use meridian_proto::identity::Identity;
@@ -14,9 +14,10 @@ use meridian_replicator_core::message::{Hello, Stop, ToSource, ToTarget, Welcome
 use meridian_types::request::Found;
 use meridian_types::{
     Acks, Bucket, BucketDigest, BucketId, BucketLag, BucketName, BucketSpec, ClientId, ClusterId, Durability, Effect,
-    Epoch, Freshness, Hlc, Lane, LaneState, LaneStatus, Lsn, NodeId, NodeName, NodeStatus, Outcome, Phase, Policy,
-    Read, ReadLevel, Refusal, RefusalKind, RegionId, RegionName, Request, RequestId, Response, ShardDigest, ShardId,
-    StalePolicy, Topology, Version, Write, WriteAck,
+    Epoch, Fact, Freshness, Goal, Hlc, Lane, LaneState, LaneStatus, Lsn, Move, NodeId, NodeName, NodeStatus,
+    OperationId, Outcome, Phase, Plan, PlanId, Policy, Proof, Read, ReadLevel, Refusal, RefusalKind, RegionId,
+    RegionName, Request, RequestId, Response, Seal, Selection, SetHash, ShardDigest, ShardId, StalePolicy, Step,
+    SwitchoverSpec, Topology, Version, Word, Write, WriteAck,
 };
 use prost::Message;
 
@@ -118,12 +119,17 @@ fn actions() -> Vec<Action> {
         lease_ttl_ms: 5000,
         members: vec![node_spec("us-east-1", "us-east"), node_spec("eu-west-1", "eu-west")],
     };
+    let facts = vec![(ShardId(0), Fact::CaughtUp)];
+    let word = Word { plan: PlanId(12), bucket: BucketId(1), epoch: Epoch(1), facts };
     vec![
         Action::FormCluster(form),
         Action::RegisterNode(node_spec("ap-south-1", "ap-south")),
         Action::CreateBucket(BucketSpec { regions: Vec::new(), ..spec() }),
         Action::SetLabels { name: spec().name, set: spec().labels, remove: ["old".to_owned()].into() },
         Action::DeleteBucket { name: spec().name },
+        Action::Switchover(switchover()),
+        Action::Report { region: RegionId(1), words: vec![word] },
+        Action::Abort { plan: PlanId(12), scope: AbortScope::All, why: "late".to_owned() },
     ]
 }
 
@@ -413,6 +419,9 @@ pub(super) fn report_samples() -> Vec<Vec<u8>> {
         state_bytes: 7,
         resident_bytes: 8,
         problems: vec!["the disk is full: free some space".to_owned()],
+        certificate_left_s: 9,
+        wall_ms: 10,
+        votes: true,
     };
     vec![
         convert::digests_to_proto(RegionId(1), vec![row]).encode_to_vec(),
@@ -421,15 +430,19 @@ pub(super) fn report_samples() -> Vec<Vec<u8>> {
     ]
 }
 
-/// What an operator asks for: a bucket to be; and a refusal.
+/// What an operator asks for and is told: a bucket to be, a primary to move, how far an operation is; and a refusal.
 pub(super) fn admin(bytes: &[u8]) -> bool {
     let spec = |bytes: &[u8]| convert::spec_from_proto(v1::CreateBucketRequest::decode(bytes).ok()?).ok();
     let bucket = |bytes: &[u8]| convert::bucket_from_proto(v1::Bucket::decode(bytes).ok()?).ok();
     let refusal = |bytes: &[u8]| v1::Refusal::decode(bytes).ok().map(convert::refusal_from_proto);
+    let switchover = |bytes: &[u8]| convert::switchover_from_proto(v1::SwitchoverRequest::decode(bytes).ok()?).ok();
+    let plan = |bytes: &[u8]| convert::plan_from_proto(v1::Operation::decode(bytes).ok()?).ok();
     let all = [
         law(bytes, spec, |(spec, dry_run)| convert::spec_to_proto(spec, *dry_run).encode_to_vec()),
         law(bytes, bucket, |bucket| convert::bucket_to_proto(bucket).encode_to_vec()),
         law(bytes, refusal, |refusal| convert::refusal_to_proto(refusal.clone()).encode_to_vec()),
+        law(bytes, switchover, |(spec, id, dry)| convert::switchover_to_proto(spec, *id, *dry).encode_to_vec()),
+        law(bytes, plan, |plan| convert::plan_to_proto(plan).encode_to_vec()),
     ];
     all.contains(&true)
 }
@@ -440,7 +453,47 @@ pub(super) fn admin_samples() -> Vec<Vec<u8>> {
         convert::spec_to_proto(&spec(), true).encode_to_vec(),
         convert::bucket_to_proto(&bucket()).encode_to_vec(),
         convert::refusal_to_proto(refusal).encode_to_vec(),
+        convert::switchover_to_proto(&switchover(), OperationId(7), true).encode_to_vec(),
+        convert::plan_to_proto(&plan()).encode_to_vec(),
     ]
+}
+
+fn switchover() -> SwitchoverSpec {
+    let buckets = Selection::Labelled { key: "team".to_owned(), value: "shop".to_owned() };
+    let to = named(RegionName::new("eu-west"));
+    SwitchoverSpec { to, buckets, lag_ms_max: 100, pause_ms_max: 5000, reason: "maintenance".to_owned() }
+}
+
+/// One bucket at every step.
+fn plan() -> Plan {
+    let seal = Seal { lsn: Lsn(9), hash: SetHash(8), keys: 7 };
+    let proof = Proof { sealed: [(ShardId(0), seal)].into(), ready: [(ShardId(0), seal)].into() };
+    let epoch = Epoch(4);
+    let steps = [
+        Step::Unneeded,
+        Step::CatchingUp { caught_up: [ShardId(1)].into() },
+        Step::Draining { since_ms: 5, epoch, proof: proof.clone() },
+        Step::Promoted { draining_since_ms: 5, at_ms: 6, epoch, proof },
+        Step::Restored { draining_since_ms: Some(5), at_ms: 6, epoch, why: "late".to_owned() },
+    ];
+    let moves = steps.into_iter().zip(1..).map(|(step, id)| Move {
+        bucket: BucketId(id),
+        name: bucket().name,
+        from: RegionId(1),
+        epoch_before: Epoch(3),
+        step,
+    });
+    Plan {
+        id: PlanId(12),
+        operation: OperationId(7),
+        goal: Goal::Switchover { to: RegionId(2), lag_ms_max: 100, pause_ms_max: 5000 },
+        who: "alice".to_owned(),
+        reason: "maintenance".to_owned(),
+        created_ms: 1,
+        shards: 16,
+        moves: moves.collect(),
+        ended_ms: Some(9),
+    }
 }
 
 /// Whom a certificate names.

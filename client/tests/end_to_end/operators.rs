@@ -1,6 +1,9 @@
 //! What operators ask, from any node and from all of them.
 
-use meridian_client::{BucketName, BucketSpec, Policy, RefusalKind};
+use meridian_client::{
+    BucketName, BucketSpec, OperationId, PlanId, PlanOutcome, Policy, RefusalKind, RegionName, Selection,
+    SwitchoverSpec,
+};
 use meridian_types::{Acks, LaneState, Lsn};
 
 use crate::world::{World, labels};
@@ -43,6 +46,33 @@ async fn a_bucket_is_created_labelled_and_deleted_and_who_did_it_is_passed_on() 
 
     let done = world.servers[0].control.done.lock().unwrap();
     assert!(done.iter().all(|(_, caller)| caller.identity.uri() == "meridian://client/alice"));
+    Ok(())
+}
+
+#[tokio::test]
+async fn an_operator_plans_watches_and_gives_up_a_move() -> anyhow::Result<()> {
+    let world = World::new(1).await?;
+    let client = world.client().await?;
+    let admin = client.admin();
+    let spec = SwitchoverSpec {
+        to: RegionName::new("eu-west")?,
+        buckets: Selection::Named(vec![BucketName::new("orders")?]),
+        lag_ms_max: 100,
+        pause_ms_max: 5000,
+        reason: "maintenance".to_owned(),
+    };
+    let dry = admin.switchover(&spec, OperationId::of("dry"), true).await?;
+    assert_eq!((dry.moves.len(), admin.operations().await?.len()), (1, 0));
+    let plan = admin.switchover(&spec, OperationId::of("real"), false).await?;
+    assert_eq!((plan.operation, plan.reason.as_str()), (OperationId::of("real"), "maintenance"));
+    assert_eq!(plan.who, "meridian://client/alice");
+    assert_eq!(admin.operation(plan.id).await?, plan);
+    assert_eq!(admin.operations().await?.first(), Some(&plan));
+    let given_up = admin.abort_operation(plan.id, "enough").await?;
+    assert_eq!(given_up.outcome(), PlanOutcome::Restored);
+    assert_eq!(admin.operation(PlanId(7)).await.unwrap_err().kind, RefusalKind::NotFound);
+    let gone = SwitchoverSpec { buckets: Selection::Named(vec![BucketName::new("gone")?]), ..spec };
+    assert_eq!(admin.switchover(&gone, OperationId::of("x"), false).await.unwrap_err().kind, RefusalKind::NotFound);
     Ok(())
 }
 
@@ -119,6 +149,8 @@ fn every_call_may_be_made_from_a_spawned_task() {
         is_send(admin.lag(None));
         is_send(admin.node_status(node));
         is_send(admin.node_statuses());
+        is_send(admin.operations());
+        is_send(admin.abort_operation(PlanId(1), ""));
         is_send(meridian_client::Client::builder().connect());
     }
 }

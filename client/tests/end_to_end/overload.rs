@@ -137,7 +137,7 @@ async fn a_batch_of_a_million_empty_requests_is_refused_without_making_room_for_
     let status = answers.message().await.unwrap_err();
     let refusal = refusal_of_status(&status);
     assert_eq!(refusal.kind, RefusalKind::Invalid);
-    assert!(refusal.message.contains("at most 4096 requests"), "{refusal}");
+    assert!(refusal.message.contains("a batch of requests may have at most 4096"), "{refusal}");
     Ok(())
 }
 

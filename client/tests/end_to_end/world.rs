@@ -8,9 +8,10 @@ use meridian_client::{Builder, Client, RetryPolicy, TlsMaterial};
 use meridian_gateway::{Caller, Control, Digests, Gateway, Lags, Options};
 use meridian_proto::dial;
 use meridian_types::{
-    Bucket, BucketDigest, BucketId, BucketLag, BucketName, BucketSpec, ClusterId, Epoch, Hlc, Labels, Lane, LaneState,
-    LaneStatus, Lsn, Node, NodeId, NodeName, NodeStatus, Phase, Policy, Refusal, RefusalKind, Region, RegionId,
-    RegionName, SetHash, ShardDigest, ShardId, Topology,
+    Bucket, BucketDigest, BucketId, BucketLag, BucketName, BucketSpec, ClusterId, Epoch, Goal, Hlc, Labels, Lane,
+    LaneState, LaneStatus, Lsn, Move, Node, NodeId, NodeName, NodeStatus, OperationId, Phase, Plan, PlanId, Policy,
+    Refusal, RefusalKind, Region, RegionId, RegionName, Selection, SetHash, ShardDigest, ShardId, Step, SwitchoverSpec,
+    Topology,
 };
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
@@ -27,6 +28,7 @@ pub(crate) struct FakeControl {
     pub(crate) region: RegionId,
     pub(crate) topology: Arc<Mutex<Topology>>,
     pub(crate) done: Mutex<Vec<(String, Caller)>>,
+    pub(crate) plans: Mutex<Vec<Arc<Plan>>>,
 }
 
 pub(crate) struct Server {
@@ -89,7 +91,13 @@ impl World {
         };
         self.topology.lock().unwrap().nodes.insert(id, node);
         let store = Arc::new(FakeStore::new(Arc::clone(&self.truth), region));
-        let control = FakeControl { node: id, region, topology: Arc::clone(&self.topology), done: Mutex::default() };
+        let control = FakeControl {
+            node: id,
+            region,
+            topology: Arc::clone(&self.topology),
+            done: Mutex::default(),
+            plans: Mutex::default(),
+        };
         let control = Arc::new(control);
         let tls = self.authority.material(&format!("meridian://node/{region_name}/{region_name}-1"))?;
         let gateway = Gateway::new(options, Arc::clone(&store), Arc::clone(&control));
@@ -244,6 +252,71 @@ impl Control for FakeControl {
 
     async fn node_status(&self) -> Result<NodeStatus, Refusal> {
         Ok(NodeStatus { node: self.node, region: self.region, uptime_ms: 5, ..NodeStatus::default() })
+    }
+
+    /// Buckets catch up and stay there.
+    async fn switchover(
+        &self,
+        spec: SwitchoverSpec,
+        operation: OperationId,
+        dry_run: bool,
+        caller: Caller,
+    ) -> Result<Arc<Plan>, Refusal> {
+        let who = caller.identity.uri();
+        self.note("switchover", caller);
+        let topology = self.topology();
+        let to = topology.region_named(spec.to.as_str()).map(|region| region.id).unwrap_or_default();
+        let Selection::Named(names) = &spec.buckets else { return Ok(Arc::new(plan(&spec, operation, to, who))) };
+        let mut plan = plan(&spec, operation, to, who);
+        for name in names {
+            let bucket = topology.bucket_named(name.as_str()).ok_or_else(|| unknown(name))?;
+            let step = Step::CatchingUp { caught_up: [ShardId(3)].into() };
+            let from = bucket.primary.unwrap_or_default();
+            plan.moves.push(Move { bucket: bucket.id, name: name.clone(), from, epoch_before: bucket.epoch, step });
+        }
+        let plan = Arc::new(plan);
+        if !dry_run {
+            self.plans.lock().unwrap().push(Arc::clone(&plan));
+        }
+        Ok(plan)
+    }
+
+    fn operations(&self, plan: Option<PlanId>) -> Result<Vec<Arc<Plan>>, Refusal> {
+        let plans = self.plans.lock().unwrap();
+        let found: Vec<_> = plans.iter().filter(|known| plan.is_none_or(|id| known.id == id)).cloned().collect();
+        match plan {
+            Some(id) if found.is_empty() => Err(Refusal::new(RefusalKind::NotFound, format!("no operation {id}"))),
+            _ => Ok(found),
+        }
+    }
+
+    async fn abort(&self, plan: PlanId, why: String, caller: Caller) -> Result<Arc<Plan>, Refusal> {
+        self.note("abort", caller);
+        let mut plans = self.plans.lock().unwrap();
+        let known = plans.iter_mut().find(|known| known.id == plan);
+        let known = known.ok_or_else(|| Refusal::new(RefusalKind::NotFound, format!("no operation {plan}")))?;
+        let mut given_up = Plan::clone(known);
+        for it in &mut given_up.moves {
+            let epoch = it.epoch_before;
+            it.step = Step::Restored { draining_since_ms: None, at_ms: 2, epoch, why: why.clone() };
+        }
+        given_up.ended_ms = Some(2);
+        *known = Arc::new(given_up);
+        Ok(Arc::clone(known))
+    }
+}
+
+fn plan(spec: &SwitchoverSpec, operation: OperationId, to: RegionId, who: String) -> Plan {
+    Plan {
+        id: PlanId(41),
+        operation,
+        goal: Goal::Switchover { to, lag_ms_max: spec.lag_ms_max, pause_ms_max: spec.pause_ms_max },
+        who,
+        reason: spec.reason.clone(),
+        created_ms: 1,
+        shards: 16,
+        moves: Vec::new(),
+        ended_ms: None,
     }
 }
 

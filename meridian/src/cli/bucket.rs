@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use clap::Subcommand;
 use meridian_client::Client;
-use meridian_types::{Acks, Bucket, BucketName, BucketSpec, Policy, PolicyError, RegionName, Topology};
+use meridian_types::{Acks, Bucket, BucketName, BucketSpec, Phase, Policy, PolicyError, RegionName, Topology};
 use serde::Serialize;
 
 use super::connect::Connection;
@@ -165,6 +165,9 @@ pub(super) struct View {
     pub(super) name: String,
     pub(super) policy: String,
     pub(super) phase: String,
+    /// Unless it is steady: the operation that has it, and where its primary goes.
+    pub(super) operation: Option<String>,
+    pub(super) next_primary: Option<String>,
     pub(super) epoch: u64,
     pub(super) primary: Option<String>,
     pub(super) regions: Vec<String>,
@@ -173,14 +176,30 @@ pub(super) struct View {
 
 impl View {
     pub(super) fn of(bucket: &Bucket, topology: &Topology) -> View {
+        let (operation, to) = match bucket.phase {
+            Phase::Steady => (None, None),
+            Phase::CatchingUp { plan, to, .. } | Phase::Draining { plan, to } | Phase::Fencing { plan, to } => {
+                (Some(plan.to_string()), Some(topology.region_label(to)))
+            }
+        };
         View {
             name: bucket.name.to_string(),
             policy: bucket.policy.to_string(),
             phase: bucket.phase.to_string(),
+            operation,
+            next_primary: to,
             epoch: bucket.epoch.0,
             primary: bucket.primary.map(|region| topology.region_label(region)),
             regions: bucket.regions.iter().map(|region| topology.region_label(*region)).collect(),
             labels: bucket.labels.clone(),
+        }
+    }
+
+    /// Its phase, and unless it is steady which operation takes it where.
+    fn standing(&self) -> String {
+        match (&self.operation, &self.next_primary) {
+            (Some(operation), Some(to)) => format!("{} to {to} ({operation})", self.phase),
+            _ => self.phase.clone(),
         }
     }
 }
@@ -210,7 +229,7 @@ pub(super) fn table(buckets: &[View]) -> String {
             bucket.primary.clone().unwrap_or_else(|| "every region".to_owned()),
             bucket.regions.join(", "),
             bucket.epoch.to_string(),
-            bucket.phase.clone(),
+            bucket.standing(),
             labels.join(" "),
         ]);
     }
@@ -238,11 +257,31 @@ mod tests {
     }
 
     #[test]
+    fn a_bucket_that_moves_says_where_to() {
+        let mut bucket = View {
+            name: "orders".into(),
+            policy: "async".into(),
+            phase: "draining".into(),
+            operation: Some("op-12".into()),
+            next_primary: Some("eu-west".into()),
+            epoch: 2,
+            primary: Some("us-east".into()),
+            regions: Vec::new(),
+            labels: BTreeMap::new(),
+        };
+        assert_eq!(bucket.standing(), "draining to eu-west (op-12)");
+        (bucket.operation, bucket.next_primary) = (None, None);
+        assert_eq!(bucket.standing(), "draining");
+    }
+
+    #[test]
     fn a_list_of_buckets_is_a_table() {
         let bucket = View {
             name: "orders".into(),
             policy: "sync (majority)".into(),
             phase: "steady".into(),
+            operation: None,
+            next_primary: None,
             epoch: 1,
             primary: Some("us-east".into()),
             regions: vec!["us-east".into(), "eu-west".into()],

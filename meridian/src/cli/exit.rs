@@ -51,6 +51,11 @@ impl Failure {
         Failure { code: Code::ConsentNeeded, message: message.into() }
     }
 
+    /// It was started, and undone.
+    pub fn restored(message: impl Into<String>) -> Failure {
+        Failure { code: Code::AbortedAndRestored, message: message.into() }
+    }
+
     /// It was asked wrongly.
     pub fn invalid(message: impl Into<String>) -> Failure {
         Failure { code: Code::Invalid, message: message.into() }

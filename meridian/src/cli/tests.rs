@@ -35,6 +35,14 @@ fn commands_read_as_people_type_them() {
         "meridian status --check --profile .meridian/dev",
         "meridian lag orders --lanes",
         "meridian bench --policy sync -c 64 -d 10s -s 256 -r 0.5 --distribution zipf:0.99 --rate 5000",
+        "meridian switchover check --to eu-west --all-from us-east",
+        "meridian switchover plan --to eu-west --label team=shop --max-lag 200 --max-pause 2s",
+        "meridian switchover run --to eu-west --bucket orders --bucket carts --op-id m-7 --reason disks --at 2026-11-20T02:00Z",
+        "meridian switchover run --to eu-west --bucket orders,carts --dry-run --at +10m -o json",
+        "meridian operation list",
+        "meridian operation show op-12",
+        "meridian operation watch 12",
+        "meridian operation abort op-12 --reason enough",
         "meridian completions bash",
     ] {
         if let Err(error) = parse(line) {
@@ -57,6 +65,12 @@ fn what_makes_no_sense_is_refused_at_once() {
         "meridian cert node --name x",
         "meridian cert init --days 0",
         "meridian bench --distribution normal",
+        "meridian switchover run --bucket orders",
+        "meridian switchover run --to eu-west",
+        "meridian switchover run --to eu-west --bucket orders --all-from us-east",
+        "meridian switchover run --to eu-west --bucket orders --at tomorrow",
+        "meridian switchover check --to eu-west --bucket orders --max-pause soon",
+        "meridian operation show orders",
     ] {
         assert!(parse(line).is_err(), "{line}");
     }

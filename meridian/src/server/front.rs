@@ -9,8 +9,8 @@ use meridian_gateway::{Caller, Control, Digests, Lags, Store};
 use meridian_proto::identity::Identity;
 use meridian_region_node as region;
 use meridian_types::{
-    Bucket, BucketId, BucketName, BucketSpec, Labels, NodeId, NodeStatus, Refusal, RefusalKind, RegionId, Request,
-    Response, Topology,
+    Bucket, BucketId, BucketName, BucketSpec, Labels, NodeId, NodeStatus, OperationId, Plan, PlanId, Refusal,
+    RefusalKind, RegionId, Request, Response, SwitchoverSpec, Topology,
 };
 
 /// A certificate that ends within this time is reported as a problem: a month is enough to replace it unhurried.
@@ -96,8 +96,7 @@ impl Front {
             problems.extend(data.region.problems());
             problems.extend(data.replicator.problems());
         }
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        let left_s = self.certificate_ends_unix_s.saturating_sub_unsigned(now.as_secs());
+        let left_s = self.certificate_left_s();
         if left_s < i64::try_from(CERTIFICATE_WARNING.as_secs()).unwrap_or(i64::MAX) {
             problems.push(format!(
                 "this node's certificate ends in {} days: issue a new one with `meridian cert node` and restart the node",
@@ -105,6 +104,11 @@ impl Front {
             ));
         }
         problems
+    }
+
+    /// Seconds until this node's certificate ends; negative once it has.
+    fn certificate_left_s(&self) -> i64 {
+        self.certificate_ends_unix_s.saturating_sub_unsigned(wall().as_secs())
     }
 }
 
@@ -181,6 +185,9 @@ impl Control for Front {
             log_bytes: self.consensus.log_bytes(),
             resident_bytes: resident_bytes(),
             problems: self.problems(),
+            certificate_left_s: u64::try_from(self.certificate_left_s()).unwrap_or_default(),
+            wall_ms: millis(wall()),
+            votes: self.metadata.votes(),
             ..NodeStatus::default()
         };
         if let Some(data) = self.data.get() {
@@ -191,6 +198,34 @@ impl Control for Front {
         }
         Ok(status)
     }
+
+    async fn switchover(
+        &self,
+        spec: SwitchoverSpec,
+        operation: OperationId,
+        dry_run: bool,
+        caller: Caller,
+    ) -> Result<Arc<Plan>, Refusal> {
+        self.metadata.switchover(spec, operation, dry_run, &caller.identity.uri()).await
+    }
+
+    fn operations(&self, plan: Option<PlanId>) -> Result<Vec<Arc<Plan>>, Refusal> {
+        let Some(plan) = plan else { return Ok(self.metadata.plans()) };
+        self.metadata.plan(plan).map(|plan| vec![plan]).ok_or_else(|| {
+            Refusal::new(
+                RefusalKind::NotFound,
+                format!("no operation {plan} is known here: `meridian operation list` shows those that are remembered"),
+            )
+        })
+    }
+
+    async fn abort(&self, plan: PlanId, why: String, caller: Caller) -> Result<Arc<Plan>, Refusal> {
+        self.metadata.abort(plan, why, &caller.identity.uri()).await
+    }
+}
+
+fn wall() -> Duration {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
 }
 
 fn millis(duration: Duration) -> u64 {

@@ -58,6 +58,11 @@ impl Handle {
         self.leader.leadership().leader
     }
 
+    /// Whether this node votes in the metadata group.
+    pub fn votes(&self) -> bool {
+        self.leader.votes()
+    }
+
     /// The metadata index this node has applied.
     pub fn index(&self) -> u64 {
         self.copy.index()

@@ -71,6 +71,11 @@ impl Leader {
         *self.group.leadership().borrow()
     }
 
+    /// Whether this node is a voter.
+    pub(crate) fn votes(&self) -> bool {
+        self.voters.contains(&self.this)
+    }
+
     /// Commits a command, given as it is and as bytes, and answers what it came to ([`meridian_metadata_core::reply`]).
     pub(crate) async fn propose(&self, decoded: &Command, command: Bytes) -> Attempt<Bytes> {
         if self.must_wait(decoded) {

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use bytes::Bytes;
 use meridian_consensus::{Committed, Mark, PIECE_BYTES_MAX, Persist, SnapshotSource, StateError, StateMachine};
 use meridian_metadata_core::snapshot::SNAPSHOT_BYTES_MAX;
-use meridian_metadata_core::{ClusterState, Command, reply};
+use meridian_metadata_core::{ClusterState, Command, Reply, reply};
 use meridian_types::Lsn;
 
 use crate::copy::LocalCopy;
@@ -115,6 +115,8 @@ fn apply(state: &mut ClusterState, lsn: Lsn, command: &Command) -> Bytes {
     let answer = state.apply(lsn.0, command);
     let (verb, subject, who) = (command.action.verb(), command.action.subject(), command.who.as_str());
     match &answer {
+        // One per node and bucket of an operation; what comes of it is told by the events.
+        Ok(Reply::Reported) => tracing::debug!(index = lsn.0, verb, subject, who, "metadata command applied"),
         Ok(_) => tracing::info!(index = lsn.0, verb, subject, who, "metadata command applied"),
         Err(refusal) => tracing::info!(index = lsn.0, verb, subject, who, %refusal, "metadata command refused"),
     }

@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use meridian_types::{
     Acks, Bucket, BucketDigest, BucketId, BucketLag, BucketName, BucketSpec, ClusterId, Epoch, Hlc, Lane, LaneState,
-    LaneStatus, Lsn, NameError, Node, NodeId, NodeName, NodeStatus, Phase, Policy, PolicyError, Positions, Refusal,
-    Region, RegionId, RegionName, SetHash, ShardDigest, Topology,
+    LaneStatus, Lsn, NameError, Node, NodeId, NodeName, NodeStatus, Phase, PlanId, Policy, PolicyError, Positions,
+    Refusal, Region, RegionId, RegionName, SetHash, ShardDigest, Topology,
 };
 
 use super::{invalid, region, shard};
@@ -14,16 +14,16 @@ use crate::v1;
 use crate::v1::lane_status::{Lane as WireLane, State};
 use crate::v1::policy::{Acks as WireAcks, Kind as WireKind};
 
-fn named<T>(name: Result<T, NameError>) -> Result<T, Refusal> {
+pub(super) fn named<T>(name: Result<T, NameError>) -> Result<T, Refusal> {
     name.map_err(|why| invalid(why.to_string()))
 }
 
-fn unreadable(what: &str) -> Refusal {
+pub(super) fn unreadable(what: &str) -> Refusal {
     invalid(format!("{what} is not known to this version: update the older of the two sides"))
 }
 
 /// 16 big-endian bytes as a number.
-fn wide(bytes: &[u8], what: &str) -> Result<u128, Refusal> {
+pub(super) fn wide(bytes: &[u8], what: &str) -> Result<u128, Refusal> {
     let array: [u8; 16] =
         bytes.try_into().map_err(|_| invalid(format!("{what} has 16 bytes; this one has {}", bytes.len())))?;
     Ok(u128::from_be_bytes(array))
@@ -102,6 +102,11 @@ pub fn spec_from_proto(request: v1::CreateBucketRequest) -> Result<(BucketSpec, 
 
 /// A bucket as it travels.
 pub fn bucket_to_proto(bucket: &Bucket) -> v1::Bucket {
+    let (plan, to, lag_ms_max) = match bucket.phase {
+        Phase::Steady => (0, 0, 0),
+        Phase::CatchingUp { plan, to, lag_ms_max } => (plan.0, u32::from(to.0), lag_ms_max),
+        Phase::Draining { plan, to } | Phase::Fencing { plan, to } => (plan.0, u32::from(to.0), 0),
+    };
     v1::Bucket {
         id: bucket.id.0,
         name: bucket.name.to_string(),
@@ -112,6 +117,9 @@ pub fn bucket_to_proto(bucket: &Bucket) -> v1::Bucket {
         regions: bucket.regions.iter().map(|region| u32::from(region.0)).collect(),
         labels: bucket.labels.clone().into_iter().collect(),
         created_hlc: bucket.created.0,
+        plan,
+        to,
+        lag_ms_max,
     }
 }
 
@@ -122,6 +130,11 @@ pub fn bucket_to_proto(bucket: &Bucket) -> v1::Bucket {
 pub fn bucket_from_proto(bucket: v1::Bucket) -> Result<Bucket, Refusal> {
     let phase = match bucket.phase.as_str() {
         "steady" => Phase::Steady,
+        "catching-up" => {
+            Phase::CatchingUp { plan: PlanId(bucket.plan), to: region(bucket.to)?, lag_ms_max: bucket.lag_ms_max }
+        }
+        "draining" => Phase::Draining { plan: PlanId(bucket.plan), to: region(bucket.to)? },
+        "fencing" => Phase::Fencing { plan: PlanId(bucket.plan), to: region(bucket.to)? },
         other => return Err(unreadable(&format!("the phase `{}`", other.chars().take(64).collect::<String>()))),
     };
     Ok(Bucket {
@@ -393,6 +406,9 @@ pub fn node_status_to_proto(status: NodeStatus) -> v1::NodeStatusResponse {
         state_bytes: status.state_bytes,
         resident_bytes: status.resident_bytes,
         problems: status.problems,
+        certificate_left_s: status.certificate_left_s,
+        wall_ms: status.wall_ms,
+        votes: status.votes,
     }
 }
 
@@ -417,5 +433,8 @@ pub fn node_status_from_proto(message: v1::NodeStatusResponse) -> Result<NodeSta
         state_bytes: message.state_bytes,
         resident_bytes: message.resident_bytes,
         problems: message.problems,
+        certificate_left_s: message.certificate_left_s,
+        wall_ms: message.wall_ms,
+        votes: message.votes,
     })
 }

@@ -7,10 +7,10 @@ use bytes::Bytes;
 use meridian_types::key::{MULTI_ITEMS_MAX, SCAN_ITEMS_MAX};
 use meridian_types::{
     Acks, Bucket, BucketDigest, BucketId, BucketLag, BucketName, BucketSpec, ClientId, ClusterId, Durability, Effect,
-    Epoch, Freshness, Hlc, Key, Lane, LaneState, LaneStatus, Lsn, Node, NodeId, NodeName, NodeStatus, Outcome, Phase,
-    Policy, Read, ReadLevel, Refusal, RefusalKind, Region, RegionId, RegionName, Request, RequestId, Response,
-    SessionToken, SetHash, ShardDigest, ShardId, StalePolicy, Topology, Value, Version, Write, WriteAck,
-    request::Found,
+    Epoch, Freshness, Goal, Hlc, Key, Lane, LaneState, LaneStatus, Lsn, Move, Node, NodeId, NodeName, NodeStatus,
+    OperationId, Outcome, Phase, Plan, PlanId, Policy, Proof, Read, ReadLevel, Refusal, RefusalKind, Region, RegionId,
+    RegionName, Request, RequestId, Response, Seal, Selection, SessionToken, SetHash, ShardDigest, ShardId,
+    StalePolicy, Step, SwitchoverSpec, Topology, Value, Version, Write, WriteAck, request::Found,
 };
 use proptest::collection::{btree_map, vec};
 use proptest::option;
@@ -195,14 +195,92 @@ fn labels() -> impl Strategy<Value = BTreeMap<String, String>> {
     btree_map("[a-z]{1,5}", ".{0,5}", 0..3)
 }
 
+fn phase() -> impl Strategy<Value = Phase> {
+    let about = (any::<u64>(), any::<u16>()).prop_map(|(plan, to)| (PlanId(plan), RegionId(to)));
+    prop_oneof![
+        Just(Phase::Steady),
+        (about.clone(), any::<u64>()).prop_map(|((plan, to), lag_ms_max)| Phase::CatchingUp { plan, to, lag_ms_max }),
+        about.clone().prop_map(|(plan, to)| Phase::Draining { plan, to }),
+        about.prop_map(|(plan, to)| Phase::Fencing { plan, to }),
+    ]
+}
+
+fn selection() -> impl Strategy<Value = Selection> {
+    prop_oneof![
+        vec(name(), 0..4).prop_map(Selection::Named),
+        (".{0,5}", ".{0,5}").prop_map(|(key, value)| Selection::Labelled { key, value }),
+        Just(Selection::AllFrom(RegionName::new("us-east").unwrap())),
+    ]
+}
+
+fn proof() -> impl Strategy<Value = Proof> {
+    let seal = (any::<u64>(), any::<u128>(), any::<u64>()).prop_map(|(lsn, hash, keys)| Seal {
+        lsn: Lsn(lsn),
+        hash: SetHash(hash),
+        keys,
+    });
+    let seals = btree_map(any::<u16>().prop_map(ShardId), seal, 0..4);
+    (seals.clone(), seals).prop_map(|(sealed, ready)| Proof { sealed, ready })
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let times = (any::<u64>(), any::<u64>(), any::<u64>());
+    prop_oneof![
+        Just(Step::Unneeded),
+        vec(any::<u16>(), 0..4)
+            .prop_map(|shards| Step::CatchingUp { caught_up: shards.into_iter().map(ShardId).collect() }),
+        (times, proof()).prop_map(|((since_ms, epoch, _), proof)| Step::Draining {
+            since_ms,
+            epoch: Epoch(epoch),
+            proof
+        }),
+        (times, proof()).prop_map(|((draining_since_ms, at_ms, epoch), proof)| Step::Promoted {
+            draining_since_ms,
+            at_ms,
+            epoch: Epoch(epoch),
+            proof
+        }),
+        (option::of(any::<u64>()), times, ".{0,9}").prop_map(|(draining_since_ms, (at_ms, epoch, _), why)| {
+            Step::Restored { draining_since_ms, at_ms, epoch: Epoch(epoch), why }
+        }),
+    ]
+}
+
+fn plan() -> impl Strategy<Value = Plan> {
+    let moves = vec((name(), any::<u16>(), any::<u64>(), step()), 0..4);
+    (any::<[u64; 4]>(), any::<u128>(), any::<u16>(), moves, option::of(any::<u64>()), ".{0,9}").prop_map(
+        |(n, operation, shards, moves, ended_ms, text)| {
+            let moves = moves.into_iter().zip(1..).map(|((name, from, epoch, step), id)| Move {
+                bucket: BucketId(id),
+                name,
+                from: RegionId(from),
+                epoch_before: Epoch(epoch),
+                step,
+            });
+            Plan {
+                id: PlanId(n[0]),
+                operation: OperationId(operation),
+                goal: Goal::Switchover { to: RegionId(shards), lag_ms_max: n[1], pause_ms_max: n[2] },
+                who: text.clone(),
+                reason: text,
+                created_ms: n[3],
+                shards,
+                moves: moves.collect(),
+                ended_ms,
+            }
+        },
+    )
+}
+
 fn bucket() -> impl Strategy<Value = Bucket> {
-    (1u32..9, name(), policy(), any::<u64>(), option::of(1u16..5), vec(1u16..5, 0..4), labels(), any::<u64>()).prop_map(
-        |(id, name, policy, epoch, primary, regions, labels, created)| Bucket {
+    let life = (any::<u64>(), phase());
+    (1u32..9, name(), policy(), life, option::of(1u16..5), vec(1u16..5, 0..4), labels(), any::<u64>()).prop_map(
+        |(id, name, policy, (epoch, phase), primary, regions, labels, created)| Bucket {
             id: BucketId(id),
             name,
             policy,
             epoch: Epoch(epoch),
-            phase: Phase::Steady,
+            phase,
             primary: primary.map(RegionId),
             regions: regions.into_iter().map(RegionId).collect(),
             labels,
@@ -274,6 +352,17 @@ fn travelled<M: Message + Default>(message: &M) -> M {
 
 proptest! {
     #[test]
+    fn an_operation_and_what_is_asked_for_come_back_as_they_went(
+        plan in plan(), buckets in selection(), id in any::<u128>(), n in any::<[u64; 2]>(), reason in ".{0,9}", dry_run in any::<bool>(),
+    ) {
+        prop_assert_eq!(plan_from_proto(travelled(&plan_to_proto(&plan))), Ok(plan));
+        let to = RegionName::new("eu-west").unwrap();
+        let spec = SwitchoverSpec { to, buckets, lag_ms_max: n[0], pause_ms_max: n[1], reason };
+        let message = travelled(&switchover_to_proto(&spec, OperationId(id), dry_run));
+        prop_assert_eq!(switchover_from_proto(message), Ok((spec, OperationId(id), dry_run)));
+    }
+
+    #[test]
     fn a_request_comes_back_as_it_went(request in request(), tag in any::<u64>()) {
         let client = match &request {
             Request::Read { .. } => ClientId(7),
@@ -344,6 +433,7 @@ proptest! {
             metadata_index: n[2], metadata_leader: Some(NodeId(n[3].max(1))), lease_ms: n[4], shards_led: 3,
             shards_total: 16, disk_free_bytes: n[5], disk_total_bytes: n[6], log_bytes: n[7], state_bytes: 1,
             resident_bytes: 2, problems: vec!["the disk is full: free some space".to_owned()],
+            certificate_left_s: n[0], wall_ms: n[1], votes: n[2] % 2 == 0,
         };
         prop_assert_eq!(node_status_from_proto(travelled(&node_status_to_proto(status.clone()))), Ok(status));
     }

@@ -1,0 +1,73 @@
+//! Moving primaries, as operators ask for it: plan, watch, give up.
+
+use std::time::Duration;
+
+use meridian_proto::convert::{plan_from_proto, refusal_of_status, switchover_to_proto};
+use meridian_proto::v1;
+use meridian_types::{Effect, OperationId, Plan, PlanId, Refusal, RefusalKind, SwitchoverSpec};
+
+use crate::admin::{Admin, change};
+use crate::error::Error;
+
+/// How long a node may take to tell of operations: it answers from its own copy.
+const LOOK_TIMEOUT: Duration = Duration::from_secs(5);
+
+impl Admin {
+    /// Plans to move primaries; with `dry_run` only says what would be planned. Asked again under the same id, the same
+    /// operation answers, so that it is safe to repeat.
+    ///
+    /// # Errors
+    /// Retry, naming the operation that has one of the buckets; Invalid or NotFound, naming what can't move; Unavailable
+    /// without a majority of the metadata plane.
+    pub async fn switchover(
+        &self,
+        spec: &SwitchoverSpec,
+        operation: OperationId,
+        dry_run: bool,
+    ) -> Result<Plan, Error> {
+        let request = switchover_to_proto(spec, operation, dry_run);
+        let plan = change(self.reach().await?, async |mut stub| stub.switchover(request).await).await?;
+        if !dry_run {
+            self.client.inner().cluster.is_outdated();
+        }
+        Ok(plan_from_proto(plan)?)
+    }
+
+    /// The operations under way and those remembered, oldest first.
+    ///
+    /// # Errors
+    /// When no endpoint answers.
+    pub async fn operations(&self) -> Result<Vec<Plan>, Error> {
+        self.look(0).await
+    }
+
+    /// One operation.
+    ///
+    /// # Errors
+    /// NotFound; or when no endpoint answers.
+    pub async fn operation(&self, id: PlanId) -> Result<Plan, Error> {
+        let missing = || Refusal::new(RefusalKind::NotFound, format!("no operation {id} is known"));
+        Ok(self.look(id.0).await?.pop().ok_or_else(missing)?)
+    }
+
+    /// Gives up what is under way of an operation: old primaries are restored, nothing is lost.
+    ///
+    /// # Errors
+    /// NotFound; Conflict when it has ended; Unavailable without a majority of the metadata plane.
+    pub async fn abort_operation(&self, id: PlanId, why: &str) -> Result<Plan, Error> {
+        let request = v1::AbortOperationRequest { plan: id.0, why: why.to_owned() };
+        let plan = change(self.reach().await?, async |mut stub| stub.abort_operation(request).await).await?;
+        self.client.inner().cluster.is_outdated();
+        Ok(plan_from_proto(plan)?)
+    }
+
+    async fn look(&self, plan: u64) -> Result<Vec<Plan>, Error> {
+        let mut stub = self.reach().await?;
+        let asked = tokio::time::timeout(LOOK_TIMEOUT, stub.operations(v1::OperationsRequest { plan })).await;
+        let answer = asked.map_err(|_| {
+            Refusal::new(RefusalKind::Unavailable, format!("no answer within {} s", LOOK_TIMEOUT.as_secs()))
+        })?;
+        let answer = answer.map_err(|status| refusal_of_status(&status).with_effect(Effect::None))?;
+        Ok(answer.into_inner().operations.into_iter().map(plan_from_proto).collect::<Result<_, _>>()?)
+    }
+}
