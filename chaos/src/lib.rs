@@ -6,12 +6,14 @@
 //! - [`world`]: a simulated planet, deterministic and in virtual time; [`scenario`]: what happens on it; [`swarm`]: thousands
 //!   of them.
 //! - [`fuzz`]: bytes that no encoder wrote, for every decoder.
+//! - [`model`]: leases, acknowledgement and a change of primary, in every order.
 //! - [`mutants`]: planted bugs, which somebody must notice.
 //! - [`real`]: real processes; [`wan`]: an emulated WAN between them.
 
 pub mod check;
 pub mod fuzz;
 pub mod history;
+pub mod model;
 pub mod mutants;
 pub mod real;
 pub mod scenario;

@@ -5,8 +5,8 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use chaos::fuzz::{self, storm};
-use chaos::mutants;
 use chaos::swarm::cli;
+use chaos::{model, mutants};
 use clap::{Parser, Subcommand};
 
 #[derive(Parser)]
@@ -22,6 +22,8 @@ enum What {
     Fuzz(Fuzz),
     /// Write the encodings that fuzzing begins from into chaos/fuzz/corpus
     Corpus,
+    /// Leases, acknowledgement and a change of primary, in every order
+    Model(model::cli::ModelArguments),
     /// Plant known kinds of bugs in a copy of the product, and see who notices
     Mutants(mutants::Arguments),
     /// Simulated planets by the hundred, a scenario drawn for each
@@ -53,6 +55,7 @@ fn main() -> anyhow::Result<ExitCode> {
             eprintln!("{written} samples in {}", fuzz::corpus_dir().display());
             Ok(ExitCode::SUCCESS)
         }
+        What::Model(arguments) => kept(model::cli::model(&arguments, &mut io::stdout())?),
         What::Mutants(arguments) => {
             let noticed = arguments.run(&mut std::io::stdout().lock())?;
             Ok(if noticed { ExitCode::SUCCESS } else { ExitCode::FAILURE })

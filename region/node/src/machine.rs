@@ -87,8 +87,12 @@ fn gather(news: &mut News, entry: &Committed, applied: Applied) {
         news.own.push((note.bucket, entry.payload.len() as u64));
         news.notes.push((entry.lsn, note));
     }
+    // Whoever waits here forwarded a request, and takes this region's copy for the second one. What this region ordered
+    // itself, when it was still the primary, is the first copy and maybe the only one (DUR-2).
+    if applied.frame.is_some() {
+        news.answered.extend(applied.answered);
+    }
     news.frames.extend(applied.frame);
-    news.answered.extend(applied.answered);
 }
 
 fn load(store: &Store, region: RegionId, shard: ShardId, shards: u16) -> Result<Shard, StateError> {
@@ -142,5 +146,28 @@ impl StateMachine for Machine {
         self.board.replace(core, mark.lsn);
         tracing::info!(region = %self.region, shard = %self.shard, lsn = %mark.lsn, "the shard was replaced by a snapshot");
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use meridian_region_core::FrameApplied;
+    use meridian_types::{Lane, RequestId};
+
+    use super::*;
+
+    #[test]
+    fn dur_2_only_what_another_region_ordered_answers_a_forwarded_request() {
+        let entry = Committed { lsn: Lsn(9), payload: Bytes::from_static(b"entry") };
+        let answered = vec![(RequestId::default(), Bytes::from_static(b"result"))];
+        let own = Applied { result: Bytes::new(), answered, note: None, frame: None };
+        let lane = Lane::Sync;
+        let frame = FrameApplied { source: RegionId(2), lane, watermark: Lsn(9), diverged: Vec::new() };
+        let theirs = Applied { frame: Some(frame), ..own.clone() };
+        let mut news = News::default();
+        gather(&mut news, &entry, own);
+        assert!(news.answered.is_empty());
+        gather(&mut news, &entry, theirs);
+        assert_eq!(news.answered.len(), 1);
     }
 }

@@ -1,0 +1,51 @@
+//! `cargo run --release -p chaos -- model`: every world, then every mistake.
+
+use std::io::Write;
+
+use super::{Bounds, Mistake, Outcome, explore};
+
+/// What is looked at.
+#[derive(Clone, Debug, clap::Args)]
+pub struct ModelArguments {
+    /// Threads that look
+    #[arg(long, default_value_t = 2)]
+    pub threads: usize,
+    /// Only worlds and mistakes whose name contains this
+    #[arg(long)]
+    pub only: Option<String>,
+}
+
+/// Looks, and says whether the protocol kept its promises and every mistake broke one.
+///
+/// # Errors
+/// When nothing can be printed.
+pub fn model(arguments: &ModelArguments, out: &mut dyn Write) -> anyhow::Result<bool> {
+    let chosen = |name: &str| arguments.only.as_deref().is_none_or(|only| name.contains(only));
+    let mut good = true;
+    for (name, bounds) in Bounds::WORLDS.into_iter().filter(|(name, _)| chosen(name)) {
+        let outcome = explore(bounds, arguments.threads);
+        good &= outcome.broken.is_empty() && outcome.never.is_empty();
+        print(name, &outcome, out)?;
+        for missing in &outcome.never {
+            writeln!(out, "  never: {missing}")?;
+        }
+    }
+    for mistake in Mistake::ALL {
+        let name = format!("{mistake:?}");
+        if chosen(&name) {
+            let outcome = explore(mistake.bounds(), arguments.threads);
+            good &= !outcome.broken.is_empty();
+            print(&name, &outcome, out)?;
+        }
+    }
+    Ok(good)
+}
+
+fn print(name: &str, outcome: &Outcome, out: &mut dyn Write) -> anyhow::Result<()> {
+    let seconds = outcome.took.as_secs_f64();
+    writeln!(out, "{name}: {} states, depth {}, {seconds:.1} s", outcome.states, outcome.depth)?;
+    for (promise, actions) in &outcome.broken {
+        writeln!(out, "  broken: {promise}\n    {actions:?}")?;
+    }
+    Ok(())
+}
