@@ -200,6 +200,7 @@ impl Spawner {
             paused: BTreeSet::new(),
             held: Vec::new(),
             timer: Box::pin(sleep_until(self.began)),
+            standstill: (0, 0),
         };
         let mut main = std::pin::pin!(main);
         let waker = run.waker(0);
@@ -225,7 +226,13 @@ struct Run {
     /// Tasks that were woken while their owner is paused.
     held: Vec<u64>,
     timer: Pin<Box<Sleep>>,
+    /// Steps since time last moved, and when that was.
+    standstill: (u64, u64),
 }
+
+/// The most steps of tasks within one moment. A busy millisecond has some hundred; a task that asks again and again without
+/// waiting for anything would otherwise stop the world for ever (and burn a processor in a real one).
+const STEPS_MAX: u64 = 1_000_000;
 
 impl Run {
     fn waker(&self, task: u64) -> Arc<TaskWaker> {
@@ -268,6 +275,9 @@ impl Run {
     }
 
     fn step(&mut self, id: u64) {
+        let now_us = self.spawner.now_us();
+        self.standstill = if self.standstill.1 == now_us { (self.standstill.0 + 1, now_us) } else { (0, now_us) };
+        assert!(self.standstill.0 < STEPS_MAX, "time stands still: some task never waits");
         let Some(task) = self.tasks.get_mut(&id) else { return };
         if self.paused.contains(&task.owner) {
             self.held.push(id);

@@ -353,10 +353,11 @@ impl Shipper {
         }
     }
 
-    /// Whether a stream is wanted.
-    pub fn standing(&self) -> Standing {
+    /// Whether a stream is wanted. One that stopped wants one again once its rest is over, and says until then why it stopped.
+    pub fn standing(&self, now: Instant) -> Standing {
         match &self.state {
             State::Disconnected { .. } | State::Learning | State::Streaming(_) => Standing::Wanted,
+            State::Stopped { again: Some(again), .. } if *again <= now => Standing::Wanted,
             State::Stopped { again: Some(again), .. } => Standing::Resting(*again),
             State::Stopped { again: None, .. } => Standing::Over,
         }

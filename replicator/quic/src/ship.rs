@@ -79,7 +79,7 @@ impl ShipLane {
     async fn lead(&mut self, shipper: &SharedShipper, head: &mut watch::Receiver<Option<Head>>) {
         let mut preferred = None;
         loop {
-            let standing = lock(shipper).standing();
+            let standing = lock(shipper).standing(Instant::now());
             let pause_until = match standing {
                 Standing::Over => None,
                 Standing::Resting(until) => Some(until),

@@ -65,7 +65,7 @@ impl ShipLane {
 
     async fn lead(&mut self, shipper: &mut Shipper, head: &mut watch::Receiver<Option<Head>>) {
         loop {
-            let pause_until = match shipper.standing() {
+            let pause_until = match shipper.standing(now()) {
                 Standing::Over => None,
                 Standing::Resting(until) => Some(until),
                 Standing::Wanted => match self.ship(shipper, head).await {

@@ -78,6 +78,10 @@ impl Play {
         out
     }
 
+    fn standing(&self) -> Standing {
+        self.shipper.standing(self.base + Duration::from_millis(self.ms))
+    }
+
     fn tail(&mut self, entries: Vec<TailEntry>, reached: u64, at_head: bool) -> Outbox {
         let closed = Hlc::from_millis(reached);
         self.step(Input::Tail(Ok(Tail { entries, reached: Lsn(reached), at_head, closed })))
@@ -208,13 +212,27 @@ fn a_new_round_begins_where_the_target_stands() {
 }
 
 #[test]
+fn a_lane_that_stopped_asks_again_after_its_rest() {
+    let (mut play, _) = Play::streaming(Lane::Sync, 10, 20);
+    play.step(Input::Message(ToSource::Stop(Stop::ClockSkew { ahead_ms: 900 })));
+    let Standing::Resting(again) = play.standing() else { panic!("{:?}", play.standing()) };
+    assert_eq!(play.shipper.standing(again), Standing::Wanted);
+    play.step(Input::Lost { reason: "not reached".to_owned() });
+    assert_eq!(play.shipper.status().state, LaneState::ClockSkew { ahead_ms: 900 }, "still the reason");
+    assert_eq!(play.shipper.standing(again), Standing::Wanted);
+    play.step(Input::Opened);
+    let out = play.step(Input::Message(ToSource::Position { round: 1, lsn: Lsn(10) }));
+    assert_eq!(out.read.unwrap().after, Lsn(10), "it goes on where the target stands");
+}
+
+#[test]
 fn what_cannot_go_on_stops_with_its_reason() {
     let (mut behind, _) = Play::streaming(Lane::Sync, 10, 20);
     let out = behind.step(Input::Tail(Err(TailError::Trimmed { oldest: Lsn(15) })));
     assert!(out.close.is_some());
     let state = LaneState::BehindLog { watermark: Lsn(10), oldest: Lsn(15) };
     assert_eq!(behind.shipper.status().state, state);
-    assert!(matches!(behind.shipper.standing(), Standing::Resting(_)));
+    assert!(matches!(behind.standing(), Standing::Resting(_)));
     behind.step(Input::Lost { reason: "closed".to_owned() });
     assert_eq!(behind.shipper.status().state, state, "the end of the stream does not hide why");
 
@@ -224,7 +242,7 @@ fn what_cannot_go_on_stops_with_its_reason() {
     ahead.step(Input::Opened);
     ahead.step(Input::Message(ToSource::Position { round: 1, lsn: Lsn(21) }));
     assert!(matches!(ahead.shipper.status().state, LaneState::Diverged { .. }), "another log than it followed");
-    assert_eq!(ahead.shipper.standing(), Standing::Over);
+    assert_eq!(ahead.standing(), Standing::Over);
 
     for (stop, over) in [
         (Stop::Diverged { detail: "x".to_owned() }, true),
@@ -233,7 +251,7 @@ fn what_cannot_go_on_stops_with_its_reason() {
     ] {
         let (mut play, _) = Play::streaming(Lane::Sync, 10, 20);
         assert!(play.step(Input::Message(ToSource::Stop(stop))).close.is_some());
-        assert_eq!(play.shipper.standing() == Standing::Over, over);
+        assert_eq!(play.standing() == Standing::Over, over);
     }
 }
 
