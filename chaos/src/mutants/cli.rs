@@ -27,7 +27,7 @@ pub struct Arguments {
     /// How long clients work in each world, in simulated seconds
     #[arg(long, default_value_t = 60)]
     seconds: u64,
-    /// The longest that the seeds of one mutant may take, in seconds: one that hangs is noticed, too
+    /// The longest that the seeds of one mutant may take, in seconds; then it counts as not noticed
     #[arg(long, default_value_t = 900)]
     limit: u64,
     /// Where the copy of the tree and its target directory are kept, for the next time
@@ -45,8 +45,8 @@ pub struct Arguments {
 enum Fate {
     /// Who found it, and with which seed.
     Noticed { by: String, seed: String },
-    /// It hung.
-    Hung,
+    /// Nobody did before the time was over.
+    Late,
     /// Nobody did.
     Survived,
     /// It is no program.
@@ -80,10 +80,10 @@ impl Arguments {
         for mutant in &mutants {
             let began = Instant::now();
             let fate = self.try_out(&root, &tree, mutant)?;
-            survivors += usize::from(matches!(fate, Fate::Survived | Fate::Unbuildable(_)));
+            survivors += usize::from(!matches!(fate, Fate::Noticed { .. }));
             let (by, seed) = match fate {
                 Fate::Noticed { by, seed } => (by, seed),
-                Fate::Hung => ("a seed that did not end".to_owned(), String::new()),
+                Fate::Late => ("**nobody in time**".to_owned(), String::new()),
                 Fate::Survived => ("**nobody**".to_owned(), String::new()),
                 Fate::Unbuildable(why) => (format!("**no program**: {why}"), String::new()),
             };
@@ -127,7 +127,7 @@ impl Arguments {
                     Fate::Noticed { by: failed_test(&tested.said), seed: String::new() }
                 }
                 Some(false) => Fate::Unbuildable(first_error(&tested.said)),
-                None => Fate::Hung,
+                None => Fate::Late,
             });
         }
         let built = build(tree)?;
@@ -141,7 +141,7 @@ impl Arguments {
                 let (seed, by) = finding(&played.said).context(played.said)?;
                 Fate::Noticed { by, seed }
             }
-            None => Fate::Hung,
+            None => Fate::Late,
         })
     }
 
