@@ -63,7 +63,9 @@ fn metadata(evidence: &Evidence) -> Result<u64, Violation> {
         if bucket != next_bucket {
             continue;
         }
-        if next_epoch < epoch || (next_epoch == epoch && next_primary != primary) {
+        // Between two primaries an epoch has none; it gets one, once.
+        let changed = next_primary != primary && primary.is_some();
+        if next_epoch < epoch || (next_epoch == epoch && changed) {
             let sentence = format!(
                 "bucket {bucket} went from epoch {epoch} (primary {primary:?}) to epoch {next_epoch} (primary {next_primary:?}) after metadata index {index}"
             );

@@ -111,6 +111,14 @@ fn intervals(evidence: &Evidence, records: &[Record]) -> Result<u64, Violation> 
                     _ => known.push(right),
                 }
             }
+            // A node that knows of a later epoch acts under none before, whatever its lease says.
+            Fact::BucketKnown { replica, bucket, epoch, .. } => {
+                for mine in rights.entry(*bucket).or_default().iter_mut().filter(|it| it.replica == *replica) {
+                    if mine.epoch < *epoch {
+                        mine.until_us = mine.until_us.min(record.at_us);
+                    }
+                }
+            }
             Fact::Acknowledged { replica, origin, bucket, epoch, .. } if replica.region == *origin => {
                 let primary = evidence.setup.buckets.iter().any(|it| it.id == *bucket && it.primary.is_some());
                 let Some(known) = rights.get(bucket).filter(|_| primary) else { continue };

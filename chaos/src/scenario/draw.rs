@@ -15,6 +15,9 @@ const CALM: f64 = 0.05;
 /// The chance that a kind of fault exists in a world.
 const EXISTS: f64 = 0.35;
 
+/// The chance that operators move primaries in a world.
+const MOVES: f64 = 0.5;
+
 /// Draws a fault for a planet of that many nodes; the duration is how long it lasts.
 type Draw = fn(&Dice, usize, Duration) -> Fault;
 
@@ -79,7 +82,12 @@ pub(super) fn scenario(seed: u64, seconds: u64) -> Scenario {
     let dice = Dice::new(seed ^ 0x5eed_0f5c_e4a2_1055);
     let regions = [3, 3, 3, 3, 2, 4, 5][dice.index(7)];
     let buckets = buckets(&dice, regions);
-    let faults = if dice.chance(CALM) { Vec::new() } else { faults(&dice, regions, seconds) };
+    let calm = dice.chance(CALM);
+    let mut faults = if calm { Vec::new() } else { faults(&dice, regions, seconds) };
+    if !calm && dice.chance(MOVES) {
+        faults.extend(switchovers(&dice, buckets.len(), regions, seconds));
+        faults.sort_by_key(|planned| planned.at_ms);
+    }
     Scenario {
         name: format!("seed {seed}"),
         seconds,
@@ -141,6 +149,21 @@ fn faults(dice: &Dice, nodes: usize, seconds: u64) -> Vec<Planned> {
         .collect();
     faults.sort_by_key(|planned| planned.at_ms);
     faults
+}
+
+/// Operators at work, whatever breaks meanwhile.
+fn switchovers(dice: &Dice, buckets: usize, nodes: usize, seconds: u64) -> Vec<Planned> {
+    let end_ms = seconds * 1000 * 2 / 3;
+    let switchover = |_| Planned {
+        at_ms: dice.between(500, end_ms.max(501)),
+        what: Fault::Switchover {
+            bucket: dice.index(buckets.max(1)),
+            to: dice.index(nodes),
+            lag_ms_max: [0, 200, 1_000][dice.index(3)],
+            pause_ms_max: [300, 2_000, 10_000][dice.index(3)],
+        },
+    };
+    (0..dice.between(1, 6)).map(switchover).collect()
 }
 
 /// Durations of a fault to the millisecond.

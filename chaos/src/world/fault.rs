@@ -158,6 +158,17 @@ pub enum Fault {
         #[serde(with = "ms", rename = "away_ms")]
         away: Duration,
     },
+    /// Nothing breaks: an operator moves a bucket's primary, while everything else goes on.
+    Switchover {
+        /// Which bucket.
+        bucket: usize,
+        /// The node whose region is to be the primary.
+        to: usize,
+        /// How far behind it may be when writes stop, in milliseconds.
+        lag_ms_max: u64,
+        /// For how long writes may stop, in milliseconds.
+        pause_ms_max: u64,
+    },
     /// A record of a node's log gets a wrong bit.
     RotLog {
         /// Whose.
@@ -194,6 +205,7 @@ impl Fault {
             Fault::Drift { .. } => "clock drift",
             Fault::Step { .. } => "clock step",
             Fault::CrashMetadataLeader { .. } => "crash of the metadata leader",
+            Fault::Switchover { .. } => "switchover",
             Fault::RotLog { .. } => "bit rot in the log",
             Fault::RotState { .. } => "bit rot in the state",
         }
@@ -233,6 +245,9 @@ impl Fault {
             | Fault::Narrow { .. } => self.weather(planet).await,
             Fault::SlowDisk { .. } | Fault::StalledDisk { .. } | Fault::FullDisk { .. } => self.disk(planet).await,
             Fault::Drift { .. } | Fault::Step { .. } => self.clock(planet).await,
+            Fault::Switchover { bucket, to, lag_ms_max, pause_ms_max } => {
+                planet.switch_over(bucket, to, lag_ms_max, pause_ms_max).await;
+            }
             Fault::RotLog { node } => rot(planet, node, true),
             Fault::RotState { node } => rot(planet, node, false),
         }

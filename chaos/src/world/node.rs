@@ -11,7 +11,7 @@ use futures::FutureExt;
 use futures::future::BoxFuture;
 use meridian_metadata_core::command::Form;
 use meridian_proto::exchange::Failure;
-use meridian_region_node::{Authority, Blocking, Caller, Clock, Handle, Neighbours, Options, Parts, Service};
+use meridian_region_node::{Blocking, Caller, Clock, Handle, Neighbours, Options, Parts, Service};
 use meridian_replicator_core::shipper::LaneKey;
 use meridian_types::{
     BucketId, Effect, GroupId, Lane, NodeId, NodeName, Refusal, RefusalKind, RegionId, RegionName, Request, RequestId,
@@ -24,6 +24,7 @@ use super::disk::NodeDisk;
 use super::executor::Owner;
 use super::group::SimulatedConsensus;
 use super::metadata::ask::Asker;
+use super::metadata::copy::Spokesman;
 use super::metadata::plane::{Made, Plane};
 use super::network::Place;
 use super::record::Record;
@@ -107,6 +108,7 @@ impl Life {
         life.task("metadata group", Arc::clone(&life.plane).run());
         life.task("lease", Arc::clone(&life.asker).renew());
         life.task("forming", Arc::clone(&life.asker).form());
+        life.task("operations", Arc::clone(&life.asker).attend());
         let (opening, disk, clock) = (Arc::clone(&life), Arc::clone(&body.disk), Arc::clone(&body.clock));
         life.around.wires.spawner.spawn(Owner::Node(number), async move {
             if let Err(why) = opening.open(disk, clock).await {
@@ -144,7 +146,7 @@ impl Life {
         let parts = Parts {
             groups: Arc::clone(&consensus) as Arc<dyn meridian_region_node::Groups>,
             engine: Some(Arc::new(engine)),
-            authority: Arc::clone(&self.plane.copy) as Arc<dyn Authority>,
+            authority: Arc::new(Spokesman { copy: Arc::clone(&self.plane.copy), asker: Arc::clone(&self.asker) }),
             neighbours: Arc::new(Around {
                 number: self.number,
                 here: self.replica.region,

@@ -8,10 +8,10 @@ use bytes::Bytes;
 use futures::FutureExt;
 use meridian_metadata_core::command::{Form, NodeSpec};
 use meridian_metadata_core::{Action, Reply};
-use meridian_region_node::{Authority, Caller, Handle, Options, StoreOptions};
+use meridian_region_node::{Caller, Handle, Options, StoreOptions};
 use meridian_types::{
-    Bucket, BucketSpec, ClusterId, Effect, NameError, NodeId, NodeName, Refusal, RefusalKind, RegionId, RegionName,
-    Request, Response,
+    Bucket, BucketSpec, ClusterId, Effect, NameError, NodeId, NodeName, PlanOutcome, Refusal, RefusalKind, RegionId,
+    RegionName, Request, Response, Selection, SwitchoverSpec,
 };
 use tokio::time::{sleep, timeout};
 
@@ -244,6 +244,33 @@ impl Planet {
         let copies = self.lives().map(|life| life.plane.copy.topology());
         let newest = copies.max_by_key(|topology| topology.index);
         newest.map(|topology| topology.buckets.values().cloned().collect()).unwrap_or_default()
+    }
+
+    /// An operator has a bucket's primary moved to the region of a node, and waits for what comes of it.
+    pub(crate) async fn switch_over(&self, bucket: usize, to: usize, lag_ms_max: u64, pause_ms_max: u64) {
+        let (Some(spec), Some(body)) = (self.0.buckets.get(bucket), self.0.bodies.get(to)) else { return };
+        let Some(operator) = self.lives().next() else { return };
+        let spec = SwitchoverSpec {
+            to: body.region_name.clone(),
+            buckets: Selection::Named(vec![spec.name.clone()]),
+            lag_ms_max,
+            pause_ms_max,
+            reason: String::new(),
+        };
+        let Ok(Reply::Operation { plan }) = operator.asker.propose("an operator", Action::Switchover(spec)).await
+        else {
+            return self.hit("switchover refused");
+        };
+        loop {
+            sleep(Duration::from_millis(100)).await;
+            // Any copy may be late, or its node gone.
+            let known = self.lives().find_map(|life| life.plane.copy.read(|state| state.plan(plan).cloned()));
+            let Some(known) = known.filter(|it| it.ended_ms.is_some()) else { continue };
+            return self.hit(match known.outcome() {
+                PlanOutcome::Done => "switchover done",
+                PlanOutcome::UnderWay | PlanOutcome::PartlyRestored | PlanOutcome::Restored => "switchover given up",
+            });
+        }
     }
 
     /// Which node leads the metadata plane, as far as some node knows it leads.

@@ -1,14 +1,15 @@
 //! Finding the metadata leader and being served by it, and keeping this node's lease: as metadata/node does.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use futures::FutureExt;
 use meridian_metadata_core::command::Form;
-use meridian_metadata_core::{Action, Command, Grant, OperationId, Reply, reply};
+use meridian_metadata_core::{AbortScope, Action, ClusterState, Command, Grant, OperationId, Reply, reply};
 use meridian_region_node::Clock;
-use meridian_types::{Effect, Refusal, RefusalKind};
+use meridian_types::{BucketId, Effect, Epoch, Goal, PlanId, Refusal, RefusalKind, Step};
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use super::plane::{ATTEMPT_TIMEOUT, Attempt, Plane, RENEW_TIMEOUT};
@@ -20,6 +21,9 @@ use crate::world::wires::{CallError, Wires};
 /// As metadata/node's options and constants.
 const COMMAND_DEADLINE: Duration = Duration::from_secs(10);
 const RENEW_EVERY: Duration = Duration::from_secs(1);
+const ATTEND_EVERY: Duration = Duration::from_millis(50);
+/// Shorter than the product's ten minutes: a world lasts one.
+const CATCHING_UP_MAX: Duration = Duration::from_secs(8);
 const PAUSE_MIN: Duration = Duration::from_millis(20);
 const PAUSE_MAX: Duration = Duration::from_millis(250);
 
@@ -72,6 +76,29 @@ impl Asker {
             }
         }
         std::future::pending().await
+    }
+
+    /// Gives up moves of primaries that take too long, while this node leads, for ever: as metadata/node's executor does.
+    pub(crate) async fn attend(self: Arc<Self>) {
+        let mut since: BTreeMap<(PlanId, BucketId, Epoch), Instant> = BTreeMap::new();
+        loop {
+            sleep(ATTEND_EVERY).await;
+            if !self.plane.leadership().1 {
+                since.clear();
+                continue;
+            }
+            let lasting = self.plane.copy.read(lasting);
+            since.retain(|stage, _| lasting.iter().any(|(known, _)| known == stage));
+            for ((plan, bucket, epoch), most) in lasting {
+                let began = *since.entry((plan, bucket, epoch)).or_insert_with(Instant::now);
+                if began.elapsed() > most {
+                    let scope = AbortScope::Late(vec![(bucket, epoch)]);
+                    let why = "it took too long".to_owned();
+                    // Whoever leads next looks again.
+                    let _ = self.propose("the leader", Action::Abort { plan, scope, why }).await;
+                }
+            }
+        }
     }
 
     /// Has a command committed.
@@ -168,6 +195,24 @@ impl Asker {
             }
         }
     }
+}
+
+/// The moves that must not stay where they are, and for how long they may.
+fn lasting(state: &ClusterState) -> Vec<((PlanId, BucketId, Epoch), Duration)> {
+    let mut lasting = Vec::new();
+    for plan in state.plans().filter(|plan| plan.ended_ms.is_none()) {
+        let Goal::Switchover { pause_ms_max, .. } = plan.goal;
+        for it in &plan.moves {
+            match &it.step {
+                Step::CatchingUp { .. } => lasting.push(((plan.id, it.bucket, it.epoch_before), CATCHING_UP_MAX)),
+                Step::Draining { epoch, .. } => {
+                    lasting.push(((plan.id, it.bucket, *epoch), Duration::from_millis(pause_ms_max)));
+                }
+                Step::Unneeded | Step::Promoted { .. } | Step::Restored { .. } => {}
+            }
+        }
+    }
+    lasting
 }
 
 fn answered<T>(call: Result<Result<Attempt<T>, CallError>, tokio::time::error::Elapsed>) -> Attempt<T> {

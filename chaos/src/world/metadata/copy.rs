@@ -7,11 +7,12 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use futures::future::BoxFuture;
-use meridian_metadata_core::{ClusterState, Drift, Grant, LeaseHolder};
+use meridian_metadata_core::{Action, ClusterState, Drift, Grant, LeaseHolder};
 use meridian_region_node::Authority;
-use meridian_types::{BucketId, Epoch, Refusal, RefusalKind, RegionId, Topology, Word};
+use meridian_types::{Bucket, BucketId, Epoch, Refusal, Topology, Word};
 use tokio::sync::watch;
 
+use super::ask::Asker;
 use crate::trace::{Fact, Replica};
 use crate::world::clock::NodeClock;
 use crate::world::record::Record;
@@ -59,15 +60,11 @@ impl Copy {
         let before = Arc::clone(&self.topology.borrow());
         let topology = Arc::new(inner.state.topology());
         for (id, bucket) in &topology.buckets {
-            if before.buckets.get(id).is_none_or(|known| (known.epoch, known.primary) != (bucket.epoch, bucket.primary))
-            {
-                self.record.fact(Fact::BucketKnown {
-                    replica: self.replica,
-                    index: topology.index,
-                    bucket: *id,
-                    epoch: bucket.epoch,
-                    primary: bucket.primary,
-                });
+            let known = |it: &Bucket| (it.epoch, it.primary.filter(|_| !it.is_between_primaries()));
+            let (epoch, primary) = known(bucket);
+            if before.buckets.get(id).is_none_or(|before| known(before) != (epoch, primary)) {
+                let (replica, index) = (self.replica, topology.index);
+                self.record.fact(Fact::BucketKnown { replica, index, bucket: *id, epoch, primary });
             }
         }
         self.topology.send_replace(topology);
@@ -104,8 +101,8 @@ impl Copy {
     /// The buckets whose primary is this region, as far as is known here.
     fn mine(&self) -> Vec<(BucketId, Epoch)> {
         let topology = self.topology.borrow();
-        let mine = |primary: Option<RegionId>| primary == Some(self.replica.region);
-        topology.buckets.values().filter(|it| mine(it.primary)).map(|it| (it.id, it.epoch)).collect()
+        let mine = |it: &Bucket| it.primary == Some(self.replica.region) && !it.is_between_primaries();
+        topology.buckets.values().filter(|it| mine(it)).map(|it| (it.id, it.epoch)).collect()
     }
 
     /// Waits until the published copy has reached `index`.
@@ -114,14 +111,14 @@ impl Copy {
         // Ends early only when the copy itself is gone, and then nobody is left to look.
         let _ = changes.wait_for(|topology| topology.index >= index).await;
     }
-}
 
-impl Authority for Copy {
-    fn topology(&self) -> Arc<Topology> {
+    /// The newest topology here.
+    pub(crate) fn topology(&self) -> Arc<Topology> {
         Arc::clone(&self.topology.borrow())
     }
 
-    fn topology_changes(&self) -> watch::Receiver<Arc<Topology>> {
+    /// Every change of it.
+    pub(crate) fn topology_changes(&self) -> watch::Receiver<Arc<Topology>> {
         self.topology.subscribe()
     }
 
@@ -129,9 +126,29 @@ impl Authority for Copy {
         let until = self.inner().until;
         until.is_some_and(|until| self.clock.instant() < until)
     }
+}
 
-    /// This planet moves no primary yet.
-    fn tell(&self, _word: Word) -> BoxFuture<'static, Result<(), Refusal>> {
-        Box::pin(async { Err(Refusal::new(RefusalKind::Unavailable, "no primary moves on this planet")) })
+/// The copy, and a voice.
+pub(crate) struct Spokesman {
+    pub(crate) copy: Arc<Copy>,
+    pub(crate) asker: Arc<Asker>,
+}
+
+impl Authority for Spokesman {
+    fn topology(&self) -> Arc<Topology> {
+        self.copy.topology()
+    }
+
+    fn topology_changes(&self) -> watch::Receiver<Arc<Topology>> {
+        self.copy.topology_changes()
+    }
+
+    fn lease_holds(&self) -> bool {
+        self.copy.lease_holds()
+    }
+
+    fn tell(&self, word: Word) -> BoxFuture<'static, Result<(), Refusal>> {
+        let (asker, region) = (Arc::clone(&self.asker), self.copy.replica.region);
+        Box::pin(async move { asker.propose("a node", Action::Report { region, words: vec![word] }).await.map(drop) })
     }
 }
