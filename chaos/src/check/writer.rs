@@ -91,6 +91,7 @@ struct Right {
 fn intervals(evidence: &Evidence, records: &[Record]) -> Result<u64, Violation> {
     let mut checked = 0;
     let mut rights: BTreeMap<BucketId, Vec<Right>> = BTreeMap::new();
+    let mut primaries: HashMap<(BucketId, Epoch), RegionId> = HashMap::new();
     for record in records {
         match &record.fact {
             Fact::MayAct { replica, bucket, epoch, until_us } => {
@@ -112,7 +113,10 @@ fn intervals(evidence: &Evidence, records: &[Record]) -> Result<u64, Violation> 
                 }
             }
             // A node that knows of a later epoch acts under none before, whatever its lease says.
-            Fact::BucketKnown { replica, bucket, epoch, .. } => {
+            Fact::BucketKnown { replica, bucket, epoch, primary, .. } => {
+                if let Some(primary) = primary {
+                    primaries.insert((*bucket, *epoch), *primary);
+                }
                 for mine in rights.entry(*bucket).or_default().iter_mut().filter(|it| it.replica == *replica) {
                     if mine.epoch < *epoch {
                         mine.until_us = mine.until_us.min(record.at_us);
@@ -121,7 +125,9 @@ fn intervals(evidence: &Evidence, records: &[Record]) -> Result<u64, Violation> 
             }
             Fact::Acknowledged { replica, origin, bucket, epoch, .. } if replica.region == *origin => {
                 let primary = evidence.setup.buckets.iter().any(|it| it.id == *bucket && it.primary.is_some());
-                let Some(known) = rights.get(bucket).filter(|_| primary) else { continue };
+                // Under an epoch of another region it only hands on, or answers early, what it once decided itself.
+                let hands_on = primaries.get(&(*bucket, *epoch)).is_some_and(|it| *it != replica.region);
+                let Some(known) = rights.get(bucket).filter(|_| primary && !hands_on) else { continue };
                 checked += 1;
                 let mine = |it: &&Right| it.replica == *replica && it.epoch == *epoch;
                 let covered = known

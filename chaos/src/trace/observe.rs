@@ -6,7 +6,7 @@ use bytes::Bytes;
 use meridian_region_core::{Applied, Shard, WriteResult};
 use meridian_types::entry::{HEADER_BYTES, Header, Kind};
 use meridian_types::frame::Frame;
-use meridian_types::{BucketId, ClientId, Lsn, Outcome, RequestId, ShardId};
+use meridian_types::{BucketId, ClientId, Hlc, Lsn, Outcome, RequestId, ShardId};
 
 use super::Trace;
 use super::fact::{Entry, Fact, Replica, Standing, Verdict};
@@ -25,7 +25,7 @@ impl Trace {
             | Kind::DropBucket
             | Kind::ExpireClients
             | Kind::Repair => {
-                let verdict = own_verdict(&header, lsn, applied);
+                let verdict = own_verdict(&header, applied);
                 let entry = fact(lsn, lsn, &header, verdict);
                 self.record(at_us, Fact::Applied { replica, shard: shard.id(), entry });
                 if applied.note.is_some() || header.kind == Kind::Repair {
@@ -53,7 +53,7 @@ impl Trace {
             // shard is not behind it yet, and had been applied before if it is.
             let verdict = match answered.front() {
                 Some((id, result)) if identified && *id == header.id => {
-                    let verdict = written_verdict(result, *source_lsn);
+                    let verdict = written_verdict(result, header.hlc);
                     answered.pop_front();
                     verdict
                 }
@@ -97,7 +97,7 @@ impl Trace {
         while let Some((id, result)) = answered.front()
             && let Some(entry) = parked.remove(&(seal.bucket, *id))
         {
-            let verdict = written_verdict(result, entry.source_lsn);
+            let verdict = written_verdict(result, entry.hlc);
             free.push(Entry { lsn, verdict, ..entry });
             answered.pop_front();
         }
@@ -113,10 +113,10 @@ impl Trace {
     }
 }
 
-fn own_verdict(header: &Header, lsn: Lsn, applied: &Applied) -> Verdict {
+fn own_verdict(header: &Header, applied: &Applied) -> Verdict {
     match header.kind {
         Kind::Write | Kind::Expire | Kind::Seal if applied.note.is_none() => Verdict::Void,
-        Kind::Write => written_verdict(&applied.result, lsn),
+        Kind::Write => written_verdict(&applied.result, header.hlc),
         Kind::Expire
         | Kind::Seal
         | Kind::Frame
@@ -127,10 +127,10 @@ fn own_verdict(header: &Header, lsn: Lsn, applied: &Applied) -> Verdict {
     }
 }
 
-/// A result names the position that decided it: another one is a kept result.
-fn written_verdict(result: &[u8], lsn: Lsn) -> Verdict {
+/// A result names the timestamp of what decided it: another one is a kept result.
+fn written_verdict(result: &[u8], stamped: Hlc) -> Verdict {
     match WriteResult::decode(result) {
-        Ok(WriteResult { lsn: at, outcome, .. }) if at == lsn => match outcome {
+        Ok(WriteResult { hlc, outcome, .. }) if hlc == stamped => match outcome {
             Ok(Outcome::ConditionFailed { .. }) | Err(_) => Verdict::Refused,
             Ok(_) => Verdict::Took,
         },

@@ -37,6 +37,11 @@ impl Proposer {
     /// # Errors
     /// A refusal means that it did not and will not take effect.
     pub(crate) fn propose(&self, entry: Bytes) -> Result<Proposal, Refusal> {
+        self.propose_stamped(entry).map(|(proposal, _)| proposal)
+    }
+
+    /// As [`Proposer::propose`], and tells the timestamp.
+    pub(crate) fn propose_stamped(&self, entry: Bytes) -> Result<(Proposal, Hlc), Refusal> {
         let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
         let wall_ms = self.clock.wall_ms();
         if !(WALL_MS_MIN..WALL_MS_MAX).contains(&wall_ms) {
@@ -50,7 +55,7 @@ impl Proposer {
         let hlc = (*last).max(self.board.hlc()).next(wall_ms);
         let proposal = self.group.propose(stamp(entry, hlc)).map_err(|why| refusal(&why))?;
         *last = hlc;
-        Ok(proposal)
+        Ok((proposal, hlc))
     }
 }
 

@@ -4,7 +4,7 @@
 use meridian_region_core::{WriteResult, active_active_body};
 use meridian_types::entry::{Body, Kind, WriteBody};
 use meridian_types::{
-    Bucket, Durability, Effect, Freshness, Lsn, Positions, Refusal, RefusalKind, RegionId, Request, RequestId,
+    Bucket, Durability, Effect, Freshness, Lsn, Outcome, Positions, Refusal, RefusalKind, RegionId, Request, RequestId,
     Response, SessionToken, Write, WriteAck,
 };
 use tokio::time::{Instant, timeout_at};
@@ -16,6 +16,15 @@ use crate::proposer;
 struct Required {
     /// Regions, the ordering one counted.
     regions: usize,
+}
+
+/// A write that its shard has decided.
+struct Decided {
+    /// Where in this region's log it was asked for: whoever has that has everything it rests on.
+    at: Lsn,
+    /// The region whose log the result's position is in; not known of an old answer without a version.
+    origin: Option<RegionId>,
+    result: WriteResult,
 }
 
 impl Required {
@@ -58,11 +67,13 @@ impl Node {
             self.seen_here(bucket, shard, seen, deadline).await?;
         }
         let entry = self.encode(standing, shard, write, id, lowest_outstanding)?;
-        let proposal = shard.proposer.propose(entry)?;
+        let (proposal, stamped) = shard.proposer.propose_stamped(entry)?;
         let applied = timeout_at(deadline, proposal).await.map_err(|_| unconfirmed(shard))?;
         let applied = applied.map_err(|why| proposer::refusal(&why))?;
         let result = WriteResult::decode(&applied.result).map_err(undecodable)?;
-        self.acknowledge(standing, shard, result, required, deadline).await
+        // A kept answer may be of another region's log, from when that was the primary.
+        let origin = if result.hlc == stamped { Some(self.region()) } else { origin(&result) };
+        self.acknowledge(standing, shard, Decided { at: applied.lsn, origin, result }, required, deadline).await
     }
 
     /// Waits until the bucket's epoch has begun in the shard: its predecessor's seal is a moment away, or this node's
@@ -135,10 +146,11 @@ impl Node {
         &self,
         standing: &Standing,
         shard: &ShardNode,
-        result: WriteResult,
+        decided: Decided,
         required: Required,
         deadline: Instant,
     ) -> Result<Response, Refusal> {
+        let Decided { at, origin, result } = decided;
         let bucket = &standing.bucket;
         // These say nothing about the data; everything else may rest on writes that a failover could still undo.
         if let Err(refusal) = &result.outcome
@@ -150,8 +162,8 @@ impl Node {
         if required.regions > 1 {
             let others: Vec<RegionId> = bucket.targets(self.region()).collect();
             let lane = bucket.policy.lane();
-            let enough = shard.copied(lane, result.lsn, &others, required.regions - 1, deadline).await;
-            let holders = shard.holders(lane, result.lsn, &others);
+            let enough = shard.copied(lane, at, &others, required.regions - 1, deadline).await;
+            let holders = shard.holders(lane, at, &others);
             if !enough && holders.len() + 1 < required.regions {
                 return Err(self.too_few(standing, &others, &holders, &required, &result));
             }
@@ -168,7 +180,7 @@ impl Node {
             .quorum(&standing.topology, self.region(), shard.id)
             .saturating_mul(u16::try_from(regions).unwrap_or(u16::MAX));
         let durability = Durability { regions: u16::try_from(regions).unwrap_or(u16::MAX), nodes };
-        respond(standing, shard, self.region(), self.region(), result, durability)
+        respond(standing, shard, self.region(), origin, result, durability)
     }
 
     fn too_few(
@@ -247,7 +259,19 @@ impl Node {
             self.region(),
             shard.id,
         ));
-        respond(standing, shard, self.region(), primary, result, Durability { regions: 2, nodes })
+        let origin = origin(&result).or(Some(primary));
+        respond(standing, shard, self.region(), origin, result, Durability { regions: 2, nodes })
+    }
+}
+
+/// The region whose log a result's position is in, as far as the result says it.
+fn origin(result: &WriteResult) -> Option<RegionId> {
+    match result.outcome.as_ref().ok()? {
+        Outcome::Written { version }
+        | Outcome::Deleted { version, .. }
+        | Outcome::Count { version, .. }
+        | Outcome::Length { version, .. } => Some(version.region),
+        Outcome::ConditionFailed { .. } | Outcome::Value(_) | Outcome::Values(_) | Outcome::Page { .. } => None,
     }
 }
 
@@ -255,13 +279,15 @@ fn respond(
     standing: &Standing,
     shard: &ShardNode,
     answering: RegionId,
-    origin: RegionId,
+    origin: Option<RegionId>,
     result: WriteResult,
     durability: Durability,
 ) -> Result<Response, Refusal> {
     let outcome = result.outcome?;
     let mut session = SessionToken::default();
-    session.observe(standing.bucket.id, shard.id, origin, result.lsn.max(Lsn(1)));
+    if let Some(origin) = origin {
+        session.observe(standing.bucket.id, shard.id, origin, result.lsn.max(Lsn(1)));
+    }
     Ok(Response {
         region: answering,
         epoch: standing.bucket.epoch,
