@@ -159,8 +159,14 @@ impl Node {
             return Err(refusal.clone());
         }
         let mut regions = 1;
-        if required.regions > 1 {
-            let others: Vec<RegionId> = bucket.targets(self.region()).collect();
+        let others: Vec<RegionId> = bucket.targets(self.region()).collect();
+        if let Some(old) = origin.filter(|origin| *origin != self.region()) {
+            // Both primaries have what the old one sealed. Of the other regions only their own lanes from it could tell.
+            regions = 2;
+            if required.regions > regions {
+                return Err(self.too_few(standing, &others, &[old], &required, &result));
+            }
+        } else if required.regions > 1 {
             let lane = bucket.policy.lane();
             let enough = shard.copied(lane, at, &others, required.regions - 1, deadline).await;
             let holders = shard.holders(lane, at, &others);
