@@ -89,7 +89,7 @@ pub(super) async fn run(command: Command, connection: &Connection, format: Forma
             let report = Report::of(&client.admin().check_switchover(&which.spec("")).await?);
             show(format, &report)?;
             if report.failures() > 0 {
-                return Err(Failure::not_ready(format!("{} findings are in the way", report.failures())).into());
+                return Err(Failure::not_ready(in_the_way(report.failures())).into());
             }
             Ok(())
         }
@@ -155,9 +155,8 @@ async fn check(client: &Client, spec: &SwitchoverSpec, skip: bool, format: Forma
         }
         failures => {
             show(format, &report)?;
-            let message = format!(
-                "{failures} findings are in the way and nothing was started: remedy them, or start with --skip-check"
-            );
+            let message =
+                format!("{}, nothing was started: remedy it, or start with --skip-check", in_the_way(failures));
             Err(Failure::not_ready(message).into())
         }
     }
@@ -188,6 +187,10 @@ impl Buckets {
 /// `1 bucket`, `2 buckets`.
 fn buckets(count: usize) -> String {
     if count == 1 { "1 bucket".to_owned() } else { format!("{count} buckets") }
+}
+
+fn in_the_way(findings: usize) -> String {
+    if findings == 1 { "1 finding is in the way".to_owned() } else { format!("{findings} findings are in the way") }
 }
 
 /// Milliseconds: a number, or a time with a unit.

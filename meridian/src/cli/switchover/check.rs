@@ -57,7 +57,7 @@ impl Show for Report {
         }
         let verdict = match self.failures() {
             0 => "ready: nothing is in the way".to_owned(),
-            failures => format!("NOT ready: {failures} of {} findings are in the way", self.len()),
+            failures => format!("NOT ready: {failures} of {} findings in the way", self.len()),
         };
         format!("{table}\n\n{verdict}")
     }
@@ -79,7 +79,7 @@ mod tests {
         let lines: Vec<&str> = text.lines().map(str::trim_end).collect();
         assert_eq!(lines[2], " ok     disk   eu-west-1   60 % free");
         assert_eq!(lines[3], " FAIL   lag    orders      3000 ms, 12 operations behind   write less");
-        assert_eq!(lines[5], "NOT ready: 1 of 2 findings are in the way");
+        assert_eq!(lines[5], "NOT ready: 1 of 2 findings in the way");
         let json = serde_json::to_value(&report).unwrap();
         assert_eq!(
             (json["ready"].as_bool(), json["findings"][1]["remedy"].as_str()),
