@@ -30,6 +30,9 @@ enum What {
     Swarm(cli::SwarmArguments),
     /// One simulated planet
     Run(cli::RunArguments),
+    /// Real nodes in three network namespaces over an emulated WAN (Linux, root)
+    #[cfg(target_os = "linux")]
+    Wan(chaos::wan::Arguments),
 }
 
 #[derive(clap::Args)]
@@ -50,6 +53,8 @@ fn main() -> anyhow::Result<ExitCode> {
         What::Fuzz(options) => run_fuzz(&options),
         What::Swarm(arguments) => kept(cli::swarm(&arguments, &mut io::stdout())?),
         What::Run(arguments) => kept(cli::run(&arguments, &mut io::stdout())?),
+        #[cfg(target_os = "linux")]
+        What::Wan(arguments) => kept(arguments.run(&mut io::stdout())?),
         What::Corpus => {
             let written = fuzz::write_corpus(&fuzz::all())?;
             eprintln!("{written} samples in {}", fuzz::corpus_dir().display());

@@ -9,4 +9,4 @@ mod planet;
 pub mod verdict;
 
 pub use place::{Launch, Place};
-pub use planet::{BUCKETS, Dial, Planet, REGIONS};
+pub use planet::{BUCKETS, Dial, Planet, REGIONS, create_bucket};

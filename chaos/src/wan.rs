@@ -3,9 +3,25 @@
 //!
 //! Linux and root only: [`namespaces::missing`] says what is missing elsewhere.
 
+pub mod agenda;
+mod arguments;
+pub mod clock;
+pub mod disk;
+pub mod fault;
 pub mod forwarder;
 pub mod ground;
 pub mod link;
 pub mod namespaces;
+pub mod nemesis;
+pub mod outage;
 mod packet;
 mod queue;
+pub mod regions;
+pub mod report;
+pub mod round;
+pub mod runner;
+mod shell;
+pub mod tools;
+pub mod weather;
+
+pub use arguments::Arguments;

@@ -8,7 +8,8 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, ensure};
-use meridian_client::{Acks, BucketName, BucketSpec, Client, Policy};
+use meridian_client::{Acks, BucketName, BucketSpec, Builder, Client, ClientId, Policy};
+use meridian_types::Bucket;
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -179,7 +180,17 @@ impl Planet {
     /// What it takes to become such a client, elsewhere and later.
     pub fn dial(&self, nearest: usize) -> Dial {
         let order = (0..self.nodes.len()).map(|step| &self.nodes[(nearest + step) % self.nodes.len()]);
-        Dial { endpoints: order.map(|node| format!("https://{}", node.place.rpc)).collect(), pki: self.dir.join("pki") }
+        self.dial_to(order, true)
+    }
+
+    /// The same for a client that asks this node and no other.
+    pub fn dial_only(&self, node: usize) -> Dial {
+        self.dial_to([&self.nodes[node]], false)
+    }
+
+    fn dial_to<'a>(&self, nodes: impl IntoIterator<Item = &'a Node>, discover: bool) -> Dial {
+        let endpoints = nodes.into_iter().map(|node| format!("https://{}", node.place.rpc)).collect();
+        Dial { endpoints, pki: self.dir.join("pki"), discover }
     }
 
     /// Creates one bucket per policy.
@@ -189,14 +200,7 @@ impl Planet {
     pub async fn create_buckets(&self) -> anyhow::Result<()> {
         let client = self.client(0).await?;
         for (name, policy) in BUCKETS {
-            let spec = BucketSpec {
-                name: BucketName::new(name)?,
-                policy,
-                regions: Vec::new(),
-                primary: None,
-                labels: std::collections::BTreeMap::new(),
-            };
-            client.admin().create_bucket(&spec, false).await?;
+            create_bucket(&client, name, policy).await?;
         }
         Ok(())
     }
@@ -232,11 +236,23 @@ impl Drop for Planet {
     }
 }
 
+/// Creates a bucket that every region holds.
+///
+/// # Errors
+/// When the metadata plane refuses.
+pub async fn create_bucket(client: &Client, name: &str, policy: Policy) -> anyhow::Result<Bucket> {
+    let name = BucketName::new(name)?;
+    let spec =
+        BucketSpec { name, policy, regions: Vec::new(), primary: None, labels: std::collections::BTreeMap::new() };
+    Ok(client.admin().create_bucket(&spec, false).await?)
+}
+
 /// How clients reach a planet.
 #[derive(Clone, Debug)]
 pub struct Dial {
     endpoints: Vec<String>,
     pki: PathBuf,
+    discover: bool,
 }
 
 impl Dial {
@@ -245,9 +261,21 @@ impl Dial {
     /// # Errors
     /// When no node answers.
     pub async fn connect(&self) -> anyhow::Result<Client> {
+        Ok(self.builder().connect().await?)
+    }
+
+    /// Connects as a client of this id.
+    ///
+    /// # Errors
+    /// When no node answers.
+    pub async fn connect_as(&self, id: ClientId) -> anyhow::Result<Client> {
+        Ok(self.builder().client_id(id).connect().await?)
+    }
+
+    fn builder(&self) -> Builder {
         let pki = &self.pki;
         let files = (pki.join("ca.pem"), pki.join("chaos.pem"), pki.join("chaos-key.pem"));
-        Ok(Client::builder().endpoints(&self.endpoints).tls_files(files.0, files.1, files.2).connect().await?)
+        Client::builder().endpoints(&self.endpoints).tls_files(files.0, files.1, files.2).discover(self.discover)
     }
 }
 

@@ -6,16 +6,18 @@
 
 use std::fs::File;
 use std::net::Ipv4Addr;
+use std::os::fd::AsFd;
 use std::path::Path;
-use std::process::Command;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use anyhow::{Context, anyhow, ensure};
+use anyhow::{Context, anyhow};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use tun_rs::{DeviceBuilder, SyncDevice};
 
+use super::shell::run;
+
 /// Every namespace of every run begins so; then come the process id of the run, a number, and the region.
-const PREFIX: &str = "meridian-wan-";
+pub(super) const PREFIX: &str = "meridian-wan-";
 
 /// Namespaces of this process so far: a process may emulate several planets.
 static CREATED: AtomicU64 = AtomicU64::new(0);
@@ -68,17 +70,6 @@ impl Namespace {
         &self.name
     }
 
-    /// Makes this thread live in it, for good.
-    ///
-    /// # Errors
-    /// When the namespace is gone, or root isn't.
-    pub fn enter(&self) -> anyhow::Result<()> {
-        let path = Path::new(DIR).join(&self.name);
-        let file = File::open(&path).with_context(|| format!("opening {}", path.display()))?;
-        move_into_link_name_space(std::os::fd::AsFd::as_fd(&file), Some(LinkNameSpaceType::Network))
-            .with_context(|| format!("entering {}", self.name))
-    }
-
     /// Does something inside, in a thread of its own. Processes started there live on in the namespace.
     ///
     /// # Errors
@@ -87,7 +78,7 @@ impl Namespace {
         std::thread::scope(|scope| {
             scope
                 .spawn(|| {
-                    self.enter()?;
+                    enter(&self.name)?;
                     work()
                 })
                 .join()
@@ -120,6 +111,17 @@ impl Drop for Namespace {
     }
 }
 
+/// Makes this thread live in the namespace of that name, for good.
+///
+/// # Errors
+/// When there is none, or nobody is root.
+pub fn enter(name: &str) -> anyhow::Result<()> {
+    let path = Path::new(DIR).join(name);
+    let file = File::open(&path).with_context(|| format!("opening {}", path.display()))?;
+    move_into_link_name_space(file.as_fd(), Some(LinkNameSpaceType::Network))
+        .with_context(|| format!("entering {name}"))
+}
+
 /// Removes the namespaces of runs whose process is gone, and kills what still lives in them.
 ///
 /// # Errors
@@ -127,8 +129,8 @@ impl Drop for Namespace {
 pub fn remove_stale() -> anyhow::Result<()> {
     for line in ip(&["netns", "list"])?.lines() {
         let Some(name) = line.split_whitespace().next() else { continue };
-        let Some(run) = name.strip_prefix(PREFIX).and_then(|rest| rest.split('-').next()) else { continue };
-        if Path::new("/proc").join(run).exists() {
+        let Some(process) = name.strip_prefix(PREFIX).and_then(|rest| rest.split('-').next()) else { continue };
+        if Path::new("/proc").join(process).exists() {
             continue;
         }
         for pid in ip(&["netns", "pids", name])?.split_whitespace() {
@@ -142,10 +144,6 @@ pub fn remove_stale() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Runs `ip` and returns what it printed.
 fn ip(arguments: &[&str]) -> anyhow::Result<String> {
-    let output = Command::new("ip").args(arguments).output().context("running `ip` (package iproute2)")?;
-    let said = String::from_utf8_lossy(&output.stderr);
-    ensure!(output.status.success(), "ip {}: {}", arguments.join(" "), said.trim());
-    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+    run("ip", arguments)
 }
