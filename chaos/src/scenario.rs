@@ -252,11 +252,19 @@ mod policy {
     use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
     pub(super) fn serialize<S: Serializer>(policy: &Policy, serializer: S) -> Result<S::Ok, S::Error> {
-        policy.to_string().serialize(serializer)
+        match policy {
+            Policy::Sync { acks } => format!("sync:{acks}").serialize(serializer),
+            Policy::Async | Policy::ActiveActive => policy.to_string().serialize(serializer),
+        }
     }
 
     pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Policy, D::Error> {
-        String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
+        let text = String::deserialize(deserializer)?;
+        let policy = match text.strip_prefix("sync:") {
+            Some(acks) => acks.parse().map(|acks| Policy::Sync { acks }),
+            None => text.parse(),
+        };
+        policy.map_err(serde::de::Error::custom)
     }
 }
 
