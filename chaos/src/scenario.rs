@@ -229,6 +229,7 @@ impl Scenario {
             regions: Vec::new(),
             primary: None,
             labels: Labels::default(),
+            auto: Default::default(),
         };
         Ok(Setup {
             regions,
@@ -253,15 +254,15 @@ mod policy {
 
     pub(super) fn serialize<S: Serializer>(policy: &Policy, serializer: S) -> Result<S::Ok, S::Error> {
         match policy {
-            Policy::Sync { acks } => format!("sync:{acks}").serialize(serializer),
-            Policy::Async | Policy::ActiveActive => policy.to_string().serialize(serializer),
+            Policy::Sync { acks, .. } => format!("sync:{acks}").serialize(serializer),
+            Policy::Async { .. } | Policy::ActiveActive => policy.to_string().serialize(serializer),
         }
     }
 
     pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Policy, D::Error> {
         let text = String::deserialize(deserializer)?;
         let policy = match text.strip_prefix("sync:") {
-            Some(acks) => acks.parse().map(|acks| Policy::Sync { acks }),
+            Some(acks) => acks.parse().map(Policy::sync),
             None => text.parse(),
         };
         policy.map_err(serde::de::Error::custom)

@@ -15,7 +15,7 @@ const AWAY: RegionId = RegionId(2);
 fn setup() -> Setup {
     let mut setup = Setup::three_regions().unwrap();
     for (name, policy) in
-        [("async", Policy::Async), ("sync", Policy::Sync { acks: Acks::One }), ("active", Policy::ActiveActive)]
+        [("async", Policy::ASYNC), ("sync", Policy::sync(Acks::One)), ("active", Policy::ActiveActive)]
     {
         setup.buckets.push(BucketSpec {
             name: BucketName::new(name).unwrap(),
@@ -23,6 +23,7 @@ fn setup() -> Setup {
             regions: Vec::new(),
             primary: None,
             labels: Labels::default(),
+            auto: Default::default(),
         });
     }
     setup

@@ -13,9 +13,9 @@ use meridian_client::{Client, TlsMaterial};
 use meridian_gateway::{Caller, Control, Digests, Gateway, Lags, Options, Store};
 use meridian_proto::dial;
 use meridian_types::{
-    Bucket, BucketName, BucketSpec, Durability, Epoch, Freshness, Hlc, Labels, NodeId, NodeStatus, OperationId,
-    Outcome, Plan, PlanId, Refusal, RefusalKind, RegionId, Request, Response, SessionToken, SwitchoverSpec, Topology,
-    Version, request::Found,
+    Bucket, BucketChange, BucketName, BucketSpec, Durability, Epoch, Freshness, Hlc, Labels, NodeId, NodeStatus,
+    OperationId, Outcome, Plan, PlanId, Refusal, RefusalKind, RegionId, Request, Response, SessionToken,
+    SwitchoverSpec, Topology, Version, request::Found,
 };
 use tokio::net::TcpListener;
 use tokio_stream::wrappers::TcpListenerStream;
@@ -76,6 +76,9 @@ impl Control for NoControl {
         none()
     }
     async fn set_labels(&self, _: BucketName, _: Labels, _: Vec<String>, _: Caller) -> Result<Bucket, Refusal> {
+        none()
+    }
+    async fn set_bucket(&self, _: BucketName, _: BucketChange, _: bool, _: Caller) -> Result<Bucket, Refusal> {
         none()
     }
     async fn digests(&self, _: Option<BucketName>) -> Result<Digests, Refusal> {

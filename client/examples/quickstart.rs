@@ -39,7 +39,7 @@ async fn main() -> Result<()> {
     let regions: Vec<RegionName> = client.known_topology().regions.values().map(|region| region.name.clone()).collect();
     say(&format!("connected to a cluster of {} regions", regions.len()));
 
-    create(&client, "quickstart-orders", Policy::Sync { acks: Acks::Majority }).await?;
+    create(&client, "quickstart-orders", Policy::sync(Acks::Majority)).await?;
     create(&client, "quickstart-likes", Policy::ActiveActive).await?;
     orders(&client).await?;
     likes(&client).await?;
@@ -54,6 +54,7 @@ async fn create(client: &Client, name: &str, policy: Policy) -> Result<()> {
         regions: Vec::new(), // all of them
         primary: None,       // the first of them
         labels: Default::default(),
+        auto: Default::default(),
     };
     match client.admin().create_bucket(&spec, false).await {
         Ok(bucket) => say(&format!("created {name}: {policy}, epoch {}", bucket.epoch)),

@@ -7,13 +7,14 @@ use std::time::Duration;
 use futures::FutureExt;
 use futures::future::{BoxFuture, join_all};
 use meridian_proto::convert::{
-    bucket_from_proto, digests_from_proto, lag_from_proto, node_status_from_proto, refusal_of_status, spec_to_proto,
+    bucket_from_proto, change_to_proto, digests_from_proto, lag_from_proto, node_status_from_proto, refusal_of_status,
+    spec_to_proto,
 };
 use meridian_proto::v1;
 use meridian_proto::v1::cluster_client::ClusterClient;
 use meridian_types::{
-    Bucket, BucketLag, BucketName, BucketSpec, Effect, Labels, LaneStatus, Node, NodeId, NodeStatus, Refusal,
-    RefusalKind, RegionId, RegionName, ShardDigest, Topology,
+    Bucket, BucketChange, BucketLag, BucketName, BucketSpec, Effect, Labels, LaneStatus, Node, NodeId, NodeStatus,
+    Refusal, RefusalKind, RegionId, RegionName, ShardDigest, Topology,
 };
 use tonic::transport::Channel;
 use tonic::{Response, Status};
@@ -117,6 +118,19 @@ impl Admin {
         let request = v1::SetBucketLabelsRequest { name: name.to_string(), set: set.into_iter().collect(), remove };
         let bucket = change(self.reach().await?, async |mut stub| stub.set_bucket_labels(request).await).await?;
         self.client.inner().cluster.is_outdated();
+        Ok(bucket_from_proto(bucket)?)
+    }
+
+    /// Changes what can be changed of a bucket at any time; with `dry_run` only says what it would be.
+    ///
+    /// # Errors
+    /// NotFound; Invalid, naming the fields in conflict; Unavailable without a majority of the metadata plane.
+    pub async fn set_bucket(&self, name: &BucketName, asked: &BucketChange, dry_run: bool) -> Result<Bucket, Error> {
+        let request = change_to_proto(name, asked, dry_run);
+        let bucket = change(self.reach().await?, async |mut stub| stub.set_bucket(request).await).await?;
+        if !dry_run {
+            self.client.inner().cluster.is_outdated();
+        }
         Ok(bucket_from_proto(bucket)?)
     }
 

@@ -71,7 +71,8 @@ pub use session::Session;
 pub use meridian_proto::tls::{TlsError, TlsFiles, TlsMaterial};
 pub use meridian_types::request::Found;
 pub use meridian_types::{
-    Acks, BucketName, BucketSpec, ClientId, Durability, Effect, Epoch, Hlc, NodeId, NodeStatus, OperationId, Plan,
-    PlanId, PlanOutcome, Policy, ReadLevel, RefusalKind, RegionId, RegionName, Selection, ShardDigest, StalePolicy,
-    SwitchoverSpec, Topology, Version, WriteAck,
+    Acks, AutoFailover, AutoMode, Breach, BucketChange, BucketName, BucketSpec, ClientId, Durability, Effect, Epoch,
+    Hlc, LagBound, MaxLag, NodeId, NodeStatus, OnPartition, OperationId, Plan, PlanId, PlanOutcome, Policy, ReadLevel,
+    RefusalKind, RegionId, RegionName, Selection, ShardDigest, StalePolicy, Standing, SwitchoverSpec, Topology,
+    Version, WriteAck,
 };

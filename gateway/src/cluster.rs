@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use meridian_proto::convert::{
-    bucket_to_proto, digests_to_proto, lag_to_proto, node_status_to_proto, plan_to_proto, spec_from_proto,
-    status_of_refusal, switchover_from_proto, topology_to_proto,
+    bucket_to_proto, change_from_proto, digests_to_proto, lag_to_proto, node_status_to_proto, plan_to_proto,
+    spec_from_proto, status_of_refusal, switchover_from_proto, topology_to_proto,
 };
 use meridian_proto::identity::Identity;
 use meridian_proto::v1;
@@ -82,6 +82,13 @@ impl<C: Control> Cluster for ClusterService<C> {
         let set: Labels = request.set.into_iter().collect();
         check_labels(&set, &request.remove).map_err(status_of_refusal)?;
         let bucket = self.within(Changes::Yes, self.control.set_labels(name, set, request.remove, caller)).await?;
+        Ok(Response::new(bucket_to_proto(&bucket)))
+    }
+
+    async fn set_bucket(&self, request: Request<v1::SetBucketRequest>) -> Result<Response<v1::Bucket>, Status> {
+        let caller = caller(&request)?;
+        let (name, change, dry_run) = change_from_proto(request.into_inner()).map_err(status_of_refusal)?;
+        let bucket = self.within(Changes::Yes, self.control.set_bucket(name, change, dry_run, caller)).await?;
         Ok(Response::new(bucket_to_proto(&bucket)))
     }
 

@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use meridian_proto::identity::Identity;
 use meridian_types::{
-    Bucket, BucketLag, BucketName, BucketSpec, Labels, LaneStatus, NodeId, NodeStatus, OperationId, Plan, PlanId,
-    Refusal, RegionId, Request, Response, ShardDigest, SwitchoverSpec, Topology,
+    Bucket, BucketChange, BucketLag, BucketName, BucketSpec, Labels, LaneStatus, NodeId, NodeStatus, OperationId, Plan,
+    PlanId, Refusal, RegionId, Request, Response, ShardDigest, SwitchoverSpec, Topology,
 };
 
 /// On whose behalf something is asked. Cheap to clone.
@@ -97,6 +97,18 @@ pub trait Control: Send + Sync + 'static {
         name: BucketName,
         set: Labels,
         remove: Vec<String>,
+        caller: Caller,
+    ) -> impl Future<Output = Result<Bucket, Refusal>> + Send;
+
+    /// Changes what can be changed of a bucket at any time, or with `dry_run` only says what it would be.
+    ///
+    /// # Errors
+    /// NotFound; Invalid, naming the fields in conflict; or that the metadata plane can't be reached.
+    fn set_bucket(
+        &self,
+        name: BucketName,
+        change: BucketChange,
+        dry_run: bool,
         caller: Caller,
     ) -> impl Future<Output = Result<Bucket, Refusal>> + Send;
 

@@ -3,6 +3,7 @@
 //! Every conversion is total: bytes that prost decodes become a word or a [`Refusal`] that says what to do,
 //! never a panic. Bounds are checked here, so that nothing behind the gateway sees a key or batch beyond them (RES-1).
 
+mod bucket;
 mod cluster;
 mod operation;
 mod refusal;
@@ -12,9 +13,12 @@ mod response;
 #[cfg(test)]
 mod tests;
 
+pub use bucket::{
+    bucket_from_proto, bucket_to_proto, change_from_proto, change_to_proto, policy_from_proto, policy_to_proto,
+    spec_from_proto, spec_to_proto,
+};
 pub use cluster::{
-    bucket_from_proto, bucket_to_proto, digests_from_proto, digests_to_proto, lag_from_proto, lag_to_proto,
-    node_status_from_proto, node_status_to_proto, policy_from_proto, policy_to_proto, spec_from_proto, spec_to_proto,
+    digests_from_proto, digests_to_proto, lag_from_proto, lag_to_proto, node_status_from_proto, node_status_to_proto,
     topology_from_proto, topology_to_proto,
 };
 pub use operation::{plan_from_proto, plan_to_proto, switchover_from_proto, switchover_to_proto};

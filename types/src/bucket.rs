@@ -5,10 +5,12 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+use crate::failover::AutoFailover;
 use crate::id::{BucketId, BucketName, RegionId, RegionName};
 use crate::plan::PlanId;
-use crate::policy::Policy;
+use crate::policy::{MaxLag, OnPartition, Policy};
 use crate::position::{Epoch, Hlc};
+use crate::standing::Standing;
 
 /// Labels: what operators select buckets by.
 pub type Labels = BTreeMap<String, String>;
@@ -26,6 +28,20 @@ pub struct BucketSpec {
     pub primary: Option<RegionName>,
     /// Labels.
     pub labels: Labels,
+    /// What it may do by itself when its primary is lost.
+    pub auto: AutoFailover<RegionName>,
+}
+
+/// What can be changed of a bucket at any time: none of it moves the right to write, so none of it needs a new epoch.
+/// What is `None` stays as it is.
+#[derive(Clone, Debug, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct BucketChange {
+    /// What it may do by itself when its primary is lost.
+    pub auto: Option<AutoFailover<RegionName>>,
+    /// For `async`: the ceiling of what no other region has yet; `Some(None)` lifts it.
+    pub max_lag: Option<Option<MaxLag>>,
+    /// For `sync`: what happens while too few regions answer.
+    pub on_partition: Option<OnPartition>,
 }
 
 /// Where a bucket is in its life.
@@ -91,6 +107,10 @@ pub struct Bucket {
     pub labels: Labels,
     /// When it was created.
     pub created: Hlc,
+    /// How its copies stand.
+    pub standing: Standing,
+    /// What it may do by itself when its primary is lost.
+    pub auto: AutoFailover,
 }
 
 impl Bucket {

@@ -8,6 +8,7 @@
 pub mod bucket;
 pub mod digest;
 pub mod entry;
+pub mod failover;
 pub mod frame;
 pub mod id;
 pub mod key;
@@ -19,18 +20,20 @@ pub mod refusal;
 pub mod repair;
 pub mod request;
 pub mod session;
+pub mod standing;
 pub mod status;
 pub mod topology;
 
-pub use bucket::{Bucket, BucketSpec, Labels, Phase};
+pub use bucket::{Bucket, BucketChange, BucketSpec, Labels, Phase};
 pub use digest::{BucketDigest, SetHash};
+pub use failover::{AutoFailover, AutoMode};
 pub use id::{
     BucketId, BucketName, ClientId, ClusterId, GroupId, NameError, NodeId, NodeName, RegionId, RegionName, ShardId,
 };
 pub use key::{Key, Value};
 pub use operation::{Goal, Move, OperationId, Plan, PlanOutcome, Proof, Selection, Step, SwitchoverSpec};
 pub use plan::{Fact, PlanId, Seal, Word};
-pub use policy::{Acks, Policy, PolicyError};
+pub use policy::{Acks, Breach, LagBound, MaxLag, OnPartition, Policy, PolicyError};
 pub use position::{Epoch, Head, Hlc, Lane, Lsn, Positions, Version};
 pub use refusal::{Effect, Refusal, RefusalKind};
 pub use repair::{RepairGoal, RepairMode, RepairStatus, RepairStep, Row};
@@ -38,5 +41,6 @@ pub use request::{
     Durability, Freshness, Outcome, Read, ReadLevel, Request, RequestId, Response, StalePolicy, Write, WriteAck,
 };
 pub use session::SessionToken;
+pub use standing::{Copies, Standing, StandingWord};
 pub use status::{BucketLag, LaneState, LaneStatus, NodeStatus, ShardDigest};
 pub use topology::{Node, Region, Topology};

@@ -7,19 +7,54 @@ use serde::{Deserialize, Serialize};
 
 use crate::position::Lane;
 
+mod error;
+mod lag;
+
+pub use error::PolicyError;
+pub use lag::{Breach, LAG_BYTES_MIN, LAG_MS_MAX, LAG_MS_MIN, LagBound, MaxLag};
+
+/// How long a `sync` bucket waits before it degrades, unless another time is asked for: longer than a shard takes to elect
+/// a leader, shorter than clients wait.
+pub const DEGRADE_AFTER_MS_DEFAULT: u64 = 5000;
+
+/// The shortest such time: below it every hiccup would be on record.
+pub const DEGRADE_AFTER_MS_MIN: u64 = 500;
+
+/// The longest: an hour. Who wants more wants `on-partition = block`.
+pub const DEGRADE_AFTER_MS_MAX: u64 = 3_600_000;
+
 /// How a bucket replicates.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Policy {
     /// Acknowledged when durable in the primary region; shipped afterwards.
-    Async,
-    /// Acknowledged when durable in as many regions as `acks` says. Too few answer: writes wait, then fail as retryable.
+    Async {
+        /// The most that no other region may have yet; `None`: whatever it comes to.
+        max_lag: Option<MaxLag>,
+    },
+    /// Acknowledged when durable in as many regions as `acks` says.
     Sync {
         /// How many regions, the primary counted.
         acks: Acks,
+        /// What happens when too few answer.
+        on_partition: OnPartition,
     },
     /// Every replica region accepts writes; values are CRDTs.
     ActiveActive,
+}
+
+/// What happens to writes of a `sync` bucket while too few regions answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum OnPartition {
+    /// They wait, then fail as retryable.
+    #[default]
+    Block,
+    /// They are acknowledged with fewer copies, once DEGRADED is on record (DEG-1).
+    Degrade {
+        /// How long they wait before, in milliseconds.
+        after_ms: u64,
+    },
 }
 
 /// How many regions must have a write of a `sync` bucket, the primary counted.
@@ -49,11 +84,19 @@ impl Acks {
 }
 
 impl Policy {
+    /// `async` without a ceiling: `max-performance`.
+    pub const ASYNC: Policy = Policy::Async { max_lag: None };
+
+    /// `sync` that never acknowledges fewer: `max-protection`.
+    pub const fn sync(acks: Acks) -> Policy {
+        Policy::Sync { acks, on_partition: OnPartition::Block }
+    }
+
     /// The lane its entries travel in.
     pub fn lane(self) -> Lane {
         match self {
             Policy::Sync { .. } => Lane::Sync,
-            Policy::Async | Policy::ActiveActive => Lane::Async,
+            Policy::Async { .. } | Policy::ActiveActive => Lane::Async,
         }
     }
 
@@ -65,8 +108,8 @@ impl Policy {
     /// The regions that must have a write before it is acknowledged, of `regions` that hold the bucket.
     pub fn required_regions(self, regions: usize) -> usize {
         match self {
-            Policy::Async | Policy::ActiveActive => 1,
-            Policy::Sync { acks } => acks.required(regions),
+            Policy::Async { .. } | Policy::ActiveActive => 1,
+            Policy::Sync { acks, .. } => acks.required(regions),
         }
     }
 
@@ -76,93 +119,83 @@ impl Policy {
     /// [`PolicyError`] names the fields that contradict each other.
     pub fn validate(self, regions: usize) -> Result<(), PolicyError> {
         match self {
-            Policy::Sync { .. } if regions < 2 => Err(PolicyError::SyncNeedsReplica { regions }),
-            Policy::ActiveActive if regions < 2 => Err(PolicyError::ActiveActiveNeedsReplica { regions }),
-            Policy::Sync { acks: Acks::Regions(count) } if usize::from(count) > regions => {
-                Err(PolicyError::AcksExceedRegions { acks: count, regions })
+            Policy::Async { max_lag: None } => Ok(()),
+            Policy::Async { max_lag: Some(_) } if regions < 2 => Err(PolicyError::LagNeedsReplica { regions }),
+            Policy::Async { max_lag: Some(max_lag) } => max_lag.bound.validate(),
+            Policy::Sync { acks, on_partition } => {
+                acks.validate(regions)?;
+                on_partition.validate()
             }
-            Policy::Sync { acks: Acks::Regions(count) } if count < 2 => Err(PolicyError::AcksTooFew { acks: count }),
-            _ => Ok(()),
+            Policy::ActiveActive if regions < 2 => Err(PolicyError::ActiveActiveNeedsReplica { regions }),
+            Policy::ActiveActive => Ok(()),
+        }
+    }
+
+    /// The ceiling of what no other region has yet.
+    pub fn max_lag(self) -> Option<MaxLag> {
+        match self {
+            Policy::Async { max_lag } => max_lag,
+            Policy::Sync { .. } | Policy::ActiveActive => None,
+        }
+    }
+
+    /// How long too few regions may answer before the bucket degrades, in milliseconds; `None`: it never does.
+    pub fn degrade_after_ms(self) -> Option<u64> {
+        match self {
+            Policy::Sync { on_partition: OnPartition::Degrade { after_ms }, .. } => Some(after_ms),
+            Policy::Sync { on_partition: OnPartition::Block, .. } | Policy::Async { .. } | Policy::ActiveActive => None,
         }
     }
 }
 
-/// Why a policy was refused. Names the fields in conflict.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum PolicyError {
-    /// `sync` over a single region.
-    #[error(
-        "`policy = sync` conflicts with `regions`: {regions} region given, at least 2 are needed; add a region or use `policy = async`"
-    )]
-    SyncNeedsReplica {
-        /// How many were given.
-        regions: usize,
-    },
-    /// `active-active` over a single region.
-    #[error(
-        "`policy = active-active` conflicts with `regions`: {regions} region given, at least 2 are needed; add a region or use `policy = async`"
-    )]
-    ActiveActiveNeedsReplica {
-        /// How many were given.
-        regions: usize,
-    },
-    /// More acknowledgements than regions.
-    #[error(
-        "`acks = {acks}` conflicts with `regions`: only {regions} regions hold the bucket; lower `acks` or add regions"
-    )]
-    AcksExceedRegions {
-        /// How many were asked for.
-        acks: u8,
-        /// How many there are.
-        regions: usize,
-    },
-    /// Fewer than two acknowledgements are no `sync`.
-    #[error(
-        "`acks = {acks}` conflicts with `policy = sync`: the primary counts, so at least 2 are needed; use `policy = async` for 1"
-    )]
-    AcksTooFew {
-        /// How many were asked for.
-        acks: u8,
-    },
-    /// `acks` with a policy that waits for nobody.
-    #[error(
-        "`acks = {acks}` conflicts with `policy = {policy}`: only `policy = sync` waits for other regions; drop `acks` or use `policy = sync`"
-    )]
-    AcksWithoutSync {
-        /// What was asked for.
-        acks: String,
-        /// The policy it was asked with.
-        policy: String,
-    },
-    /// `primary` with active-active.
-    #[error(
-        "`primary = {primary}` conflicts with `policy = active-active`: every region accepts writes; drop `primary`"
-    )]
-    PrimaryWithActiveActive {
-        /// The region named.
-        primary: String,
-    },
-    /// The primary is not among the regions.
-    #[error(
-        "`primary = {primary}` conflicts with `regions = {regions}`: the primary must hold the bucket; add it to `regions`"
-    )]
-    PrimaryOutsideRegions {
-        /// The region named.
-        primary: String,
-        /// The regions given.
-        regions: String,
-    },
-    /// The word is none of the policies.
-    #[error(
-        "`policy = {0}` is not a policy: use async, sync, active-active, or a preset (max-performance, max-protection)"
-    )]
-    UnknownPolicy(String),
-    /// The word is none of the acks.
-    #[error("`acks = {0}` is not valid: use one, majority, all, or a number of regions from 2 (the primary counted)")]
-    UnknownAcks(String),
-    /// A setting that this release can't honour, so it must not pretend to.
-    #[error("`{0}` is not available in this release: {1}")]
-    NotAvailable(String, String),
+impl Acks {
+    fn validate(self, regions: usize) -> Result<(), PolicyError> {
+        if regions < 2 {
+            return Err(PolicyError::SyncNeedsReplica { regions });
+        }
+        match self {
+            Acks::Regions(acks) if usize::from(acks) > regions => Err(PolicyError::AcksExceedRegions { acks, regions }),
+            Acks::Regions(acks) if acks < 2 => Err(PolicyError::AcksTooFew { acks }),
+            Acks::One | Acks::Majority | Acks::All | Acks::Regions(_) => Ok(()),
+        }
+    }
+}
+
+impl OnPartition {
+    /// `degrade` after the usual time.
+    pub const DEGRADE: OnPartition = OnPartition::Degrade { after_ms: DEGRADE_AFTER_MS_DEFAULT };
+
+    fn validate(self) -> Result<(), PolicyError> {
+        let (min_ms, max_ms) = (DEGRADE_AFTER_MS_MIN, DEGRADE_AFTER_MS_MAX);
+        match self {
+            OnPartition::Degrade { after_ms: ms } if !(min_ms..=max_ms).contains(&ms) => {
+                Err(PolicyError::DegradeAfter { ms, min_ms, max_ms })
+            }
+            OnPartition::Block | OnPartition::Degrade { .. } => Ok(()),
+        }
+    }
+}
+
+/// The word alone: `degrade` means after the usual time.
+impl FromStr for OnPartition {
+    type Err = PolicyError;
+
+    fn from_str(text: &str) -> Result<OnPartition, PolicyError> {
+        match text {
+            "block" => Ok(OnPartition::Block),
+            "degrade" => Ok(OnPartition::DEGRADE),
+            other => Err(PolicyError::UnknownPartition(other.to_owned())),
+        }
+    }
+}
+
+impl fmt::Display for OnPartition {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            OnPartition::Block => f.pad("block"),
+            OnPartition::Degrade { after_ms } => f.pad(&format!("degrade after {}", lag::Time(*after_ms))),
+        }
+    }
 }
 
 impl FromStr for Acks {
@@ -189,20 +222,17 @@ impl fmt::Display for Acks {
     }
 }
 
-/// Words as the CLI, Terraform and `BucketSpec` files use them. Data Guard's names are presets:
-/// `max-performance` is async, `max-protection` is sync with `acks = majority`.
+/// Words as the CLI, Terraform and `BucketSpec` files use them. Data Guard's names are presets: `max-performance` is async,
+/// `max-availability` is sync with `acks = majority` that degrades, `max-protection` the same that blocks.
 impl FromStr for Policy {
     type Err = PolicyError;
 
     fn from_str(text: &str) -> Result<Policy, PolicyError> {
         match text {
-            "async" | "max-performance" => Ok(Policy::Async),
-            "sync" | "max-protection" => Ok(Policy::Sync { acks: Acks::Majority }),
+            "async" | "max-performance" => Ok(Policy::ASYNC),
+            "sync" | "max-protection" => Ok(Policy::sync(Acks::Majority)),
+            "max-availability" => Ok(Policy::Sync { acks: Acks::Majority, on_partition: OnPartition::DEGRADE }),
             "active-active" => Ok(Policy::ActiveActive),
-            "max-availability" => Err(PolicyError::NotAvailable(
-                "policy = max-availability".to_owned(),
-                "degrading to fewer copies must first be recorded by the metadata plane; use max-protection".to_owned(),
-            )),
             other => Err(PolicyError::UnknownPolicy(other.to_owned())),
         }
     }
@@ -211,8 +241,10 @@ impl FromStr for Policy {
 impl fmt::Display for Policy {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Policy::Async => f.pad("async"),
-            Policy::Sync { acks } => f.pad(&format!("sync ({acks})")),
+            Policy::Async { max_lag: None } => f.pad("async"),
+            Policy::Async { max_lag: Some(max_lag) } => f.pad(&format!("async ({max_lag})")),
+            Policy::Sync { acks, on_partition: OnPartition::Block } => f.pad(&format!("sync ({acks})")),
+            Policy::Sync { acks, on_partition } => f.pad(&format!("sync ({acks}, {on_partition})")),
             Policy::ActiveActive => f.pad("active-active"),
         }
     }
@@ -224,13 +256,35 @@ mod tests {
 
     #[test]
     fn a_policy_that_its_regions_cannot_keep_is_refused_by_field() {
-        let sync = |acks| Policy::Sync { acks };
+        let sync = Policy::sync;
         assert_eq!(sync(Acks::All).validate(1), Err(PolicyError::SyncNeedsReplica { regions: 1 }));
         assert_eq!(sync(Acks::Regions(4)).validate(3), Err(PolicyError::AcksExceedRegions { acks: 4, regions: 3 }));
         assert_eq!(sync(Acks::Regions(1)).validate(3), Err(PolicyError::AcksTooFew { acks: 1 }));
         assert_eq!(Policy::ActiveActive.validate(1), Err(PolicyError::ActiveActiveNeedsReplica { regions: 1 }));
-        assert_eq!(Policy::Async.validate(1), Ok(()));
+        assert_eq!(Policy::ASYNC.validate(1), Ok(()));
         assert_eq!(sync(Acks::Majority).validate(3), Ok(()));
+    }
+
+    #[test]
+    fn what_a_policy_bounds_is_checked_with_it() {
+        let bound = LagBound { operations: Some(10), ..LagBound::default() };
+        let capped = |bound| Policy::Async { max_lag: Some(MaxLag { bound, on_breach: Breach::Block }) };
+        assert_eq!(capped(bound).validate(2), Ok(()));
+        assert_eq!(capped(bound).validate(1), Err(PolicyError::LagNeedsReplica { regions: 1 }));
+        assert!(capped(LagBound::default()).validate(2).is_err());
+        assert_eq!(capped(bound).to_string(), "async (max-lag 10ops: block)");
+        let degrading = |after_ms| Policy::Sync { acks: Acks::All, on_partition: OnPartition::Degrade { after_ms } };
+        assert!(matches!(degrading(499).validate(2), Err(PolicyError::DegradeAfter { ms: 499, .. })));
+        assert!(degrading(3_600_001).validate(2).is_err());
+        assert_eq!(degrading(1500).to_string(), "sync (all, degrade after 1500ms)");
+    }
+
+    #[test]
+    fn presets_are_the_policies_they_stand_for() {
+        let of = |text: &str| text.parse::<Policy>();
+        assert_eq!(of("max-performance"), of("async"));
+        assert_eq!(of("max-protection"), Ok(Policy::sync(Acks::Majority)));
+        assert_eq!(of("max-availability").map(Policy::degrade_after_ms), Ok(Some(DEGRADE_AFTER_MS_DEFAULT)));
     }
 
     #[test]

@@ -105,10 +105,11 @@ fn node_spec(name: &str, region: &str) -> NodeSpec {
 fn spec() -> BucketSpec {
     BucketSpec {
         name: named(BucketName::new("orders")),
-        policy: Policy::Sync { acks: Acks::Majority },
+        policy: Policy::sync(Acks::Majority),
         regions: vec![named(RegionName::new("us-east"))],
         primary: Some(named(RegionName::new("us-east"))),
         labels: BTreeMap::from([("team".to_owned(), "checkout".to_owned())]),
+        auto: Default::default(),
     }
 }
 
@@ -339,6 +340,8 @@ fn bucket() -> Bucket {
         regions: vec![RegionId(1), RegionId(2)],
         labels: spec().labels,
         created: Hlc(5),
+        standing: Default::default(),
+        auto: Default::default(),
     }
 }
 

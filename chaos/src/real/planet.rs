@@ -21,11 +21,8 @@ use super::place::{Launch, Place};
 pub const REGIONS: [&str; 3] = ["us-east", "eu-west", "ap-south"];
 
 /// One bucket per policy: name and policy.
-pub const BUCKETS: [(&str, Policy); 3] = [
-    ("async", Policy::Async),
-    ("sync", Policy::Sync { acks: Acks::Majority }),
-    ("active-active", Policy::ActiveActive),
-];
+pub const BUCKETS: [(&str, Policy); 3] =
+    [("async", Policy::ASYNC), ("sync", Policy::sync(Acks::Majority)), ("active-active", Policy::ActiveActive)];
 
 /// Three regions of one process each. Dropping it kills them.
 pub struct Planet {
@@ -242,8 +239,14 @@ impl Drop for Planet {
 /// When the metadata plane refuses.
 pub async fn create_bucket(client: &Client, name: &str, policy: Policy) -> anyhow::Result<Bucket> {
     let name = BucketName::new(name)?;
-    let spec =
-        BucketSpec { name, policy, regions: Vec::new(), primary: None, labels: std::collections::BTreeMap::new() };
+    let spec = BucketSpec {
+        name,
+        policy,
+        regions: Vec::new(),
+        primary: None,
+        labels: Default::default(),
+        auto: Default::default(),
+    };
     Ok(client.admin().create_bucket(&spec, false).await?)
 }
 

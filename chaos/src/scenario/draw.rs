@@ -102,10 +102,10 @@ pub(super) fn scenario(seed: u64, seconds: u64) -> Scenario {
 
 fn buckets(dice: &Dice, regions: usize) -> Vec<BucketPlan> {
     let policies = [
-        Policy::Async,
-        Policy::Sync { acks: Acks::One },
-        Policy::Sync { acks: Acks::Majority },
-        Policy::Sync { acks: Acks::All },
+        Policy::ASYNC,
+        Policy::sync(Acks::One),
+        Policy::sync(Acks::Majority),
+        Policy::sync(Acks::All),
         Policy::ActiveActive,
     ];
     let count = dice.between(1, 2);

@@ -20,13 +20,15 @@ fn bucket() -> Bucket {
     Bucket {
         id: BucketId(1),
         name: BucketName::new("orders").unwrap(),
-        policy: Policy::Async,
+        policy: Policy::ASYNC,
         epoch: Epoch(1),
         phase: Phase::Steady,
         primary: Some(US),
         regions: vec![US, EU],
         labels: Labels::new(),
         created: Hlc(0),
+        standing: Default::default(),
+        auto: Default::default(),
     }
 }
 

@@ -181,10 +181,11 @@ async fn an_unknown_bucket_is_refused_at_once_but_one_just_created_is_waited_for
 
     let spec = meridian_client::BucketSpec {
         name: meridian_client::BucketName::new("fresh")?,
-        policy: meridian_client::Policy::Async,
+        policy: meridian_client::Policy::ASYNC,
         regions: Vec::new(),
         primary: None,
         labels: Default::default(),
+        auto: Default::default(),
     };
     client.admin().create_bucket(&spec, false).await?;
     let refused = client.bucket("fresh")?.get("k").deadline(Duration::from_millis(300)).await.unwrap_err();

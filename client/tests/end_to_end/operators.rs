@@ -11,10 +11,11 @@ use crate::world::{World, labels};
 fn spec(name: &str) -> anyhow::Result<BucketSpec> {
     Ok(BucketSpec {
         name: BucketName::new(name)?,
-        policy: Policy::Sync { acks: Acks::Regions(2) },
+        policy: Policy::sync(Acks::Regions(2)),
         regions: Vec::new(),
         primary: None,
         labels: labels(&[("team", "shop")]),
+        auto: Default::default(),
     })
 }
 
@@ -24,7 +25,7 @@ async fn a_bucket_is_created_labelled_and_deleted_and_who_did_it_is_passed_on() 
     let client = world.client().await?;
     let admin = client.admin();
     let planned = admin.create_bucket(&spec("stock")?, true).await?;
-    assert_eq!(planned.policy, Policy::Sync { acks: Acks::Regions(2) });
+    assert_eq!(planned.policy, Policy::sync(Acks::Regions(2)));
     assert!(admin.topology().await?.bucket_named("stock").is_none(), "a dry run creates nothing");
 
     let created = admin.create_bucket(&spec("stock")?, false).await?;

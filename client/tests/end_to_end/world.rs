@@ -8,10 +8,10 @@ use meridian_client::{Builder, Client, RetryPolicy, TlsMaterial};
 use meridian_gateway::{Caller, Control, Digests, Gateway, Lags, Options};
 use meridian_proto::dial;
 use meridian_types::{
-    Bucket, BucketDigest, BucketId, BucketLag, BucketName, BucketSpec, ClusterId, Epoch, Goal, Hlc, Labels, Lane,
-    LaneState, LaneStatus, Lsn, Move, Node, NodeId, NodeName, NodeStatus, OperationId, Phase, Plan, PlanId, Policy,
-    Refusal, RefusalKind, Region, RegionId, RegionName, Selection, SetHash, ShardDigest, ShardId, Step, SwitchoverSpec,
-    Topology,
+    Bucket, BucketChange, BucketDigest, BucketId, BucketLag, BucketName, BucketSpec, ClusterId, Epoch, Goal, Hlc,
+    Labels, Lane, LaneState, LaneStatus, Lsn, Move, Node, NodeId, NodeName, NodeStatus, OperationId, Phase, Plan,
+    PlanId, Policy, Refusal, RefusalKind, Region, RegionId, RegionName, Selection, SetHash, ShardDigest, ShardId, Step,
+    SwitchoverSpec, Topology,
 };
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
@@ -133,7 +133,7 @@ fn first_topology() -> anyhow::Result<Topology> {
         let id = RegionId(number as u16 + 1);
         topology.regions.insert(id, Region { id, name: RegionName::new(name)? });
     }
-    add_bucket(&mut topology, "orders", Policy::Async, Labels::new());
+    add_bucket(&mut topology, "orders", Policy::ASYNC, Labels::new());
     Ok(topology)
 }
 
@@ -153,6 +153,8 @@ fn add_bucket(topology: &mut Topology, name: &str, policy: Policy, labels: Label
         regions: topology.regions.keys().copied().collect(),
         labels,
         created: Hlc::from_millis(1),
+        standing: Default::default(),
+        auto: Default::default(),
     });
     topology.buckets.insert(id, Arc::clone(&bucket));
     bucket
@@ -217,6 +219,26 @@ impl Control for FakeControl {
         bucket.labels.extend(set);
         bucket.labels.retain(|label, _| !remove.contains(label));
         topology.buckets.insert(id, Arc::new(bucket.clone()));
+        Ok(bucket)
+    }
+
+    async fn set_bucket(
+        &self,
+        name: BucketName,
+        change: BucketChange,
+        dry_run: bool,
+        caller: Caller,
+    ) -> Result<Bucket, Refusal> {
+        self.note("set", caller);
+        let mut topology = self.topology.lock().unwrap();
+        let id = *topology.bucket_ids.get(&name).ok_or_else(|| unknown(&name))?;
+        let mut bucket = topology.buckets[&id].as_ref().clone();
+        if let Some(max_lag) = change.max_lag {
+            bucket.policy = Policy::Async { max_lag };
+        }
+        if !dry_run {
+            topology.buckets.insert(id, Arc::new(bucket.clone()));
+        }
         Ok(bucket)
     }
 

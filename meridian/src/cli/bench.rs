@@ -7,7 +7,7 @@ use meridian_client::{Client, ReadLevel};
 use meridian_types::{BucketName, BucketSpec, Policy, RefusalKind, WriteAck};
 use serde::Serialize;
 
-use super::bucket::policy_of;
+use super::bucket::settings::policy_of;
 use super::connect::{Connection, Target};
 use super::exit::Failure;
 use super::words::{Level, parse_ack, parse_duration, parse_level, parse_size};
@@ -112,7 +112,7 @@ fn load(args: &Args, policy: &Policy) -> anyhow::Result<Load> {
         return Err(Failure::invalid("--rate: use a number of requests per second above 0").into());
     }
     let default = || match policy {
-        Policy::Async => BucketName::new("bench-async"),
+        Policy::Async { .. } => BucketName::new("bench-async"),
         Policy::Sync { .. } => BucketName::new("bench-sync"),
         Policy::ActiveActive => BucketName::new("bench-active-active"),
     };
@@ -142,8 +142,14 @@ async fn ensure_bucket(client: &Client, name: &BucketName, policy: Policy) -> an
     if client.admin().topology().await?.bucket_named(name.as_str()).is_some() {
         return Ok(());
     }
-    let spec =
-        BucketSpec { name: name.clone(), policy, regions: Vec::new(), primary: None, labels: Default::default() };
+    let spec = BucketSpec {
+        name: name.clone(),
+        policy,
+        regions: Vec::new(),
+        primary: None,
+        labels: Default::default(),
+        auto: Default::default(),
+    };
     match client.admin().create_bucket(&spec, false).await {
         Ok(bucket) => note(&format!("created the bucket {name}, {}", bucket.policy)),
         Err(error) if error.kind == RefusalKind::Exists => {}

@@ -1,10 +1,10 @@
-//! `meridian bucket`: create, list, show, delete, label.
+//! `meridian bucket`: create, list, show, set, delete, label.
 
 use std::collections::BTreeMap;
 
 use clap::Subcommand;
 use meridian_client::Client;
-use meridian_types::{Acks, Bucket, BucketName, BucketSpec, Phase, Policy, PolicyError, RegionName, Topology};
+use meridian_types::{Bucket, BucketChange, BucketName, BucketSpec, RegionName, Topology};
 use serde::Serialize;
 
 use super::connect::Connection;
@@ -12,13 +12,20 @@ use super::exit::Failure;
 use super::words::parse_pair;
 use crate::output::{Format, Show, Table, note, show};
 
+pub(super) mod settings;
+mod view;
+
+use settings::{Settings, policy_of};
+pub(super) use view::View;
+
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
     /// Create a bucket.
     Create {
         /// Its name.
         name: BucketName,
-        /// How it replicates: async, sync, active-active, or a preset (max-performance, max-protection).
+        /// How it replicates: async, sync, active-active, or a preset (max-performance, max-availability,
+        /// max-protection).
         #[arg(long, default_value = "async")]
         policy: String,
         /// For sync: how many regions must have a write, the primary counted: one, majority, all, or a number.
@@ -33,16 +40,32 @@ pub(super) enum Command {
         /// A label, key=value (repeatable).
         #[arg(long = "label", value_parser = parse_pair)]
         labels: Vec<(String, String)>,
+        #[command(flatten)]
+        settings: Settings,
         /// Check everything, change nothing.
         #[arg(long)]
         dry_run: bool,
     },
     /// List the buckets.
     List,
-    /// Show one bucket.
+    /// Show everything about one bucket.
+    #[command(visible_alias = "describe")]
     Show {
         /// Its name.
         name: BucketName,
+    },
+    /// Change what can be changed at any time: none of it interrupts writes or moves the primary.
+    #[command(group(clap::ArgGroup::new("what").required(true).multiple(true).args(
+        ["max_lag", "on_breach", "on_partition", "degrade_after", "auto", "auto_max_lag", "auto_min_interval",
+         "auto_max_per_day", "successors"])))]
+    Set {
+        /// Its name.
+        name: BucketName,
+        #[command(flatten)]
+        settings: Settings,
+        /// Say what would change, change nothing.
+        #[arg(long)]
+        dry_run: bool,
     },
     /// Delete a bucket and everything in it, in every region.
     Delete {
@@ -67,14 +90,15 @@ pub(super) enum Command {
 
 pub(super) async fn run(command: Command, connection: &Connection, format: Format) -> anyhow::Result<()> {
     // A policy that contradicts itself is refused before anybody is asked.
-    if let Command::Create { policy, acks, .. } = &command {
-        policy_of(policy, acks.as_deref())?;
+    if let Command::Create { policy, acks, settings, .. } = &command {
+        settings.policy(policy_of(policy, acks.as_deref())?)?;
     }
     let client = connection.connect().await?;
     match command {
-        Command::Create { name, policy, acks, regions, primary, labels, dry_run } => {
-            let policy = policy_of(&policy, acks.as_deref())?;
-            let spec = BucketSpec { name, policy, regions, primary, labels: labels.into_iter().collect() };
+        Command::Create { name, policy, acks, regions, primary, labels, settings, dry_run } => {
+            let policy = settings.policy(policy_of(&policy, acks.as_deref())?)?;
+            let auto = settings.auto(Default::default())?.unwrap_or_default();
+            let spec = BucketSpec { name, policy, regions, primary, labels: labels.into_iter().collect(), auto };
             let bucket = client.admin().create_bucket(&spec, dry_run).await?;
             note(if dry_run { "this would be created; nothing was changed:" } else { "created:" });
             one(&client, &bucket, format).await
@@ -86,8 +110,9 @@ pub(super) async fn run(command: Command, connection: &Connection, format: Forma
         }
         Command::Show { name } => {
             let topology = client.admin().topology().await?;
-            show(format, &List { buckets: vec![View::of(existing(&topology, &name)?, &topology)] })
+            show(format, &Described { buckets: vec![View::of(existing(&topology, &name)?, &topology)] })
         }
+        Command::Set { name, settings, dry_run } => set(&client, &name, &settings, dry_run, format).await,
         Command::Delete { name, dry_run, yes } => delete(&client, &name, dry_run, yes).await,
         Command::Label { name, labels } => {
             let (set, remove) = changes(&labels)?;
@@ -97,20 +122,29 @@ pub(super) async fn run(command: Command, connection: &Connection, format: Forma
     }
 }
 
-/// The policy of the two flags.
-pub(super) fn policy_of(policy: &str, acks: Option<&str>) -> Result<Policy, PolicyError> {
-    let policy: Policy = policy.parse()?;
-    match (policy, acks) {
-        (policy, None) => Ok(policy),
-        (Policy::Sync { .. }, Some(acks)) => Ok(Policy::Sync { acks: acks.parse::<Acks>()? }),
-        (other, Some(acks)) => Err(PolicyError::AcksWithoutSync { acks: acks.to_owned(), policy: other.to_string() }),
-    }
-}
-
 fn existing<'a>(topology: &'a Topology, name: &BucketName) -> Result<&'a Bucket, Failure> {
     topology.bucket_named(name.as_str()).map(AsRef::as_ref).ok_or_else(|| {
         Failure::invalid(format!("there is no bucket `{name}`: `meridian bucket list` shows what there is"))
     })
+}
+
+async fn set(
+    client: &Client,
+    name: &BucketName,
+    settings: &Settings,
+    dry_run: bool,
+    format: Format,
+) -> anyhow::Result<()> {
+    let topology = client.admin().topology().await?;
+    let before = existing(&topology, name)?;
+    let change = settings.change(before, &topology)?;
+    if change == BucketChange::default() {
+        note("nothing changes: it is like that already");
+        return one(client, before, format).await;
+    }
+    let bucket = client.admin().set_bucket(name, &change, dry_run).await?;
+    note(if dry_run { "this would be the bucket; nothing was changed:" } else { "changed:" });
+    show(format, &Described { buckets: vec![View::of(&bucket, &topology)] })
 }
 
 /// Deleting data takes a second word, unless there is none to delete.
@@ -159,51 +193,6 @@ async fn one(client: &Client, bucket: &Bucket, format: Format) -> anyhow::Result
     show(format, &List { buckets: vec![View::of(bucket, &topology)] })
 }
 
-/// A bucket with names instead of numbers.
-#[derive(Debug, Serialize)]
-pub(super) struct View {
-    pub(super) name: String,
-    pub(super) policy: String,
-    pub(super) phase: String,
-    /// Unless it is steady: the operation that has it, and where its primary goes.
-    pub(super) operation: Option<String>,
-    pub(super) next_primary: Option<String>,
-    pub(super) epoch: u64,
-    pub(super) primary: Option<String>,
-    pub(super) regions: Vec<String>,
-    pub(super) labels: BTreeMap<String, String>,
-}
-
-impl View {
-    pub(super) fn of(bucket: &Bucket, topology: &Topology) -> View {
-        let (operation, to) = match bucket.phase {
-            Phase::Steady => (None, None),
-            Phase::CatchingUp { plan, to, .. } | Phase::Draining { plan, to } | Phase::Fencing { plan, to } => {
-                (Some(plan.to_string()), Some(topology.region_label(to)))
-            }
-        };
-        View {
-            name: bucket.name.to_string(),
-            policy: bucket.policy.to_string(),
-            phase: bucket.phase.to_string(),
-            operation,
-            next_primary: to,
-            epoch: bucket.epoch.0,
-            primary: bucket.primary.map(|region| topology.region_label(region)),
-            regions: bucket.regions.iter().map(|region| topology.region_label(*region)).collect(),
-            labels: bucket.labels.clone(),
-        }
-    }
-
-    /// Its phase, and unless it is steady which operation takes it where.
-    fn standing(&self) -> String {
-        match (&self.operation, &self.next_primary) {
-            (Some(operation), Some(to)) => format!("{} to {to} ({operation})", self.phase),
-            _ => self.phase.clone(),
-        }
-    }
-}
-
 #[derive(Debug, Serialize)]
 struct List {
     buckets: Vec<View>,
@@ -215,12 +204,24 @@ impl Show for List {
     }
 }
 
+/// Everything about them.
+#[derive(Debug, Serialize)]
+struct Described {
+    buckets: Vec<View>,
+}
+
+impl Show for Described {
+    fn text(&self) -> String {
+        self.buckets.iter().map(View::described).collect::<Vec<_>>().join("\n\n")
+    }
+}
+
 /// Buckets as people read them.
 pub(super) fn table(buckets: &[View]) -> String {
     if buckets.is_empty() {
         return "no buckets yet: `meridian bucket create NAME` makes one".to_owned();
     }
-    let mut table = Table::new(&["bucket", "policy", "primary", "regions", ">epoch", "phase", "labels"]);
+    let mut table = Table::new(&["bucket", "policy", "primary", "regions", ">epoch", "phase", "copies", "labels"]);
     for bucket in buckets {
         let labels: Vec<String> = bucket.labels.iter().map(|(key, value)| format!("{key}={value}")).collect();
         table.row([
@@ -229,7 +230,8 @@ pub(super) fn table(buckets: &[View]) -> String {
             bucket.primary.clone().unwrap_or_else(|| "every region".to_owned()),
             bucket.regions.join(", "),
             bucket.epoch.to_string(),
-            bucket.standing(),
+            bucket.moving(),
+            bucket.copies(),
             labels.join(" "),
         ]);
     }
@@ -241,59 +243,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn acks_go_with_sync_only_and_the_error_names_both_fields() {
-        assert_eq!(policy_of("sync", Some("all")), Ok(Policy::Sync { acks: Acks::All }));
-        assert_eq!(policy_of("max-protection", None), Ok(Policy::Sync { acks: Acks::Majority }));
-        let error = policy_of("async", Some("2")).unwrap_err().to_string();
-        assert!(error.contains("acks = 2") && error.contains("policy = async"), "{error}");
-    }
-
-    #[test]
     fn labels_are_set_and_removed() {
         let (set, remove) = changes(&["team=shop".to_owned(), "old-".to_owned()]).unwrap();
         assert_eq!(set["team"], "shop");
         assert_eq!(remove, ["old"]);
         assert!(changes(&["nothing".to_owned()]).is_err());
-    }
-
-    #[test]
-    fn a_bucket_that_moves_says_where_to() {
-        let mut bucket = View {
-            name: "orders".into(),
-            policy: "async".into(),
-            phase: "draining".into(),
-            operation: Some("op-12".into()),
-            next_primary: Some("eu-west".into()),
-            epoch: 2,
-            primary: Some("us-east".into()),
-            regions: Vec::new(),
-            labels: BTreeMap::new(),
-        };
-        assert_eq!(bucket.standing(), "draining to eu-west (op-12)");
-        (bucket.operation, bucket.next_primary) = (None, None);
-        assert_eq!(bucket.standing(), "draining");
-    }
-
-    #[test]
-    fn a_list_of_buckets_is_a_table() {
-        let bucket = View {
-            name: "orders".into(),
-            policy: "sync (majority)".into(),
-            phase: "steady".into(),
-            operation: None,
-            next_primary: None,
-            epoch: 1,
-            primary: Some("us-east".into()),
-            regions: vec!["us-east".into(), "eu-west".into()],
-            labels: BTreeMap::from([("team".to_owned(), "shop".to_owned())]),
-        };
-        let expected = " bucket   policy            primary   regions            epoch   phase    labels
-──────────────────────────────────────────────────────────────────────────────────
- orders   sync (majority)   us-east   us-east, eu-west       1   steady   team=shop";
-        let text = List { buckets: vec![bucket] }.text();
-        let trimmed: Vec<&str> = text.lines().map(str::trim_end).collect();
-        let expected: Vec<&str> = expected.lines().map(str::trim_end).collect();
-        assert_eq!(trimmed[0], expected[0]);
-        assert_eq!(trimmed[2], expected[2]);
     }
 }

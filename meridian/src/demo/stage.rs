@@ -133,16 +133,17 @@ impl Shelf {
             regions: Vec::new(),
             primary: self.primary.clone(),
             labels: [("made-by".to_owned(), "demo".to_owned())].into(),
+            auto: Default::default(),
         }
     }
 }
 
 fn shelves(primary: &RegionName) -> anyhow::Result<Vec<Shelf>> {
     Ok(vec![
-        Shelf { name: BucketName::new("files-async")?, policy: Policy::Async, primary: Some(primary.clone()) },
+        Shelf { name: BucketName::new("files-async")?, policy: Policy::ASYNC, primary: Some(primary.clone()) },
         Shelf {
             name: BucketName::new("files-sync")?,
-            policy: Policy::Sync { acks: Acks::Majority },
+            policy: Policy::sync(Acks::Majority),
             primary: Some(primary.clone()),
         },
         Shelf { name: BucketName::new("files-active-active")?, policy: Policy::ActiveActive, primary: None },

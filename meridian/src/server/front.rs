@@ -9,8 +9,8 @@ use meridian_gateway::{Caller, Control, Digests, Lags, Store};
 use meridian_proto::identity::Identity;
 use meridian_region_node as region;
 use meridian_types::{
-    Bucket, BucketId, BucketName, BucketSpec, Labels, NodeId, NodeStatus, OperationId, Plan, PlanId, Refusal,
-    RefusalKind, RegionId, Request, Response, SwitchoverSpec, Topology,
+    Bucket, BucketChange, BucketId, BucketName, BucketSpec, Labels, NodeId, NodeStatus, OperationId, Plan, PlanId,
+    Refusal, RefusalKind, RegionId, Request, Response, SwitchoverSpec, Topology,
 };
 
 /// A certificate that ends within this time is reported as a problem: a month is enough to replace it unhurried.
@@ -157,6 +157,16 @@ impl Control for Front {
         caller: Caller,
     ) -> Result<Bucket, Refusal> {
         self.metadata.set_labels(name, set, remove.into_iter().collect(), &caller.identity.uri()).await
+    }
+
+    async fn set_bucket(
+        &self,
+        name: BucketName,
+        change: BucketChange,
+        dry_run: bool,
+        caller: Caller,
+    ) -> Result<Bucket, Refusal> {
+        self.metadata.set_bucket(name, change, dry_run, &caller.identity.uri()).await
     }
 
     async fn digests(&self, bucket: Option<BucketName>) -> Result<Digests, Refusal> {

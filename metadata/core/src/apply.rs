@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use meridian_types::{
     Bucket, BucketId, BucketName, BucketSpec, Epoch, Hlc, Labels, Node, NodeId, OperationId, Phase, Refusal,
-    RefusalKind, Region, RegionId, ShardId,
+    RefusalKind, Region, RegionId, ShardId, Standing,
 };
 
 use crate::command::{Action, Command, Form, NodeSpec};
@@ -109,6 +109,8 @@ impl ClusterState {
             Action::Switchover(spec) => self.plan_switchover(occasion, spec),
             Action::Report { region, words } => Ok(self.hear(occasion, *region, words)),
             Action::Abort { plan, scope, why } => self.abort(occasion, *plan, scope, why),
+            Action::SetBucket { name, change } => self.set_bucket(occasion, name, change),
+            Action::ReportStanding { region, words } => Ok(self.hear_standing(occasion.at, *region, words)),
         }
     }
 
@@ -203,6 +205,8 @@ impl ClusterState {
             regions: placement.regions,
             labels: spec.labels.clone(),
             created: at,
+            standing: Standing::Sync { since: at },
+            auto: placement.auto,
         };
         self.last_bucket = id;
         self.bucket_ids.insert(spec.name.clone(), id);

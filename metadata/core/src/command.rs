@@ -8,17 +8,20 @@
 use std::collections::BTreeSet;
 
 use meridian_types::{
-    BucketId, BucketName, BucketSpec, ClusterId, Epoch, Labels, NodeName, OperationId, PlanId, RegionId, RegionName,
-    Selection, SwitchoverSpec, Word,
+    BucketChange, BucketId, BucketName, BucketSpec, ClusterId, Epoch, Labels, NodeName, OperationId, PlanId, RegionId,
+    RegionName, Selection, StandingWord, SwitchoverSpec, Word,
 };
 use serde::{Deserialize, Serialize};
+
+use crate::legacy::{BucketSpecV1, CommandV2};
 
 /// The longest encoded command, in bytes. The largest honest one is a `FormCluster` naming every node;
 /// anything beyond is refused before it is decoded (RES-1).
 pub const COMMAND_BYTES_MAX: usize = 512 << 10;
 
-/// The newest first byte of an encoded command. 1: up to [`Action::SetLabels`]. 2: operations.
-const COMMAND_FORMAT: u8 = 2;
+/// The newest first byte of an encoded command. 1: up to [`Action::SetLabels`]. 2: operations. 3: ceilings, degrading and
+/// automatic failover of buckets.
+const COMMAND_FORMAT: u8 = 3;
 
 /// One change to the cluster's state.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -73,6 +76,20 @@ pub enum Action {
         scope: AbortScope,
         /// Why.
         why: String,
+    },
+    /// Changes what can be changed of a bucket at any time.
+    SetBucket {
+        /// Which bucket.
+        name: BucketName,
+        /// What changes.
+        change: BucketChange,
+    },
+    /// What a node's shards have to say about the copies of buckets. Repeating it changes nothing; stale words are ignored.
+    ReportStanding {
+        /// The region the node speaks for.
+        region: RegionId,
+        /// What it has to say.
+        words: Vec<StandingWord>,
     },
 }
 
@@ -144,7 +161,12 @@ impl Command {
     /// # Errors
     /// [`CommandError::TooLarge`] when it exceeds [`COMMAND_BYTES_MAX`].
     pub fn encode(&self) -> Result<Vec<u8>, CommandError> {
-        let bytes = postcard::to_extend(self, vec![self.action.format()]).map_err(CommandError::Damaged)?;
+        let first = vec![self.action.format()];
+        let bytes = match CommandV2::of(self) {
+            Some(older) => postcard::to_extend(&older, first),
+            None => postcard::to_extend(self, first),
+        };
+        let bytes = bytes.map_err(CommandError::Damaged)?;
         if bytes.len() > COMMAND_BYTES_MAX {
             return Err(CommandError::TooLarge(bytes.len()));
         }
@@ -163,7 +185,12 @@ impl Command {
         if !(1..=COMMAND_FORMAT).contains(format) {
             return Err(CommandError::UnknownFormat(*format));
         }
-        let (command, rest): (Command, _) = postcard::take_from_bytes(body).map_err(CommandError::Damaged)?;
+        let (command, rest) = if *format < COMMAND_FORMAT {
+            let (older, rest): (CommandV2, _) = postcard::take_from_bytes(body).map_err(CommandError::Damaged)?;
+            (older.into(), rest)
+        } else {
+            postcard::take_from_bytes::<Command>(body).map_err(CommandError::Damaged)?
+        };
         if command.action.format() != *format {
             return Err(CommandError::Damaged(postcard::Error::DeserializeBadEnum));
         }
@@ -178,18 +205,20 @@ impl Action {
     /// The oldest format that knows it.
     fn format(&self) -> u8 {
         match self {
+            Action::CreateBucket(spec) if BucketSpecV1::of(spec).is_none() => 3,
             Action::FormCluster(_)
             | Action::RegisterNode(_)
             | Action::CreateBucket(_)
             | Action::DeleteBucket { .. }
             | Action::SetLabels { .. } => 1,
             Action::Switchover(_) | Action::Report { .. } | Action::Abort { .. } => 2,
+            Action::SetBucket { .. } | Action::ReportStanding { .. } => 3,
         }
     }
 
     /// Whether repeating it changes nothing and gets the same answer: then none needs to be remembered.
     pub(crate) fn is_idempotent(&self) -> bool {
-        matches!(self, Action::Report { .. })
+        matches!(self, Action::Report { .. } | Action::ReportStanding { .. })
     }
 
     /// What is done, as events and logs name it.
@@ -203,6 +232,8 @@ impl Action {
             Action::Switchover(_) => "switchover",
             Action::Report { .. } => "report",
             Action::Abort { .. } => "abort",
+            Action::SetBucket { .. } => "set-bucket",
+            Action::ReportStanding { .. } => "report-standing",
         }
     }
 
@@ -212,10 +243,13 @@ impl Action {
             Action::FormCluster(form) => form.cluster.to_string(),
             Action::RegisterNode(node) => node.name.to_string(),
             Action::CreateBucket(spec) => spec.name.to_string(),
-            Action::DeleteBucket { name } | Action::SetLabels { name, .. } => name.to_string(),
+            Action::DeleteBucket { name } | Action::SetLabels { name, .. } | Action::SetBucket { name, .. } => {
+                name.to_string()
+            }
             Action::Switchover(spec) => format!("{} to {}", selected(&spec.buckets), spec.to),
             Action::Report { words, .. } => words.first().map(|word| word.plan.to_string()).unwrap_or_default(),
             Action::Abort { plan, .. } => plan.to_string(),
+            Action::ReportStanding { words, .. } => words.first().map(|it| it.bucket.to_string()).unwrap_or_default(),
         }
     }
 }

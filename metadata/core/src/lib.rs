@@ -21,11 +21,13 @@ mod apply;
 pub mod command;
 pub mod event;
 pub mod lease;
+mod legacy;
 mod operations;
 pub mod plan;
 pub mod reply;
 pub mod snapshot;
 pub mod spec;
+mod standing;
 pub mod state;
 
 pub use command::{AbortScope, Action, Command, CommandError};

@@ -9,6 +9,7 @@ use meridian_types::{OperationId, Refusal, RefusalKind};
 use serde::{Deserialize, Serialize};
 
 use crate::command::Action;
+use crate::legacy::AnsweredV1;
 use crate::reply::Answer;
 
 /// How many answers are kept. Metadata commands are rare (a few per second at the very most) and their
@@ -92,6 +93,16 @@ impl PartialEq for Operations {
 }
 
 impl Eq for Operations {}
+
+impl FromIterator<AnsweredV1> for Operations {
+    fn from_iter<T: IntoIterator<Item = AnsweredV1>>(remembered: T) -> Operations {
+        let mut operations = Operations::default();
+        for AnsweredV1 { operation, verb, subject, answer } in remembered {
+            operations.push(Answered { operation, verb, subject, answer: answer.map(Into::into) });
+        }
+        operations
+    }
+}
 
 impl Serialize for Operations {
     fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {

@@ -10,8 +10,8 @@
 use std::sync::Arc;
 
 use meridian_types::{
-    Bucket, BucketId, Epoch, Fact, Goal, Move, Phase, Plan, PlanId, Proof, Refusal, RefusalKind, RegionId, ShardId,
-    Step, Word,
+    Bucket, BucketId, Epoch, Fact, Goal, Hlc, Move, Phase, Plan, PlanId, Proof, Refusal, RefusalKind, RegionId,
+    ShardId, Step, Word,
 };
 
 use crate::apply::{Done, Occasion, StepTaken};
@@ -61,7 +61,7 @@ impl ClusterState {
             after.step = take(after.step, after.epoch_before, next, occasion.at_ms);
         }
         let differs = differs_now(before, &after);
-        self.settle(occasion.at_ms, word.plan, after, taken);
+        self.settle(occasion, word.plan, after, taken);
         if taken {
             self.told(word.plan, word.bucket)
         } else {
@@ -97,23 +97,23 @@ impl ClusterState {
         for mut it in chosen {
             let bucket = it.bucket;
             it.step = take(it.step, it.epoch_before, Next::Restore { why: why.clone() }, occasion.at_ms);
-            self.settle(occasion.at_ms, id, it, true);
+            self.settle(occasion, id, it, true);
             steps.extend(self.told(id, bucket));
         }
         Ok(Done { reply, change: Some(change), steps })
     }
 
     /// Puts a move back; where it has taken a step, its bucket and its plan follow.
-    fn settle(&mut self, at_ms: u64, id: PlanId, it: Move, taken: bool) {
+    fn settle(&mut self, occasion: Occasion<'_>, id: PlanId, it: Move, taken: bool) {
         let Some(plan) = self.plans.get_mut(&id).map(Arc::make_mut) else { return };
         if taken && let Some(bucket) = self.buckets.get_mut(&it.bucket) {
-            standing(plan, &it).put(Arc::make_mut(bucket));
+            standing(plan, &it).put(Arc::make_mut(bucket), occasion.at);
         }
         if let Some(place) = plan.moves.iter_mut().find(|place| place.bucket == it.bucket) {
             *place = it;
         }
         if plan.ended_ms.is_none() && plan.moves.iter().all(|it| it.step.is_final()) {
-            plan.ended_ms = Some(at_ms);
+            plan.ended_ms = Some(occasion.at_ms);
         }
     }
 
@@ -241,7 +241,11 @@ struct Standing {
 }
 
 impl Standing {
-    fn put(self, bucket: &mut Bucket) {
+    fn put(self, bucket: &mut Bucket, at: Hlc) {
+        if bucket.epoch != self.epoch {
+            // What the shards of the old epoch said of their copies is not said of the new one (DEG-1).
+            bucket.standing = bucket.standing.clone().restarted(at);
+        }
         (bucket.phase, bucket.epoch, bucket.primary) = (self.phase, self.epoch, Some(self.primary));
     }
 

@@ -3,11 +3,14 @@
 use meridian_types::{Bucket, BucketId, ClusterId, NodeId, PlanId, Refusal, RegionId};
 use serde::{Deserialize, Serialize};
 
+use crate::legacy::ReplyV1;
+
 /// The outcome of a command.
 pub type Answer = Result<Reply, Refusal>;
 
-/// The first byte of an encoded answer.
-const ANSWER_FORMAT: u8 = 1;
+/// The newest first byte of an encoded answer. 2: buckets with what version 3 of the state knows of them. An answer is
+/// written in the oldest format that can say it, as commands are.
+const ANSWER_FORMAT: u8 = 2;
 
 /// What a command that took effect (or had done so before) came to.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -24,7 +27,7 @@ pub enum Reply {
         /// Its region's replica number.
         region: RegionId,
     },
-    /// `CreateBucket`, `SetLabels`: the bucket as it was right after the command.
+    /// `CreateBucket`, `SetLabels`, `SetBucket`: the bucket as it was right after the command.
     Bucket(Bucket),
     /// `DeleteBucket`.
     Deleted {
@@ -36,7 +39,7 @@ pub enum Reply {
         /// Its name.
         plan: PlanId,
     },
-    /// `Report`: what was still news is on record.
+    /// `Report`, `ReportStanding`: what was still news is on record.
     Reported,
 }
 
@@ -54,8 +57,16 @@ pub enum ReplyError {
 /// The answer as bytes, with the metadata index it was given at: whoever asked can wait until its own copy
 /// has reached it.
 pub fn encode(index: u64, answer: &Answer) -> Vec<u8> {
+    let older = match answer {
+        Ok(reply) => ReplyV1::of(reply).map(Ok),
+        Err(refusal) => Some(Err(refusal)),
+    };
     // Serialising plain values into a growing vector has no way to fail; were it to, the reader would see a damaged answer.
-    postcard::to_extend(&(index, answer), vec![ANSWER_FORMAT]).unwrap_or_default()
+    match older {
+        Some(older) => postcard::to_extend(&(index, older), vec![1]),
+        None => postcard::to_extend(&(index, answer), vec![ANSWER_FORMAT]),
+    }
+    .unwrap_or_default()
 }
 
 /// Reads an answer and its index back.
@@ -64,6 +75,11 @@ pub fn encode(index: u64, answer: &Answer) -> Vec<u8> {
 /// [`ReplyError`] when the bytes are anything else.
 pub fn decode(bytes: &[u8]) -> Result<(u64, Answer), ReplyError> {
     match bytes.split_first() {
+        Some((1, body)) => {
+            let (index, older) =
+                postcard::from_bytes::<(u64, Result<ReplyV1, Refusal>)>(body).map_err(ReplyError::Damaged)?;
+            Ok((index, older.map(Into::into)))
+        }
         Some((&ANSWER_FORMAT, body)) => postcard::from_bytes(body).map_err(ReplyError::Damaged),
         _ => Err(ReplyError::UnknownFormat),
     }

@@ -12,6 +12,7 @@ use meridian_types::{Bucket, BucketId, Hlc, Node, NodeId, Plan, Region, RegionId
 use serde::{Deserialize, Serialize};
 
 use crate::event::Events;
+use crate::legacy::StateV2;
 use crate::operations::Operations;
 use crate::state::{ClusterState, Fault, Formed, ShardGroup};
 
@@ -20,7 +21,7 @@ use crate::state::{ClusterState, Fault, Formed, ShardGroup};
 pub const SNAPSHOT_BYTES_MAX: usize = 256 << 20;
 
 /// The version this release writes, and the newest it reads.
-pub const SNAPSHOT_VERSION: u32 = 2;
+pub const SNAPSHOT_VERSION: u32 = 3;
 
 const MAGIC: &[u8; 8] = b"MRDNMETA";
 const HEADER_BYTES: usize = MAGIC.len() + 4;
@@ -46,34 +47,28 @@ pub enum SnapshotError {
     Fault(#[from] Fault),
 }
 
-/// Version 1 as written. Field order is the format.
+/// Version 3 as written; earlier ones are in `legacy`. Field order is the format.
 #[derive(Serialize, Deserialize)]
-struct StateV1 {
-    index: u64,
-    clock: Hlc,
-    formed: Option<Formed>,
-    regions: BTreeMap<RegionId, Region>,
-    last_region: RegionId,
-    nodes: BTreeMap<NodeId, Node>,
-    groups: BTreeMap<(RegionId, ShardId), ShardGroup>,
-    buckets: BTreeMap<BucketId, Arc<Bucket>>,
-    last_bucket: BucketId,
-    operations: Operations,
-    events: Events,
-}
-
-/// Version 2: operations besides, by name.
-#[derive(Serialize, Deserialize)]
-struct StateV2 {
-    base: StateV1,
-    plans: Vec<Arc<Plan>>,
+pub(crate) struct StateV3 {
+    pub(crate) index: u64,
+    pub(crate) clock: Hlc,
+    pub(crate) formed: Option<Formed>,
+    pub(crate) regions: BTreeMap<RegionId, Region>,
+    pub(crate) last_region: RegionId,
+    pub(crate) nodes: BTreeMap<NodeId, Node>,
+    pub(crate) groups: BTreeMap<(RegionId, ShardId), ShardGroup>,
+    pub(crate) buckets: BTreeMap<BucketId, Arc<Bucket>>,
+    pub(crate) last_bucket: BucketId,
+    pub(crate) operations: Operations,
+    pub(crate) events: Events,
+    pub(crate) plans: Vec<Arc<Plan>>,
 }
 
 impl ClusterState {
     /// The state as bytes; equal states make equal bytes.
     pub fn encode(&self) -> Vec<u8> {
         let state = self.clone();
-        let base = StateV1 {
+        let stored = StateV3 {
             index: state.index,
             clock: state.clock,
             formed: state.formed,
@@ -85,8 +80,8 @@ impl ClusterState {
             last_bucket: state.last_bucket,
             operations: state.operations,
             events: state.events,
+            plans: state.plans.into_values().collect(),
         };
-        let stored = StateV2 { base, plans: state.plans.into_values().collect() };
         let mut bytes = MAGIC.to_vec();
         bytes.extend_from_slice(&SNAPSHOT_VERSION.to_le_bytes());
         // Serialising plain values into a growing vector has no way to fail; were it to, `decode` would refuse the result.
@@ -113,8 +108,9 @@ impl ClusterState {
         if crc32c::crc32c(content) != u32::from_le_bytes(*checksum) {
             return Err(SnapshotError::Checksum);
         }
-        let stored = match u32::from_le_bytes(*version) {
-            1 => StateV2 { base: read(body)?, plans: Vec::new() },
+        let stored: StateV3 = match u32::from_le_bytes(*version) {
+            1 => StateV2 { base: read(body)?, plans: Vec::new() }.into(),
+            2 => read::<StateV2>(body)?.into(),
             SNAPSHOT_VERSION => read(body)?,
             other => return Err(SnapshotError::UnknownVersion(other)),
         };
@@ -129,23 +125,22 @@ fn read<'a, T: Deserialize<'a>>(body: &'a [u8]) -> Result<T, SnapshotError> {
     if rest.is_empty() { Ok(stored) } else { Err(SnapshotError::Content(postcard::Error::SerdeDeCustom)) }
 }
 
-impl StateV2 {
+impl StateV3 {
     fn into_state(self) -> ClusterState {
-        let StateV2 { base, plans } = self;
-        let bucket_ids = base.buckets.values().map(|bucket| (bucket.name.clone(), bucket.id)).collect();
+        let bucket_ids = self.buckets.values().map(|bucket| (bucket.name.clone(), bucket.id)).collect();
         ClusterState {
-            index: base.index,
-            clock: base.clock,
-            formed: base.formed,
-            regions: base.regions,
-            last_region: base.last_region,
-            nodes: base.nodes,
-            groups: base.groups,
-            buckets: base.buckets,
-            last_bucket: base.last_bucket,
-            operations: base.operations,
-            events: base.events,
-            plans: plans.into_iter().map(|plan| (plan.id, plan)).collect(),
+            index: self.index,
+            clock: self.clock,
+            formed: self.formed,
+            regions: self.regions,
+            last_region: self.last_region,
+            nodes: self.nodes,
+            groups: self.groups,
+            buckets: self.buckets,
+            last_bucket: self.last_bucket,
+            operations: self.operations,
+            events: self.events,
+            plans: self.plans.into_iter().map(|plan| (plan.id, plan)).collect(),
             bucket_ids,
         }
     }

@@ -2,7 +2,9 @@
 
 use std::collections::BTreeSet;
 
-use meridian_types::{BucketSpec, Labels, PolicyError, Refusal, RefusalKind, RegionId, RegionName};
+use meridian_types::{
+    AutoFailover, BucketSpec, Labels, Policy, PolicyError, Refusal, RefusalKind, RegionId, RegionName,
+};
 
 use crate::command::{Form, NodeSpec};
 use crate::state::{ClusterState, LEASE_TTL_MS_MAX, LEASE_TTL_MS_MIN, MEMBERS_MAX, REGIONS_MAX, SHARDS_MAX};
@@ -28,6 +30,7 @@ pub(crate) struct Placement {
     /// Ascending.
     pub(crate) regions: Vec<RegionId>,
     pub(crate) primary: Option<RegionId>,
+    pub(crate) auto: AutoFailover,
 }
 
 pub(crate) fn invalid(message: impl Into<String>) -> Refusal {
@@ -54,6 +57,7 @@ impl ClusterState {
         let named = self.named_regions(&spec.regions)?;
         let primary = self.primary(spec, &named)?;
         spec.policy.validate(named.len()).map_err(|e| contradiction(&e))?;
+        let auto = self.auto(&spec.auto, spec.policy, &named)?;
         if self.bucket_ids.contains_key(&spec.name) {
             return Err(Refusal::new(
                 RefusalKind::Exists,
@@ -68,7 +72,7 @@ impl ClusterState {
         }
         let mut regions = named;
         regions.sort_unstable();
-        Ok(Placement { regions, primary })
+        Ok(Placement { regions, primary, auto })
     }
 
     pub(crate) fn require_formed(&self) -> Result<(), Refusal> {
@@ -105,6 +109,21 @@ impl ClusterState {
                 format!("`{field}` names `{name}`, which is no region of this cluster: use {}", known.join(", ")),
             )
         })
+    }
+
+    /// What a bucket may do by itself, after everything about it was found valid.
+    pub(crate) fn auto(
+        &self,
+        asked: &AutoFailover<RegionName>,
+        policy: Policy,
+        regions: &[RegionId],
+    ) -> Result<AutoFailover, Refusal> {
+        let successors = asked.successors.iter().map(|name| self.known_region("successors", name));
+        let successors = successors.collect::<Result<Vec<_>, _>>()?;
+        let holders: Vec<_> = regions.iter().filter_map(|id| self.regions.get(id)).map(|it| it.name.clone()).collect();
+        asked.validate(policy, &holders).map_err(|e| contradiction(&e))?;
+        let AutoFailover { mode, interval_ms_min, per_day_max, .. } = *asked;
+        Ok(AutoFailover { mode, interval_ms_min, per_day_max, successors })
     }
 
     fn primary(&self, spec: &BucketSpec, named: &[RegionId]) -> Result<Option<RegionId>, Refusal> {

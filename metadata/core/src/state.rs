@@ -220,7 +220,10 @@ impl ClusterState {
         rule(bucket.policy.has_primary() == bucket.primary.is_some(), "a bucket's primary contradicts its policy")?;
         rule(bucket.primary.is_none_or(|p| bucket.is_in(p)), "a bucket's primary does not hold it")?;
         rule(bucket.epoch.0 > 0 && bucket.created <= self.clock, "a bucket is from the future or has no epoch")?;
-        rule(check_labels(&bucket.labels).is_ok(), "a bucket's labels are out of bounds")
+        rule(check_labels(&bucket.labels).is_ok(), "a bucket's labels are out of bounds")?;
+        let auto = bucket.auto.validate(bucket.policy, &bucket.regions);
+        rule(auto.is_ok(), "a bucket may do by itself what its policy leaves no room for")?;
+        self.validate_standing(bucket)
     }
 }
 

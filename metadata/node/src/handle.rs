@@ -7,8 +7,8 @@ use std::time::Instant;
 use meridian_metadata_core::{AbortScope, Action, Command, Event, Reply};
 use meridian_proto::v1::metadata_peer_server::MetadataPeerServer;
 use meridian_types::{
-    Bucket, BucketId, BucketName, BucketSpec, Effect, Labels, NodeId, OperationId, Plan, PlanId, Refusal, RefusalKind,
-    SwitchoverSpec, Topology, Word,
+    Bucket, BucketChange, BucketId, BucketName, BucketSpec, Effect, Labels, NodeId, OperationId, Plan, PlanId, Refusal,
+    RefusalKind, SwitchoverSpec, Topology, Word,
 };
 use tokio::sync::{mpsc, oneshot, watch};
 
@@ -136,6 +136,22 @@ impl Handle {
         who: &str,
     ) -> Result<Bucket, Refusal> {
         self.run(Action::SetLabels { name, set, remove }, false, who).await.and_then(bucket_of)
+    }
+
+    /// Changes what can be changed of a bucket at any time, and returns it. A dry run decides by this node's copy and changes
+    /// nothing.
+    ///
+    /// # Errors
+    /// [`RefusalKind::NotFound`]; [`RefusalKind::Invalid`] names the fields in conflict; [`RefusalKind::Unavailable`]
+    /// without a metadata quorum.
+    pub async fn set_bucket(
+        &self,
+        name: BucketName,
+        change: BucketChange,
+        dry_run: bool,
+        who: &str,
+    ) -> Result<Bucket, Refusal> {
+        self.run(Action::SetBucket { name, change }, dry_run, who).await.and_then(bucket_of)
     }
 
     /// Plans to move primaries, and returns the operation once it is known here; whoever asks again under the same id gets

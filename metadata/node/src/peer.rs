@@ -86,9 +86,10 @@ impl PeerService {
             Action::CreateBucket(_)
             | Action::DeleteBucket { .. }
             | Action::SetLabels { .. }
+            | Action::SetBucket { .. }
             | Action::Switchover(_)
             | Action::Abort { .. } => self.check_known(caller),
-            Action::Report { region, .. } => {
+            Action::Report { region, .. } | Action::ReportStanding { region, .. } => {
                 self.check_known(caller)?;
                 match self.copy.topology().nodes.get(&caller.id()) {
                     Some(node) if node.region == *region => Ok(()),

@@ -18,12 +18,21 @@ use meridian_proto::convert::refusal_of_status;
 use meridian_proto::identity::Identity;
 use meridian_proto::v1;
 use meridian_proto::v1::metadata_peer_client::MetadataPeerClient;
-use meridian_types::{Acks, BucketName, BucketSpec, Effect, Labels, NodeName, Policy, RefusalKind, RegionName};
+use meridian_types::{
+    Acks, AutoFailover, BucketName, BucketSpec, Effect, Labels, NodeName, Policy, RefusalKind, RegionName,
+};
 use world::{World, eventually};
 
 fn spec(name: &str) -> BucketSpec {
-    let policy = Policy::Sync { acks: Acks::Majority };
-    BucketSpec { name: name_of(name), policy, regions: Vec::new(), primary: None, labels: Labels::new() }
+    let policy = Policy::sync(Acks::Majority);
+    BucketSpec {
+        name: name_of(name),
+        policy,
+        regions: Vec::new(),
+        primary: None,
+        labels: Labels::new(),
+        auto: AutoFailover::default(),
+    }
 }
 
 fn name_of(name: &str) -> BucketName {

@@ -1,18 +1,17 @@
-//! What operators ask: buckets, topology, digests, lag, the state of a node.
+//! What operators ask: topology, digests, lag, the state of a node.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use meridian_types::{
-    Acks, Bucket, BucketDigest, BucketId, BucketLag, BucketName, BucketSpec, ClusterId, Epoch, Hlc, Lane, LaneState,
-    LaneStatus, Lsn, NameError, Node, NodeId, NodeName, NodeStatus, Phase, PlanId, Policy, PolicyError, Positions,
-    Refusal, Region, RegionId, RegionName, SetHash, ShardDigest, Topology,
+    BucketDigest, BucketId, BucketLag, ClusterId, Hlc, Lane, LaneState, LaneStatus, Lsn, NameError, Node, NodeId,
+    NodeName, NodeStatus, Positions, Refusal, Region, RegionId, RegionName, SetHash, ShardDigest, Topology,
 };
 
+use super::bucket::{bucket_from_proto, bucket_to_proto};
 use super::{invalid, region, shard};
 use crate::v1;
 use crate::v1::lane_status::{Lane as WireLane, State};
-use crate::v1::policy::{Acks as WireAcks, Kind as WireKind};
 
 pub(super) fn named<T>(name: Result<T, NameError>) -> Result<T, Refusal> {
     name.map_err(|why| invalid(why.to_string()))
@@ -27,127 +26,6 @@ pub(super) fn wide(bytes: &[u8], what: &str) -> Result<u128, Refusal> {
     let array: [u8; 16] =
         bytes.try_into().map_err(|_| invalid(format!("{what} has 16 bytes; this one has {}", bytes.len())))?;
     Ok(u128::from_be_bytes(array))
-}
-
-/// A policy as it travels.
-pub fn policy_to_proto(policy: Policy) -> v1::Policy {
-    let (kind, acks, regions) = match policy {
-        Policy::Async => (WireKind::Async, WireAcks::Unset, 0),
-        Policy::ActiveActive => (WireKind::ActiveActive, WireAcks::Unset, 0),
-        Policy::Sync { acks: Acks::One } => (WireKind::Sync, WireAcks::One, 0),
-        Policy::Sync { acks: Acks::Majority } => (WireKind::Sync, WireAcks::Majority, 0),
-        Policy::Sync { acks: Acks::All } => (WireKind::Sync, WireAcks::All, 0),
-        Policy::Sync { acks: Acks::Regions(count) } => (WireKind::Sync, WireAcks::Regions, u32::from(count)),
-    };
-    v1::Policy { kind: kind.into(), acks: acks.into(), regions }
-}
-
-/// A policy that has travelled. `sync` without acks means a majority.
-///
-/// # Errors
-/// Invalid for a policy this version doesn't know, or acks with a policy that waits for nobody.
-pub fn policy_from_proto(policy: v1::Policy) -> Result<Policy, Refusal> {
-    let kind = WireKind::try_from(policy.kind).map_err(|_| unreadable(&format!("the policy {}", policy.kind)))?;
-    let acks = match WireAcks::try_from(policy.acks).map_err(|_| unreadable(&format!("the acks {}", policy.acks)))? {
-        WireAcks::Unset => None,
-        WireAcks::One => Some(Acks::One),
-        WireAcks::Majority => Some(Acks::Majority),
-        WireAcks::All => Some(Acks::All),
-        WireAcks::Regions => Some(Acks::Regions(
-            u8::try_from(policy.regions)
-                .map_err(|_| invalid(PolicyError::UnknownAcks(policy.regions.to_string()).to_string()))?,
-        )),
-    };
-    let alone = |policy: Policy| match acks {
-        None => Ok(policy),
-        Some(acks) => Err(invalid(
-            PolicyError::AcksWithoutSync { acks: acks.to_string(), policy: policy.to_string() }.to_string(),
-        )),
-    };
-    match kind {
-        WireKind::Async => alone(Policy::Async),
-        WireKind::ActiveActive => alone(Policy::ActiveActive),
-        WireKind::Sync => Ok(Policy::Sync { acks: acks.unwrap_or(Acks::Majority) }),
-    }
-}
-
-/// The request to create a bucket.
-pub fn spec_to_proto(spec: &BucketSpec, dry_run: bool) -> v1::CreateBucketRequest {
-    v1::CreateBucketRequest {
-        name: spec.name.to_string(),
-        policy: Some(policy_to_proto(spec.policy)),
-        regions: spec.regions.iter().map(ToString::to_string).collect(),
-        primary: spec.primary.as_ref().map(ToString::to_string),
-        labels: spec.labels.clone().into_iter().collect(),
-        dry_run,
-    }
-}
-
-/// What a request to create a bucket asks for, and whether it is only a dry run.
-///
-/// # Errors
-/// Invalid for bad names, and without a policy.
-pub fn spec_from_proto(request: v1::CreateBucketRequest) -> Result<(BucketSpec, bool), Refusal> {
-    let policy =
-        request.policy.ok_or_else(|| invalid("the request names no policy: use async, sync or active-active"))?;
-    let spec = BucketSpec {
-        name: named(BucketName::new(&request.name))?,
-        policy: policy_from_proto(policy)?,
-        regions: request.regions.iter().map(|name| named(RegionName::new(name))).collect::<Result<_, _>>()?,
-        primary: request.primary.map(|name| named(RegionName::new(&name))).transpose()?,
-        labels: request.labels.into_iter().collect(),
-    };
-    Ok((spec, request.dry_run))
-}
-
-/// A bucket as it travels.
-pub fn bucket_to_proto(bucket: &Bucket) -> v1::Bucket {
-    let (plan, to, lag_ms_max) = match bucket.phase {
-        Phase::Steady => (0, 0, 0),
-        Phase::CatchingUp { plan, to, lag_ms_max } => (plan.0, u32::from(to.0), lag_ms_max),
-        Phase::Draining { plan, to } | Phase::Fencing { plan, to } => (plan.0, u32::from(to.0), 0),
-    };
-    v1::Bucket {
-        id: bucket.id.0,
-        name: bucket.name.to_string(),
-        policy: Some(policy_to_proto(bucket.policy)),
-        epoch: bucket.epoch.0,
-        phase: bucket.phase.to_string(),
-        primary: bucket.primary.map_or(0, |region| u32::from(region.0)),
-        regions: bucket.regions.iter().map(|region| u32::from(region.0)).collect(),
-        labels: bucket.labels.clone().into_iter().collect(),
-        created_hlc: bucket.created.0,
-        plan,
-        to,
-        lag_ms_max,
-    }
-}
-
-/// A bucket that has travelled.
-///
-/// # Errors
-/// Invalid when a part is missing or not known to this version.
-pub fn bucket_from_proto(bucket: v1::Bucket) -> Result<Bucket, Refusal> {
-    let phase = match bucket.phase.as_str() {
-        "steady" => Phase::Steady,
-        "catching-up" => {
-            Phase::CatchingUp { plan: PlanId(bucket.plan), to: region(bucket.to)?, lag_ms_max: bucket.lag_ms_max }
-        }
-        "draining" => Phase::Draining { plan: PlanId(bucket.plan), to: region(bucket.to)? },
-        "fencing" => Phase::Fencing { plan: PlanId(bucket.plan), to: region(bucket.to)? },
-        other => return Err(unreadable(&format!("the phase `{}`", other.chars().take(64).collect::<String>()))),
-    };
-    Ok(Bucket {
-        id: BucketId(bucket.id),
-        name: named(BucketName::new(&bucket.name))?,
-        policy: policy_from_proto(bucket.policy.ok_or_else(|| unreadable("a bucket without a policy"))?)?,
-        epoch: Epoch(bucket.epoch),
-        phase,
-        primary: if bucket.primary == 0 { None } else { Some(region(bucket.primary)?) },
-        regions: bucket.regions.into_iter().map(region).collect::<Result<_, _>>()?,
-        labels: bucket.labels.into_iter().collect(),
-        created: Hlc(bucket.created_hlc),
-    })
 }
 
 /// The topology as it travels, with the node that answers.

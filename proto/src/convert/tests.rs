@@ -6,11 +6,12 @@ use std::sync::Arc;
 use bytes::Bytes;
 use meridian_types::key::{MULTI_ITEMS_MAX, SCAN_ITEMS_MAX};
 use meridian_types::{
-    Acks, Bucket, BucketDigest, BucketId, BucketLag, BucketName, BucketSpec, ClientId, ClusterId, Durability, Effect,
-    Epoch, Freshness, Goal, Hlc, Key, Lane, LaneState, LaneStatus, Lsn, Move, Node, NodeId, NodeName, NodeStatus,
-    OperationId, Outcome, Phase, Plan, PlanId, Policy, Proof, Read, ReadLevel, Refusal, RefusalKind, Region, RegionId,
-    RegionName, Request, RequestId, Response, Seal, Selection, SessionToken, SetHash, ShardDigest, ShardId,
-    StalePolicy, Step, SwitchoverSpec, Topology, Value, Version, Write, WriteAck, request::Found,
+    Acks, AutoFailover, AutoMode, Breach, Bucket, BucketChange, BucketDigest, BucketId, BucketLag, BucketName,
+    BucketSpec, ClientId, ClusterId, Durability, Effect, Epoch, Freshness, Goal, Hlc, Key, LagBound, Lane, LaneState,
+    LaneStatus, Lsn, MaxLag, Move, Node, NodeId, NodeName, NodeStatus, OnPartition, OperationId, Outcome, Phase, Plan,
+    PlanId, Policy, Proof, Read, ReadLevel, Refusal, RefusalKind, Region, RegionId, RegionName, Request, RequestId,
+    Response, Seal, Selection, SessionToken, SetHash, ShardDigest, ShardId, StalePolicy, Standing, Step,
+    SwitchoverSpec, Topology, Value, Version, Write, WriteAck, request::Found,
 };
 use proptest::collection::{btree_map, vec};
 use proptest::option;
@@ -188,7 +189,65 @@ fn refusal() -> impl Strategy<Value = Refusal> {
 
 fn policy() -> impl Strategy<Value = Policy> {
     let acks = prop_oneof![Just(Acks::One), Just(Acks::Majority), Just(Acks::All), any::<u8>().prop_map(Acks::Regions)];
-    prop_oneof![Just(Policy::Async), Just(Policy::ActiveActive), acks.prop_map(|acks| Policy::Sync { acks })]
+    let breach = prop::sample::select(vec![Breach::Alarm, Breach::Throttle, Breach::Block]);
+    let max_lag = (bound(), breach).prop_map(|(bound, on_breach)| MaxLag { bound, on_breach });
+    let degrade = any::<u64>().prop_map(|after_ms| OnPartition::Degrade { after_ms });
+    let on_partition = prop_oneof![Just(OnPartition::Block), degrade];
+    prop_oneof![
+        option::of(max_lag).prop_map(|max_lag| Policy::Async { max_lag }),
+        Just(Policy::ActiveActive),
+        (acks, on_partition).prop_map(|(acks, on_partition)| Policy::Sync { acks, on_partition }),
+    ]
+}
+
+fn bound() -> impl Strategy<Value = LagBound> {
+    let part = || option::of(any::<u64>());
+    (part(), part(), part()).prop_map(|(ms, operations, bytes)| LagBound { ms, operations, bytes })
+}
+
+fn auto<R: std::fmt::Debug>(successor: impl Strategy<Value = R>) -> impl Strategy<Value = AutoFailover<R>> {
+    let mode = prop_oneof![
+        Just(AutoMode::Manual),
+        Just(AutoMode::ObserveOnly),
+        Just(AutoMode::ZeroLoss),
+        bound().prop_map(|max_lag| AutoMode::Bounded { max_lag }),
+    ];
+    (mode, any::<u64>(), any::<u32>(), vec(successor, 0..3)).prop_map(
+        |(mode, interval_ms_min, per_day_max, successors)| AutoFailover {
+            mode,
+            interval_ms_min,
+            per_day_max,
+            successors,
+        },
+    )
+}
+
+fn standing() -> impl Strategy<Value = Standing> {
+    let times = || (any::<u64>().prop_map(Hlc), any::<u64>().prop_map(Hlc));
+    let ready = || prop::collection::btree_set(any::<u16>().prop_map(ShardId), 0..4);
+    prop_oneof![
+        times().prop_map(|(since, _)| Standing::Sync { since }),
+        (times(), ".{0,9}", ready()).prop_map(|((since, exposed_since), reason, ready)| Standing::Degraded {
+            since,
+            exposed_since,
+            reason,
+            ready
+        }),
+        (times(), ready()).prop_map(|((since, exposed_since), ready)| Standing::Recovering {
+            since,
+            exposed_since,
+            ready
+        }),
+    ]
+}
+
+fn change() -> impl Strategy<Value = BucketChange> {
+    let max_lag = policy().prop_map(Policy::max_lag);
+    let on_partition = option::of(any::<u64>())
+        .prop_map(|after_ms| after_ms.map_or(OnPartition::Block, |after_ms| OnPartition::Degrade { after_ms }));
+    let name = name().prop_map(|name| RegionName::new(name.as_str()).unwrap());
+    (option::of(auto(name)), option::of(max_lag), option::of(on_partition))
+        .prop_map(|(auto, max_lag, on_partition)| BucketChange { auto, max_lag, on_partition })
 }
 
 fn labels() -> impl Strategy<Value = BTreeMap<String, String>> {
@@ -273,9 +332,9 @@ fn plan() -> impl Strategy<Value = Plan> {
 }
 
 fn bucket() -> impl Strategy<Value = Bucket> {
-    let life = (any::<u64>(), phase());
+    let life = (any::<u64>(), phase(), standing(), auto(any::<u16>().prop_map(RegionId)));
     (1u32..9, name(), policy(), life, option::of(1u16..5), vec(1u16..5, 0..4), labels(), any::<u64>()).prop_map(
-        |(id, name, policy, (epoch, phase), primary, regions, labels, created)| Bucket {
+        |(id, name, policy, (epoch, phase, standing, auto), primary, regions, labels, created)| Bucket {
             id: BucketId(id),
             name,
             policy,
@@ -285,6 +344,8 @@ fn bucket() -> impl Strategy<Value = Bucket> {
             regions: regions.into_iter().map(RegionId).collect(),
             labels,
             created: Hlc(created),
+            standing,
+            auto,
         },
     )
 }
@@ -400,12 +461,19 @@ proptest! {
 
     #[test]
     fn a_bucket_to_be_comes_back_as_it_went(
-        name in name(), policy in policy(), labels in labels(), primary in any::<bool>(), dry_run in any::<bool>()
+        name in name(), policy in policy(), labels in labels(), primary in any::<bool>(), dry_run in any::<bool>(),
+        auto in auto(name().prop_map(|name| RegionName::new(name.as_str()).unwrap())),
     ) {
         let region = RegionName::new("eu-west").unwrap();
         let primary = primary.then(|| region.clone());
-        let spec = BucketSpec { name, policy, regions: vec![region], primary, labels };
+        let spec = BucketSpec { name, policy, regions: vec![region], primary, labels, auto };
         prop_assert_eq!(spec_from_proto(travelled(&spec_to_proto(&spec, dry_run))), Ok((spec, dry_run)));
+    }
+
+    #[test]
+    fn a_change_of_a_bucket_comes_back_as_it_went(name in name(), change in change(), dry_run in any::<bool>()) {
+        let message = travelled(&change_to_proto(&name, &change, dry_run));
+        prop_assert_eq!(change_from_proto(message), Ok((name, change, dry_run)));
     }
 
     #[test]
@@ -543,7 +611,7 @@ fn what_breaks_a_bound_is_refused_by_name() {
 
 #[test]
 fn acks_without_sync_are_refused_by_field() {
-    let policy = v1::Policy { kind: 0, acks: v1::policy::Acks::All.into(), regions: 0 };
+    let policy = v1::Policy { acks: v1::policy::Acks::All.into(), ..v1::Policy::default() };
     assert!(policy_from_proto(policy).unwrap_err().message.contains("`acks = all` conflicts with `policy = async`"));
 }
 

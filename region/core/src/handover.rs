@@ -177,13 +177,15 @@ mod tests {
         Bucket {
             id: BucketId(1),
             name: BucketName::new("b").unwrap(),
-            policy: Policy::Async,
+            policy: Policy::ASYNC,
             epoch: Epoch(epoch),
             phase,
             primary: Some(A),
             regions: vec![A, B],
             labels: BTreeMap::new(),
             created: Hlc(0),
+            standing: Default::default(),
+            auto: Default::default(),
         }
     }
 

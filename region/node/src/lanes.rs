@@ -70,13 +70,15 @@ mod tests {
             regions: vec![RegionId(1), RegionId(2), RegionId(3)],
             labels: BTreeMap::new(),
             created: Hlc(0),
+            standing: Default::default(),
+            auto: Default::default(),
         }
     }
 
     #[test]
     fn a_replica_is_as_stale_as_the_lane_from_its_primary() {
         let lanes = Lanes::default();
-        let sync = bucket(Policy::Sync { acks: Acks::One }, Some(1));
+        let sync = bucket(Policy::sync(Acks::One), Some(1));
         assert_eq!(lanes.staleness_ms(&sync, RegionId(2), 100), None);
         lanes.complete(RegionId(1), Lane::Async, 90);
         assert_eq!(lanes.staleness_ms(&sync, RegionId(2), 100), None, "another lane says nothing");

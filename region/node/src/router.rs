@@ -318,13 +318,15 @@ mod tests {
         Bucket {
             id: BucketId(1),
             name: BucketName::new("b").unwrap(),
-            policy: if primary.is_some() { Policy::Async } else { Policy::ActiveActive },
+            policy: if primary.is_some() { Policy::ASYNC } else { Policy::ActiveActive },
             epoch: Epoch(1),
             phase: Phase::Steady,
             primary,
             regions: vec![A, B],
             labels: BTreeMap::new(),
             created: Hlc(0),
+            standing: Default::default(),
+            auto: Default::default(),
         }
     }
 

@@ -87,6 +87,8 @@ fn bucket(id: BucketId, name: &str, policy: Policy) -> Bucket {
         regions: (1..=3).map(RegionId).collect(),
         labels: BTreeMap::new(),
         created: Hlc(0),
+        standing: Default::default(),
+        auto: Default::default(),
     }
 }
 
@@ -94,8 +96,8 @@ pub(super) fn setup() -> Setup {
     Setup {
         regions: (1..=3).map(RegionId).collect(),
         buckets: vec![
-            bucket(SYNC, "sync", Policy::Sync { acks: Acks::Majority }),
-            bucket(ASYNC, "async", Policy::Async),
+            bucket(SYNC, "sync", Policy::sync(Acks::Majority)),
+            bucket(ASYNC, "async", Policy::ASYNC),
             bucket(ACTIVE, "active", Policy::ActiveActive),
         ],
         shards: 1,

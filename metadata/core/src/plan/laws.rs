@@ -47,7 +47,7 @@ impl World {
             .run(Action::FormCluster(Form { cluster: ClusterId(1), shards: SHARDS, lease_ttl_ms: 5000, members }))
             .unwrap();
         for name in BUCKETS {
-            world.create(name, Policy::Async, &[]);
+            world.create(name, Policy::ASYNC, &[]);
         }
         world
     }
@@ -55,8 +55,15 @@ impl World {
     pub(super) fn create(&mut self, name: &str, policy: Policy, regions: &[&str]) {
         let regions = regions.iter().map(|name| RegionName::new(name).unwrap()).collect();
         let labels = Labels::from([("team".to_owned(), name.chars().take(1).collect())]);
-        self.run(Action::CreateBucket(BucketSpec { name: bucket(name), policy, regions, primary: None, labels }))
-            .unwrap();
+        self.run(Action::CreateBucket(BucketSpec {
+            name: bucket(name),
+            policy,
+            regions,
+            primary: None,
+            labels,
+            auto: Default::default(),
+        }))
+        .unwrap();
     }
 
     pub(super) fn run(&mut self, action: Action) -> Result<Reply, Refusal> {
@@ -221,7 +228,7 @@ fn only_the_region_that_knows_is_believed_and_only_about_the_epoch_it_saw() {
 fn what_cannot_move_is_refused_whole_with_what_to_do() {
     let mut world = World::new();
     world.create("aa", Policy::ActiveActive, &[]);
-    world.create("home", Policy::Async, &["us", "ap"]);
+    world.create("home", Policy::ASYNC, &["us", "ap"]);
     let mut refused = |to: &str, buckets| {
         let before = world.state.topology().buckets;
         let refusal = world.switchover(to, buckets).unwrap_err();

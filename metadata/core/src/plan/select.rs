@@ -54,7 +54,7 @@ impl ClusterState {
         self.make_room(weight(&plan))?;
         for it in plan.moves.iter().filter(|it| !it.step.is_final()) {
             if let Some(bucket) = self.buckets.get_mut(&it.bucket) {
-                standing(&plan, it).put(Arc::make_mut(bucket));
+                standing(&plan, it).put(Arc::make_mut(bucket), occasion.at);
             }
         }
         let change = format!(

@@ -154,7 +154,7 @@ async fn an_unknown_bucket_is_not_found_with_a_hint_and_one_just_created_is_wait
     let plane = region.plane.clone();
     let create = async {
         tokio::time::sleep(std::time::Duration::from_millis(50)).await;
-        plane.change(|topology| add_bucket(topology, "soon", Policy::Async, Some(A)));
+        plane.change(|topology| add_bucket(topology, "soon", Policy::ASYNC, Some(A)));
     };
     let (written, ()) = tokio::join!(region.put("soon", "k", "v"), create);
     written.unwrap();

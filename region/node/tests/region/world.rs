@@ -46,8 +46,8 @@ pub fn topology() -> Topology {
             topology.groups.insert((id, ShardId(shard)), vec![node_of(id)]);
         }
     }
-    add_bucket(&mut topology, ASYNC, Policy::Async, Some(A));
-    add_bucket(&mut topology, SYNC, Policy::Sync { acks: Acks::One }, Some(A));
+    add_bucket(&mut topology, ASYNC, Policy::ASYNC, Some(A));
+    add_bucket(&mut topology, SYNC, Policy::sync(Acks::One), Some(A));
     add_bucket(&mut topology, ACTIVE, Policy::ActiveActive, None);
     topology
 }
@@ -68,6 +68,8 @@ pub fn add_bucket(topology: &mut Topology, name: &str, policy: Policy, primary: 
         regions: vec![A, B],
         labels: BTreeMap::new(),
         created: Hlc(1),
+        standing: Default::default(),
+        auto: Default::default(),
     };
     topology.buckets.insert(id, Arc::new(bucket));
 }

@@ -28,8 +28,10 @@ fn topology() -> Arc<Topology> {
         regions: vec![RegionId(1), RegionId(2)],
         labels: BTreeMap::new(),
         created: Hlc(0),
+        standing: Default::default(),
+        auto: Default::default(),
     };
-    let buckets = [bucket(ASYNC, "a", Policy::Async), bucket(SYNC, "s", Policy::Sync { acks: Acks::All })];
+    let buckets = [bucket(ASYNC, "a", Policy::ASYNC), bucket(SYNC, "s", Policy::sync(Acks::All))];
     Arc::new(Topology {
         index: 1,
         buckets: buckets.into_iter().map(|bucket| (bucket.id, Arc::new(bucket))).collect(),

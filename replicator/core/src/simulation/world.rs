@@ -76,6 +76,8 @@ fn bucket(id: u32, name: &str, policy: Policy, regions: Vec<RegionId>) -> Arc<Bu
         regions,
         labels: BTreeMap::new(),
         created: Hlc(0),
+        standing: Default::default(),
+        auto: Default::default(),
     })
 }
 
@@ -84,13 +86,13 @@ fn topology(later: bool) -> Arc<Topology> {
     let mut topology = Topology { index: 1 + u64::from(later), shards: 1, ..Topology::default() };
     let both = vec![SOURCE, TARGET];
     let mut buckets = vec![
-        bucket(1, "a", Policy::Async, both.clone()),
-        bucket(2, "b", Policy::Sync { acks: Acks::All }, both.clone()),
-        bucket(3, "c", Policy::Async, vec![SOURCE]),
+        bucket(1, "a", Policy::ASYNC, both.clone()),
+        bucket(2, "b", Policy::sync(Acks::All), both.clone()),
+        bucket(3, "c", Policy::ASYNC, vec![SOURCE]),
     ];
     topology.last_bucket = BucketId(4);
     if later {
-        buckets.push(bucket(5, "e", Policy::Async, both));
+        buckets.push(bucket(5, "e", Policy::ASYNC, both));
         topology.last_bucket = BucketId(5);
     }
     topology.buckets = buckets.into_iter().map(|bucket| (bucket.id, bucket)).collect();

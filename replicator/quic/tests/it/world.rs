@@ -85,7 +85,7 @@ pub(crate) fn topology(regions: u16, shards: u16) -> Topology {
             topology.groups.insert((id, ShardId(shard)), vec![node_id(region)]);
         }
     }
-    for (id, name, policy) in [(ASYNC, "lazy", Policy::Async), (SYNC, "eager", Policy::Sync { acks: Acks::Majority })] {
+    for (id, name, policy) in [(ASYNC, "lazy", Policy::ASYNC), (SYNC, "eager", Policy::sync(Acks::Majority))] {
         let name = BucketName::new(name).unwrap();
         topology.bucket_ids.insert(name.clone(), id);
         let bucket = Bucket {
@@ -98,6 +98,8 @@ pub(crate) fn topology(regions: u16, shards: u16) -> Topology {
             regions: all.clone(),
             labels: BTreeMap::new(),
             created: Hlc(0),
+            standing: Default::default(),
+            auto: Default::default(),
         };
         topology.buckets.insert(id, Arc::new(bucket));
     }

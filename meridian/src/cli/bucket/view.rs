@@ -1,0 +1,228 @@
+//! A bucket with names instead of numbers, for people and for programs.
+
+use std::collections::BTreeMap;
+
+use meridian_types::{Bucket, Phase, Policy, Standing, Topology};
+use serde::Serialize;
+
+use crate::cli::moment::moment;
+use crate::output::millis;
+
+/// A bucket with names instead of numbers.
+#[derive(Debug, Default, Serialize)]
+pub(in crate::cli) struct View {
+    pub(in crate::cli) name: String,
+    pub(in crate::cli) policy: String,
+    pub(in crate::cli) phase: String,
+    /// Unless it is steady: the operation that has it, and where its primary goes.
+    pub(in crate::cli) operation: Option<String>,
+    pub(in crate::cli) next_primary: Option<String>,
+    pub(in crate::cli) epoch: u64,
+    pub(in crate::cli) primary: Option<String>,
+    pub(in crate::cli) regions: Vec<String>,
+    pub(in crate::cli) labels: BTreeMap<String, String>,
+    /// For sync buckets: how their copies stand.
+    pub(in crate::cli) standing: Option<StandingView>,
+    pub(in crate::cli) auto: AutoView,
+}
+
+/// How copies stand.
+#[derive(Debug, Default, Serialize)]
+pub(in crate::cli) struct StandingView {
+    /// SYNC, DEGRADED, RECOVERING.
+    state: String,
+    /// Since when, in milliseconds since 1970.
+    since_ms: u64,
+    /// Since when acknowledged writes may lack copies.
+    exposed_since_ms: Option<u64>,
+    /// Why it degraded.
+    reason: Option<String>,
+    /// How many shards have come as far as the state asks, of how many.
+    shards_ready: usize,
+    shards: u16,
+}
+
+/// What a bucket may do by itself.
+#[derive(Debug, Default, Serialize)]
+pub(in crate::cli) struct AutoView {
+    mode: String,
+    min_interval_ms: u64,
+    max_per_day: u32,
+    successors: Vec<String>,
+}
+
+impl View {
+    pub(in crate::cli) fn of(bucket: &Bucket, topology: &Topology) -> View {
+        let (operation, to) = match bucket.phase {
+            Phase::Steady => (None, None),
+            Phase::CatchingUp { plan, to, .. } | Phase::Draining { plan, to } | Phase::Fencing { plan, to } => {
+                (Some(plan.to_string()), Some(topology.region_label(to)))
+            }
+        };
+        let labels =
+            |regions: &[meridian_types::RegionId]| regions.iter().map(|id| topology.region_label(*id)).collect();
+        View {
+            name: bucket.name.to_string(),
+            policy: bucket.policy.to_string(),
+            phase: bucket.phase.to_string(),
+            operation,
+            next_primary: to,
+            epoch: bucket.epoch.0,
+            primary: bucket.primary.map(|region| topology.region_label(region)),
+            regions: labels(&bucket.regions),
+            labels: bucket.labels.clone(),
+            standing: matches!(bucket.policy, Policy::Sync { .. })
+                .then(|| StandingView::of(&bucket.standing, topology.shards)),
+            auto: AutoView {
+                mode: bucket.auto.mode.to_string(),
+                min_interval_ms: bucket.auto.interval_ms_min,
+                max_per_day: bucket.auto.per_day_max,
+                successors: labels(&bucket.auto.successors),
+            },
+        }
+    }
+
+    /// Its phase, and unless it is steady which operation takes it where.
+    pub(super) fn moving(&self) -> String {
+        match (&self.operation, &self.next_primary) {
+            (Some(operation), Some(to)) => format!("{} to {to} ({operation})", self.phase),
+            _ => self.phase.clone(),
+        }
+    }
+
+    /// How its copies stand, in a word or two.
+    pub(super) fn copies(&self) -> String {
+        self.standing.as_ref().map_or_else(|| "-".to_owned(), StandingView::short)
+    }
+
+    /// Everything about it, a line each.
+    pub(super) fn described(&self) -> String {
+        let mut lines = vec![
+            ("bucket", self.name.clone()),
+            ("policy", self.policy.clone()),
+            ("primary", self.primary.clone().unwrap_or_else(|| "every region".to_owned())),
+            ("regions", self.regions.join(", ")),
+            ("epoch", format!("{}, {}", self.epoch, self.moving())),
+        ];
+        lines.extend(self.standing.as_ref().map(|standing| ("copies", standing.long())));
+        if self.primary.is_some() {
+            lines.push(("failover", self.auto.long()));
+        }
+        if !self.labels.is_empty() {
+            let labels: Vec<String> = self.labels.iter().map(|(key, value)| format!("{key}={value}")).collect();
+            lines.push(("labels", labels.join(" ")));
+        }
+        let line = |(name, value): (&str, String)| format!(" {name:<10}{value}");
+        lines.into_iter().map(line).collect::<Vec<_>>().join("\n")
+    }
+}
+
+impl StandingView {
+    fn of(standing: &Standing, shards: u16) -> StandingView {
+        let reason = match standing {
+            Standing::Degraded { reason, .. } => Some(reason.clone()),
+            Standing::Sync { .. } | Standing::Recovering { .. } => None,
+        };
+        StandingView {
+            state: standing.to_string(),
+            since_ms: standing.since().millis(),
+            exposed_since_ms: standing.exposed_since().map(|at| at.millis()),
+            reason,
+            shards_ready: standing.ready().map_or(usize::from(shards), std::collections::BTreeSet::len),
+            shards,
+        }
+    }
+
+    fn short(&self) -> String {
+        match self.exposed_since_ms {
+            None => self.state.clone(),
+            Some(_) => format!("{} ({} of {} shards back)", self.state, self.shards_ready, self.shards),
+        }
+    }
+
+    fn long(&self) -> String {
+        let Some(exposed_since_ms) = self.exposed_since_ms else { return self.state.clone() };
+        let reason = self.reason.as_ref().map_or(String::new(), |reason| format!(": {reason}"));
+        format!(
+            "{} since {}{reason}; writes since {} may exist in the primary region only; {} of {} shards back",
+            self.state,
+            moment(self.since_ms),
+            moment(exposed_since_ms),
+            self.shards_ready,
+            self.shards
+        )
+    }
+}
+
+impl AutoView {
+    fn long(&self) -> String {
+        let preferred = match self.successors.as_slice() {
+            [] => String::new(),
+            some => format!("; preferred: {}", some.join(", ")),
+        };
+        if self.mode == "manual" {
+            return format!("manual{preferred}");
+        }
+        let (interval, count) = (millis(self.min_interval_ms), self.max_per_day);
+        format!("{}, at most every {interval} and {count} times a day{preferred}", self.mode)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_bucket_that_moves_says_where_to() {
+        let mut bucket = View {
+            phase: "draining".into(),
+            operation: Some("op-12".into()),
+            next_primary: Some("eu-west".into()),
+            ..View::default()
+        };
+        assert_eq!(bucket.moving(), "draining to eu-west (op-12)");
+        (bucket.operation, bucket.next_primary) = (None, None);
+        assert_eq!(bucket.moving(), "draining");
+    }
+
+    #[test]
+    fn a_list_of_buckets_is_a_table() {
+        let bucket = View {
+            name: "orders".into(),
+            policy: "sync (majority)".into(),
+            phase: "steady".into(),
+            epoch: 1,
+            primary: Some("us-east".into()),
+            regions: vec!["us-east".into(), "eu-west".into()],
+            labels: BTreeMap::from([("team".to_owned(), "shop".to_owned())]),
+            standing: Some(StandingView { state: "SYNC".into(), ..StandingView::default() }),
+            ..View::default()
+        };
+        let expected = [
+            " bucket   policy            primary   regions            epoch   phase    copies   labels",
+            " orders   sync (majority)   us-east   us-east, eu-west       1   steady   SYNC     team=shop",
+        ];
+        let text = super::super::table(&[bucket]);
+        let lines: Vec<&str> = text.lines().map(str::trim_end).collect();
+        assert_eq!((lines[0], lines[2]), (expected[0], expected[1]));
+    }
+
+    #[test]
+    fn a_degraded_bucket_says_what_that_means() {
+        let standing = StandingView {
+            state: "DEGRADED".into(),
+            since_ms: 2000,
+            exposed_since_ms: Some(1000),
+            reason: Some("eu-west does not answer".into()),
+            shards_ready: 3,
+            shards: 16,
+        };
+        let bucket = View { primary: Some("us-east".into()), standing: Some(standing), ..View::default() };
+        assert_eq!(bucket.copies(), "DEGRADED (3 of 16 shards back)");
+        let text = bucket.described();
+        assert!(
+            text.contains("eu-west does not answer") && text.contains("may exist in the primary region only"),
+            "{text}"
+        );
+    }
+}

@@ -1,0 +1,77 @@
+//! What version 3 of commands and of the state added: bytes that must still open.
+
+use meridian_types::Standing;
+
+use super::*;
+
+/// The state of version 2 goes on: ceilings, degrading, automatic failover. The words about standings are said as the state
+/// then has them, so commands and state come together.
+fn fixture() -> (Vec<Command>, ClusterState) {
+    let bound = LagBound { ms: Some(5000), operations: Some(10_000), bytes: Some(64 << 20) };
+    let max_lag = MaxLag { bound, on_breach: Breach::Block };
+    let mode = AutoMode::Bounded { max_lag: bound };
+    let auto = AutoFailover { mode, successors: vec![region("eu-west")], ..AutoFailover::default() };
+    let capped = BucketSpec { auto, ..spec("capped", Policy::Async { max_lag: Some(max_lag) }) };
+    let available = |name| Action::CreateBucket(spec(name, "max-availability".parse().unwrap()));
+    let zero = AutoFailover { mode: AutoMode::ZeroLoss, per_day_max: 2, ..AutoFailover::default() };
+    let calmer = MaxLag { on_breach: Breach::Throttle, ..max_lag };
+    let set = |name, change| Action::SetBucket { name: bucket_name(name), change };
+    let lacking = || Copies::Lacking { shards: [ShardId(0)].into(), reason: "eu-west does not answer".to_owned() };
+    let ready = |shards: std::ops::Range<u16>| Copies::Ready(shards.map(ShardId).collect());
+
+    let mut state = fixture_state();
+    let mut commands = Vec::new();
+    let mut run = |action: &dyn Fn(&ClusterState) -> Action| {
+        let next = command(31 + commands.len() as u128, action(&state));
+        state.apply(state.index() + 2, &next).unwrap();
+        commands.push(next);
+    };
+    run(&|_| Action::CreateBucket(capped.clone()));
+    run(&|_| available("shop"));
+    run(&|_| available("till"));
+    run(&|_| set("shop", BucketChange { auto: Some(zero.clone()), ..BucketChange::default() }));
+    run(&|_| set("capped", BucketChange { max_lag: Some(Some(calmer)), ..BucketChange::default() }));
+    run(&|state| said(state, "shop", lacking()));
+    run(&|state| said(state, "shop", ready(0..3)));
+    run(&|state| said(state, "till", lacking()));
+    run(&|state| said(state, "till", ready(0..4)));
+    run(&|state| said(state, "till", ready(2..4)));
+    (commands, state)
+}
+
+fn said(state: &ClusterState, bucket: &str, copies: Copies) -> Action {
+    let bucket = state.bucket_named(&bucket_name(bucket)).unwrap();
+    let word = StandingWord { bucket: bucket.id, epoch: bucket.epoch, since: bucket.standing.since(), copies };
+    Action::ReportStanding { region: RegionId(1), words: vec![word] }
+}
+
+#[test]
+fn commands_written_by_version_3_still_open() {
+    let (commands, _) = fixture();
+    let stored: Vec<_> = include_str!("../../testdata/commands-v3.hex").lines().collect();
+    let written: Vec<_> = commands.iter().map(|command| hex(&command.encode().unwrap())).collect();
+    assert_eq!(stored, written, "the format of commands has changed: give it a new format byte");
+    let read: Vec<_> = stored.iter().map(|line| Command::decode(&unhex(line)).unwrap()).collect();
+    assert_eq!(read, commands);
+}
+
+#[test]
+fn a_state_written_by_version_3_still_opens() {
+    let (_, state) = fixture();
+    let standing = |bucket: &str| state.bucket_named(&bucket_name(bucket)).unwrap().standing.clone();
+    assert!(standing("shop").is_degraded() && matches!(standing("till"), Standing::Recovering { .. }));
+    let stored = include_str!("../../testdata/state-v3.hex").trim();
+    assert_eq!(stored, hex(&state.encode()), "the format of the state has changed: give it a new version");
+    assert_eq!(ClusterState::decode(&unhex(stored)).unwrap(), state);
+}
+
+#[test]
+fn what_an_older_release_knows_is_written_as_it_wrote_it() {
+    let plain = command(1, Action::CreateBucket(spec("orders", Policy::sync(Acks::All)))).encode().unwrap();
+    let newer = command(1, Action::CreateBucket(spec("orders", "max-availability".parse().unwrap()))).encode().unwrap();
+    assert_eq!((plain[0], newer[0]), (1, 3));
+    let mut state = formed();
+    let bucket = |bucket| reply::encode(7, &Ok(Reply::Bucket(bucket)))[0];
+    assert_eq!(bucket(create(&mut state, 1, spec("orders", Policy::ASYNC)).unwrap()), 1);
+    assert_eq!(bucket(create(&mut state, 2, spec("shop", "max-availability".parse().unwrap())).unwrap()), 2);
+}

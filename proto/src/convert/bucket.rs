@@ -1,0 +1,316 @@
+//! Buckets: their policy, how their copies stand, what they may do by themselves, and what is asked of them.
+
+use meridian_types::{
+    Acks, AutoFailover, AutoMode, Breach, Bucket, BucketChange, BucketId, BucketName, BucketSpec, Epoch, Hlc, LagBound,
+    MaxLag, OnPartition, Phase, PlanId, Policy, PolicyError, Refusal, RegionName, Standing,
+};
+
+use super::cluster::{named, unreadable};
+use super::{invalid, region, shard};
+use crate::v1;
+use crate::v1::auto_failover::Mode as WireMode;
+use crate::v1::max_lag::Breach as WireBreach;
+use crate::v1::policy::{Acks as WireAcks, Kind as WireKind};
+use crate::v1::set_bucket_request::{Lag as WireLag, Partition as WirePartition};
+use crate::v1::standing::State as WireState;
+
+fn refused(why: PolicyError) -> Refusal {
+    invalid(why.to_string())
+}
+
+fn bound_to_proto(bound: LagBound) -> v1::LagBound {
+    v1::LagBound { ms: bound.ms, operations: bound.operations, bytes: bound.bytes }
+}
+
+fn bound_from_proto(bound: v1::LagBound) -> LagBound {
+    LagBound { ms: bound.ms, operations: bound.operations, bytes: bound.bytes }
+}
+
+fn max_lag_to_proto(max_lag: MaxLag) -> v1::MaxLag {
+    let on_breach = match max_lag.on_breach {
+        Breach::Alarm => WireBreach::Alarm,
+        Breach::Throttle => WireBreach::Throttle,
+        Breach::Block => WireBreach::Block,
+    };
+    v1::MaxLag { bound: Some(bound_to_proto(max_lag.bound)), on_breach: on_breach.into() }
+}
+
+fn max_lag_from_proto(max_lag: v1::MaxLag) -> Result<MaxLag, Refusal> {
+    let on_breach = match WireBreach::try_from(max_lag.on_breach) {
+        Ok(WireBreach::Alarm) => Breach::Alarm,
+        Ok(WireBreach::Throttle) => Breach::Throttle,
+        Ok(WireBreach::Block) => Breach::Block,
+        Err(_) => return Err(unreadable(&format!("the reaction {} to a breach", max_lag.on_breach))),
+    };
+    Ok(MaxLag { bound: bound_from_proto(max_lag.bound.unwrap_or_default()), on_breach })
+}
+
+/// A policy as it travels.
+pub fn policy_to_proto(policy: Policy) -> v1::Policy {
+    let (kind, acks, regions) = match policy {
+        Policy::Async { .. } => (WireKind::Async, WireAcks::Unset, 0),
+        Policy::ActiveActive => (WireKind::ActiveActive, WireAcks::Unset, 0),
+        Policy::Sync { acks: Acks::One, .. } => (WireKind::Sync, WireAcks::One, 0),
+        Policy::Sync { acks: Acks::Majority, .. } => (WireKind::Sync, WireAcks::Majority, 0),
+        Policy::Sync { acks: Acks::All, .. } => (WireKind::Sync, WireAcks::All, 0),
+        Policy::Sync { acks: Acks::Regions(count), .. } => (WireKind::Sync, WireAcks::Regions, u32::from(count)),
+    };
+    v1::Policy {
+        kind: kind.into(),
+        acks: acks.into(),
+        regions,
+        max_lag: policy.max_lag().map(max_lag_to_proto),
+        degrade_after_ms: policy.degrade_after_ms(),
+    }
+}
+
+/// A policy that has travelled. `sync` without acks means a majority.
+///
+/// # Errors
+/// Invalid for a policy this version doesn't know, or a setting that belongs to another policy.
+pub fn policy_from_proto(policy: v1::Policy) -> Result<Policy, Refusal> {
+    let kind = WireKind::try_from(policy.kind).map_err(|_| unreadable(&format!("the policy {}", policy.kind)))?;
+    let acks = acks_from_proto(&policy)?;
+    let max_lag = policy.max_lag.map(max_lag_from_proto).transpose()?;
+    let on_partition = policy.degrade_after_ms.map(|after_ms| OnPartition::Degrade { after_ms });
+    match kind {
+        WireKind::Async => sync_only(Policy::Async { max_lag }, acks, on_partition),
+        WireKind::ActiveActive => {
+            async_only(Policy::ActiveActive, max_lag).and_then(|policy| sync_only(policy, acks, on_partition))
+        }
+        WireKind::Sync => {
+            let acks = acks.unwrap_or(Acks::Majority);
+            async_only(Policy::Sync { acks, on_partition: on_partition.unwrap_or_default() }, max_lag)
+        }
+    }
+}
+
+fn acks_from_proto(policy: &v1::Policy) -> Result<Option<Acks>, Refusal> {
+    Ok(match WireAcks::try_from(policy.acks).map_err(|_| unreadable(&format!("the acks {}", policy.acks)))? {
+        WireAcks::Unset => None,
+        WireAcks::One => Some(Acks::One),
+        WireAcks::Majority => Some(Acks::Majority),
+        WireAcks::All => Some(Acks::All),
+        WireAcks::Regions => Some(Acks::Regions(
+            u8::try_from(policy.regions).map_err(|_| refused(PolicyError::UnknownAcks(policy.regions.to_string())))?,
+        )),
+    })
+}
+
+/// Refuses what only `sync` has.
+fn sync_only(policy: Policy, acks: Option<Acks>, on_partition: Option<OnPartition>) -> Result<Policy, Refusal> {
+    let name = policy.to_string();
+    match (acks, on_partition) {
+        (None, None) => Ok(policy),
+        (Some(acks), _) => Err(refused(PolicyError::AcksWithoutSync { acks: acks.to_string(), policy: name })),
+        (None, Some(on_partition)) => {
+            let setting = format!("on-partition = {on_partition}");
+            Err(refused(PolicyError::SettingOfAnother { setting, policy: name, needs: "sync" }))
+        }
+    }
+}
+
+/// Refuses what only `async` has.
+fn async_only(policy: Policy, max_lag: Option<MaxLag>) -> Result<Policy, Refusal> {
+    match max_lag {
+        None => Ok(policy),
+        Some(max_lag) => Err(refused(PolicyError::SettingOfAnother {
+            setting: format!("max-lag = {}", max_lag.bound),
+            policy: policy.to_string(),
+            needs: "async",
+        })),
+    }
+}
+
+fn auto_to_proto<R>(auto: &AutoFailover<R>) -> v1::AutoFailover {
+    let (mode, max_lag) = match auto.mode {
+        AutoMode::Manual => (WireMode::Manual, None),
+        AutoMode::ObserveOnly => (WireMode::ObserveOnly, None),
+        AutoMode::ZeroLoss => (WireMode::ZeroLoss, None),
+        AutoMode::Bounded { max_lag } => (WireMode::Bounded, Some(bound_to_proto(max_lag))),
+    };
+    v1::AutoFailover {
+        mode: mode.into(),
+        max_lag,
+        interval_ms_min: auto.interval_ms_min,
+        per_day_max: auto.per_day_max,
+        ..v1::AutoFailover::default()
+    }
+}
+
+fn asked_to_proto(auto: &AutoFailover<RegionName>) -> v1::AutoFailover {
+    let successor_names = auto.successors.iter().map(ToString::to_string).collect();
+    v1::AutoFailover { successor_names, ..auto_to_proto(auto) }
+}
+
+fn auto_from_proto<R>(auto: &v1::AutoFailover, successors: Vec<R>) -> Result<AutoFailover<R>, Refusal> {
+    let mode = match WireMode::try_from(auto.mode) {
+        Ok(WireMode::Manual) => AutoMode::Manual,
+        Ok(WireMode::ObserveOnly) => AutoMode::ObserveOnly,
+        Ok(WireMode::ZeroLoss) => AutoMode::ZeroLoss,
+        Ok(WireMode::Bounded) => AutoMode::Bounded { max_lag: bound_from_proto(auto.max_lag.unwrap_or_default()) },
+        Err(_) => return Err(unreadable(&format!("the mode {} of automatic failover", auto.mode))),
+    };
+    let (interval_ms_min, per_day_max) = (auto.interval_ms_min, auto.per_day_max);
+    Ok(AutoFailover { mode, interval_ms_min, per_day_max, successors })
+}
+
+fn asked_from_proto(auto: v1::AutoFailover) -> Result<AutoFailover<RegionName>, Refusal> {
+    let names = auto.successor_names.iter().map(|name| named(RegionName::new(name))).collect::<Result<_, _>>()?;
+    auto_from_proto(&auto, names)
+}
+
+fn standing_to_proto(standing: &Standing) -> v1::Standing {
+    let (state, reason) = match standing {
+        Standing::Sync { .. } => (WireState::Sync, String::new()),
+        Standing::Degraded { reason, .. } => (WireState::Degraded, reason.clone()),
+        Standing::Recovering { .. } => (WireState::Recovering, String::new()),
+    };
+    v1::Standing {
+        state: state.into(),
+        since_hlc: standing.since().0,
+        exposed_since_hlc: standing.exposed_since().unwrap_or_default().0,
+        ready: standing.ready().into_iter().flatten().map(|shard| u32::from(shard.0)).collect(),
+        reason,
+    }
+}
+
+fn standing_from_proto(standing: v1::Standing) -> Result<Standing, Refusal> {
+    let state =
+        WireState::try_from(standing.state).map_err(|_| unreadable(&format!("the standing {}", standing.state)))?;
+    let (since, exposed_since) = (Hlc(standing.since_hlc), Hlc(standing.exposed_since_hlc));
+    let ready = standing.ready.into_iter().map(shard).collect::<Result<_, _>>()?;
+    Ok(match state {
+        WireState::Sync => Standing::Sync { since },
+        WireState::Degraded => Standing::Degraded { since, exposed_since, reason: standing.reason, ready },
+        WireState::Recovering => Standing::Recovering { since, exposed_since, ready },
+    })
+}
+
+/// The request to create a bucket.
+pub fn spec_to_proto(spec: &BucketSpec, dry_run: bool) -> v1::CreateBucketRequest {
+    v1::CreateBucketRequest {
+        name: spec.name.to_string(),
+        policy: Some(policy_to_proto(spec.policy)),
+        regions: spec.regions.iter().map(ToString::to_string).collect(),
+        primary: spec.primary.as_ref().map(ToString::to_string),
+        labels: spec.labels.clone().into_iter().collect(),
+        dry_run,
+        auto: Some(asked_to_proto(&spec.auto)),
+    }
+}
+
+/// What a request to create a bucket asks for, and whether it is only a dry run.
+///
+/// # Errors
+/// Invalid for bad names, and without a policy.
+pub fn spec_from_proto(request: v1::CreateBucketRequest) -> Result<(BucketSpec, bool), Refusal> {
+    let policy =
+        request.policy.ok_or_else(|| invalid("the request names no policy: use async, sync or active-active"))?;
+    let spec = BucketSpec {
+        name: named(BucketName::new(&request.name))?,
+        policy: policy_from_proto(policy)?,
+        regions: request.regions.iter().map(|name| named(RegionName::new(name))).collect::<Result<_, _>>()?,
+        primary: request.primary.map(|name| named(RegionName::new(&name))).transpose()?,
+        labels: request.labels.into_iter().collect(),
+        auto: request.auto.map(asked_from_proto).transpose()?.unwrap_or_default(),
+    };
+    Ok((spec, request.dry_run))
+}
+
+/// The request to change a bucket.
+pub fn change_to_proto(name: &BucketName, change: &BucketChange, dry_run: bool) -> v1::SetBucketRequest {
+    v1::SetBucketRequest {
+        name: name.to_string(),
+        dry_run,
+        auto: change.auto.as_ref().map(asked_to_proto),
+        lag: change.max_lag.map(|it| it.map_or(WireLag::NoMaxLag(true), |it| WireLag::MaxLag(max_lag_to_proto(it)))),
+        partition: change.on_partition.map(|it| match it {
+            OnPartition::Block => WirePartition::Block(true),
+            OnPartition::Degrade { after_ms } => WirePartition::DegradeAfterMs(after_ms),
+        }),
+    }
+}
+
+/// The bucket to change, what of it, and whether it is only a dry run.
+///
+/// # Errors
+/// Invalid for bad names, and for settings that this version doesn't know.
+pub fn change_from_proto(request: v1::SetBucketRequest) -> Result<(BucketName, BucketChange, bool), Refusal> {
+    let max_lag = match request.lag {
+        None => None,
+        Some(WireLag::NoMaxLag(_)) => Some(None),
+        Some(WireLag::MaxLag(max_lag)) => Some(Some(max_lag_from_proto(max_lag)?)),
+    };
+    let on_partition = request.partition.map(|it| match it {
+        WirePartition::Block(_) => OnPartition::Block,
+        WirePartition::DegradeAfterMs(after_ms) => OnPartition::Degrade { after_ms },
+    });
+    let change = BucketChange { auto: request.auto.map(asked_from_proto).transpose()?, max_lag, on_partition };
+    Ok((named(BucketName::new(&request.name))?, change, request.dry_run))
+}
+
+/// A bucket as it travels.
+pub fn bucket_to_proto(bucket: &Bucket) -> v1::Bucket {
+    let (plan, to, lag_ms_max) = match bucket.phase {
+        Phase::Steady => (0, 0, 0),
+        Phase::CatchingUp { plan, to, lag_ms_max } => (plan.0, u32::from(to.0), lag_ms_max),
+        Phase::Draining { plan, to } | Phase::Fencing { plan, to } => (plan.0, u32::from(to.0), 0),
+    };
+    v1::Bucket {
+        id: bucket.id.0,
+        name: bucket.name.to_string(),
+        policy: Some(policy_to_proto(bucket.policy)),
+        epoch: bucket.epoch.0,
+        phase: bucket.phase.to_string(),
+        primary: bucket.primary.map_or(0, |region| u32::from(region.0)),
+        regions: bucket.regions.iter().map(|region| u32::from(region.0)).collect(),
+        labels: bucket.labels.clone().into_iter().collect(),
+        created_hlc: bucket.created.0,
+        plan,
+        to,
+        lag_ms_max,
+        standing: Some(standing_to_proto(&bucket.standing)),
+        auto: Some(v1::AutoFailover {
+            successors: bucket.auto.successors.iter().map(|region| u32::from(region.0)).collect(),
+            ..auto_to_proto(&bucket.auto)
+        }),
+    }
+}
+
+/// A bucket that has travelled.
+///
+/// # Errors
+/// Invalid when a part is missing or not known to this version.
+pub fn bucket_from_proto(bucket: v1::Bucket) -> Result<Bucket, Refusal> {
+    let phase = match bucket.phase.as_str() {
+        "steady" => Phase::Steady,
+        "catching-up" => {
+            Phase::CatchingUp { plan: PlanId(bucket.plan), to: region(bucket.to)?, lag_ms_max: bucket.lag_ms_max }
+        }
+        "draining" => Phase::Draining { plan: PlanId(bucket.plan), to: region(bucket.to)? },
+        "fencing" => Phase::Fencing { plan: PlanId(bucket.plan), to: region(bucket.to)? },
+        other => return Err(unreadable(&format!("the phase `{}`", other.chars().take(64).collect::<String>()))),
+    };
+    let created = Hlc(bucket.created_hlc);
+    let auto = match bucket.auto {
+        None => AutoFailover::default(),
+        Some(auto) => {
+            let successors = auto.successors.iter().map(|id| region(*id)).collect::<Result<_, _>>()?;
+            auto_from_proto(&auto, successors)?
+        }
+    };
+    Ok(Bucket {
+        id: BucketId(bucket.id),
+        name: named(BucketName::new(&bucket.name))?,
+        policy: policy_from_proto(bucket.policy.ok_or_else(|| unreadable("a bucket without a policy"))?)?,
+        epoch: Epoch(bucket.epoch),
+        phase,
+        primary: if bucket.primary == 0 { None } else { Some(region(bucket.primary)?) },
+        regions: bucket.regions.into_iter().map(region).collect::<Result<_, _>>()?,
+        labels: bucket.labels.into_iter().collect(),
+        created,
+        standing: bucket.standing.map_or(Ok(Standing::Sync { since: created }), standing_from_proto)?,
+        auto,
+    })
+}
