@@ -8,12 +8,14 @@
 //! - [`fuzz`]: bytes that no encoder wrote, for every decoder.
 //! - [`model`]: leases, acknowledgement and a change of primary, in every order.
 //! - [`mutants`]: planted bugs, which somebody must notice.
-//! - [`real`]: real processes; [`wan`]: an emulated WAN between them.
+//! - [`real`]: real processes; [`wan`]: an emulated WAN between them; [`moves`]: primaries that move over it, measured.
 
 pub mod check;
 pub mod fuzz;
 pub mod history;
 pub mod model;
+#[cfg(target_os = "linux")]
+pub mod moves;
 pub mod mutants;
 pub mod real;
 pub mod scenario;

@@ -30,6 +30,9 @@ enum What {
     Swarm(cli::SwarmArguments),
     /// One simulated planet
     Run(cli::RunArguments),
+    /// Primaries that move under load over the emulated WAN, measured (Linux, root)
+    #[cfg(target_os = "linux")]
+    Moves(chaos::moves::Arguments),
     /// Real nodes in three network namespaces over an emulated WAN (Linux, root)
     #[cfg(target_os = "linux")]
     Wan(chaos::wan::Arguments),
@@ -53,6 +56,8 @@ fn main() -> anyhow::Result<ExitCode> {
         What::Fuzz(options) => run_fuzz(&options),
         What::Swarm(arguments) => kept(cli::swarm(&arguments, &mut io::stdout())?),
         What::Run(arguments) => kept(cli::run(&arguments, &mut io::stdout())?),
+        #[cfg(target_os = "linux")]
+        What::Moves(arguments) => kept(arguments.run(&mut io::stdout())?),
         #[cfg(target_os = "linux")]
         What::Wan(arguments) => kept(arguments.run(&mut io::stdout())?),
         What::Corpus => {

@@ -25,3 +25,4 @@ pub mod tools;
 pub mod weather;
 
 pub use arguments::Arguments;
+pub(crate) use arguments::binary;

@@ -120,13 +120,21 @@ pub struct Limits {
     pub disk_reserve_bytes: u64,
     /// How much log is kept for regions that are behind, before they need a resync.
     pub log_retention_bytes: u64,
+    /// How many connections of clients and other nodes may be open at a time; fewer where the process may not have so
+    /// many file descriptors.
+    pub connections_max: usize,
     /// How long shutdown waits for requests in progress, in milliseconds.
     pub shutdown_grace_ms: u64,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Limits { disk_reserve_bytes: 256 << 20, log_retention_bytes: 8 << 30, shutdown_grace_ms: 5_000 }
+        Limits {
+            disk_reserve_bytes: 256 << 20,
+            log_retention_bytes: 8 << 30,
+            connections_max: 4_096,
+            shutdown_grace_ms: 5_000,
+        }
     }
 }
 
@@ -206,6 +214,7 @@ impl Config {
             "telemetry.otlp_endpoint",
             "limits.disk_reserve_bytes",
             "limits.log_retention_bytes",
+            "limits.connections_max",
             "limits.shutdown_grace_ms",
         ]
     }

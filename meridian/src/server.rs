@@ -29,10 +29,12 @@ use tracing::{info, warn};
 use crate::config::{Config, Member};
 use crate::observability;
 use crate::server::authority::MetadataAuthority;
+use crate::server::connections::Connections;
 use crate::server::dialer::Dialer;
 use crate::server::front::{Data, Front};
 
 mod authority;
+mod connections;
 mod dialer;
 mod front;
 mod replication;
@@ -56,7 +58,7 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()> + Send) -> a
 
     let dialer = Arc::new(Dialer::new(&config, tls.clone()));
     let mut node = Node::open(&config, &tls, Arc::clone(&dialer)).await?;
-    node.listen(&tls, listeners, &telemetry)?;
+    node.listen(&config, &tls, listeners, &telemetry)?;
 
     tokio::pin!(shutdown);
     let ended = tokio::select! {
@@ -152,6 +154,7 @@ impl Node {
     /// Opens the rpc and admin ports to others.
     fn listen(
         &mut self,
+        config: &Config,
         tls: &TlsMaterial,
         listeners: Listeners,
         telemetry: &observability::Guard,
@@ -163,9 +166,10 @@ impl Node {
             .add_service(self.gateway.key_value())
             .add_service(self.gateway.cluster());
         let stop = self.stop.clone();
+        let incoming = TcpIncoming::from(listeners.rpc).with_nodelay(Some(true));
+        let connections = Connections::new(incoming, config.limits.connections_max);
         self.tasks.spawn(async move {
-            let incoming = TcpIncoming::from(listeners.rpc).with_nodelay(Some(true));
-            rpc.serve_with_incoming_shutdown(incoming, stop.cancelled_owned()).await.context("the rpc server failed")
+            rpc.serve_with_incoming_shutdown(connections, stop.cancelled_owned()).await.context("the rpc server failed")
         });
         let front = Arc::clone(&self.front);
         let admin = telemetry.admin_router(move || front.not_ready());

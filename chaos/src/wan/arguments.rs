@@ -44,7 +44,7 @@ impl Arguments {
         let [first, second, third] = self.rtt[..] else { bail!("--rtt needs three round trips") };
         ensure!(self.rtt.iter().all(|ms| (0.0..=10_000.0).contains(ms)), "--rtt takes 0 to 10000 milliseconds each");
         let options = Options {
-            binary: binary(self.binary)?,
+            binary: binary(self.binary.as_deref())?,
             seed: self.seed.unwrap_or_else(rand::random),
             round_trips: [first, second, third].map(|ms| Duration::from_secs_f64(ms / 1000.0)),
             policies: policies(&self.policies)?,
@@ -67,10 +67,11 @@ fn policies(words: &[String]) -> anyhow::Result<Vec<usize>> {
     words.iter().map(place).collect()
 }
 
-fn binary(given: Option<PathBuf>) -> anyhow::Result<PathBuf> {
+/// The binary under test: the one given, or the one beside this program.
+pub(crate) fn binary(given: Option<&Path>) -> anyhow::Result<PathBuf> {
     let beside = || Ok::<_, anyhow::Error>(std::env::current_exe()?.with_file_name("meridian"));
-    let binary = given.map_or_else(beside, Ok)?;
-    ensure!(Path::new(&binary).is_file(), "there is no {}: build it, or name one with --binary", binary.display());
+    let binary = given.map_or_else(beside, |given| Ok(given.to_owned()))?;
+    ensure!(binary.is_file(), "there is no {}: build it, or name one with --binary", binary.display());
     Ok(binary.canonicalize()?)
 }
 

@@ -17,7 +17,7 @@ use tun_rs::{DeviceBuilder, SyncDevice};
 use super::shell::run;
 
 /// Every namespace of every run begins so; then come the process id of the run, a number, and the region.
-pub(super) const PREFIX: &str = "meridian-wan-";
+pub(crate) const PREFIX: &str = "meridian-wan-";
 
 /// Namespaces of this process so far: a process may emulate several planets.
 static CREATED: AtomicU64 = AtomicU64::new(0);

@@ -1,0 +1,74 @@
+//! The command line of `chaos moves`.
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{bail, ensure};
+
+use super::stage::{Options, Stage};
+use super::switchovers;
+use crate::wan::namespaces;
+
+/// What `chaos moves` is told.
+#[derive(Clone, Debug, clap::Args)]
+pub struct Arguments {
+    /// How often the primary moves.
+    #[arg(long, default_value_t = 200)]
+    rounds: usize,
+    /// Callers, each with one request under way.
+    #[arg(long, default_value_t = 64)]
+    clients: usize,
+    /// Pause of a caller between two requests, in milliseconds.
+    #[arg(long, default_value_t = 20)]
+    think_ms: u64,
+    /// The policy of the bucket: async, sync.
+    #[arg(long, default_value = "sync")]
+    policy: meridian_types::Policy,
+    /// Round trips in milliseconds: us-east to eu-west, us-east to ap-south, eu-west to ap-south.
+    #[arg(long, value_delimiter = ',', default_value = "30,80,120")]
+    rtt: Vec<f64>,
+    /// The `meridian` to test; the one beside this program unless given.
+    #[arg(long)]
+    binary: Option<PathBuf>,
+}
+
+impl Arguments {
+    /// Runs; whether every promise was kept.
+    ///
+    /// # Errors
+    /// When the run broke down, which says nothing about the product.
+    pub fn run(self, out: &mut impl Write) -> anyhow::Result<bool> {
+        if let Some(reason) = namespaces::missing() {
+            writeln!(out, "skipped: {reason}")?;
+            return Ok(true);
+        }
+        let [first, second, third] = self.rtt[..] else { bail!("--rtt needs three round trips") };
+        ensure!(self.rtt.iter().all(|ms| (0.0..=10_000.0).contains(ms)), "--rtt takes 0 to 10000 milliseconds each");
+        ensure!(self.policy.has_primary(), "--policy needs a primary that can move: async or sync");
+        let options = Options {
+            binary: crate::wan::binary(self.binary.as_deref())?,
+            round_trips: [first, second, third].map(|ms| Duration::from_secs_f64(ms / 1000.0)),
+            policy: self.policy,
+            callers: self.clients,
+            think: Duration::from_millis(self.think_ms),
+        };
+        let prefix = format!("{}{}-", namespaces::PREFIX, std::process::id());
+        let dir = tempfile::Builder::new().prefix(&prefix).tempdir()?;
+        let kept = self.play(&options, dir.path(), out)?;
+        if !kept {
+            writeln!(out, "the evidence is kept in {}", dir.keep().display())?;
+        }
+        Ok(kept)
+    }
+
+    fn play(&self, options: &Options, dir: &Path, out: &mut impl Write) -> anyhow::Result<bool> {
+        let tools = Stage::tools(options, dir)?;
+        namespaces::enter(tools.ground().observer().name())?;
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        runtime.block_on(async {
+            let mut stage = Stage::set_up(options, tools, dir).await?;
+            switchovers::play(&mut stage, self.rounds, out).await
+        })
+    }
+}
