@@ -70,6 +70,14 @@ impl NodeClock {
         state.wall_offset_us = i64::try_from(now_us).unwrap_or(i64::MAX) - mono;
     }
 
+    /// How far its wall clock is ahead of true time, in milliseconds; 0 when it is behind.
+    pub(crate) fn wall_ahead_ms(&self) -> u64 {
+        let now_us = self.spawner.now_us();
+        let state = self.state();
+        let ahead_us = state.mono(now_us) + state.wall_offset_us - i64::try_from(now_us).unwrap_or(i64::MAX);
+        u64::try_from(ahead_us / 1000).unwrap_or_default()
+    }
+
     /// Its monotonic clock as an instant, for the cores that count with instants.
     pub(crate) fn instant(&self) -> Instant {
         let mono_us = self.state().monotonic_us(self.spawner.now_us());
@@ -83,6 +91,15 @@ impl NodeClock {
         let ahead = u64::try_from(mono_us).unwrap_or(u64::MAX).saturating_sub(state.since.1);
         let truth = u128::from(ahead) * 1_000_000 / u128::from(state.rate_ppm);
         state.since.0 + u64::try_from(truth).unwrap_or(u64::MAX)
+    }
+
+    /// As the product's clock reads: after a step and `then`, which is given what the machine's wall clock says.
+    fn read(&self, then: impl FnOnce(Steering, i64) -> Steering) -> u64 {
+        let now_us = self.spawner.now_us();
+        let mut state = self.state();
+        let (mono, system) = (state.mono(now_us), state.system_us(now_us));
+        state.steering = then(state.steering.step(mono, system), system);
+        state.steering.wall_ms()
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -107,14 +124,15 @@ impl State {
 
 impl Clock for NodeClock {
     fn wall_ms(&self) -> u64 {
-        let now_us = self.spawner.now_us();
-        let mut state = self.state();
-        let (mono, system) = (state.mono(now_us), state.system_us(now_us));
-        state.steering = state.steering.step(mono, system);
-        state.steering.wall_ms()
+        self.read(|steering, _| steering)
     }
 
     fn monotonic_ms(&self) -> u64 {
         self.state().monotonic_us(self.spawner.now_us()) / 1000
+    }
+
+    fn wall_beside_ms(&self, peer_ms: u64) -> u64 {
+        let peer_us = i64::try_from(peer_ms.saturating_mul(1000)).unwrap_or(i64::MAX);
+        self.read(|steering, wall_us| steering.vouch(wall_us, peer_us))
     }
 }

@@ -76,8 +76,8 @@ impl LogSink for Sink {
         self.0.monotonic_ms()
     }
 
-    fn hlc_now(&self) -> Hlc {
-        self.0.hlc_now()
+    fn hlc_beside(&self, peer: Hlc) -> Hlc {
+        self.0.hlc_beside(peer)
     }
 }
 

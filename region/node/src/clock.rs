@@ -1,4 +1,8 @@
 //! Time, as a seam: the wall clock that timestamps follow, and the monotonic clock that staleness is measured with.
+//!
+//! The wall clock here is not the machine's. A step of that one may be a mistake or the end of one, and alone a node can't
+//! tell which: steps are slewed. With a witness it can: once the machine's clock *and* a peer's timestamps are ahead of the
+//! time given out here, the step was a correction, and is followed as far as both agree ([`Steering::vouch`]).
 
 use std::sync::{Mutex, PoisonError};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
@@ -10,6 +14,10 @@ pub trait Clock: Send + Sync + 'static {
 
     /// Milliseconds since some fixed moment of this process. The clock whose readings are sent as probes and come back as echoes.
     fn monotonic_ms(&self) -> u64;
+
+    /// [`Clock::wall_ms`], when a peer's timestamp reads `peer_ms`: what to judge that peer by. Follows the peer only as far as
+    /// the machine's own clock says the same.
+    fn wall_beside_ms(&self, peer_ms: u64) -> u64;
 }
 
 /// The machine's clocks. Steps of the wall clock are not followed but slewed: a clock set an hour ahead by mistake
@@ -56,12 +64,30 @@ impl Steering {
             if difference.abs() <= FOLLOW_US { difference } else { difference.clamp(-elapsed / SLEW, elapsed / SLEW) };
         Steering { wall_us: (expected + followed).max(self.wall_us), at_us }
     }
+
+    /// A peer's timestamp says `peer_us`, and the wall clock says `wall_us`: what both are ahead of the reading was missing
+    /// from it. A node that started while its clock was an hour behind would else be slewed for ten hours after the clock
+    /// was set, and take all others for poisoned meanwhile.
+    #[must_use]
+    pub fn vouch(self, wall_us: i64, peer_us: i64) -> Steering {
+        Steering { wall_us: self.wall_us.max(wall_us.min(peer_us)), ..self }
+    }
 }
 
 impl SystemClock {
     /// Starts at what the wall clock says now.
     pub fn start() -> SystemClock {
         SystemClock { start: Instant::now(), steering: Mutex::new(Steering::start(0, system_us())) }
+    }
+
+    /// The reading after a step and `then`, which is given what the machine's wall clock says.
+    fn read(&self, then: impl FnOnce(Steering, i64) -> Steering) -> u64 {
+        let at_us = i64::try_from(self.start.elapsed().as_micros()).unwrap_or(i64::MAX);
+        let wall_us = system_us();
+        // A panic elsewhere can't have left two integers half-written.
+        let mut steering = self.steering.lock().unwrap_or_else(PoisonError::into_inner);
+        *steering = then(steering.step(at_us.max(steering.at_us), wall_us), wall_us);
+        steering.wall_ms()
     }
 }
 
@@ -73,15 +99,16 @@ impl Default for SystemClock {
 
 impl Clock for SystemClock {
     fn wall_ms(&self) -> u64 {
-        let at_us = i64::try_from(self.start.elapsed().as_micros()).unwrap_or(i64::MAX);
-        // A panic elsewhere can't have left two integers half-written.
-        let mut steering = self.steering.lock().unwrap_or_else(PoisonError::into_inner);
-        *steering = steering.step(at_us.max(steering.at_us), system_us());
-        steering.wall_ms()
+        self.read(|steering, _| steering)
     }
 
     fn monotonic_ms(&self) -> u64 {
         u64::try_from(self.start.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+
+    fn wall_beside_ms(&self, peer_ms: u64) -> u64 {
+        let peer_us = i64::try_from(peer_ms.saturating_mul(1000)).unwrap_or(i64::MAX);
+        self.read(|steering, wall_us| steering.vouch(wall_us, peer_us))
     }
 }
 
@@ -124,6 +151,17 @@ mod tests {
             last = clock.wall_us;
         }
         assert_eq!(clock.wall_us, 2 * HOUR + 9 * SECOND);
+    }
+
+    #[test]
+    fn a_correction_that_a_peer_confirms_is_followed_at_once_and_no_further_than_both_say() {
+        let behind = Steering { wall_us: HOUR, at_us: 0 };
+        let set = behind.step(SECOND, 2 * HOUR + SECOND);
+        assert!(set.wall_us < HOUR + 2 * SECOND, "alone, it is slewed");
+        assert_eq!(set.vouch(2 * HOUR + SECOND, 2 * HOUR).wall_us, 2 * HOUR, "the peer was there");
+        assert_eq!(set.vouch(2 * HOUR + SECOND, 9 * HOUR).wall_us, 2 * HOUR + SECOND, "a peer alone proves nothing");
+        assert_eq!(set.vouch(HOUR + SECOND, 2 * HOUR), set.vouch(0, 2 * HOUR), "nor does one that is ahead of a clock");
+        assert_eq!(set.vouch(2 * HOUR, 0), set, "nor one that is behind");
     }
 
     #[test]

@@ -276,9 +276,10 @@ impl Handle {
         self.node.clock.monotonic_ms().max(1)
     }
 
-    /// This node's wall clock as a timestamp, not moved by other regions' timestamps.
-    pub fn hlc_now(&self) -> Hlc {
-        Hlc::from_millis(self.node.clock.wall_ms())
+    /// This node's wall clock as a timestamp, to judge a peer's by. The peer's moves it only as far as the machine's own
+    /// clock agrees.
+    pub fn hlc_beside(&self, peer: Hlc) -> Hlc {
+        Hlc::from_millis(self.node.clock.wall_beside_ms(peer.millis()))
     }
 
     /// Writes that this region's own log brought to a bucket since this node started, with their bytes; rising.

@@ -59,9 +59,10 @@ pub trait LogSink: Send + Sync + 'static {
     /// This node's monotonic clock in milliseconds, never 0: what probes carry and `complete` gets back.
     fn monotonic_ms(&self) -> u64;
 
-    /// This node's wall clock as a timestamp. It must not have been moved by timestamps from other regions,
-    /// else a clock that runs ahead would drag along the one it is measured against.
-    fn hlc_now(&self) -> Hlc;
+    /// This node's wall clock as a timestamp, to judge the one of a frame (`peer`) by. Timestamps of other regions must not
+    /// move it any further than this machine's own clock agrees, else a clock that runs ahead would drag along the one it
+    /// is measured against.
+    fn hlc_beside(&self, peer: Hlc) -> Hlc;
 }
 
 /// Where the other nodes are.

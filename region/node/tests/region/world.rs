@@ -170,6 +170,10 @@ impl Clock for Hands {
     fn monotonic_ms(&self) -> u64 {
         self.monotonic_ms.load(Ordering::SeqCst)
     }
+
+    fn wall_beside_ms(&self, _: u64) -> u64 {
+        self.wall_ms()
+    }
 }
 
 /// A disk with as much space as told.

@@ -291,7 +291,7 @@ impl LogSink for MemorySink {
         u64::try_from(self.started.elapsed().as_millis()).unwrap() + 1
     }
 
-    fn hlc_now(&self) -> Hlc {
+    fn hlc_beside(&self, _: Hlc) -> Hlc {
         Hlc::from_millis(wall_ms() - *self.clock_behind_ms.lock().unwrap())
     }
 }
