@@ -1,6 +1,7 @@
 //! A write's way: ordered here by its shard's log, or forwarded to where it is ordered, and never acknowledged with
 //! less than was promised (DUR-2, FEN-1).
 
+use meridian_failpoint::failpoint;
 use meridian_region_core::{WriteResult, active_active_body};
 use meridian_types::entry::{Body, Kind, WriteBody};
 use meridian_types::{
@@ -70,6 +71,7 @@ impl Node {
         let (proposal, stamped) = shard.proposer.propose_stamped(entry)?;
         let applied = timeout_at(deadline, proposal).await.map_err(|_| unconfirmed(shard))?;
         let applied = applied.map_err(|why| proposer::refusal(&why))?;
+        failpoint("write.applied");
         let result = WriteResult::decode(&applied.result).map_err(undecodable)?;
         // A kept answer may be of another region's log, from when that was the primary.
         let origin = if result.hlc == stamped { Some(self.region()) } else { origin(&result) };
@@ -169,6 +171,7 @@ impl Node {
         } else if required.regions > 1 {
             let lane = bucket.policy.lane();
             let enough = shard.copied(lane, at, &others, required.regions - 1, deadline).await;
+            failpoint("write.copied");
             let holders = shard.holders(lane, at, &others);
             if !enough && holders.len() + 1 < required.regions {
                 return Err(self.too_few(standing, &others, &holders, &required, &result));
@@ -186,6 +189,7 @@ impl Node {
             .quorum(&standing.topology, self.region(), shard.id)
             .saturating_mul(u16::try_from(regions).unwrap_or(u16::MAX));
         let durability = Durability { regions: u16::try_from(regions).unwrap_or(u16::MAX), nodes };
+        failpoint("write.acknowledge.before");
         respond(standing, shard, self.region(), origin, result, durability)
     }
 
@@ -265,7 +269,8 @@ impl Node {
             self.region(),
             shard.id,
         ));
-        let origin = origin(&result).or(Some(primary));
+        let origin = origin(&result);
+        failpoint("write.answer-early.before");
         respond(standing, shard, self.region(), origin, result, Durability { regions: 2, nodes })
     }
 }
@@ -291,8 +296,13 @@ fn respond(
 ) -> Result<Response, Refusal> {
     let outcome = result.outcome?;
     let mut session = SessionToken::default();
-    if let Some(origin) = origin {
-        session.observe(standing.bucket.id, shard.id, origin, result.lsn.max(Lsn(1)));
+    match origin {
+        Some(origin) => session.observe(standing.bucket.id, shard.id, origin, result.lsn.max(Lsn(1))),
+        // Of a kept failure nobody knows whose log its position is in; whatever it rests on is here, though (CON-2).
+        None => {
+            let here = shard.board.public().digests.get(&standing.bucket.id).cloned().unwrap_or_default();
+            here.positions.0.iter().for_each(|(of, lsn)| session.observe(standing.bucket.id, shard.id, *of, *lsn));
+        }
     }
     Ok(Response {
         region: answering,
