@@ -34,5 +34,9 @@ pub use shipper::Shipper;
 /// target's log, and two idle regions would wake each other for ever if each skip were answered by one.
 pub const SKIP_LSNS: u64 = 1024;
 
+/// … or whenever it has let so many bytes of others pass: what it has not moved beyond, the source must keep. A skip has
+/// few bytes itself, so that skips alone call for none.
+pub const SKIP_BYTES: usize = 4 << 20;
+
 #[cfg(test)]
 mod simulation;

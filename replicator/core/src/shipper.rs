@@ -27,7 +27,7 @@ use meridian_types::frame::{DigestNote, FrameHeader};
 use meridian_types::{BucketId, BucketLag, Lane, LaneState, LaneStatus, Lsn, RegionId, ShardId, Topology};
 
 use crate::message::{Stop, ToSource};
-use crate::{Head, SKIP_LSNS, Tail, TailError};
+use crate::{Head, SKIP_BYTES, SKIP_LSNS, Tail, TailError};
 use ledger::Ledger;
 use stream::Streaming;
 

@@ -11,7 +11,7 @@ use meridian_types::frame::{DigestNote, FRAME_RAW_BYTES, FrameHeader};
 use meridian_types::{BucketId, Hlc, Lane, Lsn};
 
 use super::ledger::Ledger;
-use super::{GATHER, LaneKey, Plan, READ_AGAIN, Read, SKIP_LSNS};
+use super::{GATHER, LaneKey, Plan, READ_AGAIN, Read, SKIP_BYTES, SKIP_LSNS};
 use crate::routes::{Verdict, verdict};
 use crate::{Tail, TailEntry};
 
@@ -72,6 +72,8 @@ pub(super) struct Streaming {
     echoed: u64,
     pending: VecDeque<Pending>,
     pending_bytes: usize,
+    /// Bytes of entries beyond `sent` that are none of this lane's.
+    passed_bytes: usize,
     in_flight: VecDeque<InFlight>,
     /// A plan is out whose frame is not made yet: `Some(carries entries or skips)`.
     encoding: Option<bool>,
@@ -94,6 +96,7 @@ impl Streaming {
             echoed: 0,
             pending: VecDeque::new(),
             pending_bytes: 0,
+            passed_bytes: 0,
             in_flight: VecDeque::new(),
             encoding: None,
             reading: Reading::Not { since: now, until: None },
@@ -152,7 +155,7 @@ impl Streaming {
             }
             let header = Header::decode(&entry).map_err(|error| format!("entry {lsn} can't be read: {error}"))?;
             match verdict(topology, key.source, key.target, key.lane, &header) {
-                Verdict::Skip => {}
+                Verdict::Skip => self.passed_bytes += entry.len(),
                 Verdict::Ship => {
                     ledger.pend(lsn, header.bucket, entry.len(), header.hlc);
                     self.pending_bytes += entry.len();
@@ -198,13 +201,14 @@ impl Streaming {
         self.in_flight_bytes += raw_bytes;
         ledger.ship(last);
         self.sent = last;
+        self.passed_bytes = 0;
         self.encoding = Some(true);
         Some(Plan { round: self.round, header, notes, entries, raw_bytes })
     }
 
     /// A heartbeat when there is a probe to answer, a skip when the log has gone far without this lane.
     fn plan_empty(&mut self, key: &LaneKey) -> Option<Plan> {
-        let skip = self.examined.0 - self.sent.0 >= SKIP_LSNS;
+        let skip = self.examined.0 - self.sent.0 >= SKIP_LSNS || self.passed_bytes >= SKIP_BYTES;
         let echo = self.take_echo();
         if !skip && echo == 0 {
             return None;
@@ -215,6 +219,7 @@ impl Streaming {
             self.in_flight.push_back(InFlight { last, bytes: 0 });
         }
         self.sent = last;
+        self.passed_bytes = 0;
         self.encoding = Some(skip);
         Some(Plan { round: self.round, header, notes: Vec::new(), entries: Vec::new(), raw_bytes: 0 })
     }

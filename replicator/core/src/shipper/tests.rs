@@ -201,6 +201,20 @@ fn a_lane_with_nothing_to_carry_moves_every_1024_positions() {
 }
 
 #[test]
+fn a_lane_with_nothing_to_carry_moves_when_many_bytes_of_others_have_passed() {
+    let (mut play, _) = Play::streaming(Lane::Sync, 0, 0);
+    let large = SKIP_BYTES / 4;
+    play.tail(vec![], 0, true);
+    play.head(3);
+    assert!(play.tail((1..=3).map(|lsn| entry(lsn, ASYNC, large)).collect(), 3, true).ship.is_none());
+    play.ms += 10;
+    play.head(4);
+    let plan = play.tail(vec![entry(4, ASYNC, large)], 4, true).ship.unwrap();
+    assert_eq!((plan.header.previous, plan.header.last), (Lsn(0), Lsn(4)));
+    assert!(plan.entries.is_empty());
+}
+
+#[test]
 fn a_new_round_begins_where_the_target_stands() {
     let (mut play, _) = Play::streaming(Lane::Sync, 10, 20);
     let plan = play.tail(vec![entry(11, SYNC, 10), entry(20, SYNC, 10)], 20, true).ship.unwrap();
