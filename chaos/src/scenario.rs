@@ -1,5 +1,8 @@
 //! Scenarios: what clients do on which planet, and what breaks when. Small TOML files, or drawn from a seed.
 //!
+//! Files in `chaos/scenarios` are the faults that others met, each told once; those in `chaos/pinned` are worlds in which
+//! this product or this planet failed, each with its seed and a sentence. `chaos/tests/seeds.rs` plays them all.
+//!
 //! ```toml
 //! name = "a primary that is cut off for longer than its lease"
 //! seconds = 40           # clients work for so long; the last third of it on a planet that is whole
@@ -33,6 +36,9 @@ use crate::world::{Fault, Location, Setup};
 pub struct Scenario {
     /// A sentence.
     pub name: String,
+    /// The seed of the world it is to be played in; without one, any will do.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub seed: Option<u64>,
     /// How long clients work. Whatever is still broken after two thirds of it is healed then.
     pub seconds: u64,
     /// How many regions, with a node each.
@@ -183,6 +189,22 @@ impl Scenario {
             .map_err(|source| Error::Malformed { path: path.to_owned(), source: Box::new(source) })?;
         scenario.validate()?;
         Ok(scenario)
+    }
+
+    /// Every scenario of a directory, by file name.
+    ///
+    /// # Errors
+    /// As [`Scenario::read`].
+    pub fn all(dir: &Path) -> Result<Vec<(String, Scenario)>, Error> {
+        let unreadable = |source| Error::Unreadable { path: dir.to_owned(), source };
+        let mut scenarios = Vec::new();
+        for entry in std::fs::read_dir(dir).map_err(unreadable)? {
+            let path = entry.map_err(unreadable)?.path();
+            let name = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+            scenarios.push((name, Scenario::read(&path)?));
+        }
+        scenarios.sort_by(|a, b| a.0.cmp(&b.0));
+        Ok(scenarios)
     }
 
     /// Draws one from a seed: which kinds of faults there are, how strong, on which planet, under which load.

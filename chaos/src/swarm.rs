@@ -158,7 +158,10 @@ async fn run(seed: u64, scenario: &Scenario, planet: &Planet) -> Outcome {
     };
     let (healed_us, ()) = join(broken, plan.drive(planet, &history)).await;
     let finals = plan.last_look(planet, &history, PATIENCE).await;
-    if let Some((node, why)) = planet.ended_nodes().first() {
+    // A node that finds damage refuses to go on, and says so (DUR-3).
+    let says_so = |why: &str| ["damaged", "wrong checksum"].iter().any(|word| why.contains(word));
+    let refuses = |why: &str| planet.violated().contains(&check::Assumption::Disks) && says_so(why);
+    if let Some((node, why)) = planet.ended_nodes().iter().find(|(_, why)| !refuses(why)) {
         return outcome(0, Some(Failure::Ended(format!("node {node} ended by itself: {why}"))));
     }
     let operations = history.operations();
@@ -169,6 +172,7 @@ async fn run(seed: u64, scenario: &Scenario, planet: &Planet) -> Outcome {
         shards: scenario.shards,
         disks_lost: Vec::new(),
         limits: Limits::default(),
+        violated: planet.violated(),
     };
     let evidence = Evidence::new(setup, operations, Some(planet.trace().records()), finals, Some(healed_us));
     let verdict = check::all(&evidence);

@@ -9,11 +9,11 @@
 mod fact;
 mod observe;
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::hash::{Hash, Hasher};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use meridian_types::{BucketId, RequestId, ShardId};
+use meridian_types::{BucketId, Epoch, Lsn, RegionId, ShardId};
 use xxhash_rust::xxh3::Xxh3;
 
 pub use fact::{Entry, Fact, Replica, Standing, Verdict};
@@ -37,11 +37,15 @@ pub struct Trace {
 struct Book {
     records: Vec<Record>,
     hash: Xxh3,
-    /// Entries that wait for a seal: when it comes, the shard tells of them by their requests alone.
-    parked: HashMap<(Replica, ShardId), HashMap<(BucketId, RequestId), Entry>>,
+    /// Entries that wait for a seal, in the order in which it will set them free: the shard tells of them by their
+    /// requests alone, and retries of one request may wait side by side.
+    parked: HashMap<(Replica, ShardId), BTreeMap<Waiting, Entry>>,
     /// Facts are hashed but not kept.
     blind: bool,
 }
+
+/// Bucket, epoch, whether it is the seal, origin and position of an entry that waits: the order of the shard's own keys.
+type Waiting = (BucketId, Epoch, bool, RegionId, Lsn);
 
 impl Trace {
     /// A trace that only keeps its hash: for runs whose equality is all that is asked.

@@ -3,8 +3,7 @@
 
 use std::collections::HashMap;
 
-use meridian_types::entry::Kind;
-use meridian_types::{BucketId, Lsn, RegionId, Request, ShardId};
+use meridian_types::{BucketId, Lsn, RegionId, Request, RequestId, ShardId};
 
 use super::{Evidence, Stats, Violation, broken, show};
 use crate::trace::{Fact, Record, Verdict};
@@ -15,7 +14,7 @@ pub(super) fn check(evidence: &Evidence) -> Result<Stats, Violation> {
     let copies = evidence.records.as_deref().map(Copies::of);
     for known in evidence.all_writes() {
         let (Some(answer), Some(bucket)) = (known.answer, evidence.bucket_of(known.operation)) else { continue };
-        let Request::Write { ack, .. } = &known.operation.request else { continue };
+        let Request::Write { ack, id, .. } = &known.operation.request else { continue };
         let holders = bucket.regions.len();
         let required = ack.required_regions(bucket.policy.required_regions(holders), holders);
         let claimed = answer.durability.map_or(0, |it| usize::from(it.regions));
@@ -29,7 +28,8 @@ pub(super) fn check(evidence: &Evidence) -> Result<Stats, Violation> {
         let shard = evidence.shard_of(bucket, key);
         for (origin, lsn) in answer.session.seen(bucket.id, shard).iter().flat_map(|seen| &seen.0) {
             let place = (bucket.id, *origin, shard, *lsn);
-            copies.hold(place, claimed, known.operation.ended_us).map_err(|it| it.showing(known.operation))?;
+            let held = copies.hold(place, *id, claimed, known.operation.ended_us);
+            held.map_err(|it| it.showing(known.operation))?;
         }
     }
     stats.checked += acknowledged(evidence, copies.as_ref())?;
@@ -40,10 +40,10 @@ pub(super) fn check(evidence: &Evidence) -> Result<Stats, Violation> {
 fn acknowledged(evidence: &Evidence, copies: Option<&Copies>) -> Result<u64, Violation> {
     let mut checked = 0;
     for record in evidence.records.iter().flatten() {
-        let Fact::Acknowledged { origin, bucket, shard, lsn, regions, .. } = &record.fact else { continue };
+        let Fact::Acknowledged { origin, bucket, shard, lsn, regions, request, .. } = &record.fact else { continue };
         checked += 1;
         if let Some(copies) = copies {
-            copies.hold((*bucket, *origin, *shard, *lsn), usize::from(*regions), record.at_us)?;
+            copies.hold((*bucket, *origin, *shard, *lsn), *request, usize::from(*regions), record.at_us)?;
         }
     }
     Ok(checked)
@@ -52,20 +52,21 @@ fn acknowledged(evidence: &Evidence, copies: Option<&Copies>) -> Result<u64, Vio
 /// A write: its bucket, and its place in its origin's log.
 type Place = (BucketId, RegionId, ShardId, Lsn);
 
-/// When each region first applied a write.
+/// Whose an entry was, and when each region first applied it.
 struct Copies {
-    first: HashMap<Place, Vec<(RegionId, u64)>>,
+    first: HashMap<Place, (RequestId, Vec<(RegionId, u64)>)>,
 }
 
 impl Copies {
     fn of(records: &[Record]) -> Copies {
-        let mut first: HashMap<Place, Vec<(RegionId, u64)>> = HashMap::new();
+        let mut first: HashMap<Place, (RequestId, Vec<(RegionId, u64)>)> = HashMap::new();
         for record in records {
             let Fact::Applied { replica, shard, entry } = &record.fact else { continue };
-            if entry.kind != Kind::Write || entry.verdict == Verdict::Void {
+            if entry.verdict == Verdict::Void {
                 continue;
             }
-            let copies = first.entry((entry.bucket, entry.origin, *shard, entry.source_lsn)).or_default();
+            let place = (entry.bucket, entry.origin, *shard, entry.source_lsn);
+            let (_, copies) = first.entry(place).or_insert_with(|| (entry.request, Vec::new()));
             if copies.iter().all(|(region, _)| *region != replica.region) {
                 copies.push((replica.region, record.at_us));
             }
@@ -73,8 +74,13 @@ impl Copies {
         Copies { first }
     }
 
-    fn hold(&self, place: Place, claimed: usize, by_us: u64) -> Result<(), Violation> {
-        let copies = self.first.get(&place).map_or(&[][..], Vec::as_slice);
+    /// A session may also have seen what others wrote: that is held to nothing here.
+    fn hold(&self, place: Place, by: RequestId, claimed: usize, by_us: u64) -> Result<(), Violation> {
+        let known = self.first.get(&place);
+        if known.is_some_and(|(request, _)| *request != by) {
+            return Ok(());
+        }
+        let copies = known.map_or(&[][..], |(_, copies)| copies.as_slice());
         let had = copies.iter().filter(|(_, at_us)| *at_us <= by_us).count();
         if had >= claimed {
             return Ok(());

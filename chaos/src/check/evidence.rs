@@ -1,6 +1,6 @@
 //! What checkers are given, and an index over it: which operations touched a key, and which version each write got.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use bytes::Bytes;
 use meridian_types::request::Found;
@@ -25,6 +25,20 @@ pub struct Setup {
     pub disks_lost: Vec<RegionId>,
     /// Bounds that the run is held to.
     pub limits: Limits,
+    /// What the product may rely on, and could not in this run.
+    pub violated: BTreeSet<Assumption>,
+}
+
+/// What the product relies on. A promise that rests on one of these may break while it is violated; all others must hold.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Assumption {
+    /// Any two monotonic clocks run equally fast, within 1 %.
+    ClockRates,
+    /// No node starts while its wall clock is ahead of the others by more than the skew that lanes accept: what it stamps
+    /// is not taken by others before they have come to that time, too.
+    ClockAhead,
+    /// A region of one node keeps what its disk has synced: there is no peer in the region to repair it from.
+    Disks,
 }
 
 /// Bounds that a run is held to.

@@ -15,6 +15,9 @@ const CALM: f64 = 0.05;
 /// The chance that a kind of fault exists in a world.
 const EXISTS: f64 = 0.35;
 
+/// The chance that something breaks in a world that the product relies on. Not more: such a world proves less.
+const BEYOND: f64 = 0.04;
+
 /// The chance that operators move primaries in a world.
 const MOVES: f64 = 0.5;
 
@@ -88,8 +91,13 @@ pub(super) fn scenario(seed: u64, seconds: u64) -> Scenario {
         faults.extend(switchovers(&dice, buckets.len(), regions, seconds));
         faults.sort_by_key(|planned| planned.at_ms);
     }
+    if !calm && dice.fork().chance(BEYOND) {
+        faults.push(beyond(&dice.fork(), regions, seconds));
+        faults.sort_by_key(|planned| planned.at_ms);
+    }
     Scenario {
         name: format!("seed {seed}"),
+        seed: Some(seed),
         seconds,
         regions,
         shards: u16::try_from(dice.between(1, 3)).unwrap_or(1),
@@ -149,6 +157,21 @@ fn faults(dice: &Dice, nodes: usize, seconds: u64) -> Vec<Planned> {
         .collect();
     faults.sort_by_key(|planned| planned.at_ms);
     faults
+}
+
+/// Damage in a region that has nothing to repair itself from, or a clock that runs faster than clocks do.
+fn beyond(dice: &Dice, nodes: usize, seconds: u64) -> Planned {
+    let node = dice.index(nodes);
+    let what = match dice.index(3) {
+        0 => Fault::RotLog { node },
+        1 => Fault::RotState { node },
+        _ => Fault::Drift {
+            node,
+            rate_ppm: [900_000, 1_100_000, 1_500_000][dice.index(3)],
+            lasts: Duration::from_millis(dice.between(1_000, 15_000)),
+        },
+    };
+    Planned { at_ms: dice.between(500, (seconds * 1000 * 2 / 3).max(501)), what }
 }
 
 /// Operators at work, whatever breaks meanwhile.

@@ -35,9 +35,9 @@ pub struct SwarmArguments {
 /// Which world to play.
 #[derive(clap::Args, Debug)]
 pub struct RunArguments {
-    /// Its seed
-    #[arg(long)]
-    seed: u64,
+    /// Its seed; a scenario file may name its own
+    #[arg(long, required_unless_present = "scenario")]
+    seed: Option<u64>,
     /// A scenario file, instead of the scenario drawn from the seed
     #[arg(long)]
     scenario: Option<PathBuf>,
@@ -74,11 +74,12 @@ pub fn swarm(arguments: &SwarmArguments, out: &mut impl Write) -> anyhow::Result
 /// # Errors
 /// When the scenario can't be read, or `out` can't be written.
 pub fn run(arguments: &RunArguments, out: &mut impl Write) -> anyhow::Result<bool> {
-    let seed = arguments.seed;
+    let asked = arguments.seed.unwrap_or_default();
     let mut scenario = match &arguments.scenario {
         Some(path) => Scenario::read(path)?,
-        None => Scenario::drawn(seed, arguments.seconds),
+        None => Scenario::drawn(asked, arguments.seconds),
     };
+    let seed = arguments.seed.or(scenario.seed).unwrap_or_default();
     if let Some(faults) = &arguments.faults {
         scenario = only(&scenario, faults);
     }

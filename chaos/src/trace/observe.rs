@@ -66,7 +66,7 @@ impl Trace {
             match verdict {
                 Verdict::Parked => self.park(place, entry),
                 Verdict::Took if header.kind == Kind::Seal => {
-                    for entry in self.unpark(place, &header, lsn, &mut answered) {
+                    for entry in self.unpark(place, shard, &header, lsn, &mut answered) {
                         record(entry);
                     }
                 }
@@ -80,26 +80,40 @@ impl Trace {
     }
 
     fn park(&self, place: (Replica, ShardId), entry: Entry) {
-        self.book().parked.entry(place).or_default().insert((entry.bucket, entry.request), entry);
+        let waiting = (entry.bucket, entry.epoch, entry.kind == Kind::Seal, entry.origin, entry.source_lsn);
+        self.book().parked.entry(place).or_default().insert(waiting, entry);
     }
 
-    /// The entries that a seal set free, as far as they were answered.
+    /// The entries that a seal set free, in their order, as far as `shard` has come.
     fn unpark(
         &self,
         place: (Replica, ShardId),
+        shard: &Shard,
         seal: &Header,
         lsn: Lsn,
         answered: &mut VecDeque<&(RequestId, Bytes)>,
     ) -> Vec<Entry> {
         let mut book = self.book();
         let parked = book.parked.entry(place).or_default();
+        let reached = |entry: &Entry| {
+            let position = shard.digest(entry.bucket).map(|digest| digest.positions.of(entry.origin));
+            position.is_some_and(|position| position >= entry.source_lsn)
+        };
         let mut free = Vec::new();
-        while let Some((id, result)) = answered.front()
-            && let Some(entry) = parked.remove(&(seal.bucket, *id))
-        {
-            let verdict = written_verdict(result, entry.hlc);
-            free.push(Entry { lsn, verdict, ..entry });
-            answered.pop_front();
+        let waiting: Vec<_> =
+            parked.iter().filter(|(it, _)| it.0 == seal.bucket).map(|(key, it)| (*key, *it)).collect();
+        for (key, entry) in waiting.into_iter().take_while(|(_, entry)| reached(entry)) {
+            parked.remove(&key);
+            let identified = entry.kind == Kind::Write && entry.request.client != ClientId(0);
+            match answered.front() {
+                Some((id, result)) if identified && *id == entry.request => {
+                    free.push(Entry { lsn, verdict: written_verdict(result, entry.hlc), ..entry });
+                    answered.pop_front();
+                }
+                // A repair had brought it before.
+                _ if identified => {}
+                _ => free.push(Entry { lsn, verdict: Verdict::Took, ..entry }),
+            }
         }
         free
     }

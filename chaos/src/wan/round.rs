@@ -4,7 +4,7 @@
 //! A long run is many rounds on one planet that is never started anew. Each has buckets of its own, so that its
 //! history is short enough to be searched, and what is wrong is known soon after it happened.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -138,6 +138,7 @@ pub async fn play<W: Future<Output = ()>>(
         buckets: buckets.iter().map(|bucket| bucket.as_ref().clone()).collect(),
         shards: topology.shards,
         disks_lost: Vec::new(),
+        violated: BTreeSet::new(),
         limits: Limits::default(),
     };
     let evidence = Evidence::new(setup, operations, None, finals, Some(healed_us));

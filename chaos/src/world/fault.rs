@@ -1,5 +1,6 @@
 //! What can be broken, as values: each says for how long, and mends itself.
 
+use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -8,7 +9,11 @@ use tokio::time::sleep;
 use super::disk::Keep;
 use super::network::Place;
 use super::planet::Planet;
+use crate::check::Assumption;
 use crate::trace::Fact;
+
+/// Rates of which any two differ by no more than the 1 % that is assumed.
+pub(crate) const WITHIN_DRIFT_PPM: RangeInclusive<u64> = 995_000..=1_005_000;
 
 /// Something that breaks.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -202,6 +207,7 @@ impl Fault {
             Fault::StalledDisk { .. } => "stalled disk",
             Fault::FullDisk { .. } => "full disk",
             Fault::Pause { .. } => "paused process",
+            Fault::Drift { rate_ppm, .. } if !WITHIN_DRIFT_PPM.contains(rate_ppm) => "clock drift beyond the bound",
             Fault::Drift { .. } => "clock drift",
             Fault::Step { .. } => "clock step",
             Fault::CrashMetadataLeader { .. } => "crash of the metadata leader",
@@ -328,7 +334,12 @@ impl Fault {
             }
         };
         match self {
-            Fault::Drift { rate_ppm, .. } => body.clock.set_rate(rate_ppm),
+            Fault::Drift { rate_ppm, .. } => {
+                if !WITHIN_DRIFT_PPM.contains(&rate_ppm) {
+                    planet.violate(Assumption::ClockRates);
+                }
+                body.clock.set_rate(rate_ppm);
+            }
             Fault::Step { by_ms, .. } => body.clock.set_wall(by_ms),
             _ => {}
         }
@@ -362,6 +373,7 @@ fn rot(planet: &Planet, node: usize, log: bool) {
     let Some(body) = planet.body(node) else { return };
     let rotten = if log { body.disk.rot().is_some() } else { body.disk.engine.rot(planet.dice()) };
     if rotten {
+        planet.violate(Assumption::Disks);
         let what = if log { "a record of the log" } else { "a key of the state" };
         planet.fact(Fact::Rotted { replica: body.replica, what });
     }

@@ -116,12 +116,14 @@ impl SimulatedConsensus {
         }
     }
 
-    fn fail(&self, why: String) {
+    /// Has this node end, and never returns: nothing else may be taken for the reason.
+    async fn fail(&self, why: String) {
         self.fatal.send_if_modified(|fatal| {
             let first = fatal.is_none();
             fatal.get_or_insert(why);
             first
         });
+        std::future::pending().await
     }
 
     /// Writes and syncs, for ever: while one sync is under way, the next batch gathers.
@@ -159,7 +161,7 @@ impl SimulatedConsensus {
                 sleep(self.dice.duration(Duration::from_millis(1), Duration::from_millis(5))).await;
             }
             if let Err(why) = group.apply_batch(from, to) {
-                return self.fail(why);
+                return self.fail(why).await;
             }
         }
     }
@@ -178,7 +180,7 @@ impl SimulatedConsensus {
             }
             for group in groups {
                 if persist && let Err(why) = group.persist() {
-                    return self.fail(why.to_string());
+                    return self.fail(why.to_string()).await;
                 }
                 group.purge();
             }

@@ -1,6 +1,6 @@
 //! A planet: regions at their places, their nodes, and the hands that start, crash and stop them. One seed decides all.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -22,7 +22,9 @@ use super::executor::{Owner, Spawner};
 use super::network::{Location, Network, Place};
 use super::node::{Body, Life, Surroundings, unknown, weight};
 use super::record::Record;
+use super::replication::intake::SKEW_MS_MAX;
 use super::wires::{CallError, Wires};
+use crate::check::Assumption;
 use crate::target::Target;
 use crate::trace::{Fact, Replica, Trace};
 
@@ -97,6 +99,8 @@ struct State {
     hits: BTreeMap<&'static str, u64>,
     /// Nodes that ended by themselves, and why.
     ended: Vec<(usize, String)>,
+    /// What the product may rely on, and can't in this world.
+    violated: BTreeSet<Assumption>,
 }
 
 impl Planet {
@@ -308,6 +312,15 @@ impl Planet {
         self.state().ended.clone()
     }
 
+    /// What the product may rely on, and could not in this world.
+    pub fn violated(&self) -> BTreeSet<Assumption> {
+        self.state().violated.clone()
+    }
+
+    pub(crate) fn violate(&self, assumption: Assumption) {
+        self.state().violated.insert(assumption);
+    }
+
     pub(crate) fn network(&self) -> &Network {
         &self.0.network
     }
@@ -337,6 +350,9 @@ impl Planet {
     /// Starts a node that does not run.
     pub fn restart(&self, node: usize) {
         let Some(body) = self.0.bodies.get(node).filter(|_| !self.is_up(node)) else { return };
+        if body.clock.wall_ahead_ms() > SKEW_MS_MAX {
+            self.violate(Assumption::ClockAhead);
+        }
         let incarnation = {
             let mut state = self.state();
             let Some(lives) = state.lives.get_mut(node) else { return };

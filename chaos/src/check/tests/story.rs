@@ -94,6 +94,7 @@ fn bucket(id: BucketId, name: &str, policy: Policy) -> Bucket {
 
 pub(super) fn setup() -> Setup {
     Setup {
+        violated: std::collections::BTreeSet::new(),
         regions: (1..=3).map(RegionId).collect(),
         buckets: vec![
             bucket(SYNC, "sync", Policy::sync(Acks::Majority)),

@@ -23,7 +23,7 @@ use crate::world::stream::End;
 /// peer's clock may be ahead.
 const PROBE_EVERY: Duration = Duration::from_millis(100);
 const FAREWELL: Duration = Duration::from_secs(2);
-const SKEW_MS_MAX: u64 = 500;
+pub(crate) const SKEW_MS_MAX: u64 = 500;
 
 /// What an incoming lane needs.
 pub(crate) struct Intake {
@@ -99,7 +99,8 @@ impl Intake {
             ToTarget::Open { .. } => Err("the stream was opened twice".to_owned()),
             ToTarget::Frame { round, frame } => {
                 let header = FrameHeader::decode(&frame).map_err(|why| why.to_string())?;
-                Ok(Input::Frame { round, header, frame, wall: self.region.hlc_now() })
+                let wall = self.region.hlc_beside(header.closed);
+                Ok(Input::Frame { round, header, frame, wall })
             }
         }
     }

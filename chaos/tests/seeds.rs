@@ -1,0 +1,90 @@
+//! Every promise, on planets by the hundred: scenarios drawn from seeds, told in files, and those that failed once.
+//!
+//! `MERIDIAN_SEEDS` (default 500) says how many are drawn; `chaos swarm` plays more of them. A failure prints the line that
+//! reproduces it.
+
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+use std::path::{Path, PathBuf};
+use std::thread::available_parallelism;
+
+use chaos::scenario::Scenario;
+use chaos::swarm::many::Swarm;
+use chaos::swarm::play;
+
+/// Simulated seconds of clients' work in each world that is drawn.
+const SECONDS: u64 = 40;
+
+/// How many worlds are played twice.
+const TWICE: u64 = 20;
+
+/// Worlds in which each scenario file is played.
+const SEEDS_PER_FILE: u64 = 3;
+
+fn jobs() -> usize {
+    available_parallelism().map_or(1, usize::from)
+}
+
+#[test]
+fn mixed_scenarios_from_seeds_keep_every_promise() {
+    let seeds = std::env::var("MERIDIAN_SEEDS").ok().and_then(|text| text.parse().ok()).unwrap_or(500);
+    let swarm = Swarm { from: 0, seeds, jobs: jobs(), seconds: SECONDS, failures_max: 5, twice: false };
+    let mut said = Vec::new();
+    let summary = swarm.run(&mut said).unwrap();
+    eprintln!("{}", summary.line());
+    assert!(summary.failures.is_empty(), "{}", String::from_utf8_lossy(&said));
+    assert_eq!(summary.seeds, seeds);
+    // A kind of fault that never happens proves nothing.
+    assert!(seeds < 100 || summary.hits.len() > 20, "only these happened: {:?}", summary.hits);
+}
+
+#[test]
+fn one_seed_is_one_trace() {
+    let swarm = Swarm { from: 10_000, seeds: TWICE, jobs: jobs(), seconds: SECONDS, failures_max: 1, twice: true };
+    let mut said = Vec::new();
+    let summary = swarm.run(&mut said).unwrap();
+    assert!(summary.failures.is_empty(), "{}", String::from_utf8_lossy(&said));
+}
+
+fn folder(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join(name)
+}
+
+/// Plays these worlds; the sentences of those that failed.
+fn failed(worlds: &[(u64, String, Scenario)]) -> Vec<String> {
+    let each = worlds.iter().filter_map(|(seed, file, scenario)| {
+        let failure = play(*seed, scenario).failure?;
+        Some(format!(
+            "\"{}\" failed: {failure}\nreproduce: cargo run --release -p chaos -- run --scenario {file} --seed {seed}",
+            scenario.name
+        ))
+    });
+    each.collect()
+}
+
+fn worlds(dir: &str, seeds: u64) -> Vec<(u64, String, Scenario)> {
+    let scenarios = Scenario::all(&folder(dir)).unwrap();
+    let world = |(name, scenario): (String, Scenario)| {
+        let file = format!("chaos/{dir}/{name}.toml");
+        let from = scenario.seed.unwrap_or_default();
+        let seeds = if scenario.seed.is_some() { 1 } else { seeds };
+        (from..from + seeds).map(move |seed| (seed, file.clone(), scenario.clone())).collect::<Vec<_>>()
+    };
+    scenarios.into_iter().flat_map(world).collect()
+}
+
+#[test]
+fn what_others_met_is_survived() {
+    let worlds = worlds("scenarios", SEEDS_PER_FILE);
+    assert!(worlds.len() as u64 >= 12 * SEEDS_PER_FILE);
+    let failures = failed(&worlds);
+    assert!(failures.is_empty(), "{}", failures.join("\n"));
+}
+
+#[test]
+fn what_failed_once_does_not_fail_again() {
+    let worlds = worlds("pinned", 1);
+    assert!(worlds.iter().all(|(_, file, scenario)| scenario.seed.is_some() || panic!("{file} names no seed")));
+    let failures = failed(&worlds);
+    assert!(failures.is_empty(), "{}", failures.join("\n"));
+}
