@@ -10,8 +10,18 @@ use crate::options::Options;
 /// How often it looks around. It does nothing for groups at rest.
 const EVERY: Duration = Duration::from_secs(1);
 
-/// The log is purged in steps of at least so many entries, so that a mark is not written for each.
+/// The log is purged in steps of at least so many entries, so that a mark is not written for each …
 const PURGE_ENTRIES: u64 = 256;
+
+/// … or else so often: a group that grows slowly must not keep the segments in which its few entries lie, and with them
+/// everything that others wrote since.
+const PURGE_EVERY: Duration = Duration::from_secs(10);
+
+/// When a group was last looked after.
+struct Last {
+    persisted: Instant,
+    purged: Instant,
+}
 
 /// Runs until it is dropped.
 pub(crate) async fn run(groups: impl Fn() -> Vec<Arc<Inner>>, options: Options) {
@@ -21,13 +31,16 @@ pub(crate) async fn run(groups: impl Fn() -> Vec<Arc<Inner>>, options: Options) 
     loop {
         ticks.tick().await;
         for group in groups() {
-            let last = since.entry(group.id).or_insert_with(Instant::now);
-            if group.wants_persist(&options, last.elapsed()) {
-                *last = Instant::now();
+            let now = Instant::now();
+            let last = since.entry(group.id).or_insert(Last { persisted: now, purged: now });
+            if group.wants_persist(&options, last.persisted.elapsed()) {
+                last.persisted = now;
                 // A "snapshot" makes the state durable and tells Raft up to where.
                 drop(group.raft.trigger().snapshot().await);
             }
-            group.purge().await;
+            if group.purge(last.purged.elapsed() >= PURGE_EVERY).await {
+                last.purged = now;
+            }
         }
     }
 }
@@ -40,12 +53,15 @@ impl Inner {
         applied > persisted && (bytes >= options.persist_bytes || elapsed >= options.persist_every)
     }
 
-    async fn purge(&self) {
+    /// Gives up what nobody needs, unless that is little and not `due`; whether there was something.
+    async fn purge(&self, due: bool) -> bool {
         let persisted = self.progress.persisted.load(Ordering::Relaxed);
         let up_to = self.purge_allowed.load(Ordering::Relaxed).min(persisted);
         let purged = self.log.bounds().0.map_or(0, |purged| purged.index);
-        if up_to >= purged + PURGE_ENTRIES {
+        let worth_it = up_to >= purged + if due { 1 } else { PURGE_ENTRIES };
+        if worth_it {
             drop(self.raft.trigger().purge_log(up_to).await);
         }
+        worth_it
     }
 }

@@ -13,6 +13,7 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use meridian_failpoint::failpoint;
 use tokio::sync::Notify;
 use tokio::task::yield_now;
 use tokio::time::timeout;
@@ -102,6 +103,8 @@ impl Turn {
 
     fn send_answers(&self) {
         let answers = std::mem::take(&mut *self.answers.lock().unwrap_or_else(PoisonError::into_inner));
+        failpoint("turn.answers.before");
         answers.into_iter().for_each(|send| send());
+        failpoint("turn.answers.after");
     }
 }

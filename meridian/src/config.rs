@@ -123,6 +123,10 @@ pub struct Limits {
     /// How many connections of clients and other nodes may be open at a time; fewer where the process may not have so
     /// many file descriptors.
     pub connections_max: usize,
+    /// Size of the log's segments: disk is taken and given back in steps of this. At least 1 MiB.
+    pub log_segment_bytes: u64,
+    /// How long applied state may stay unsynced, in milliseconds; so much log is replayed after a crash.
+    pub persist_every_ms: u64,
     /// How long shutdown waits for requests in progress, in milliseconds.
     pub shutdown_grace_ms: u64,
 }
@@ -133,6 +137,8 @@ impl Default for Limits {
             disk_reserve_bytes: 256 << 20,
             log_retention_bytes: 8 << 30,
             connections_max: 4_096,
+            log_segment_bytes: 64 << 20,
+            persist_every_ms: 10_000,
             shutdown_grace_ms: 5_000,
         }
     }
@@ -215,6 +221,8 @@ impl Config {
             "limits.disk_reserve_bytes",
             "limits.log_retention_bytes",
             "limits.connections_max",
+            "limits.log_segment_bytes",
+            "limits.persist_every_ms",
             "limits.shutdown_grace_ms",
         ]
     }

@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, anyhow};
-use meridian_consensus::Consensus;
+use meridian_consensus::{Consensus, LogOptions};
 use meridian_gateway::Gateway;
 use meridian_proto::dial::{self, Dial};
 use meridian_proto::identity::Identity;
@@ -107,6 +107,13 @@ async fn bind(field: &str, address: SocketAddr) -> anyhow::Result<TcpListener> {
     })
 }
 
+fn consensus_options(node: NodeId, config: &Config) -> meridian_consensus::Options {
+    let defaults = meridian_consensus::Options::new(node, config.data_dir.join("log"));
+    let log = LogOptions { segment_bytes: config.limits.log_segment_bytes, ..defaults.log };
+    let persist_every = Duration::from_millis(config.limits.persist_every_ms);
+    meridian_consensus::Options { log, persist_every, ..defaults }
+}
+
 /// The parts of a running node.
 struct Node {
     consensus: Consensus,
@@ -122,9 +129,7 @@ impl Node {
     async fn open(config: &Config, tls: &TlsMaterial, dialer: Arc<Dialer>) -> anyhow::Result<Node> {
         let id = NodeId::of(&config.node);
         let dial: Arc<dyn Dial> = dialer;
-        let consensus =
-            Consensus::open(meridian_consensus::Options::new(id, config.data_dir.join("log")), Arc::clone(&dial))
-                .await?;
+        let consensus = Consensus::open(consensus_options(id, config), Arc::clone(&dial)).await?;
         let members = config.members.iter().map(|member| metadata_member(config, member)).collect::<Vec<_>>();
         let this = members
             .iter()

@@ -48,6 +48,23 @@ fn every_door_in_the_architecture_page_is_kept() {
     assert!(broken.is_empty(), "doors broken:\n  {}", broken.join("\n  "));
 }
 
+/// Failpoints are in tests alone: nothing that is built otherwise, a release above all, has any.
+#[test]
+fn only_tests_arm_failpoints() {
+    let metadata = metadata();
+    let mut armed_by = Vec::new();
+    for package in metadata.workspace_packages() {
+        let defaults = package.features.get("default").map_or(&[][..], Vec::as_slice);
+        assert!(!defaults.iter().any(|feature| feature.contains("armed")), "{} arms them by default", package.name);
+        for dependency in package.dependencies.iter().filter(|it| it.name == "meridian-failpoint") {
+            if !dependency.features.is_empty() {
+                armed_by.push((package.name.to_string(), dependency.kind));
+            }
+        }
+    }
+    assert_eq!(armed_by, [("meridian".to_owned(), DependencyKind::Development)]);
+}
+
 #[test]
 fn every_dependency_has_a_licence_that_deny_toml_allows() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the crate lives in the workspace");

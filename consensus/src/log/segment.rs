@@ -11,6 +11,7 @@ use std::io;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
+use meridian_failpoint::failpoint;
 use meridian_types::NodeId;
 
 /// Where the first record begins: the header has a page of its own, written once.
@@ -77,11 +78,16 @@ impl Segment {
     pub(crate) fn prepare(dir: &Path, spare: &Path, id: u64, bytes: u64, node: NodeId) -> io::Result<Segment> {
         let file = options().create(true).truncate(false).open(spare)?;
         fill(&file, bytes)?;
+        failpoint("segment.fill.after");
         file.write_all_at(&header(id, bytes, node), 0)?;
+        failpoint("segment.header.after");
         file.sync_all()?;
         let path = path(dir, id);
+        failpoint("segment.rename.before");
         std::fs::rename(spare, &path)?;
+        failpoint("segment.rename.after");
         sync_dir(dir)?;
+        failpoint("segment.directory.after");
         Ok(Segment { id, path, bytes, file })
     }
 

@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use meridian_failpoint::failpoint;
 use meridian_types::NodeId;
 
 use super::segment::{self, Segment};
@@ -148,8 +149,11 @@ impl Spares {
         let recycled = reuse.is_some();
         if let Some(segment) = reuse {
             // The old name must be gone for good before the content changes under it.
+            failpoint("spare.recycle.before");
             std::fs::rename(&segment.path, &spare)?;
+            failpoint("spare.recycle.renamed");
             segment::sync_dir(&self.dir)?;
+            failpoint("spare.recycle.after");
         }
         let made = (self.prepare)(&spare, id);
         match made {
@@ -171,7 +175,9 @@ impl Spares {
     }
 
     fn remove(&self, segment: &Segment) -> io::Result<()> {
+        failpoint("spare.remove.before");
         std::fs::remove_file(&segment.path)?;
+        failpoint("spare.remove.after");
         segment::sync_dir(&self.dir)?;
         self.bytes.fetch_sub(segment.bytes, Ordering::Relaxed);
         Ok(())

@@ -11,6 +11,7 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use meridian_failpoint::failpoint;
 use meridian_types::GroupId;
 
 use super::queue::{Notice, Op, Wait, What};
@@ -219,9 +220,12 @@ impl Writer {
             self.happen();
             return Ok(());
         }
+        failpoint("log.write.before");
         self.put()?;
+        failpoint("log.sync.before");
         let started = Instant::now();
         self.segment.file.sync_data()?;
+        failpoint("log.sync.after");
         self.last_sync = started.elapsed();
         self.batch += 1;
         self.begun = false;
@@ -267,7 +271,9 @@ impl Writer {
                 Effect::Appended { .. } | Effect::Voted { .. } => {}
             }
         }
+        failpoint("log.notify.before");
         self.notify(|| Ok(()));
+        failpoint("log.notify.after");
         self.shared.queue.release(std::mem::take(&mut self.queued));
         self.shared.evict();
         if purged {
@@ -295,13 +301,16 @@ impl Writer {
 
     /// Ends the segment and goes on in the next, which begins with every group's marks: so none is lost with an old segment.
     fn rotate(&mut self) -> io::Result<()> {
+        failpoint("log.rotate.before");
         self.flush()?;
         let Some(next) = self.shared.spares.take() else {
             return Err(io::Error::other("the log was closed while its disk was full"));
         };
         self.record_unchecked(GroupId::METADATA, Kind::Seal, EntryId { term: 0, index: 0 }, &[]);
         // The seal must be on disk before anything in the next segment: recovery rests on that order.
+        failpoint("log.seal.before");
         self.flush()?;
+        failpoint("log.seal.after");
         self.segment = Arc::new(next);
         self.offset = RECORDS_AT;
         self.shared.add_segment(Arc::clone(&self.segment));
@@ -323,7 +332,9 @@ impl Writer {
             }
         }
         // The marks must be on disk before an older segment that holds them may go.
+        failpoint("log.marks.before");
         self.flush()?;
+        failpoint("log.marks.after");
         self.retire();
         Ok(())
     }
@@ -337,6 +348,7 @@ impl Writer {
             }
             let (id, _) = oldest.remove_entry();
             if let Some(segment) = self.shared.remove_segment(id) {
+                failpoint("log.retire.before");
                 self.shared.spares.retire(segment);
             }
         }
@@ -353,6 +365,7 @@ impl Writer {
         if let Err(error) = self.put() {
             self.give_up(Vec::new(), &error);
         }
+        failpoint("log.mark.after");
     }
 
     /// The log is closed, and nobody is told that something was written which was not.

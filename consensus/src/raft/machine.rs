@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use futures::{Stream, StreamExt};
+use meridian_failpoint::failpoint;
 use meridian_types::Lsn;
 use openraft::storage::{ApplyResponder, EntryResponder, RaftStateMachine};
 use openraft::{AsyncRuntime, EntryPayload, OptionalSend, RaftSnapshotBuilder, Snapshot};
@@ -138,7 +139,9 @@ impl<RT: AsyncRuntime> Batch<RT> {
 
     /// Returns the answers, to be sent.
     fn apply(self, machine: &mut dyn StateMachine, progress: &Progress) -> Result<(Position, Answers), StateError> {
+        failpoint("raft.apply.before");
         let results = machine.apply(&self.entries, &self.position.encode())?;
+        failpoint("raft.apply.after");
         if results.len() != self.entries.len() {
             return Err(StateError::new(format!(
                 "the state machine gave {} results for {} entries",
@@ -208,7 +211,9 @@ impl<RT: AsyncRuntime> RaftStateMachine<TypeConfig<RT>> for Machine<RT> {
             }
             SnapshotData::Position => Err(StateError::new("a position is no snapshot")),
         };
+        failpoint("snapshot.install.before");
         self.desk.slow(move |seat| seat.with(restore)).await?;
+        failpoint("snapshot.install.after");
         self.desk.progress.persisted.store(position.index, Ordering::Relaxed);
         self.desk.progress.unpersisted_bytes.store(0, Ordering::Relaxed);
         self.desk.progress.advance(&position);
@@ -265,7 +270,9 @@ impl<RT: AsyncRuntime> RaftSnapshotBuilder<TypeConfig<RT>> for Builder<RT> {
             }
             _ => Ok(()),
         };
+        failpoint("snapshot.build.before");
         self.desk.slow(move |seat| seat.watched(finish)).await?;
+        failpoint("snapshot.build.after");
         progress.unpersisted_bytes.fetch_sub(bytes, Ordering::Relaxed);
         progress.persisted.fetch_max(mark.lsn.0, Ordering::Relaxed);
         let position = Position::decode(&mark).map_err(io::Error::other)?;

@@ -8,6 +8,7 @@ use std::io::{self, BufReader, BufWriter, Read, Write};
 use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
+use meridian_failpoint::failpoint;
 
 use crate::error::StateError;
 use crate::machine::{PIECE_BYTES_MAX, SnapshotSource};
@@ -33,6 +34,7 @@ pub(crate) struct Spool {
 impl Spool {
     pub(crate) fn create(path: PathBuf) -> io::Result<Spool> {
         let file = File::options().create(true).truncate(true).read(true).write(true).open(&path)?;
+        failpoint("snapshot.create.after");
         Ok(Spool { path, file: Some(BufWriter::new(file)), checksum: 0 })
     }
 
@@ -44,6 +46,7 @@ impl Spool {
         }
         self.checksum = crc32c::crc32c_append(self.checksum, &crc.to_le_bytes());
         let length = u32::try_from(piece.len()).unwrap_or(u32::MAX);
+        failpoint("snapshot.piece.before");
         self.write(&[&length.to_le_bytes(), &crc.to_le_bytes(), piece])
     }
 
@@ -54,6 +57,7 @@ impl Spool {
         }
         let checksum = self.checksum;
         self.write(&[&0u32.to_le_bytes(), &checksum.to_le_bytes()])?;
+        failpoint("snapshot.finish.before");
         self.file.take().map_or(Ok(()), |mut file| file.flush())
     }
 

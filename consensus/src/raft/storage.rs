@@ -7,6 +7,7 @@ use std::ops::{Bound, RangeBounds};
 
 use bytes::Bytes;
 use futures::{Stream, StreamExt};
+use meridian_failpoint::failpoint;
 use openraft::entry::RaftEntry as _;
 use openraft::storage::{IOFlushed, RaftLogStorage};
 use openraft::type_config::alias::OneshotSenderOf;
@@ -102,8 +103,11 @@ impl<RT: AsyncRuntime> RaftLogStorage<TypeConfig<RT>> for Storage<RT> {
         let bytes = postcard::to_allocvec(vote).map_err(invalid)?;
         let (sender, saved) = TypeConfig::<RT>::oneshot();
         let notice = move |result| answer::<RT>(sender, result);
+        failpoint("raft.vote.before");
         self.log.save_vote(Bytes::from(bytes), Box::new(notice));
-        saved.await.unwrap_or_else(|_| Err(io::ErrorKind::BrokenPipe.into()))
+        let saved = saved.await.unwrap_or_else(|_| Err(io::ErrorKind::BrokenPipe.into()));
+        failpoint("raft.vote.after");
+        saved
     }
 
     async fn save_committed(&mut self, committed: Option<RaftLogId>) -> Result<(), io::Error> {
@@ -122,7 +126,9 @@ impl<RT: AsyncRuntime> RaftLogStorage<TypeConfig<RT>> for Storage<RT> {
     {
         let entries = entries.into_iter().map(to_log).collect::<Result<Vec<_>, _>>()?;
         self.log.wait_for_room().await;
+        failpoint("raft.append.before");
         self.log.append(entries, Box::new(move |result| callback.io_completed(result)));
+        failpoint("raft.append.after");
         Ok(())
     }
 
@@ -131,7 +137,10 @@ impl<RT: AsyncRuntime> RaftLogStorage<TypeConfig<RT>> for Storage<RT> {
     }
 
     async fn purge(&mut self, up_to: RaftLogId) -> Result<(), io::Error> {
-        self.log.purge(entry_id(&up_to))
+        failpoint("raft.purge.before");
+        let purged = self.log.purge(entry_id(&up_to));
+        failpoint("raft.purge.after");
+        purged
     }
 }
 

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use meridian_consensus::{Group, Leadership};
+use meridian_failpoint::failpoint;
 use meridian_metadata_core::{AbortScope, Action, ClusterState, Command};
 use meridian_types::{BucketId, Epoch, Goal, OperationId, PlanId, Step};
 use tokio::time::{sleep, timeout};
@@ -89,7 +90,10 @@ impl Executor {
         let outcome = timeout(HANDOVER_TIMEOUT, self.group.transfer_leadership(handover.to)).await;
         self.leader.handover_tried(leadership.term, &handover);
         match outcome {
-            Ok(Ok(())) => tracing::info!(to = handover.to.0, "metadata leadership handed over before writes stop"),
+            Ok(Ok(())) => {
+                failpoint("leadership.handed-over");
+                tracing::info!(to = handover.to.0, "metadata leadership handed over before writes stop");
+            }
             // It only would have made the pause shorter.
             Ok(Err(error)) => tracing::info!(to = handover.to.0, %error, "metadata leadership stays here"),
             Err(_) => tracing::info!(to = handover.to.0, "metadata leadership stays here: the other took too long"),

@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
 use meridian_consensus::Mark;
+use meridian_failpoint::failpoint;
 use meridian_metadata_core::ClusterState;
 use meridian_metadata_core::snapshot::SNAPSHOT_BYTES_MAX;
 use meridian_types::Lsn;
@@ -68,9 +69,14 @@ impl StateFile {
         let tmp = self.dir.join("state.tmp");
         let mut file = File::create(&tmp)?;
         file.write_all(&encode(mark, state))?;
+        failpoint("metadata.file.written");
         file.sync_all()?;
+        failpoint("metadata.file.synced");
         fs::rename(&tmp, self.path())?;
-        sync_dir(&self.dir)
+        failpoint("metadata.file.renamed");
+        sync_dir(&self.dir)?;
+        failpoint("metadata.file.after");
+        Ok(())
     }
 }
 

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use meridian_consensus::{Group, Leadership, ProposeError, ReadError};
+use meridian_failpoint::failpoint;
 use meridian_metadata_core::{Action, ClusterState, Command, Grant, LeaseTable};
 use meridian_types::{Fact, NodeId, PlanId, Refusal, RefusalKind, Step};
 use tokio::sync::Semaphore;
@@ -89,6 +90,7 @@ impl Leader {
             Ok(proposal) => proposal,
             Err(error) => return not_proposed(error),
         };
+        failpoint("metadata.propose.after");
         match timeout(self.attempt_timeout, proposal).await {
             Ok(Ok(applied)) => Attempt::Done(applied.result),
             Ok(Err(error)) => not_proposed(error),
@@ -175,6 +177,7 @@ impl Leader {
         };
         // Index and time are read under the lock: whoever commits a change and then reads the table finds
         // every grant that does not require the change.
+        failpoint("lease.grant.before");
         match table.grant(Instant::now(), node, incarnation, self.copy.index()) {
             Ok(grant) => Attempt::Done(grant),
             Err(why) => Attempt::Refused(Refusal::new(RefusalKind::Denied, why.to_string())),
@@ -183,6 +186,7 @@ impl Leader {
 
     /// To be called when this node was elected: from then on every node counts as renewed at that moment.
     pub(crate) fn elected(&self, term: u64) {
+        failpoint("lease.elected.before");
         let _ = self.table(&mut self.leases(), term);
     }
 

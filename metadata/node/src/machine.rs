@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
 use meridian_consensus::{Committed, Mark, PIECE_BYTES_MAX, Persist, SnapshotSource, StateError, StateMachine};
+use meridian_failpoint::failpoint;
 use meridian_metadata_core::snapshot::SNAPSHOT_BYTES_MAX;
 use meridian_metadata_core::{ClusterState, Command, Reply, reply};
 use meridian_types::Lsn;
@@ -60,12 +61,14 @@ impl StateMachine for Machine {
     fn apply(&mut self, batch: &[Committed], mark: &Mark) -> Result<Vec<Bytes>, StateError> {
         // Decoded before anything is changed: an unreadable command must not leave half a batch behind.
         let commands = batch.iter().map(decode).collect::<Result<Vec<_>, _>>()?;
+        failpoint("metadata.apply.before");
         let results = if commands.is_empty() {
             Vec::new()
         } else {
             self.copy.change(|state| commands.iter().map(|(lsn, command)| apply(state, *lsn, command)).collect())
         };
         self.mark = Some(mark.clone());
+        failpoint("metadata.apply.after");
         Ok(results)
     }
 
@@ -97,6 +100,7 @@ impl StateMachine for Machine {
             .map_err(|error| StateError::with_source("a metadata snapshot from a peer is damaged", error))?;
         // Stored first: the log below it may be gone once this returns.
         self.stored.store(mark, &bytes)?;
+        failpoint("metadata.restore.stored");
         tracing::info!(index = state.index(), "metadata restored from a peer's snapshot");
         self.copy.change(|current| *current = state);
         self.mark = Some(mark.clone());

@@ -6,6 +6,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use meridian_failpoint::failpoint;
 use meridian_types::RefusalKind;
 use tokio::time::{sleep, sleep_until, timeout};
 
@@ -35,7 +36,9 @@ pub(crate) async fn renew(
         metrics.renewal(attempt.outcome(), sent.elapsed().as_secs_f64() * 1000.0);
         match attempt {
             Attempt::Done(grant) => {
+                failpoint("lease.granted.before");
                 copy.lease.granted(sent, grant);
+                failpoint("lease.granted.after");
                 backoff.reset();
                 sleep_until((sent + every).into()).await;
             }

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use meridian_failpoint::failpoint;
 use meridian_metadata_core::{Action, Command};
 use meridian_types::{NodeId, OperationId, Refusal, RefusalKind, Word};
 use tokio::sync::{mpsc, oneshot};
@@ -74,5 +75,8 @@ async fn report(words: Vec<Word>, this: NodeId, asker: &Asker, copy: &LocalCopy)
     let action = Action::Report { region: node.region, words };
     let command =
         Command { operation: OperationId(rand::random()), who: node.name.to_string(), at_ms: wall_ms(), action };
-    asker.propose(&command).await.map(|_| ())
+    failpoint("words.carry.before");
+    let carried = asker.propose(&command).await.map(|_| ());
+    failpoint("words.carry.after");
+    carried
 }

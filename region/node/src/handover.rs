@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::future::join_all;
+use meridian_failpoint::failpoint;
 use meridian_region_core::{ControlResult, Duty, Handover, Sight};
 use meridian_types::entry::{Body, Header, Kind};
 use meridian_types::{Bucket, BucketId, Epoch, Phase, Positions, Refusal, RefusalKind, Seal, ShardId, Word};
@@ -142,7 +143,9 @@ impl Node {
         if !self.authority.lease_holds() {
             return Err(crate::writes::no_lease());
         }
+        failpoint("seal.propose.before");
         let applied = shard.proposer.propose(header.encode(body))?.await.map_err(|why| proposer::refusal(&why))?;
+        failpoint("seal.applied");
         let result = ControlResult::decode(&applied.result)
             .map_err(|why| Refusal::new(RefusalKind::Internal, why.to_string()))?;
         result.refused.map_or(Ok(()), Err)
@@ -151,9 +154,13 @@ impl Node {
 
 /// Tells a word until it is on record; gives up after a while, for a later look knows better.
 async fn tell(node: Arc<Node>, word: Word) -> (Word, bool) {
+    failpoint("word.tell.before");
     for _ in 0..TELLS_MAX {
         match timeout(TELL_PATIENCE, node.authority.tell(word.clone())).await {
-            Ok(Ok(())) => return (word, true),
+            Ok(Ok(())) => {
+                failpoint("word.told");
+                return (word, true);
+            }
             Ok(Err(why)) => {
                 tracing::debug!(region = %node.region(), bucket = %word.bucket, plan = %word.plan, %why, "not heard yet");
             }

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use meridian_consensus::{Committed, Mark, Persist, SnapshotSource, StateError, StateMachine};
+use meridian_failpoint::failpoint;
 use meridian_region_core::{Applied, Mutations, Shard};
 use meridian_types::entry::{Header, Kind};
 use meridian_types::{BucketId, Epoch, Lsn, RegionId, ShardId};
@@ -112,7 +113,9 @@ impl StateMachine for Machine {
         let (changes, results, mut news) = self.decide(batch)?;
         news.applied = mark.lsn;
         self.board.bound_removals(&news);
+        failpoint("state.commit.before");
         self.store.commit(self.shard, changes, mark)?;
+        failpoint("state.commit.after");
         for frame in &news.frames {
             for divergence in &frame.diverged {
                 tracing::error!(
@@ -123,6 +126,7 @@ impl StateMachine for Machine {
             }
         }
         self.board.publish(news);
+        failpoint("shard.publish.after");
         Ok(results)
     }
 

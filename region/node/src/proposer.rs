@@ -4,6 +4,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
 use meridian_consensus::ProposeError;
+use meridian_failpoint::failpoint;
 use meridian_types::entry::stamp;
 use meridian_types::{Effect, Hlc, Refusal, RefusalKind};
 
@@ -53,7 +54,9 @@ impl Proposer {
             ));
         }
         let hlc = (*last).max(self.board.hlc()).next(wall_ms);
+        failpoint("entry.propose.before");
         let proposal = self.group.propose(stamp(entry, hlc)).map_err(|why| refusal(&why))?;
+        failpoint("entry.propose.after");
         *last = hlc;
         Ok((proposal, hlc))
     }

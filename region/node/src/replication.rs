@@ -5,6 +5,7 @@ use std::future::Future;
 
 use bytes::Bytes;
 use meridian_consensus::{ProposeError, ReadLogError};
+use meridian_failpoint::failpoint;
 use meridian_region_core::FrameResult;
 use meridian_types::entry::{Header, Kind};
 use meridian_types::frame::{DigestNote, FrameHeader};
@@ -139,6 +140,7 @@ impl Node {
         let proposal = self.propose_frame(frame);
         async move {
             let applied = proposal?.await.map_err(|why| frame_refusal(&why))?;
+            failpoint("frame.applied");
             let result = FrameResult::decode(&applied.result).map_err(|why| FrameRefusal::Damaged(why.to_string()))?;
             match result {
                 FrameResult::Applied { watermark, diverged } => match diverged.first() {
@@ -169,6 +171,7 @@ impl Node {
             return Err(FrameRefusal::Unavailable(self.disk.sentence()));
         }
         let entry = self.header(Kind::Frame, BucketId(0), Epoch(0)).encode_frame(frame);
+        failpoint("frame.propose.before");
         shard.proposer.propose(entry).map_err(|refusal: Refusal| match refusal.kind {
             RefusalKind::Retry if !shard.board.leads() => FrameRefusal::NotLeader { leader: shard.leader() },
             _ => FrameRefusal::Unavailable(refusal.message),

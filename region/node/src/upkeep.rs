@@ -8,6 +8,7 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::Duration;
 
+use meridian_failpoint::failpoint;
 use meridian_region_core::{ControlResult, Due, SESSION_TTL_MS, StateView, keys};
 use meridian_types::entry::{Body, Header, Kind};
 use meridian_types::{BucketId, Epoch, Hlc, Lane, Lsn, Refusal, RefusalKind, RegionId, Topology};
@@ -231,8 +232,10 @@ impl Node {
     /// Proposes an entry that no client waits for, again as long as there is more to do.
     async fn control(&self, shard: &ShardNode, header: Header, body: &Body) -> Result<(), Refusal> {
         loop {
+            failpoint("upkeep.propose.before");
             let proposal = shard.proposer.propose(header.encode(body))?;
             let applied = proposal.await.map_err(|why| proposer::refusal(&why))?;
+            failpoint("upkeep.applied");
             let result = ControlResult::decode(&applied.result)
                 .map_err(|why| Refusal::new(RefusalKind::Internal, why.to_string()))?;
             if let Some(refusal) = result.refused {
@@ -264,6 +267,7 @@ impl Node {
                 "the log kept for regions that are behind is over its budget: its oldest part may be purged, and they will need a resync"
             );
         }
+        failpoint("retention.raise.before");
         for (shard, floor) in self.shards.iter().zip(floors) {
             shard.allow_purge(floor);
         }

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use futures::future::{BoxFuture, OptionFuture};
 use futures::stream::{FuturesUnordered, Stream, StreamExt, unfold};
+use meridian_failpoint::failpoint;
 use meridian_replicator_core::is_probed;
 use meridian_replicator_core::message::{Stop, ToSource, ToTarget, short};
 use meridian_replicator_core::receiver::{Input, Outbox, Receiver, Ticket};
@@ -247,7 +248,8 @@ impl LaneIntake<'_> {
             ToTarget::Frame { round, frame } => {
                 let header = FrameHeader::decode(&frame).map_err(|why| why.to_string())?;
                 self.shared.received.note(frame.len());
-                Ok(Input::Frame { round, header, frame, wall: self.shared.sink.hlc_now() })
+                let wall = self.shared.sink.hlc_beside(header.closed);
+                Ok(Input::Frame { round, header, frame, wall })
             }
         }
     }
@@ -260,14 +262,17 @@ impl LaneIntake<'_> {
         outlet: &mut Outlet,
     ) {
         if let Some(complete) = out.complete {
+            failpoint("intake.complete.before");
             self.shared.sink.complete(self.source, self.shard, self.lane, complete.echo, complete.last);
         }
         for (ticket, frame) in out.apply {
             // Enqueued by the call; the room it takes is given back when it is answered.
+            failpoint("intake.frame.before");
             let applying = self.shared.sink.apply(frame);
             let held = permit.take();
             work.applying.push(Box::pin(async move {
                 let answer = applying.await;
+                failpoint("intake.applied");
                 drop(held);
                 (ticket, answer)
             }));
@@ -282,7 +287,9 @@ impl LaneIntake<'_> {
                     region = %self.source, shard = %self.shard, lane = %self.lane, ?stop, "an incoming lane stopped"
                 );
             }
+            failpoint("intake.answer.before");
             outlet.push(message.encode());
+            failpoint("intake.answer.after");
         }
     }
 }

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use futures::future::{BoxFuture, OptionFuture};
+use meridian_failpoint::failpoint;
 use meridian_replicator_core::message::{Stop, ToSource, ToTarget};
 use meridian_replicator_core::shipper::{Input, LaneKey, Outbox, Plan, Shipper, Standing};
 use meridian_types::{NodeId, Topology, frame};
@@ -257,6 +258,7 @@ impl<'a> Shipment<'a> {
         };
         self.window.note(key.shard, in_flight);
         if let Some(lsn) = out.acknowledged {
+            failpoint("ship.acknowledged.before");
             self.source.acknowledged(key.shard, key.lane, key.target, lsn);
         }
         if let Some(leader) = elsewhere {
@@ -299,12 +301,17 @@ impl<'a> Shipment<'a> {
             (frame, round) = wait(&mut work.frame) => {
                 let wire_bytes = frame.len();
                 let (prefix, frame) = ToTarget::Frame { round, frame }.encode();
+                failpoint("ship.frame.before");
                 self.outlet.push(prefix);
                 self.outlet.push(frame);
+                failpoint("ship.frame.after");
                 Ok(Input::Encoded { round, wire_bytes })
             }
             error = self.outlet.drive() => Err(End::Lost(error.to_string())),
-            tail = wait(&mut work.tail) => Ok(Input::Tail(tail)),
+            tail = wait(&mut work.tail) => {
+                failpoint("ship.read.after");
+                Ok(Input::Tail(tail))
+            }
             changed = head.changed() => match (changed, *head.borrow_and_update()) {
                 (Ok(()), Some(head)) => Ok(Input::Head(head)),
                 _ => Err(End::Over),

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
 use fjall::{Database, Keyspace, KeyspaceCreateOptions, PersistMode, Readable};
+use meridian_failpoint::failpoint;
 
 use crate::options::StoreOptions;
 
@@ -179,14 +180,19 @@ impl Engine for FjallEngine {
     }
 
     fn persist(&self) -> Result<(), EngineError> {
+        failpoint("state.persist.before");
         self.write_back()?;
-        Ok(self.database.persist(PersistMode::SyncAll)?)
+        failpoint("state.persist.written");
+        self.database.persist(PersistMode::SyncAll)?;
+        failpoint("state.persist.after");
+        Ok(())
     }
 
     /// fjall syncs its journal under the lock that every commit takes: 64 MiB of it would hold all groups up for as
     /// long. The same file synced through a descriptor of our own takes no lock.
     fn write_back(&self) -> Result<(), EngineError> {
         self.database.persist(PersistMode::Buffer)?;
+        failpoint("state.write-back.flushed");
         for entry in std::fs::read_dir(&self.dir).map_err(fjall::Error::Io)? {
             let path = entry.map_err(fjall::Error::Io)?.path();
             if path.extension().is_some_and(|extension| extension == "jnl") {
