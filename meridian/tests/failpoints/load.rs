@@ -10,8 +10,12 @@ use meridian_types::{Labels, OperationId};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-/// One large value: sixteen fill a segment.
-const LARGE: usize = 64 << 10;
+/// One large value: some thirty fill a segment.
+const LARGE: usize = 32 << 10;
+
+/// Between two of them, of each who writes them: about a segment a second, which nodes that crash all the time can
+/// still follow.
+const LARGE_EVERY: Duration = Duration::from_millis(250);
 
 /// Metadata commands that outnumber what its log keeps.
 const COMMANDS: usize = 300;
@@ -67,7 +71,7 @@ async fn fill(client: Client, bucket: &str, region: usize, stop: CancellationTok
         let _ = bucket.put(format!("large/{region}/{}", turn % 4), vec![b'x'; LARGE]).deadline(WAIT).await;
         let brief = bucket.put(format!("brief/{region}/{turn}"), "x").ttl(Duration::from_millis(500));
         let _ = brief.deadline(WAIT).await;
-        tokio::time::sleep(Duration::from_millis(30)).await;
+        tokio::time::sleep(LARGE_EVERY).await;
     }
 }
 
