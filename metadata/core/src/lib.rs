@@ -24,11 +24,13 @@ pub mod lease;
 mod legacy;
 mod operations;
 pub mod plan;
+pub mod recover;
 pub mod reply;
 pub mod snapshot;
 pub mod spec;
 mod standing;
 pub mod state;
+pub mod survival;
 
 pub use command::{AbortScope, Action, Command, CommandError};
 pub use event::Event;

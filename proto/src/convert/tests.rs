@@ -502,6 +502,7 @@ proptest! {
             shards_total: 16, disk_free_bytes: n[5], disk_total_bytes: n[6], log_bytes: n[7], state_bytes: 1,
             resident_bytes: 2, problems: vec!["the disk is full: free some space".to_owned()],
             certificate_left_s: n[0], wall_ms: n[1], votes: n[2] % 2 == 0,
+            metadata_voters: vec![NodeId(n[3])], leases: vec![NodeId(n[4]), NodeId(n[5])],
         };
         prop_assert_eq!(node_status_from_proto(travelled(&node_status_to_proto(status.clone()))), Ok(status));
     }
