@@ -211,8 +211,8 @@ impl Group {
     /// Who votes in this group, as far as this node's log goes.
     pub fn voters(&self) -> Vec<NodeId> {
         let metrics = self.inner.raft.server_metrics();
-        let voters = metrics.borrow_watched().membership_config.voter_ids().map(NodeId).collect();
-        voters
+        let watched = metrics.borrow_watched();
+        watched.membership_config.voter_ids().map(NodeId).collect()
     }
 
     /// What this node has applied.

@@ -136,10 +136,11 @@ impl ClusterState {
                 self.groups.insert((*region, shard), ShardGroup { voters: voters.clone(), config_epoch: 1 });
             }
         }
+        let witnesses = self.regions.keys().filter(|region| !self.holds_data(**region)).count();
         let change = format!(
-            "{} regions ({} with data), {} nodes, {} shards, leases of {} ms",
+            "{} regions{}, {} nodes, {} shards, leases of {} ms",
             self.regions.len(),
-            self.regions.keys().filter(|region| self.holds_data(**region)).count(),
+            if witnesses == 0 { String::new() } else { format!(" ({witnesses} without data)") },
             self.nodes.len(),
             form.shards,
             form.lease_ttl_ms

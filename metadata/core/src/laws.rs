@@ -101,9 +101,9 @@ fn a_witness_votes_and_its_region_holds_nothing() {
     let topology = state.topology();
     assert_eq!((topology.regions.len(), topology.groups.len()), (3, 8));
     assert_eq!(topology.data_regions().collect::<Vec<_>>(), [RegionId(1), RegionId(2)]);
-    let everywhere = create(&mut state, 2, spec("all", Policy::Async)).unwrap();
+    let everywhere = create(&mut state, 2, spec("all", Policy::ASYNC)).unwrap();
     assert_eq!(everywhere.regions, [RegionId(1), RegionId(2)]);
-    let there = BucketSpec { regions: vec![region("us-east"), region("w")], ..spec("no", Policy::Async) };
+    let there = BucketSpec { regions: vec![region("us-east"), region("w")], ..spec("no", Policy::ASYNC) };
     let refused = create(&mut state, 3, there).unwrap_err();
     assert!(refused.kind == RefusalKind::Invalid && refused.message.contains("`w`, which is a witness"), "{refused}");
     for (operation, wrong) in [(4, node("w-2", "w")), (5, witness("us-east-2", "us-east"))] {
@@ -406,8 +406,9 @@ fn name_and_change() -> impl Strategy<Value = (BucketName, BucketChange)> {
         prop::option::of(auto),
         prop::option::weighted(0.3, prop::option::of(max_lag())),
         prop::option::weighted(0.3, on_partition),
+        prop::option::weighted(0.3, prop_oneof![Just(Acks::One), Just(Acks::All), Just(Acks::Regions(3))]),
     )
-        .prop_map(|(auto, max_lag, on_partition)| BucketChange { auto, max_lag, on_partition });
+        .prop_map(|(auto, max_lag, on_partition, acks)| BucketChange { auto, max_lag, on_partition, acks });
     (name, change)
 }
 

@@ -17,6 +17,7 @@
 //! Deliberately not here: waiting, sockets, files and the Raft group (`metadata/node`); what an epoch
 //! means to a shard's data (`region/core`).
 
+mod acks;
 mod apply;
 pub mod command;
 pub mod event;

@@ -66,7 +66,7 @@ impl ClusterState {
             index,
             at,
             who,
-            verb: "recover".to_owned(),
+            verb: "recover-metadata".to_owned(),
             subject: self.cluster().map(|id| id.to_string()).unwrap_or_default(),
             detail: format!(
                 "from one copy, without a majority: {} epochs raised, {} operations given up; what the lost voters had committed besides is gone",
@@ -80,7 +80,7 @@ impl ClusterState {
 #[cfg(test)]
 mod tests {
     use meridian_types::{
-        BucketSpec, ClusterId, Labels, NodeName, Phase, Policy, RegionName, Selection, SwitchoverSpec,
+        AutoFailover, BucketSpec, ClusterId, Labels, NodeName, Phase, Policy, RegionName, Selection, SwitchoverSpec,
     };
 
     use super::*;
@@ -104,7 +104,7 @@ mod tests {
         let form = Form { cluster: ClusterId(7), shards: 1, lease_ttl_ms: 5000, members };
         let mut state = ClusterState::default();
         state.apply(1, &command(1, Action::FormCluster(form))).unwrap();
-        for (at, (name, policy)) in [("orders", Policy::Async), ("carts", Policy::ActiveActive)].into_iter().enumerate()
+        for (at, (name, policy)) in [("orders", Policy::ASYNC), ("carts", Policy::ActiveActive)].into_iter().enumerate()
         {
             let spec = BucketSpec {
                 name: BucketName::new(name).unwrap(),
@@ -112,6 +112,7 @@ mod tests {
                 regions: Vec::new(),
                 primary: None,
                 labels: Labels::new(),
+                auto: AutoFailover::default(),
             };
             let at = at as u64;
             state.apply(2 + at, &command(u128::from(2 + at), Action::CreateBucket(spec))).unwrap();
@@ -139,7 +140,7 @@ mod tests {
         assert_eq!((bucket.epoch, bucket.phase), (Epoch(1 + EPOCHS_LEAP), Phase::Steady));
         let carts = state.bucket_named(&BucketName::new("carts").unwrap()).unwrap();
         assert_eq!(carts.epoch, Epoch(1));
-        assert_eq!(state.events().next_back().unwrap().verb, "recover");
+        assert_eq!(state.events().next_back().unwrap().verb, "recover-metadata");
         assert_eq!(state.index(), 1000);
         let again = ClusterState::decode(&state.encode()).unwrap();
         assert_eq!(again, state);

@@ -246,8 +246,9 @@ fn change() -> impl Strategy<Value = BucketChange> {
     let on_partition = option::of(any::<u64>())
         .prop_map(|after_ms| after_ms.map_or(OnPartition::Block, |after_ms| OnPartition::Degrade { after_ms }));
     let name = name().prop_map(|name| RegionName::new(name.as_str()).unwrap());
-    (option::of(auto(name)), option::of(max_lag), option::of(on_partition))
-        .prop_map(|(auto, max_lag, on_partition)| BucketChange { auto, max_lag, on_partition })
+    let acks = prop_oneof![Just(Acks::One), Just(Acks::Majority), Just(Acks::All), any::<u8>().prop_map(Acks::Regions)];
+    (option::of(auto(name)), option::of(max_lag), option::of(on_partition), option::of(acks))
+        .prop_map(|(auto, max_lag, on_partition, acks)| BucketChange { auto, max_lag, on_partition, acks })
 }
 
 fn labels() -> impl Strategy<Value = BTreeMap<String, String>> {

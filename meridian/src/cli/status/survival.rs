@@ -330,7 +330,8 @@ fn is_single(kind: Kind) -> bool {
 #[cfg(test)]
 mod tests {
     use meridian_types::{
-        Bucket, BucketId, BucketName, Epoch, Hlc, Labels, Node, NodeName, Phase, Policy, Region, RegionName, ShardId,
+        AutoFailover, Bucket, BucketId, BucketName, Epoch, Hlc, Labels, Node, NodeName, Phase, Policy, Region,
+        RegionName, ShardId, Standing,
     };
 
     use super::*;
@@ -355,13 +356,15 @@ mod tests {
         let bucket = Bucket {
             id: BucketId(1),
             name: BucketName::new("events").unwrap(),
-            policy: Policy::Async,
+            policy: Policy::ASYNC,
             epoch: Epoch(1),
             phase: Phase::Steady,
             primary: Some(RegionId(1)),
             regions: topology.regions.keys().copied().collect(),
             labels: Labels::new(),
             created: Hlc(1),
+            standing: Standing::default(),
+            auto: AutoFailover::default(),
         };
         topology.buckets.insert(bucket.id, Arc::new(bucket));
         let nodes: Vec<_> = topology.nodes.keys().copied().collect();

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use meridian_types::{Bucket, BucketId, NodeId, Phase, Policy, RegionId};
+use meridian_types::{AutoMode, Bucket, BucketId, LagBound, NodeId, Phase, Policy, RegionId};
 
 use super::{Evidence, Exposure, Loss, Stop};
 
@@ -72,14 +72,24 @@ impl Evidence {
         if let Some(undecided) = ground.undecided() {
             return Some(undecided);
         }
-        if !ground.standing.contains(&primary) {
-            let proven = self.loss(None, ground, bucket).is_none();
-            return Some(if left.is_empty() { Stop::NoRegion } else { Stop::PrimaryLost { region: primary, proven } });
-        }
         let needed = bucket.policy.required_regions(bucket.regions.len());
-        // The primary counts also where it can't be rested on: it is what the others are measured by.
-        let have = left.iter().filter(|region| **region != primary).count() + 1;
-        (have < needed).then_some(Stop::TooFewRegions { left: have, needed })
+        // Where it may degrade, whoever is left acknowledges, once that is on record (DEG-1).
+        let short = |have: usize| {
+            let waits = have < needed && bucket.policy.degrade_after_ms().is_none();
+            waits.then_some(Stop::TooFewRegions { left: have, needed })
+        };
+        if ground.standing.contains(&primary) {
+            // The primary counts also where it can't be rested on: it is what the others are measured by.
+            return short(left.iter().filter(|region| **region != primary).count() + 1);
+        }
+        if left.is_empty() {
+            return Some(Stop::NoRegion);
+        }
+        let loss = self.loss(None, ground, bucket);
+        if fails_over(bucket.auto.mode, loss.as_ref()) {
+            return short(left.len());
+        }
+        Some(Stop::PrimaryLost { region: primary, proven: loss.is_none() })
     }
 
     /// The regions that stand, and whose copy of the bucket can be rested on.
@@ -116,10 +126,30 @@ impl Exposure {
     }
 }
 
-/// In how many regions each acknowledged write of a bucket with a primary is for certain.
+/// In how many regions each acknowledged write of a bucket with a primary is for certain: while it is DEGRADED or
+/// RECOVERING, no more than one.
 fn acks_promised(bucket: &Bucket) -> usize {
     match bucket.policy {
-        Policy::Async | Policy::ActiveActive => 1,
-        Policy::Sync { acks } => acks.required(bucket.regions.len()),
+        Policy::Async { .. } | Policy::ActiveActive => 1,
+        Policy::Sync { acks, .. } if bucket.standing.is_sync() => acks.required(bucket.regions.len()),
+        Policy::Sync { .. } => 1,
     }
+}
+
+/// Whether the cluster replaces a lost primary by itself.
+fn fails_over(mode: AutoMode, loss: Option<&Loss>) -> bool {
+    match (mode, loss) {
+        (AutoMode::Manual | AutoMode::ObserveOnly, _) => false,
+        (AutoMode::ZeroLoss | AutoMode::Bounded { .. }, None) => true,
+        (AutoMode::Bounded { max_lag }, Some(Loss::Exposed { known: Some(known), .. })) => is_within(*known, max_lag),
+        (AutoMode::ZeroLoss | AutoMode::Bounded { .. }, Some(_)) => false,
+    }
+}
+
+fn is_within(known: Exposure, bound: LagBound) -> bool {
+    let fits = |figure: u64, most: Option<u64>| most.is_none_or(|most| figure <= most);
+    // The figure is as old as it is: what came since counts against the bound on time.
+    fits(known.oldest_ms.saturating_add(known.age_ms), bound.ms)
+        && fits(known.operations, bound.operations)
+        && fits(known.bytes, bound.bytes)
 }

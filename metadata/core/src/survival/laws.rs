@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use meridian_types::{
-    Acks, Bucket, BucketId, BucketName, Epoch, Hlc, Labels, Node, NodeId, NodeName, Phase, Policy, Region, RegionId,
-    RegionName, ShardId, Topology,
+    Acks, AutoFailover, AutoMode, Bucket, BucketId, BucketName, Epoch, Hlc, Labels, LagBound, Node, NodeId, NodeName,
+    OnPartition, Phase, Policy, Region, RegionId, RegionName, ShardId, Standing, Topology,
 };
 use proptest::prelude::*;
 
@@ -51,6 +51,8 @@ fn bucket(id: u32, policy: Policy, regions: u16, primary: u16) -> Bucket {
         regions: (1..=regions).map(RegionId).collect(),
         labels: Labels::new(),
         created: Hlc(1),
+        standing: Standing::default(),
+        auto: AutoFailover::default(),
     }
 }
 
@@ -73,7 +75,7 @@ fn why<'a, W>(tallies: &'a [Tally<W>], dead: &[Unit]) -> Option<&'a W> {
     tallies.iter().flat_map(|it| &it.cases).find(|case| case.dead == dead).map(|case| &case.why)
 }
 
-const SYNC: Policy = Policy::Sync { acks: Acks::Majority };
+const SYNC: Policy = Policy::sync(Acks::Majority);
 
 // ------------------------------------------------------------------------------------------ examples
 
@@ -107,7 +109,7 @@ fn after_the_loss_of_one_region_a_sync_bucket_can_not_lose_its_primary_too() {
 
 #[test]
 fn an_async_bucket_is_exposed_by_what_the_region_closest_behind_has_not_yet() {
-    let mut evidence = evidence(topology(&[vec![0], vec![0], vec![0]], 1, vec![bucket(1, Policy::Async, 3, 1)]));
+    let mut evidence = evidence(topology(&[vec![0], vec![0], vec![0]], 1, vec![bucket(1, Policy::ASYNC, 3, 1)]));
     let behind = |operations| Exposure { operations, bytes: 100, oldest_ms: 80, age_ms: 5 };
     evidence.lags.insert((BucketId(1), RegionId(1), RegionId(2)), behind(12));
     evidence.lags.insert((BucketId(1), RegionId(1), RegionId(3)), behind(70));
@@ -140,10 +142,44 @@ fn a_copy_that_diverged_is_no_copy() {
     assert_eq!(why(&row.serving, &[Unit::Region(RegionId(3))]), Some(&Stop::TooFewRegions { left: 1, needed: 2 }));
 }
 
+/// A region that was lost is one too many for `block`, and one less copy on record for `degrade`.
+#[test]
+fn a_bucket_that_may_degrade_goes_on_and_promises_no_copies_while_it_does() {
+    let degrading = Policy::Sync { acks: Acks::All, on_partition: OnPartition::Degrade { after_ms: 1000 } };
+    let mut row = bucket(1, degrading, 3, 1);
+    let survival = evidence(topology(&[vec![0], vec![0], vec![0]], 1, vec![row.clone()])).survey();
+    assert_eq!(tally(&survival.buckets[0].serving, Kind::Region), (2, 3));
+    assert_eq!(tally(&survival.buckets[0].keeping, Kind::Region), (3, 3));
+    row.standing = Standing::Degraded {
+        since: Hlc(1),
+        exposed_since: Hlc(1),
+        reason: "ap-south does not answer".to_owned(),
+        ready: BTreeSet::new(),
+    };
+    let survival = evidence(topology(&[vec![0], vec![0], vec![0]], 1, vec![row])).survey();
+    let lost = why(&survival.buckets[0].keeping, &[Unit::Region(RegionId(1))]);
+    assert!(matches!(lost, Some(Loss::Exposed { .. })), "{lost:?}");
+}
+
+#[test]
+fn what_fails_over_by_itself_goes_on_where_its_loss_is_within_the_bound() {
+    let auto = |mode| AutoFailover { mode, ..AutoFailover::default() };
+    let sync = Bucket { auto: auto(AutoMode::ZeroLoss), ..bucket(1, SYNC, 3, 1) };
+    let bound = LagBound { operations: Some(20), ..LagBound::default() };
+    let bounded = Bucket { auto: auto(AutoMode::Bounded { max_lag: bound }), ..bucket(2, Policy::ASYNC, 3, 1) };
+    let mut evidence = evidence(topology(&[vec![0], vec![0], vec![0]], 1, vec![sync, bounded]));
+    let lag = (BucketId(2), RegionId(1), RegionId(2));
+    evidence.lags.insert(lag, Exposure { operations: 20, ..Exposure::default() });
+    let survival = evidence.survey();
+    assert!(survival.buckets.iter().all(|row| tally(&row.serving, Kind::Region) == (3, 3)));
+    evidence.lags.insert(lag, Exposure { operations: 21, ..Exposure::default() });
+    assert_eq!(tally(&evidence.survey().buckets[1].serving, Kind::Region), (2, 3));
+}
+
 #[test]
 fn nodes_and_zones_of_a_region_of_three_may_die_one_by_one() {
     let regions = [vec![0, 1, 2], vec![0, 0, 1], vec![0]];
-    let survival = evidence(topology(&regions, 2, vec![bucket(1, Policy::Async, 3, 1)])).survey();
+    let survival = evidence(topology(&regions, 2, vec![bucket(1, Policy::ASYNC, 3, 1)])).survey();
     let row = &survival.buckets[0];
     assert_eq!(tally(&row.keeping, Kind::Node), (7, 7));
     assert_eq!(tally(&row.keeping, Kind::Zone), (6, 6));
@@ -154,7 +190,7 @@ fn nodes_and_zones_of_a_region_of_three_may_die_one_by_one() {
 #[test]
 fn a_planet_beyond_the_bound_on_pairs_is_still_looked_at_one_by_one() {
     let regions: Vec<_> = (0..20).map(|_| vec![0, 1, 2, 3, 4]).collect();
-    let survival = evidence(topology(&regions, 1, vec![bucket(1, Policy::Async, 20, 1)])).survey();
+    let survival = evidence(topology(&regions, 1, vec![bucket(1, Policy::ASYNC, 20, 1)])).survey();
     let kinds: Vec<_> = survival.keeping.iter().map(|it| it.kind).collect();
     assert_eq!(kinds, [Kind::Node, Kind::Zone, Kind::Region, Kind::TwoRegions]);
     assert!(survival.keeping.iter().all(|it| it.cases.len() <= CASES_MAX));
@@ -212,11 +248,11 @@ fn may_write(evidence: &Evidence, bucket: &Bucket, dead: &BTreeSet<NodeId>) -> b
 
 fn policies() -> impl Strategy<Value = Policy> {
     prop_oneof![
-        Just(Policy::Async),
+        Just(Policy::ASYNC),
         Just(Policy::ActiveActive),
-        Just(Policy::Sync { acks: Acks::One }),
+        Just(Policy::sync(Acks::One)),
         Just(SYNC),
-        Just(Policy::Sync { acks: Acks::All }),
+        Just(Policy::sync(Acks::All)),
     ]
 }
 
