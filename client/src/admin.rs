@@ -152,21 +152,31 @@ impl Admin {
         .await
     }
 
-    /// Per region, how far the others are behind it, for a bucket or for all.
+    /// Per region, how far the others are behind it, for a bucket or for all. A node tells of the shards it leads, so that
+    /// all of them are asked; a region answers when one of its nodes does.
     ///
     /// # Errors
     /// As [`Admin::digests`].
     pub async fn lag(&self, bucket: Option<&BucketName>) -> Result<Vec<RegionAnswer<Lag>>, Error> {
         let request = v1::LagRequest { bucket: bucket.map_or_else(String::new, ToString::to_string) };
-        self.per_region(move |mut stub| {
+        let ask = move |mut stub: ClusterStub| {
             let request = request.clone();
             async move {
                 let answer = stub.lag(request).await?;
                 Ok(lag_from_proto(answer.into_inner()).map(|(source, buckets, lanes)| Lag { source, buckets, lanes }))
             }
             .boxed()
-        })
-        .await
+        };
+        let topology = self.topology().await?;
+        let regions = topology.data_regions().map(|region| {
+            let nodes: Vec<_> = topology.nodes.values().filter(|node| node.region == region).cloned().collect();
+            let (ask, region) = (&ask, region_name(&topology, region));
+            async move {
+                let answers = join_all(nodes.iter().map(|node| self.ask(node, ask))).await;
+                RegionAnswer { region, answer: merged(answers) }
+            }
+        });
+        Ok(join_all(regions).await)
     }
 
     /// What a node knows of itself.
@@ -219,22 +229,19 @@ impl Admin {
         Ok(stub(endpoint.channel.clone()))
     }
 
-    /// Asks one node of each region: the first that answers.
+    /// Asks one node of each region with data: the first that answers.
     async fn per_region<T: Send>(&self, ask: impl Ask<T>) -> Result<Vec<RegionAnswer<T>>, Error> {
         let topology = self.topology().await?;
         let mut regions = Vec::new();
-        for region in topology.regions.keys() {
-            let nodes = topology.nodes.values().filter(|node| node.region == *region).cloned().collect();
-            regions.push(self.first_answer(region_name(&topology, *region), nodes, &ask));
+        for region in topology.data_regions() {
+            let nodes = topology.nodes.values().filter(|node| node.region == region).cloned().collect();
+            regions.push(self.first_answer(region_name(&topology, region), nodes, &ask));
         }
         Ok(join_all(regions).await)
     }
 
     async fn first_answer<T: Send>(&self, region: RegionName, nodes: Vec<Node>, ask: &impl Ask<T>) -> RegionAnswer<T> {
-        let mut answer = Err(Error::from(Refusal::new(
-            RefusalKind::Unavailable,
-            "no node of the region has registered yet: see `meridian status`",
-        )));
+        let mut answer = Err(Error::from(Refusal::new(RefusalKind::Unavailable, NOBODY_YET)));
         for node in &nodes {
             answer = self.ask(node, ask).await;
             if answer.is_ok() {
@@ -262,6 +269,44 @@ impl Admin {
         Ok(answer??)
     }
 }
+
+/// What the nodes of a region tell of its lag, together.
+fn merged(answers: Vec<Result<Lag, Error>>) -> Result<Lag, Error> {
+    let mut whole: Option<Lag> = None;
+    let mut silent = None;
+    for answer in answers {
+        match (answer, &mut whole) {
+            (Ok(part), None) => whole = Some(part),
+            (Ok(part), Some(whole)) => whole.add(part),
+            (Err(why), _) => silent = Some(why),
+        }
+    }
+    let nobody = || Error::from(Refusal::new(RefusalKind::Unavailable, NOBODY_YET));
+    whole.ok_or_else(|| silent.unwrap_or_else(nobody))
+}
+
+impl Lag {
+    /// What another node of the same source tells of other shards.
+    fn add(&mut self, part: Lag) {
+        self.lanes.extend(part.lanes);
+        for row in part.buckets {
+            match self.buckets.iter_mut().find(|it| (it.bucket, it.target) == (row.bucket, row.target)) {
+                None => self.buckets.push(row),
+                Some(sum) => {
+                    sum.unshipped_operations += row.unshipped_operations;
+                    sum.unshipped_bytes += row.unshipped_bytes;
+                    sum.unapplied_operations += row.unapplied_operations;
+                    sum.unapplied_bytes += row.unapplied_bytes;
+                    sum.lag_ms = sum.lag_ms.max(row.lag_ms);
+                    sum.age_ms = sum.age_ms.max(row.age_ms);
+                }
+            }
+        }
+    }
+}
+
+/// What is said of a region without nodes.
+const NOBODY_YET: &str = "no node of the region has registered yet: see `meridian status`";
 
 fn stub(channel: Channel) -> ClusterStub {
     ClusterClient::new(channel).max_decoding_message_size(ANSWER_BYTES_MAX)

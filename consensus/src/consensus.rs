@@ -54,6 +54,7 @@ struct Node {
     rafts: Groups,
     groups: Arc<Mutex<BTreeMap<GroupId, Arc<Inner>>>>,
     stopping: watch::Sender<bool>,
+    generation: watch::Sender<u32>,
 }
 
 impl Consensus {
@@ -95,6 +96,7 @@ impl Consensus {
             rafts: Groups::default(),
             groups,
             stopping: watch::Sender::new(false),
+            generation: watch::Sender::new(0),
         };
         Ok(Consensus { node: Arc::new(node) })
     }
@@ -137,10 +139,26 @@ impl Consensus {
             spools: self.node.options.dir.clone(),
             tasks: self.node.tasks.clone(),
             stopping: self.node.stopping.subscribe(),
+            generation: self.node.generation.clone(),
         };
         ConsensusPeerServer::new(service)
             .max_decoding_message_size(MESSAGE_BYTES_MAX)
             .max_encoding_message_size(MESSAGE_BYTES_MAX)
+    }
+
+    /// The latest generation of the metadata group that a peer spoke for. One that is later than this node's own says
+    /// that the metadata plane was recovered without this node.
+    pub fn generation_seen(&self) -> watch::Receiver<u32> {
+        self.node.generation.subscribe()
+    }
+
+    /// Gives up the log of a group that is never started again, so that its space can be used anew.
+    ///
+    /// # Errors
+    /// When the log is closed.
+    pub fn abandon(&self, group: GroupId) -> Result<(), StartError> {
+        let log = self.node.log.group(group);
+        log.bounds().1.map_or(Ok(()), |last| log.purge(last)).map_err(|_| StartError::Stopped)
     }
 
     /// Resolves when a storage error or a panic has stopped consensus: the process must exit non-zero.
@@ -257,7 +275,7 @@ impl Node {
         let config = config.map_err(|detail| StartError::Raft { group, detail })?;
         let progress = Arc::new(Progress::new(position.as_ref()));
         let seat = Arc::new(Seat::new(group, machine, &self.poison));
-        let engine = if group == GroupId::METADATA { &self.metadata_engine } else { &self.shard_engine };
+        let engine = if group.generation().is_some() { &self.metadata_engine } else { &self.shard_engine };
         let desk = Desk {
             seat: Arc::clone(&seat),
             back: Arc::clone(&self.back),

@@ -10,6 +10,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures::FutureExt;
 use meridian_types::{GroupId, Lsn, NodeId};
+use openraft::async_runtime::WatchReceiver;
 use openraft::error::{ClientWriteError, LinearizableReadError, RaftError};
 use openraft::raft::ClientWriteResult;
 use openraft::{LinearizerOption, ReadPolicy};
@@ -205,6 +206,13 @@ impl Group {
     /// Who leads. Changes are INFO events too.
     pub fn leadership(&self) -> watch::Receiver<Leadership> {
         self.inner.leadership.subscribe()
+    }
+
+    /// Who votes in this group, as far as this node's log goes.
+    pub fn voters(&self) -> Vec<NodeId> {
+        let metrics = self.inner.raft.server_metrics();
+        let watched = metrics.borrow_watched();
+        watched.membership_config.voter_ids().map(NodeId).collect()
     }
 
     /// What this node has applied.

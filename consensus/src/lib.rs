@@ -14,6 +14,7 @@ mod janitor;
 mod log;
 mod machine;
 mod members;
+pub mod offline;
 mod options;
 mod poison;
 mod raft;

@@ -127,7 +127,7 @@ impl Options {
 
     /// The pace of a group.
     pub fn pace(&self, group: GroupId) -> Pace {
-        if group == GroupId::METADATA { self.metadata } else { self.shard }
+        if group.generation().is_some() { self.metadata } else { self.shard }
     }
 
     pub(crate) fn validate(&self) -> Result<(), OpenError> {

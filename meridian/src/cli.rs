@@ -13,6 +13,7 @@ mod dev;
 mod exit;
 mod kv;
 mod lag;
+mod metadata;
 mod moment;
 mod operation;
 mod server;
@@ -75,6 +76,9 @@ enum Command {
     /// List, show, watch and give up operations.
     #[command(subcommand)]
     Operation(operation::Command),
+    /// Recover the metadata plane after its majority was lost.
+    #[command(subcommand)]
+    Metadata(metadata::Command),
     /// Measure throughput and latency.
     Bench(bench::Args),
     /// Print a completion script for a shell.
@@ -121,6 +125,7 @@ fn run(cli: Cli) -> anyhow::Result<()> {
                 Command::Lag(args) => lag::run(args, &connection, output).await,
                 Command::Switchover(command) => switchover::run(command, &connection, output).await,
                 Command::Operation(command) => operation::run(command, &connection, output).await,
+                Command::Metadata(command) => metadata::run(command, output).await,
                 Command::Bench(args) => bench::run(args, &connection, output).await,
                 Command::Completions { .. } | Command::Cert(_) => Ok(()),
             }

@@ -48,8 +48,9 @@ pub struct Config {
 pub struct Listen {
     /// TCP: gRPC for clients, operators and other nodes.
     pub rpc: SocketAddr,
-    /// UDP: QUIC for replication.
-    pub replication: SocketAddr,
+    /// UDP: QUIC for replication. A witness has none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub replication: Option<SocketAddr>,
     /// TCP: plain HTTP for metrics and health. Bind it to an address only operators reach.
     pub admin: SocketAddr,
 }
@@ -79,8 +80,12 @@ pub struct Member {
     pub zone: String,
     /// `host:port` where others reach its gRPC endpoint.
     pub rpc: String,
-    /// `host:port` where others reach its replication endpoint.
+    /// `host:port` where others reach its replication endpoint. A witness has none.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
     pub replication: String,
+    /// Whether it only votes in the metadata plane: it holds no data, and its region is no region for buckets.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub witness: bool,
 }
 
 /// Logs, traces and metrics.
@@ -235,6 +240,7 @@ impl Config {
         if names.len() != self.members.len() {
             return Err("`members` names the same node twice".to_owned());
         }
+        self.members.iter().try_for_each(|member| self.check_member(member))?;
         let own = self.own_member().ok_or_else(|| format!("`node = {}` is not among `members`", self.node))?;
         if own.region != self.region {
             return Err(format!(
@@ -242,7 +248,36 @@ impl Config {
                 self.region, self.node, own.region
             ));
         }
+        match (own.witness, self.listen.replication) {
+            (true, Some(address)) => Err(format!(
+                "`listen.replication = {address}` conflicts with `witness = true` of {}: a witness has no data to replicate; drop it",
+                self.node
+            )),
+            (false, None) => Err("`listen.replication` is missing: name the UDP address for other regions".to_owned()),
+            (true, None) | (false, Some(_)) => Ok(()),
+        }
+    }
+
+    fn check_member(&self, member: &Member) -> Result<(), String> {
+        if member.witness != member.replication.is_empty() {
+            let remedy = if member.witness { "drop it" } else { "add it, or set `witness = true`" };
+            return Err(format!(
+                "`replication` of member {} conflicts with `witness = {}`: a witness has no data to replicate; {remedy}",
+                member.name, member.witness
+            ));
+        }
+        if self.members.iter().any(|other| other.region == member.region && other.witness != member.witness) {
+            return Err(format!(
+                "`witness` differs among the members in {}: give the witness a region of its own",
+                member.region
+            ));
+        }
         Ok(())
+    }
+
+    /// Whether this node is a witness.
+    pub fn is_witness(&self) -> bool {
+        self.own_member().is_some_and(|member| member.witness)
     }
 
     fn own_member(&self) -> Option<&Member> {
@@ -293,6 +328,22 @@ mod tests {
     }
 
     #[test]
+    fn the_examples_are_what_the_server_reads() {
+        for example in ["three-regions", "two-regions-and-a-witness"] {
+            let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples").join(example);
+            let files = std::fs::read_dir(&dir).expect("it is there").filter_map(Result::ok).map(|entry| entry.path());
+            let configs: Vec<_> = files
+                .filter(|file| file.extension().is_some_and(|extension| extension == "toml"))
+                .map(|file| Config::load(&file).expect("it is valid"))
+                .collect();
+            assert_eq!(configs.len(), 3, "{}", dir.display());
+            assert!(configs.iter().all(|config| config.members == configs[0].members), "{}", dir.display());
+            let witnesses = configs.iter().filter(|config| config.is_witness()).count();
+            assert_eq!(witnesses, usize::from(example == "two-regions-and-a-witness"));
+        }
+    }
+
+    #[test]
     fn a_misspelt_field_is_named() {
         let error = load(&VALID.replace("data_dir", "datadir")).expect_err("it is misspelt");
         assert!(error.to_string().contains("dat"), "{error}");
@@ -302,6 +353,24 @@ mod tests {
     fn a_node_outside_the_members_is_refused() {
         let error = load(&VALID.replace("node = \"us-east-1\"", "node = \"us-east-2\"")).expect_err("it is no member");
         assert!(error.to_string().contains("`node = us-east-2` is not among `members`"), "{error}");
+    }
+
+    #[test]
+    fn a_witness_has_no_replication_and_a_region_of_its_own() {
+        let witness = VALID
+            .replace("replication = \"127.0.0.1:2\"\n        admin", "admin")
+            .replace("replication = \"127.0.0.1:2\"", "witness = true");
+        assert!(load(&witness).expect("it is valid").is_witness());
+        let error =
+            load(&VALID.replace(
+                "rpc = \"127.0.0.1:1\"\n        replication = \"127.0.0.1:2\"\n    ",
+                "rpc = \"127.0.0.1:1\"\n",
+            ));
+        assert!(error.expect_err("data needs replication").to_string().contains("witness = false"));
+        let both = format!(
+            "{VALID}\n[[members]]\nname = \"us-east-2\"\nregion = \"us-east\"\nrpc = \"127.0.0.1:4\"\nwitness = true\n"
+        );
+        assert!(load(&both).expect_err("one region is both").to_string().contains("a region of its own"));
     }
 
     #[test]

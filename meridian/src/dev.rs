@@ -19,7 +19,7 @@ mod profile;
 mod ready;
 
 pub use banner::banner;
-pub use plan::{Place, Plan, REGIONS, default_distances};
+pub use plan::{Place, Plan, REGIONS, WITNESSED, default_distances, witnessed_distances};
 pub use profile::{Profile, ProfileRegion};
 
 use crate::cli::Failure;
@@ -49,7 +49,19 @@ impl Planet {
     /// When the directory is in use, a port is busy (the message names the process), or something can't be written
     /// or started.
     pub fn start(dir: &Path, cluster: &str, port_base: u16, distances: &Distances) -> anyhow::Result<Planet> {
-        let plan = Plan::new(dir, cluster, port_base, distances.clone())?;
+        Planet::of(Plan::new(dir, cluster, port_base, distances.clone())?, distances)
+    }
+
+    /// The same with two regions and a witness.
+    ///
+    /// # Errors
+    /// As [`Planet::start`].
+    pub fn witnessed(dir: &Path, cluster: &str, port_base: u16, distances: &Distances) -> anyhow::Result<Planet> {
+        let plan = Plan::witnessed(dir, cluster, port_base, distances.clone())?;
+        Planet::of(plan, distances)
+    }
+
+    fn of(plan: Plan, distances: &Distances) -> anyhow::Result<Planet> {
         let lock = lock(plan.dir())?;
         plan.check_ports()?;
         plan.write()?;

@@ -142,7 +142,8 @@ impl Node {
             ..meridian_metadata_node::Options::new(this, members, config.data_dir.join("metadata"))
         };
         let (service, metadata) = meridian_metadata_node::Service::open(options, &consensus, dial).await?;
-        let front = Arc::new(Front::new(id, tls.not_after_unix_s(), consensus.clone(), metadata.clone()));
+        let (ends, witness) = (tls.not_after_unix_s(), config.is_witness());
+        let front = Arc::new(Front::new(id, ends, witness, consensus.clone(), metadata.clone()));
         let gateway =
             Arc::new(Gateway::new(meridian_gateway::Options::default(), Arc::clone(&front), Arc::clone(&front)));
         Ok(Node {
@@ -198,7 +199,12 @@ impl Node {
         let gateway = Arc::clone(&self.gateway);
         let region = async {
             let place = self.place(config).await?;
-            self.open_region(config, tls, &dialer, place).await?;
+            self.tasks.spawn(follow_addresses(self.metadata.changes(), Arc::clone(&dialer), self.stop.clone()));
+            if config.is_witness() {
+                info!("this node is a witness: it votes in the metadata plane and holds no data");
+            } else {
+                self.open_region(config, tls, &dialer, place).await?;
+            }
             while let Some(ended) = self.tasks.join_next().await {
                 ended.context("a task panicked")??;
                 anyhow::ensure!(self.stop.is_cancelled(), "a task ended unexpectedly");
@@ -267,7 +273,6 @@ impl Node {
             }
             Ok(run.await?)
         });
-        self.tasks.spawn(follow_addresses(self.metadata.changes(), Arc::clone(dialer), self.stop.clone()));
         self.front.open(Data { region, replicator: handle });
         Ok(())
     }
@@ -281,7 +286,7 @@ impl Node {
         let options = meridian_replicator_quic::Options::new(
             config.node.clone(),
             config.region.clone(),
-            config.listen.replication,
+            config.listen.replication.context("`listen.replication` is missing")?,
         );
         let parts = meridian_replicator_quic::Parts {
             source: Arc::new(replication::Source(region.clone())),

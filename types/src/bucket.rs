@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use crate::failover::AutoFailover;
 use crate::id::{BucketId, BucketName, RegionId, RegionName};
 use crate::plan::PlanId;
-use crate::policy::{MaxLag, OnPartition, Policy};
+use crate::policy::{Acks, MaxLag, OnPartition, Policy};
 use crate::position::{Epoch, Hlc};
 use crate::standing::Standing;
 
@@ -32,8 +32,8 @@ pub struct BucketSpec {
     pub auto: AutoFailover<RegionName>,
 }
 
-/// What can be changed of a bucket at any time: none of it moves the right to write, so none of it needs a new epoch.
-/// What is `None` stays as it is.
+/// What can be changed of a bucket while it serves. What is `None` stays as it is. Of all this only `acks` needs a new epoch:
+/// what is acknowledged by the old rule must not be taken for acknowledged by the new one.
 #[derive(Clone, Debug, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct BucketChange {
     /// What it may do by itself when its primary is lost.
@@ -42,6 +42,8 @@ pub struct BucketChange {
     pub max_lag: Option<Option<MaxLag>>,
     /// For `sync`: what happens while too few regions answer.
     pub on_partition: Option<OnPartition>,
+    /// For `sync`: how many regions must have a write, the primary counted.
+    pub acks: Option<Acks>,
 }
 
 /// Where a bucket is in its life.

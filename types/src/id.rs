@@ -55,8 +55,29 @@ number! {
 pub struct GroupId(pub u32);
 
 impl GroupId {
-    /// The metadata plane's group.
+    /// The metadata plane's group, unless it was ever recovered.
     pub const METADATA: GroupId = GroupId(0);
+
+    /// The metadata plane's group in that generation: 0 at first, one more with each recovery. Members of different
+    /// generations are not members of one group, so that they can't be counted together. Generations beyond
+    /// [`GroupId::GENERATION_MAX`] share its number.
+    pub fn metadata(generation: u32) -> GroupId {
+        match generation {
+            0 => GroupId::METADATA,
+            later => GroupId(u32::MAX - (later.min(GroupId::GENERATION_MAX) - 1)),
+        }
+    }
+
+    /// The last generation that has a number of its own. Recoveries are counted on one hand.
+    pub const GENERATION_MAX: u32 = 1 << 16;
+
+    /// The generation of a metadata group; `None` for a shard's.
+    pub fn generation(self) -> Option<u32> {
+        match self {
+            GroupId::METADATA => Some(0),
+            later => (u32::MAX - later.0).checked_add(1).filter(|generation| *generation <= GroupId::GENERATION_MAX),
+        }
+    }
 
     /// The group that serves `shard` in this region.
     pub fn of_shard(shard: ShardId) -> GroupId {
@@ -71,9 +92,10 @@ impl GroupId {
 
 impl fmt::Display for GroupId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.shard() {
-            None => f.write_str("metadata"),
-            Some(shard) => write!(f, "shard-{shard}"),
+        match (self.shard(), self.generation()) {
+            (Some(shard), _) => write!(f, "shard-{shard}"),
+            (None, None | Some(0)) => f.write_str("metadata"),
+            (None, Some(generation)) => write!(f, "metadata-{generation}"),
         }
     }
 }
@@ -245,5 +267,16 @@ mod tests {
         assert_eq!(GroupId::METADATA.shard(), None);
         assert_eq!(GroupId::of_shard(ShardId(7)).shard(), Some(ShardId(7)));
         assert_eq!(GroupId::of_shard(ShardId(7)).to_string(), "shard-7");
+    }
+
+    #[test]
+    fn each_generation_of_the_metadata_plane_is_a_group_of_its_own() {
+        assert_eq!(GroupId::metadata(0), GroupId::METADATA);
+        for generation in [0, 1, 2, GroupId::GENERATION_MAX] {
+            let group = GroupId::metadata(generation);
+            assert_eq!((group.generation(), group.shard()), (Some(generation), None), "{group}");
+        }
+        assert_eq!(GroupId::of_shard(ShardId(u16::MAX)).generation(), None);
+        assert_eq!(GroupId::metadata(1).to_string(), "metadata-1");
     }
 }

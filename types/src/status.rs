@@ -138,4 +138,8 @@ pub struct NodeStatus {
     pub wall_ms: u64,
     /// Whether it votes in the metadata group.
     pub votes: bool,
+    /// The voters of the metadata group, as it knows them.
+    pub metadata_voters: Vec<NodeId>,
+    /// If it leads the metadata group: the nodes that hold a lease, and so are up and heard.
+    pub leases: Vec<NodeId>,
 }

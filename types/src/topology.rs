@@ -33,10 +33,17 @@ pub struct Node {
     pub zone: String,
     /// `host:port` of its gRPC endpoint (TCP): clients, other nodes, operators.
     pub rpc_address: String,
-    /// `host:port` of its replication endpoint (QUIC over UDP).
+    /// `host:port` of its replication endpoint (QUIC over UDP); empty for a witness, which has no data to replicate.
     pub replication_address: String,
     /// The version of Meridian it last started with.
     pub version: String,
+}
+
+impl Node {
+    /// Whether it only votes in the metadata group and holds no data.
+    pub fn is_witness(&self) -> bool {
+        self.replication_address.is_empty()
+    }
 }
 
 /// The cluster at one metadata index.
@@ -44,6 +51,8 @@ pub struct Node {
 pub struct Topology {
     /// The metadata index it was taken at; rising.
     pub index: u64,
+    /// How often the metadata plane was recovered from one copy; its members of another generation are no members.
+    pub generation: u32,
     /// Which cluster this is; `None` until it is formed.
     pub cluster: Option<ClusterId>,
     /// How many shards each region has.
@@ -98,6 +107,16 @@ impl Topology {
     /// The name of a region, or its number where the copy doesn't know it.
     pub fn region_label(&self, id: RegionId) -> String {
         self.regions.get(&id).map_or_else(|| format!("region-{id}"), |region| region.name.to_string())
+    }
+
+    /// Whether a region holds data: a witness has no groups.
+    pub fn holds_data(&self, region: RegionId) -> bool {
+        self.groups.contains_key(&(region, ShardId(0)))
+    }
+
+    /// The regions that hold data, ascending.
+    pub fn data_regions(&self) -> impl Iterator<Item = RegionId> + '_ {
+        self.regions.keys().copied().filter(|region| self.holds_data(*region))
     }
 
     /// The nodes that serve `shard` in `region`.

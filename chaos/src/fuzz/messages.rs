@@ -425,6 +425,8 @@ pub(super) fn report_samples() -> Vec<Vec<u8>> {
         certificate_left_s: 9,
         wall_ms: 10,
         votes: true,
+        metadata_voters: vec![NodeId(5)],
+        leases: vec![NodeId(5), NodeId(6)],
     };
     vec![
         convert::digests_to_proto(RegionId(1), vec![row]).encode_to_vec(),

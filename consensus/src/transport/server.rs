@@ -52,6 +52,8 @@ pub struct PeerService {
     pub(crate) spools: PathBuf,
     pub(crate) tasks: Tasks,
     pub(crate) stopping: watch::Receiver<bool>,
+    /// The latest generation of the metadata group that a peer spoke for.
+    pub(crate) generation: watch::Sender<u32>,
 }
 
 #[tonic::async_trait]
@@ -72,6 +74,7 @@ impl ConsensusPeer for PeerService {
             peer,
             groups: Arc::clone(&self.groups),
             spools: Arc::new(Spools { dir: self.spools.clone(), open: Mutex::default() }),
+            generation: self.generation.clone(),
         };
         let mut stopping = self.stopping.clone();
         let inbound = request.into_inner();
@@ -97,6 +100,7 @@ struct Conversation {
     peer: NodeId,
     groups: Groups,
     spools: Arc<Spools>,
+    generation: watch::Sender<u32>,
 }
 
 type Answering = Pin<Box<dyn Future<Output = (u64, Answer<TokioRuntime>)> + Send>>;
@@ -161,6 +165,9 @@ impl Conversation {
     ) {
         let Item::Question { group, number, question } = item else { return };
         let served = self.groups.lock().unwrap_or_else(PoisonError::into_inner).get(&group).cloned();
+        if let Some(generation) = group.generation() {
+            self.generation.send_if_modified(|seen| std::mem::replace(seen, generation.max(*seen)) < generation);
+        }
         let Some(Served { raft, silent_until }) = served else {
             let answer = Answer::Failed(format!("group {group} does not run on node {}", self.node));
             return ready.push(Item::Answer { number, answer });

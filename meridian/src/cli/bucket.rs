@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use clap::Subcommand;
 use meridian_client::Client;
-use meridian_types::{Bucket, BucketChange, BucketName, BucketSpec, RegionName, Topology};
+use meridian_types::{Acks, Bucket, BucketChange, BucketName, BucketSpec, Policy, RegionName, Topology};
 use serde::Serialize;
 
 use super::connect::Connection;
@@ -61,6 +61,10 @@ pub(super) enum Command {
     Set {
         /// Its name.
         name: BucketName,
+        /// For sync: how many regions must have a write, the primary counted: one, majority, all, or a number. Begins a new
+        /// epoch; says which promise holds meanwhile.
+        #[arg(long)]
+        acks: Option<Acks>,
         #[command(flatten)]
         settings: Settings,
         /// Say what would change, change nothing.
@@ -112,7 +116,7 @@ pub(super) async fn run(command: Command, connection: &Connection, format: Forma
             let topology = client.admin().topology().await?;
             show(format, &Described { buckets: vec![View::of(existing(&topology, &name)?, &topology)] })
         }
-        Command::Set { name, settings, dry_run } => set(&client, &name, &settings, dry_run, format).await,
+        Command::Set { name, acks, settings, dry_run } => set(&client, &name, acks, &settings, dry_run, format).await,
         Command::Delete { name, dry_run, yes } => delete(&client, &name, dry_run, yes).await,
         Command::Label { name, labels } => {
             let (set, remove) = changes(&labels)?;
@@ -131,20 +135,49 @@ fn existing<'a>(topology: &'a Topology, name: &BucketName) -> Result<&'a Bucket,
 async fn set(
     client: &Client,
     name: &BucketName,
+    acks: Option<Acks>,
     settings: &Settings,
     dry_run: bool,
     format: Format,
 ) -> anyhow::Result<()> {
     let topology = client.admin().topology().await?;
     let before = existing(&topology, name)?;
-    let change = settings.change(before, &topology)?;
+    let acks = acks.filter(|acks| !matches!(before.policy, Policy::Sync { acks: now, .. } if now == *acks));
+    let change = BucketChange { acks, ..settings.change(before, &topology)? };
     if change == BucketChange::default() {
         note("nothing changes: it is like that already");
         return one(client, before, format).await;
     }
     let bucket = client.admin().set_bucket(name, &change, dry_run).await?;
     note(if dry_run { "this would be the bucket; nothing was changed:" } else { "changed:" });
+    if bucket.epoch != before.epoch {
+        note(&meanwhile(before, &bucket));
+    }
     show(format, &Described { buckets: vec![View::of(&bucket, &topology)] })
+}
+
+/// Which promise holds while the number of acknowledging regions changes, and the way back.
+fn meanwhile(before: &Bucket, after: &Bucket) -> String {
+    let holders = after.regions.len();
+    let (least, asked) = (before.policy.required_regions(holders), after.policy.required_regions(holders));
+    let back = match before.policy {
+        Policy::Sync { acks, .. } => format!("meridian bucket set {} --acks {acks}", after.name),
+        Policy::Async { .. } | Policy::ActiveActive => String::new(),
+    };
+    let promise = if asked > least {
+        format!(
+            "Until the bucket is SYNC again, writes acknowledged before have {least} regions only, and a lost primary is replaced only with consent; `meridian bucket show {}` tells.",
+            after.name
+        )
+    } else {
+        format!(
+            "What was acknowledged before has more regions than is asked now: nothing is exposed. From now on the loss of {asked} regions at once may cost a write."
+        )
+    };
+    format!(
+        "Epoch {} begins: the primary seals epoch {} in every shard, for which writes wait some milliseconds; from then on each write is acknowledged by {asked} of {holders} regions.\n{promise}\nThe way back: {back}",
+        after.epoch, before.epoch
+    )
 }
 
 /// Deleting data takes a second word, unless there is none to delete.

@@ -20,7 +20,8 @@ pub(super) struct Args {
 }
 
 pub(super) async fn run(args: Args, format: Format) -> anyhow::Result<()> {
-    let options = Options { path: args.path, distances: args.links.distances()?, dir: args.dir };
+    let options =
+        Options { path: args.path, distances: args.links.distances(crate::dev::default_distances())?, dir: args.dir };
     let report = run_demo(&options).await?;
     show(format, &report)?;
     if report.is_equal() {

@@ -8,7 +8,7 @@ use anyhow::bail;
 use super::connect::DEV_DIR;
 use super::exit::Failure;
 use super::stop;
-use crate::dev::{Planet, READY_WITHIN, banner, default_distances};
+use crate::dev::{Planet, READY_WITHIN, banner, default_distances, witnessed_distances};
 use crate::output::{note, text};
 use crate::wan::{Distances, Link, RoundTrip};
 
@@ -20,6 +20,9 @@ pub(super) struct Args {
     /// The first port; each region takes a block of 100.
     #[arg(long, default_value_t = 7100)]
     port_base: u16,
+    /// Two regions and a witness instead of three regions: the third place only votes in the metadata plane.
+    #[arg(long)]
+    witness: bool,
     #[command(flatten)]
     links: Links,
 }
@@ -38,9 +41,9 @@ pub(super) struct Links {
 
 impl Links {
     /// The defaults with what was given on top.
-    pub(super) fn distances(&self) -> anyhow::Result<Distances> {
+    pub(super) fn distances(&self, usual: Distances) -> anyhow::Result<Distances> {
         let none = self.rtt.iter().any(|rtt| rtt == "none");
-        let mut distances = if none { Distances::default() } else { default_distances() };
+        let mut distances = if none { Distances::default() } else { usual };
         for rtt in self.rtt.iter().filter(|rtt| *rtt != "none") {
             let parsed: RoundTrip = rtt.parse().map_err(|error| Failure::invalid(format!("--rtt: {error}")))?;
             distances.set_round_trip(parsed.pair, parsed.round_trip);
@@ -56,10 +59,14 @@ impl Links {
 const OUTAGE: Duration = Duration::from_secs(5);
 
 pub(super) async fn run(args: Args) -> anyhow::Result<()> {
-    let distances = args.links.distances()?;
+    let distances = args.links.distances(if args.witness { witnessed_distances() } else { default_distances() })?;
     let mut stop = std::pin::pin!(stop::signalled());
-    let mut planet = Planet::start(&args.dir, "dev", args.port_base, &distances)?;
-    note("starting three regions …");
+    let mut planet = if args.witness {
+        Planet::witnessed(&args.dir, "dev", args.port_base, &distances)?
+    } else {
+        Planet::start(&args.dir, "dev", args.port_base, &distances)?
+    };
+    note(if args.witness { "starting two regions and a witness …" } else { "starting three regions …" });
     tokio::select! {
         ready = planet.wait_until_ready(READY_WITHIN) => {
             if let Err(error) = ready {

@@ -1,4 +1,4 @@
-//! `meridian status`: regions, nodes, buckets, and what is wrong.
+//! `meridian status`: regions, nodes, buckets, what is wrong, and what can die right now.
 
 use std::collections::BTreeMap;
 
@@ -11,6 +11,8 @@ use super::connect::Connection;
 use super::exit::Failure;
 use super::lag::{bucket_label, lane_state};
 use crate::output::{Format, Show, Table, bytes, count, millis, share, show};
+
+mod survival;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
@@ -40,21 +42,31 @@ async fn gather(client: &Client) -> anyhow::Result<Report> {
         buckets: topology.buckets.values().map(|bucket| View::of(bucket, &topology)).collect(),
         keys: BTreeMap::new(),
         problems: Vec::new(),
+        survival: survival::View::default(),
     };
+    let mut heard = survival::Heard::default();
     for (node, status) in nodes {
         report.add_node(&node, status.as_ref(), &topology);
+        heard.statuses.extend(status.ok());
     }
-    add_lanes(client, &mut report, &topology).await?;
-    add_digests(client, &mut report, &topology).await?;
+    add_lanes(client, &mut report, &mut heard, &topology).await?;
+    add_digests(client, &mut report, &mut heard, &topology).await?;
+    report.survival = survival::View::of(&heard, &topology);
     report.problems.sort();
     report.problems.dedup();
     Ok(report)
 }
 
-async fn add_lanes(client: &Client, report: &mut Report, topology: &Topology) -> anyhow::Result<()> {
-    for region in client.admin().lag(None).await? {
+async fn add_lanes(
+    client: &Client,
+    report: &mut Report,
+    heard: &mut survival::Heard,
+    topology: &Topology,
+) -> anyhow::Result<()> {
+    let regions = client.admin().lag(None).await?;
+    for region in &regions {
         // A region that doesn't answer is in the table of nodes already.
-        let Ok(lag) = region.answer else { continue };
+        let Ok(lag) = &region.answer else { continue };
         for lane in lag.lanes.iter().filter(|lane| lane.state != LaneState::Streaming) {
             let target = topology.region_label(lane.target);
             report.problems.push(format!(
@@ -65,15 +77,23 @@ async fn add_lanes(client: &Client, report: &mut Report, topology: &Topology) ->
             ));
         }
     }
+    heard.add_lags(regions);
     Ok(())
 }
 
-async fn add_digests(client: &Client, report: &mut Report, topology: &Topology) -> anyhow::Result<()> {
+async fn add_digests(
+    client: &Client,
+    report: &mut Report,
+    heard: &mut survival::Heard,
+    topology: &Topology,
+) -> anyhow::Result<()> {
     for region in client.admin().digests(None).await? {
         let Ok(shards) = region.answer else { continue };
         for shard in shards {
             let bucket = bucket_label(topology, shard.bucket);
             if shard.diverged {
+                let id = topology.region_named(region.region.as_str()).map(|known| known.id);
+                heard.diverged.extend(id.map(|id| (shard.bucket, id)));
                 report.problems.push(format!(
                     "{}: bucket {bucket}, shard {} DIVERGED from its source",
                     region.region, shard.shard
@@ -95,6 +115,8 @@ struct Report {
     /// Bucket -> region -> live keys.
     keys: BTreeMap<String, BTreeMap<String, u64>>,
     problems: Vec<String>,
+    /// What can die right now.
+    survival: survival::View,
 }
 
 #[derive(Debug, Serialize)]
@@ -104,6 +126,8 @@ struct NodeRow {
     zone: String,
     rpc: String,
     leads_metadata: bool,
+    /// It votes in the metadata plane and holds no data.
+    witness: bool,
     status: Option<NodeStatus>,
 }
 
@@ -127,6 +151,7 @@ impl Report {
             zone: node.zone.clone(),
             rpc: node.rpc_address.clone(),
             leads_metadata: status.is_ok_and(|status| status.metadata_leader == Some(node.id)),
+            witness: node.is_witness(),
             status: status.ok().cloned(),
         });
     }
@@ -155,14 +180,19 @@ impl Report {
                 Some(status) => cells.extend([
                     if status.problems.is_empty() { "ok" } else { "PROBLEMS" }.to_owned(),
                     if status.lease_ms == 0 { "NONE".to_owned() } else { millis(status.lease_ms) },
-                    format!("{}/{}", status.shards_led, status.shards_total),
+                    if row.witness {
+                        "witness".to_owned()
+                    } else {
+                        format!("{}/{}", status.shards_led, status.shards_total)
+                    },
                     bytes(status.log_bytes),
-                    bytes(status.state_bytes),
-                    format!(
-                        "{} ({})",
-                        bytes(status.disk_free_bytes),
-                        share(status.disk_free_bytes, status.disk_total_bytes)
-                    ),
+                    if row.witness { "-".to_owned() } else { bytes(status.state_bytes) },
+                    if row.witness {
+                        "-".to_owned()
+                    } else {
+                        let (free, total) = (status.disk_free_bytes, status.disk_total_bytes);
+                        format!("{} ({})", bytes(free), share(free, total))
+                    },
                     bytes(status.resident_bytes),
                     millis(status.uptime_ms),
                 ]),
@@ -197,12 +227,13 @@ impl Show for Report {
             ),
         };
         format!(
-            "cluster {cluster}, {} shards per region, metadata at {} (* leads it)\n\n{}\n\n{}\n{}\n{problems}",
+            "cluster {cluster}, {} shards per region, metadata at {} (* leads it)\n\n{}\n\n{}\n{}\n{problems}\n\n{}",
             self.shards,
             self.metadata_index,
             self.nodes_table(),
             bucket::table(&self.buckets),
             self.keys_line(),
+            self.survival.text(),
         )
     }
 }
@@ -233,6 +264,7 @@ mod tests {
             buckets: Vec::new(),
             keys: BTreeMap::from([("orders".to_owned(), BTreeMap::from([("us-east".to_owned(), 1234)]))]),
             problems: Vec::new(),
+            survival: survival::View::default(),
         };
         report.add_node(&node("up"), Ok(&NodeStatus { lease_ms: 0, ..NodeStatus::default() }), &topology);
         let refusal = meridian_types::Refusal::new(meridian_types::RefusalKind::Unavailable, "connection refused");

@@ -19,6 +19,12 @@ use crate::wan::{Distances, Pair, Route};
 /// The regions of `dev` and `demo`, in the order they join.
 pub const REGIONS: [&str; 3] = ["us-east", "eu-west", "ap-south"];
 
+/// With a witness: two regions with data, and a third place that only votes in the metadata plane.
+pub const WITNESSED: [&str; 3] = ["us-east", "eu-west", WITNESS];
+
+/// The region of the witness.
+const WITNESS: &str = "witness";
+
 /// Ports between two regions: 3 of the node itself, then its links.
 const PORT_BLOCK: u16 = 100;
 const TCP_LINKS: u16 = 10;
@@ -32,13 +38,22 @@ const LOG: &str = "info,openraft=warn";
 
 /// Round trips between the real places, rounded: Virginia–Ireland 70–80 ms, Virginia–Mumbai 190–200, Ireland–Mumbai 120–130.
 pub fn default_distances() -> Distances {
+    round_trips([("us-east", "eu-west", 80), ("us-east", "ap-south", 200), ("eu-west", "ap-south", 130)])
+}
+
+fn round_trips(of: [(&str, &str, u64); 3]) -> Distances {
     let mut distances = Distances::default();
-    for (a, b, millis) in [("us-east", "eu-west", 80), ("us-east", "ap-south", 200), ("eu-west", "ap-south", 130)] {
+    for (a, b, millis) in of {
         if let (Ok(a), Ok(b)) = (RegionName::new(a), RegionName::new(b)) {
             distances.set_round_trip(Pair::new(a, b), Duration::from_millis(millis));
         }
     }
     distances
+}
+
+/// The same with a witness somewhere in between.
+pub fn witnessed_distances() -> Distances {
+    round_trips([("us-east", "eu-west", 80), ("us-east", WITNESS, 50), ("eu-west", WITNESS, 40)])
 }
 
 /// One node and where it lives.
@@ -60,6 +75,8 @@ pub struct Place {
     pub log: PathBuf,
     /// Its data.
     pub data: PathBuf,
+    /// Whether it only votes in the metadata plane.
+    pub witness: bool,
 }
 
 /// The whole planet on paper.
@@ -77,22 +94,34 @@ impl Plan {
     /// # Errors
     /// When the ports don't fit, or `distances` names a region that isn't there.
     pub fn new(dir: &Path, cluster: &str, port_base: u16, distances: Distances) -> anyhow::Result<Plan> {
-        let blocks = u16::try_from(REGIONS.len())?;
+        Plan::of(REGIONS, dir, cluster, port_base, distances)
+    }
+
+    /// The same for [`WITNESSED`].
+    ///
+    /// # Errors
+    /// As [`Plan::new`].
+    pub fn witnessed(dir: &Path, cluster: &str, port_base: u16, distances: Distances) -> anyhow::Result<Plan> {
+        Plan::of(WITNESSED, dir, cluster, port_base, distances)
+    }
+
+    fn of(regions: [&str; 3], dir: &Path, cluster: &str, port_base: u16, distances: Distances) -> anyhow::Result<Plan> {
+        let blocks = u16::try_from(regions.len())?;
         if port_base < 1024 || port_base.checked_add(blocks * PORT_BLOCK).is_none() {
             bail!(crate::cli::Failure::invalid(format!(
                 "--port-base {port_base} leaves no room for {blocks} blocks of {PORT_BLOCK} ports: use 1024 to {}",
                 u16::MAX - blocks * PORT_BLOCK
             )));
         }
-        if let Some(unknown) = distances.regions().find(|region| !REGIONS.contains(&region.as_str())) {
+        if let Some(unknown) = distances.regions().find(|region| !regions.contains(&region.as_str())) {
             bail!(crate::cli::Failure::invalid(format!(
                 "there is no region `{unknown}` here: the regions are {}",
-                REGIONS.join(", ")
+                regions.join(", ")
             )));
         }
         std::fs::create_dir_all(dir).with_context(|| format!("cannot create {}", dir.display()))?;
         let dir = dir.canonicalize().with_context(|| format!("cannot use {}", dir.display()))?;
-        let places = REGIONS
+        let places = regions
             .iter()
             .zip((port_base..).step_by(usize::from(PORT_BLOCK)))
             .map(|(region, port)| place(&dir, region, port))
@@ -166,6 +195,16 @@ impl Plan {
     /// When a file can't be written.
     pub fn write(&self) -> anyhow::Result<()> {
         let certs = self.certs();
+        let others = self.places.iter().find(|place| !certs.join(format!("{}.pem", place.node)).exists());
+        if certs.join("operator.pem").exists()
+            && let Some(other) = others
+        {
+            bail!(crate::cli::Failure::invalid(format!(
+                "{} holds a planet without {}: choose another --dir, or start it with the regions it has",
+                self.dir.display(),
+                other.region
+            )));
+        }
         if !certs.join("operator.pem").exists() {
             // A first start that was interrupted leaves an incomplete set behind: make it anew, nothing depends on it yet.
             if certs.exists() {
@@ -218,7 +257,11 @@ impl Plan {
             node: place.node.clone(),
             data_dir: place.data.clone(),
             shards: SHARDS,
-            listen: Listen { rpc: place.rpc, replication: place.replication, admin: place.admin },
+            listen: Listen {
+                rpc: place.rpc,
+                replication: (!place.witness).then_some(place.replication),
+                admin: place.admin,
+            },
             tls: Tls { ca: tls.ca, cert: tls.cert, key: tls.key },
             members: self.places.iter().map(member).collect(),
             translate: self.translate(&place.region),
@@ -257,6 +300,7 @@ fn place(dir: &Path, region: &str, port: u16) -> anyhow::Result<Place> {
         config: dir.join(format!("{node}.toml")),
         log: dir.join(format!("{node}.log")),
         data: dir.join(&node),
+        witness: region == WITNESS,
     })
 }
 
@@ -266,7 +310,8 @@ fn member(place: &Place) -> Member {
         region: place.region.clone(),
         zone: "a".to_owned(),
         rpc: place.rpc.to_string(),
-        replication: place.replication.to_string(),
+        replication: if place.witness { String::new() } else { place.replication.to_string() },
+        witness: place.witness,
     }
 }
 
@@ -301,6 +346,18 @@ mod tests {
         let again = std::fs::read(dir.path().join("certs/ca.pem")).unwrap();
         plan.write().unwrap();
         assert_eq!(std::fs::read(dir.path().join("certs/ca.pem")).unwrap(), again, "a restart keeps the certificates");
+    }
+
+    #[test]
+    fn a_witness_is_a_member_without_data_and_a_planet_keeps_its_regions() {
+        let dir = tempfile::tempdir().unwrap();
+        let plan = Plan::witnessed(dir.path(), "test", 27_100, witnessed_distances()).unwrap();
+        plan.write().unwrap();
+        let witness = Config::load(&dir.path().join("witness-1.toml")).unwrap();
+        assert!(witness.is_witness() && witness.listen.replication.is_none());
+        assert!(!Config::load(&dir.path().join("us-east-1.toml")).unwrap().is_witness());
+        let other = Plan::new(dir.path(), "test", 27_100, default_distances()).unwrap();
+        assert!(other.write().unwrap_err().to_string().contains("choose another --dir"));
     }
 
     #[test]

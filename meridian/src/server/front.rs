@@ -29,6 +29,8 @@ pub(crate) struct Front {
     node: NodeId,
     started: Instant,
     certificate_ends_unix_s: i64,
+    /// It votes in the metadata plane and never has data.
+    witness: bool,
     consensus: Consensus,
     metadata: meridian_metadata_node::Handle,
     data: OnceLock<Data>,
@@ -39,10 +41,12 @@ impl Front {
     pub(crate) fn new(
         node: NodeId,
         certificate_ends_unix_s: i64,
+        witness: bool,
         consensus: Consensus,
         metadata: meridian_metadata_node::Handle,
     ) -> Front {
-        Front { node, started: Instant::now(), certificate_ends_unix_s, consensus, metadata, data: OnceLock::new() }
+        let (started, data) = (Instant::now(), OnceLock::new());
+        Front { node, started, certificate_ends_unix_s, witness, consensus, metadata, data }
     }
 
     /// Starts to serve data. Called once.
@@ -52,6 +56,11 @@ impl Front {
 
     /// Why this node can't serve yet; empty when it can.
     pub(crate) fn not_ready(&self) -> Vec<String> {
+        if self.witness {
+            let mut reasons = self.metadata.problems();
+            reasons.extend((!self.metadata.is_registered()).then(|| "this node is not registered yet".to_owned()));
+            return reasons;
+        }
         let Some(data) = self.data.get() else {
             return vec!["the cluster is not formed yet: a majority of its metadata voters must be up".to_owned()];
         };
@@ -64,6 +73,12 @@ impl Front {
     }
 
     fn data(&self) -> Result<&Data, Refusal> {
+        if self.witness {
+            return Err(Refusal::new(
+                RefusalKind::Redirect,
+                "this node is a witness: it votes in the metadata plane and holds no data; ask a node of another region",
+            ));
+        }
         self.data.get().ok_or_else(|| {
             Refusal::new(
                 RefusalKind::Retry,
@@ -198,6 +213,8 @@ impl Control for Front {
             certificate_left_s: u64::try_from(self.certificate_left_s()).unwrap_or_default(),
             wall_ms: millis(wall()),
             votes: self.metadata.votes(),
+            metadata_voters: self.metadata.voters(),
+            leases: self.metadata.leases(),
             ..NodeStatus::default()
         };
         if let Some(data) = self.data.get() {

@@ -14,7 +14,7 @@ use meridian_types::{
 use crate::command::{Action, Command, Form, NodeSpec};
 use crate::event::Event;
 use crate::reply::{Answer, Reply};
-use crate::spec::{check_form, check_label_change, check_labels, check_node};
+use crate::spec::{check_form, check_label_change, check_labels, check_node, invalid};
 use crate::state::{ClusterState, Formed, NODES_MAX, ShardGroup};
 
 /// A command that took effect: its reply, and what changed for the event ring.
@@ -126,15 +126,21 @@ impl ClusterState {
             self.nodes.insert(NodeId::of(&member.name), node_of(member, region));
         }
         for region in self.regions.keys() {
+            // A witness votes in the metadata group, and that is all.
+            if self.nodes.values().all(|node| node.region != *region || node.is_witness()) {
+                continue;
+            }
             let at_home = form.members.iter().map(|m| NodeId::of(&m.name)).filter(|id| self.is_in(*id, *region));
             let voters: Vec<_> = at_home.take(VOTERS_MAX).collect();
             for shard in (0..form.shards).map(ShardId) {
                 self.groups.insert((*region, shard), ShardGroup { voters: voters.clone(), config_epoch: 1 });
             }
         }
+        let witnesses = self.regions.keys().filter(|region| !self.holds_data(**region)).count();
         let change = format!(
-            "{} regions, {} nodes, {} shards, leases of {} ms",
+            "{} regions{}, {} nodes, {} shards, leases of {} ms",
             self.regions.len(),
+            if witnesses == 0 { String::new() } else { format!(" ({witnesses} without data)") },
             self.nodes.len(),
             form.shards,
             form.lease_ttl_ms
@@ -158,6 +164,17 @@ impl ClusterState {
             )
         })?;
         let node = node_of(spec, region);
+        if node.is_witness() == self.holds_data(region) {
+            return Err(invalid(format!(
+                "node `{}` {}: a region either holds data or is a witness, for good; give the node another region",
+                node.name,
+                if node.is_witness() {
+                    format!("is a witness, but region `{}` holds data", spec.region)
+                } else {
+                    format!("holds data, but region `{}` is a witness", spec.region)
+                }
+            )));
+        }
         let reply = Reply::Registered { node: node.id, region };
         let change = match self.nodes.get(&node.id) {
             Some(known) if *known == node => None,

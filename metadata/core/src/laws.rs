@@ -87,6 +87,34 @@ fn regions_are_numbered_in_the_order_of_the_members() {
     assert_eq!(topology.groups[&place], [meridian_types::NodeId::of(&NodeName::new("eu-west-1").unwrap())]);
 }
 
+fn witness(name: &str, region_name: &str) -> NodeSpec {
+    NodeSpec { replication_address: String::new(), ..node(name, region_name) }
+}
+
+/// Two regions and a witness: three places that decide, two that hold data.
+#[test]
+fn a_witness_votes_and_its_region_holds_nothing() {
+    let members = vec![node("us-east-1", "us-east"), node("eu-west-1", "eu-west"), witness("w-1", "w")];
+    let mut state = ClusterState::default();
+    state.apply(1, &command(1, Action::FormCluster(Form { members, ..form() }))).unwrap();
+    state.validate().unwrap();
+    let topology = state.topology();
+    assert_eq!((topology.regions.len(), topology.groups.len()), (3, 8));
+    assert_eq!(topology.data_regions().collect::<Vec<_>>(), [RegionId(1), RegionId(2)]);
+    let everywhere = create(&mut state, 2, spec("all", Policy::ASYNC)).unwrap();
+    assert_eq!(everywhere.regions, [RegionId(1), RegionId(2)]);
+    let there = BucketSpec { regions: vec![region("us-east"), region("w")], ..spec("no", Policy::ASYNC) };
+    let refused = create(&mut state, 3, there).unwrap_err();
+    assert!(refused.kind == RefusalKind::Invalid && refused.message.contains("`w`, which is a witness"), "{refused}");
+    for (operation, wrong) in [(4, node("w-2", "w")), (5, witness("us-east-2", "us-east"))] {
+        let refused = state.apply(state.index() + 1, &command(operation, Action::RegisterNode(wrong))).unwrap_err();
+        assert!(refused.message.contains("a region either holds data or is a witness"), "{refused}");
+    }
+    state.apply(state.index() + 1, &command(6, Action::RegisterNode(witness("w-1", "w")))).unwrap();
+    state.validate().unwrap();
+    assert_eq!(ClusterState::decode(&state.encode()), Ok(state));
+}
+
 #[test]
 fn a_cluster_is_formed_once_and_later_attempts_learn_which() {
     let mut state = formed();
@@ -122,6 +150,8 @@ fn a_cluster_that_cannot_work_is_not_formed() {
     assert!(refused(&|f| f.members.clear()).contains("members"));
     assert!(refused(&|f| f.members.push(node("us-east-1", "eu-west"))).contains("twice"));
     assert!(refused(&|f| f.members[0].rpc_address = "nowhere".to_owned()).contains("rpc_address"));
+    assert!(refused(&|f| f.members.push(witness("w", "us-east"))).contains("a region of its own"));
+    assert!(refused(&|f| f.members = vec![witness("w", "w")]).contains("witnesses only"));
     let many = |f: &mut Form| f.members = (0..=REGIONS_MAX).map(|n| node(&format!("n{n}"), &format!("r{n}"))).collect();
     assert!(refused(&many).contains("regions"));
 }
@@ -376,8 +406,9 @@ fn name_and_change() -> impl Strategy<Value = (BucketName, BucketChange)> {
         prop::option::of(auto),
         prop::option::weighted(0.3, prop::option::of(max_lag())),
         prop::option::weighted(0.3, on_partition),
+        prop::option::weighted(0.3, prop_oneof![Just(Acks::One), Just(Acks::All), Just(Acks::Regions(3))]),
     )
-        .prop_map(|(auto, max_lag, on_partition)| BucketChange { auto, max_lag, on_partition });
+        .prop_map(|(auto, max_lag, on_partition, acks)| BucketChange { auto, max_lag, on_partition, acks });
     (name, change)
 }
 

@@ -17,6 +17,7 @@
 //! Deliberately not here: waiting, sockets, files and the Raft group (`metadata/node`); what an epoch
 //! means to a shard's data (`region/core`).
 
+mod acks;
 mod apply;
 pub mod command;
 pub mod event;
@@ -24,11 +25,13 @@ pub mod lease;
 mod legacy;
 mod operations;
 pub mod plan;
+pub mod recover;
 pub mod reply;
 pub mod snapshot;
 pub mod spec;
 mod standing;
 pub mod state;
+pub mod survival;
 
 pub use command::{AbortScope, Action, Command, CommandError};
 pub use event::Event;

@@ -85,14 +85,19 @@ impl ClusterState {
         Ok(())
     }
 
-    /// The ids of the regions as named, in that order; of all regions when none is named.
+    /// The ids of the regions as named, in that order; of all regions with data when none is named.
     fn named_regions(&self, names: &[RegionName]) -> Result<Vec<RegionId>, Refusal> {
         if names.is_empty() {
-            return Ok(self.regions.keys().copied().collect());
+            return Ok(self.regions.keys().copied().filter(|region| self.holds_data(*region)).collect());
         }
         let mut ids = Vec::new();
         for name in names {
             let id = self.known_region("regions", name)?;
+            if !self.holds_data(id) {
+                return Err(invalid(format!(
+                    "`regions` names `{name}`, which is a witness: it votes in the metadata plane and holds no data; leave it out"
+                )));
+            }
             if ids.contains(&id) {
                 return Err(invalid(format!("`regions` names `{name}` twice: name each region once")));
             }
@@ -192,6 +197,10 @@ pub(crate) fn check_node(node: &NodeSpec) -> Result<(), Refusal> {
     check_text("zone", &node.zone)?;
     check_text("version", &node.version)?;
     check_address("rpc_address", &node.rpc_address)?;
+    // A witness has none: that is what makes it one.
+    if node.replication_address.is_empty() {
+        return Ok(());
+    }
     check_address("replication_address", &node.replication_address)
 }
 
@@ -241,5 +250,24 @@ pub(crate) fn check_form(form: &Form) -> Result<(), Refusal> {
     if regions.len() > REGIONS_MAX {
         return Err(invalid(format!("`members` spans {} regions; at most {REGIONS_MAX} are allowed", regions.len())));
     }
+    check_witnesses(form)?;
     form.members.iter().try_for_each(check_node)
+}
+
+/// A region holds data with all its members or is a witness with all of them, and some region holds data.
+fn check_witnesses(form: &Form) -> Result<(), Refusal> {
+    let of_kind = |witness: bool| {
+        let members = form.members.iter().filter(move |member| member.replication_address.is_empty() == witness);
+        members.map(|member| &member.region).collect::<BTreeSet<_>>()
+    };
+    let (witnesses, holding) = (of_kind(true), of_kind(false));
+    if let Some(both) = witnesses.intersection(&holding).next() {
+        return Err(invalid(format!(
+            "`members` has witnesses and nodes with data in region `{both}`: give the witness a region of its own"
+        )));
+    }
+    if holding.is_empty() {
+        return Err(invalid("`members` has witnesses only: some region must hold data"));
+    }
+    Ok(())
 }

@@ -45,7 +45,7 @@ impl ClusterState {
         step
     }
 
-    /// Changes what can be changed of a bucket without a new epoch.
+    /// Changes what can be changed of a bucket while it serves.
     pub(crate) fn set_bucket(
         &mut self,
         occasion: Occasion<'_>,
@@ -55,6 +55,9 @@ impl ClusterState {
         let before = Arc::clone(self.existing(name)?);
         let mut bucket = Bucket::clone(&before);
         bucket.policy = changed(bucket.policy, change).map_err(|why| invalid(why.to_string()))?;
+        if let Some(acks) = change.acks {
+            self.change_acks(&mut bucket, acks, occasion.at)?;
+        }
         if let Some(auto) = &change.auto {
             bucket.auto = self.auto(auto, bucket.policy, &bucket.regions)?;
         }

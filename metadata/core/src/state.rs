@@ -123,14 +123,21 @@ impl ClusterState {
         self.plans.get(&id)
     }
 
+    /// Whether a region holds data: a witness has no groups.
+    pub(crate) fn holds_data(&self, region: RegionId) -> bool {
+        self.groups.contains_key(&(region, ShardId(0)))
+    }
+
     pub(crate) fn region_id(&self, name: &RegionName) -> Option<RegionId> {
         self.regions.values().find(|region| region.name == *name).map(|region| region.id)
     }
 
-    /// What nodes route by. Costs a copy of the maps, not of the buckets.
+    /// What nodes route by, but for the generation, which is no part of the state. Costs a copy of the maps, not of the
+    /// buckets.
     pub fn topology(&self) -> Topology {
         Topology {
             index: self.index,
+            generation: 0,
             cluster: self.cluster(),
             shards: self.formed.as_ref().map_or(0, |formed| formed.shards),
             regions: self.regions.clone(),
@@ -192,14 +199,21 @@ impl ClusterState {
             let texts = check_text("zone", &node.zone).and_then(|()| check_text("version", &node.version));
             rule(texts.is_ok(), "a node's description is too long")?;
             let addresses = [&node.rpc_address, &node.replication_address];
-            rule(addresses.iter().all(|a| check_address("address", a).is_ok()), "a node's address is not valid")?;
+            let mut given = addresses.into_iter().filter(|address| !address.is_empty() || !node.is_witness());
+            rule(given.all(|a| check_address("address", a).is_ok()), "a node's address is not valid")?;
+            rule(
+                node.is_witness() != self.holds_data(node.region),
+                "a witness is in a region with data, or a node with data in a witness",
+            )?;
         }
         Ok(())
     }
 
     fn validate_groups(&self) -> Result<(), Fault> {
         let shards = self.formed.as_ref().map_or(0, |formed| formed.shards);
-        rule(self.groups.len() == self.regions.len() * usize::from(shards), "a shard has no group in some region")?;
+        let holding = self.regions.keys().filter(|region| self.holds_data(**region)).count();
+        rule(self.groups.len() == holding * usize::from(shards), "a shard has no group in some region")?;
+        rule(holding > 0 || self.formed.is_none(), "no region holds data")?;
         for ((region, shard), group) in &self.groups {
             rule(self.regions.contains_key(region) && shard.0 < shards, "a group serves a shard that does not exist")?;
             rule(!group.voters.is_empty(), "a group has no voters")?;
@@ -213,8 +227,8 @@ impl ClusterState {
         rule(bucket.id == id && id.0 > 0 && id <= self.last_bucket, "a bucket's id was not handed out")?;
         rule(bucket.regions.is_sorted_by(|a, b| a < b), "a bucket's regions are not ascending")?;
         rule(
-            bucket.regions.iter().all(|r| self.regions.contains_key(r)),
-            "a bucket is in a region that does not exist",
+            bucket.regions.iter().all(|r| self.holds_data(*r)),
+            "a bucket is in a region that does not exist or holds no data",
         )?;
         rule(bucket.policy.validate(bucket.regions.len()).is_ok(), "a bucket's regions can't keep its policy")?;
         rule(bucket.policy.has_primary() == bucket.primary.is_some(), "a bucket's primary contradicts its policy")?;

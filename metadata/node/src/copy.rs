@@ -15,6 +15,7 @@ use tokio::sync::watch;
 #[derive(Debug)]
 pub(crate) struct LocalCopy {
     state: Mutex<ClusterState>,
+    generation: u32,
     topology: watch::Sender<Arc<Topology>>,
     pub(crate) lease: Lease,
 }
@@ -26,10 +27,10 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl LocalCopy {
-    pub(crate) fn new(state: ClusterState, drift: Drift) -> LocalCopy {
-        let topology = watch::Sender::new(Arc::new(state.topology()));
+    pub(crate) fn new(state: ClusterState, drift: Drift, generation: u32) -> LocalCopy {
+        let topology = watch::Sender::new(Arc::new(Topology { generation, ..state.topology() }));
         let lease = Lease::new(drift, state.index());
-        LocalCopy { state: Mutex::new(state), topology, lease }
+        LocalCopy { state: Mutex::new(state), generation, topology, lease }
     }
 
     /// Reads the state. Short: applies wait meanwhile.
@@ -42,7 +43,7 @@ impl LocalCopy {
         let (result, topology) = {
             let mut state = lock(&self.state);
             let result = change(&mut state);
-            (result, Arc::new(state.topology()))
+            (result, Arc::new(Topology { generation: self.generation, ..state.topology() }))
         };
         let index = topology.index;
         self.topology.send_replace(topology);
@@ -142,7 +143,7 @@ mod tests {
 
     #[test]
     fn a_lease_appears_only_once_the_index_it_rests_on_is_published() {
-        let copy = LocalCopy::new(ClusterState::default(), Drift::ONE_PERCENT);
+        let copy = LocalCopy::new(ClusterState::default(), Drift::ONE_PERCENT, 0);
         let sent = Instant::now();
         assert_eq!(copy.lease.until(), None);
         copy.lease.granted(sent, Grant { ttl: Duration::from_secs(5), index: 1, term: 1 });

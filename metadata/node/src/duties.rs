@@ -18,6 +18,7 @@ use crate::copy::LocalCopy;
 use crate::leader::Leader;
 use crate::metrics::Metrics;
 use crate::options::Options;
+use crate::survival::Surveyor;
 
 /// How often gauges are refreshed and failed steps repeated.
 const TICK: Duration = Duration::from_secs(1);
@@ -43,6 +44,7 @@ impl Duties {
         let mut seen = Leadership::default();
         // Nodes this leader has added in its term. A new leader asks again: adding twice changes nothing.
         let mut learners = BTreeSet::new();
+        let mut surveyor = Surveyor::default();
         loop {
             let now = *leaderships.borrow_and_update();
             if now != seen {
@@ -55,6 +57,9 @@ impl Duties {
             topologies.mark_unchanged();
             if now.leads {
                 self.lead(&mut learners).await;
+                surveyor.survey(&self.leader, &self.copy, &self.metrics);
+            } else {
+                surveyor.rest();
             }
             // Nobody but the group itself reads this log; consensus keeps what is not stored yet.
             self.group.allow_purge(*self.group.applied().borrow());
@@ -91,12 +96,29 @@ impl Duties {
         }
         // A leader that was elected before the cluster was formed has no table yet.
         self.leader.elected(self.leader.leadership().term);
-        let voters = self.options.voters();
+        let voters = self.leader.voters();
         let nodes: Vec<_> = self.copy.topology().nodes.keys().copied().collect();
         for node in nodes.into_iter().filter(|node| !voters.contains(node)) {
             if !learners.contains(&node) && self.leader.leadership().leads && self.add_learner(node).await {
                 learners.insert(node);
             }
+        }
+        self.grow(&voters, learners).await;
+    }
+
+    /// After a recovery one node votes alone. The others are taken back all at once, as soon as every voter of the
+    /// configuration is up and follows: two voters would survive less than one.
+    async fn grow(&self, voters: &[NodeId], learners: &BTreeSet<NodeId>) {
+        let wanted = self.options.voters();
+        let (live, missing) = (self.leader.live(), |node: &&NodeId| !voters.contains(node));
+        let grows = voters.len() < wanted.len() && voters.iter().all(|node| wanted.contains(node));
+        let ready = wanted.iter().filter(missing).all(|node| learners.contains(node) && live.contains(node));
+        if !grows || !ready || !self.leader.leadership().leads {
+            return;
+        }
+        match self.group.change_voters(&wanted).await {
+            Ok(()) => tracing::info!(voters = wanted.len(), "every voter of the configuration votes again"),
+            Err(error) => tracing::warn!(%error, "the returned voters don't vote yet"),
         }
     }
 

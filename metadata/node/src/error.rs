@@ -71,4 +71,17 @@ pub enum Error {
         /// How it ended.
         detail: String,
     },
+    /// The metadata plane was recovered without this node.
+    #[error(
+        "the metadata plane was recovered without this node (generation {generation}, this node has {own}): its own copy is set aside and never used again; start the node once more, and it joins the cluster as it is now"
+    )]
+    Superseded {
+        /// The generation that another node belongs to.
+        generation: u32,
+        /// This node's.
+        own: u32,
+    },
+    /// That could not be put on disk.
+    #[error("the metadata plane was recovered without this node, and that can't be written to its disk")]
+    Generation(#[source] io::Error),
 }

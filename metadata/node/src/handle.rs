@@ -63,6 +63,16 @@ impl Handle {
         self.leader.votes()
     }
 
+    /// The voters of the metadata group, as this node's log has them.
+    pub fn voters(&self) -> Vec<NodeId> {
+        self.leader.voters()
+    }
+
+    /// If this node leads the metadata group: the nodes whose lease it granted and that has not run out.
+    pub fn leases(&self) -> Vec<NodeId> {
+        self.leader.live()
+    }
+
     /// The metadata index this node has applied.
     pub fn index(&self) -> u64 {
         self.copy.index()

@@ -33,8 +33,6 @@ pub(crate) struct Leader {
     copy: Arc<LocalCopy>,
     /// Of the last term in which this node led.
     leases: Mutex<Option<LeaseTable>>,
-    /// The voters, this node among them if it is one.
-    voters: Vec<NodeId>,
     this: NodeId,
     /// Operations for which this node, in that term, has tried to hand the leadership over.
     tried: Mutex<(u64, BTreeSet<PlanId>)>,
@@ -57,7 +55,6 @@ impl Leader {
             group,
             copy,
             leases: Mutex::new(None),
-            voters: options.voters(),
             this: options.this.id(),
             tried: Mutex::default(),
             commands: Semaphore::new(COMMANDS_IN_FLIGHT_MAX),
@@ -72,9 +69,14 @@ impl Leader {
         *self.group.leadership().borrow()
     }
 
+    /// The voters, as this node's log has them.
+    pub(crate) fn voters(&self) -> Vec<NodeId> {
+        self.group.voters()
+    }
+
     /// Whether this node is a voter.
     pub(crate) fn votes(&self) -> bool {
-        self.voters.contains(&self.this)
+        self.voters().contains(&self.this)
     }
 
     /// Commits a command, given as it is and as bytes, and answers what it came to ([`meridian_metadata_core::reply`]).
@@ -121,7 +123,7 @@ impl Leader {
             let lives_there = |node: &NodeId| state.node(*node).is_some_and(|node| node.region == to);
             let agree = under_way.iter().all(|plan| plan.to() == to);
             let due = agree && !stopped && !new.is_empty() && !lives_there(&self.this);
-            due.then(|| (new, self.voters.iter().copied().filter(lives_there).collect::<Vec<_>>()))
+            due.then(|| (new, self.voters().into_iter().filter(lives_there).collect::<Vec<_>>()))
         })?;
         let now = Instant::now();
         let leases = self.leases();
@@ -193,6 +195,23 @@ impl Leader {
     /// How many nodes renewed in this term and may still believe in it.
     pub(crate) fn leases_live(&self) -> usize {
         self.leases().as_ref().map_or(0, |table| table.live(Instant::now()))
+    }
+
+    /// Those of `nodes` that may believe in a lease, also one of an earlier leader.
+    pub(crate) fn believing(&self, nodes: impl Iterator<Item = NodeId>) -> BTreeSet<NodeId> {
+        let now = Instant::now();
+        let leases = self.leases();
+        let Some(table) = leases.as_ref() else { return BTreeSet::new() };
+        nodes.filter(|node| table.expires(*node) > now).collect()
+    }
+
+    /// Which nodes those are; none while this node does not lead.
+    pub(crate) fn live(&self) -> Vec<NodeId> {
+        let now = Instant::now();
+        let leadership = self.leadership();
+        let leases = self.leases();
+        let table = leases.as_ref().filter(|table| leadership.leads && table.term() == leadership.term);
+        table.map_or_else(Vec::new, |table| table.live_nodes(now).collect())
     }
 
     fn leases(&self) -> MutexGuard<'_, Option<LeaseTable>> {

@@ -11,7 +11,7 @@
 //! ```
 //!
 //! Every node runs the same tasks: `duties` (acts only on the leader: forms the cluster, takes new nodes as
-//! learners), the `executor` (acts only on the leader: gives up what takes too long), `register`, `renew` and its
+//! learners, takes voters back after a recovery, counts what can die), the `executor` (acts only on the leader: gives up what takes too long), `register`, `renew` and its
 //! `report`, and `tell`, which carries what this node's shards have to say. Voters apply the group's log; other nodes follow it as
 //! learners, so that routing never asks anybody.
 //!
@@ -28,15 +28,19 @@ mod executor;
 mod file;
 #[doc(hidden)]
 pub mod fuzz;
+mod generation;
 mod handle;
+mod join;
 mod leader;
 mod machine;
 mod metrics;
 mod options;
 mod peer;
+pub mod recover;
 mod register;
 mod renew;
 mod service;
+mod survival;
 mod tell;
 
 pub use error::{Error, OpenError};

@@ -156,7 +156,7 @@ mod tests {
     fn machine(dir: &std::path::Path) -> Machine {
         let file = StateFile::open(dir).unwrap();
         let (mark, state) = file.load().unwrap().map_or((None, ClusterState::default()), |(m, s)| (Some(m), s));
-        Machine::new(Arc::new(LocalCopy::new(state, Drift::ONE_PERCENT)), file, mark)
+        Machine::new(Arc::new(LocalCopy::new(state, Drift::ONE_PERCENT, 0)), file, mark)
     }
 
     fn form(lsn: u64) -> Committed {

@@ -1,5 +1,6 @@
 //! What the metadata plane counts. Names of metrics live here and nowhere else.
 
+use meridian_metadata_core::survival::Kind;
 use opentelemetry::metrics::{Counter, Gauge, Histogram};
 use opentelemetry::{KeyValue, global};
 
@@ -14,6 +15,15 @@ pub(crate) struct Metrics {
     leads: Gauge<u64>,
     leases_live: Gauge<u64>,
     index: Gauge<u64>,
+    fatal: Gauge<u64>,
+}
+
+/// What a failure must not bring about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Without {
+    LosingWrites,
+    StoppingWrites,
+    LosingMajority,
 }
 
 impl Metrics {
@@ -52,6 +62,12 @@ impl Metrics {
                 .u64_gauge("meridian_metadata_index")
                 .with_description("The metadata index this node has applied")
                 .build(),
+            fatal: meter
+                .u64_gauge("meridian_metadata_fatal_failures")
+                .with_description(
+                    "How many nodes, zones or regions (kind) can't die right now without losing acknowledged writes, stopping writes of some bucket, or losing the metadata majority (without); told by the metadata leader",
+                )
+                .build(),
         }
     }
 
@@ -77,6 +93,23 @@ impl Metrics {
 
     pub(crate) fn leases_live(&self, count: usize) {
         self.leases_live.record(count as u64, &[]);
+    }
+
+    pub(crate) fn fatal(&self, kind: Kind, without: Without, count: usize) {
+        let kind = match kind {
+            Kind::Node => "node",
+            Kind::Zone => "zone",
+            Kind::Region => "region",
+            Kind::TwoNodes => "two-nodes",
+            Kind::TwoZones => "two-zones",
+            Kind::TwoRegions => "two-regions",
+        };
+        let without = match without {
+            Without::LosingWrites => "losing-writes",
+            Without::StoppingWrites => "stopping-writes",
+            Without::LosingMajority => "losing-majority",
+        };
+        self.fatal.record(count as u64, &[KeyValue::new("kind", kind), KeyValue::new("without", without)]);
     }
 
     pub(crate) fn index(&self, index: u64) {

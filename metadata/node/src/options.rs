@@ -60,7 +60,8 @@ pub struct Member {
     pub zone: String,
     /// `host:port` of its gRPC endpoint.
     pub rpc_address: String,
-    /// `host:port` of its replication endpoint.
+    /// `host:port` of its replication endpoint; empty for a witness.
+    #[serde(default)]
     pub replication_address: String,
     /// Whether it votes in the metadata group; others follow it as learners.
     #[serde(default = "voter")]

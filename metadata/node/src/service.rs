@@ -6,7 +6,6 @@ use std::sync::Arc;
 use meridian_consensus::Consensus;
 use meridian_metadata_core::ClusterState;
 use meridian_proto::dial::Dial;
-use meridian_types::GroupId;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
@@ -15,8 +14,9 @@ use crate::copy::LocalCopy;
 use crate::duties::Duties;
 use crate::error::{Error, OpenError};
 use crate::executor::Executor;
-use crate::file::StateFile;
+use crate::generation::Home;
 use crate::handle::Handle;
+use crate::join;
 use crate::leader::Leader;
 use crate::machine::Machine;
 use crate::metrics::Metrics;
@@ -27,6 +27,9 @@ use crate::tell::{self, Telling, WORDS_WAITING_MAX};
 
 /// The metadata plane on one node, opened and ready to run.
 pub struct Service {
+    home: Home,
+    /// The latest generation that was heard of.
+    generation: watch::Receiver<u32>,
     options: Arc<Options>,
     duties: Duties,
     executor: Executor,
@@ -48,14 +51,31 @@ impl Service {
         dial: Arc<dyn Dial>,
     ) -> Result<(Service, Handle), OpenError> {
         options.validate()?;
-        let file = StateFile::open(&options.dir)?;
+        let mut home = Home::open(&options.dir)?;
+        let elsewhere = join::ask(&options, &dial).await;
+        if elsewhere.generation > home.generation() {
+            tracing::warn!(
+                generation = elsewhere.generation,
+                "the metadata plane was recovered without this node: its own copy is set aside"
+            );
+        }
+        home.advance(elsewhere.generation).map_err(|source| OpenError::Io {
+            action: "writing",
+            path: options.dir.clone(),
+            source,
+        })?;
+        home.abandoned().try_for_each(|group| consensus.abandon(group))?;
+        let file = home.file()?;
         let (mark, state) = match file.load()? {
             Some((mark, state)) => (Some(mark), state),
             None => (None, ClusterState::default()),
         };
-        let copy = Arc::new(LocalCopy::new(state, options.drift()));
+        // With empty hands a node votes only for a cluster that nobody knows of yet.
+        let joins = mark.is_none() && (elsewhere.formed || home.generation() > 0);
+        let copy = Arc::new(LocalCopy::new(state, options.drift(), home.generation()));
         let machine = Machine::new(Arc::clone(&copy), file, mark);
-        let group = consensus.start_group(GroupId::METADATA, &options.voters(), Box::new(machine)).await?;
+        let voters = if joins { Vec::new() } else { options.voters() };
+        let group = consensus.start_group(home.group(), &voters, Box::new(machine)).await?;
         let leader = Arc::new(Leader::new(&options, group.clone(), Arc::clone(&copy)));
         let metrics = Metrics::new();
         let asker = Asker::new(&options, Arc::clone(&leader), Arc::clone(&copy), dial, metrics.clone());
@@ -84,15 +104,19 @@ impl Service {
             copy: Arc::clone(&copy),
             metrics: metrics.clone(),
         };
-        Ok((Service { options, duties, executor, told, asker, copy, metrics, registration }, handle))
+        let generation = consensus.generation_seen();
+        Ok((Service { home, generation, options, duties, executor, told, asker, copy, metrics, registration }, handle))
     }
 
     /// Runs until `shutdown` resolves.
     ///
     /// # Errors
-    /// [`Error::Task`] when a task panicked: the process must exit non-zero.
+    /// [`Error`] when a task panicked, or when the metadata plane was recovered without this node: the process must exit
+    /// non-zero.
     pub async fn run(self, shutdown: impl Future<Output = ()> + Send) -> Result<(), Error> {
-        let Service { options, duties, executor, told, asker, copy, metrics, registration } = self;
+        let Service { mut home, mut generation, options, duties, executor, told, asker, copy, metrics, registration } =
+            self;
+        let own = home.generation();
         let (every, give_up) = (options.renew_every(), options.renew_timeout());
         let mut tasks: JoinSet<&'static str> = JoinSet::new();
         tasks.spawn(named("leader duties", duties.run()));
@@ -106,6 +130,11 @@ impl Service {
         let ended = tokio::select! {
             () = shutdown => None,
             ended = tasks.join_next() => ended,
+            Some(generation) = later(&mut generation, own) => {
+                tasks.shutdown().await;
+                home.advance(generation).map_err(Error::Generation)?;
+                return Err(Error::Superseded { generation, own });
+            }
         };
         tasks.shutdown().await;
         match ended {
@@ -114,6 +143,11 @@ impl Service {
             Some(Err(error)) => Err(Error::Task { task: "metadata", detail: error.to_string() }),
         }
     }
+}
+
+/// Resolves when a generation after `own` is heard of; with nothing when nobody is left to hear of it.
+async fn later(seen: &mut watch::Receiver<u32>, own: u32) -> Option<u32> {
+    seen.wait_for(|seen| *seen > own).await.ok().map(|later| *later)
 }
 
 async fn named(name: &'static str, task: impl Future<Output = ()>) -> &'static str {

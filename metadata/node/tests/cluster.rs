@@ -4,6 +4,8 @@
 
 #[path = "cluster/operations.rs"]
 mod operations;
+#[path = "cluster/recovery.rs"]
+mod recovery;
 #[path = "cluster/world.rs"]
 mod world;
 

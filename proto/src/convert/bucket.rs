@@ -70,7 +70,7 @@ pub fn policy_to_proto(policy: Policy) -> v1::Policy {
 /// Invalid for a policy this version doesn't know, or a setting that belongs to another policy.
 pub fn policy_from_proto(policy: v1::Policy) -> Result<Policy, Refusal> {
     let kind = WireKind::try_from(policy.kind).map_err(|_| unreadable(&format!("the policy {}", policy.kind)))?;
-    let acks = acks_from_proto(&policy)?;
+    let acks = acks_from_proto(policy.acks, policy.regions)?;
     let max_lag = policy.max_lag.map(max_lag_from_proto).transpose()?;
     let on_partition = policy.degrade_after_ms.map(|after_ms| OnPartition::Degrade { after_ms });
     match kind {
@@ -85,16 +85,26 @@ pub fn policy_from_proto(policy: v1::Policy) -> Result<Policy, Refusal> {
     }
 }
 
-fn acks_from_proto(policy: &v1::Policy) -> Result<Option<Acks>, Refusal> {
-    Ok(match WireAcks::try_from(policy.acks).map_err(|_| unreadable(&format!("the acks {}", policy.acks)))? {
+fn acks_from_proto(acks: i32, regions: u32) -> Result<Option<Acks>, Refusal> {
+    Ok(match WireAcks::try_from(acks).map_err(|_| unreadable(&format!("the acks {acks}")))? {
         WireAcks::Unset => None,
         WireAcks::One => Some(Acks::One),
         WireAcks::Majority => Some(Acks::Majority),
         WireAcks::All => Some(Acks::All),
         WireAcks::Regions => Some(Acks::Regions(
-            u8::try_from(policy.regions).map_err(|_| refused(PolicyError::UnknownAcks(policy.regions.to_string())))?,
+            u8::try_from(regions).map_err(|_| refused(PolicyError::UnknownAcks(regions.to_string())))?,
         )),
     })
+}
+
+fn acks_to_proto(acks: Option<Acks>) -> (WireAcks, u32) {
+    match acks {
+        None => (WireAcks::Unset, 0),
+        Some(Acks::One) => (WireAcks::One, 0),
+        Some(Acks::Majority) => (WireAcks::Majority, 0),
+        Some(Acks::All) => (WireAcks::All, 0),
+        Some(Acks::Regions(count)) => (WireAcks::Regions, u32::from(count)),
+    }
 }
 
 /// Refuses what only `sync` has.
@@ -220,9 +230,12 @@ pub fn spec_from_proto(request: v1::CreateBucketRequest) -> Result<(BucketSpec, 
 
 /// The request to change a bucket.
 pub fn change_to_proto(name: &BucketName, change: &BucketChange, dry_run: bool) -> v1::SetBucketRequest {
+    let (acks, acks_regions) = acks_to_proto(change.acks);
     v1::SetBucketRequest {
         name: name.to_string(),
         dry_run,
+        acks: acks.into(),
+        acks_regions,
         auto: change.auto.as_ref().map(asked_to_proto),
         lag: change.max_lag.map(|it| it.map_or(WireLag::NoMaxLag(true), |it| WireLag::MaxLag(max_lag_to_proto(it)))),
         partition: change.on_partition.map(|it| match it {
@@ -246,7 +259,8 @@ pub fn change_from_proto(request: v1::SetBucketRequest) -> Result<(BucketName, B
         WirePartition::Block(_) => OnPartition::Block,
         WirePartition::DegradeAfterMs(after_ms) => OnPartition::Degrade { after_ms },
     });
-    let change = BucketChange { auto: request.auto.map(asked_from_proto).transpose()?, max_lag, on_partition };
+    let acks = acks_from_proto(request.acks, request.acks_regions)?;
+    let change = BucketChange { auto: request.auto.map(asked_from_proto).transpose()?, max_lag, on_partition, acks };
     Ok((named(BucketName::new(&request.name))?, change, request.dry_run))
 }
 

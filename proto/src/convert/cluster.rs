@@ -61,6 +61,7 @@ pub fn topology_to_proto(topology: &Topology, answered_by: NodeId) -> v1::Topolo
             })
             .collect(),
         last_bucket: topology.last_bucket.0,
+        metadata_generation: topology.generation,
     }
 }
 
@@ -77,6 +78,7 @@ pub fn topology_from_proto(message: v1::TopologyResponse) -> Result<(Topology, N
         },
         shards: u16::try_from(message.shards).map_err(|_| unreadable("so many shards"))?,
         last_bucket: BucketId(message.last_bucket),
+        generation: message.metadata_generation,
         ..Topology::default()
     };
     for one in message.regions {
@@ -287,6 +289,8 @@ pub fn node_status_to_proto(status: NodeStatus) -> v1::NodeStatusResponse {
         certificate_left_s: status.certificate_left_s,
         wall_ms: status.wall_ms,
         votes: status.votes,
+        metadata_voters: status.metadata_voters.into_iter().map(|node| node.0).collect(),
+        leases: status.leases.into_iter().map(|node| node.0).collect(),
     }
 }
 
@@ -314,5 +318,7 @@ pub fn node_status_from_proto(message: v1::NodeStatusResponse) -> Result<NodeSta
         certificate_left_s: message.certificate_left_s,
         wall_ms: message.wall_ms,
         votes: message.votes,
+        metadata_voters: message.metadata_voters.into_iter().map(NodeId).collect(),
+        leases: message.leases.into_iter().map(NodeId).collect(),
     })
 }

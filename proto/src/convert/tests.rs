@@ -246,8 +246,9 @@ fn change() -> impl Strategy<Value = BucketChange> {
     let on_partition = option::of(any::<u64>())
         .prop_map(|after_ms| after_ms.map_or(OnPartition::Block, |after_ms| OnPartition::Degrade { after_ms }));
     let name = name().prop_map(|name| RegionName::new(name.as_str()).unwrap());
-    (option::of(auto(name)), option::of(max_lag), option::of(on_partition))
-        .prop_map(|(auto, max_lag, on_partition)| BucketChange { auto, max_lag, on_partition })
+    let acks = prop_oneof![Just(Acks::One), Just(Acks::Majority), Just(Acks::All), any::<u8>().prop_map(Acks::Regions)];
+    (option::of(auto(name)), option::of(max_lag), option::of(on_partition), option::of(acks))
+        .prop_map(|(auto, max_lag, on_partition, acks)| BucketChange { auto, max_lag, on_partition, acks })
 }
 
 fn labels() -> impl Strategy<Value = BTreeMap<String, String>> {
@@ -502,6 +503,7 @@ proptest! {
             shards_total: 16, disk_free_bytes: n[5], disk_total_bytes: n[6], log_bytes: n[7], state_bytes: 1,
             resident_bytes: 2, problems: vec!["the disk is full: free some space".to_owned()],
             certificate_left_s: n[0], wall_ms: n[1], votes: n[2] % 2 == 0,
+            metadata_voters: vec![NodeId(n[3])], leases: vec![NodeId(n[4]), NodeId(n[5])],
         };
         prop_assert_eq!(node_status_from_proto(travelled(&node_status_to_proto(status.clone()))), Ok(status));
     }

@@ -251,8 +251,7 @@ impl Node {
     /// fill the disk of a living one (ISO-1). It then needs a resync.
     pub(crate) fn raise_purge_floors(&self) {
         let topology = self.authority.topology();
-        let others: Vec<RegionId> =
-            topology.regions.keys().copied().filter(|region| *region != self.region()).collect();
+        let others: Vec<RegionId> = topology.data_regions().filter(|region| *region != self.region()).collect();
         let mut retained: Vec<_> = self.shards.iter().map(|shard| shard.board.retained()).collect();
         for (shard, retained) in self.shards.iter().zip(&mut retained) {
             retained.all_have(all_have(shard, &others));

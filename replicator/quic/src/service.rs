@@ -266,8 +266,8 @@ impl Running {
     /// purged on the day it does.
     fn start_lanes(&mut self, topology: &Topology) {
         let mut running = self.handle.shown();
-        let targets = topology.regions.keys().filter(|region| **region != self.me.region);
-        for (target, shard) in targets.flat_map(|target| (0..topology.shards).map(|shard| (*target, ShardId(shard)))) {
+        let targets = topology.data_regions().filter(|region| *region != self.me.region);
+        for (target, shard) in targets.flat_map(|target| (0..topology.shards).map(move |it| (target, ShardId(it)))) {
             for lane in Lane::ALL {
                 let key = LaneKey { source: self.me.region, target, shard, lane };
                 let shown = Shown::default();

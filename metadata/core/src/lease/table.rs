@@ -85,6 +85,11 @@ impl LeaseTable {
 
     /// How many nodes may believe in a lease they renewed in this term.
     pub fn live(&self, now: Instant) -> usize {
-        self.renewed.values().filter(|renewed| renewed.expires > now).count()
+        self.live_nodes(now).count()
+    }
+
+    /// Those nodes.
+    pub fn live_nodes(&self, now: Instant) -> impl Iterator<Item = NodeId> + '_ {
+        self.renewed.iter().filter(move |(_, renewed)| renewed.expires > now).map(|(node, _)| *node)
     }
 }

@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use meridian_consensus::{Consensus, Pace};
-use meridian_metadata_node::{Handle, Member, OpenError, Options, Service};
+use meridian_metadata_node::{Error, Handle, Member, OpenError, Options, Service};
 use meridian_proto::dial::{self, Dial};
 use meridian_proto::identity::Identity;
 use meridian_proto::tls::TlsMaterial;
@@ -20,6 +20,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::Runtime;
 use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
 use tokio_stream::wrappers::TcpListenerStream;
 use tonic::transport::Channel;
 
@@ -86,6 +87,7 @@ struct Running {
     runtime: Runtime,
     consensus: Consensus,
     handle: Handle,
+    service: JoinHandle<Result<(), Error>>,
 }
 
 pub(crate) struct World {
@@ -152,6 +154,16 @@ impl World {
         World { places, members, authority, proxies, ways, weather, pace: FAST, tune: quick, _dir: dir }
     }
 
+    /// Two regions with data and a witness, all running.
+    pub(crate) fn witnessed() -> World {
+        let mut world = World::new(0);
+        let witness = world.id(2);
+        let voters = world.members.iter_mut().chain(world.places.iter_mut().map(|place| &mut place.member));
+        voters.filter(|member| member.id() == witness).for_each(|member| member.replication_address.clear());
+        (0..3).for_each(|at| world.start(at));
+        world
+    }
+
     /// A world whose members all run.
     pub(crate) fn started() -> World {
         let mut world = World::new(0);
@@ -206,18 +218,31 @@ impl World {
         let router =
             dial::server(&tls).unwrap().add_service(consensus.peer_service()).add_service(handle.peer_service());
         runtime.spawn(router.serve_with_incoming(TcpListenerStream::new(listener)));
-        runtime.spawn(service.run(std::future::pending()));
-        self.places[at].running = Some(Running { runtime, consensus, handle });
+        let service = runtime.spawn(service.run(std::future::pending()));
+        self.places[at].running = Some(Running { runtime, consensus, handle, service });
         Ok(())
     }
 
     /// Ends a node without telling anybody.
     pub(crate) fn kill(&mut self, at: usize) {
-        let Running { runtime, consensus, handle } = self.places[at].running.take().unwrap();
+        let Running { runtime, consensus, handle, service: _ } = self.places[at].running.take().unwrap();
         drop(handle);
         runtime.block_on(consensus.shutdown(Duration::ZERO));
         drop(consensus);
         runtime.shutdown_timeout(Duration::from_secs(5));
+    }
+
+    /// Starts a node of an earlier generation: it is told so, stops, and is started once more.
+    pub(crate) fn start_again(&mut self, at: usize) {
+        self.start(at);
+        eventually("it is told and stops", Duration::from_secs(30), || self.has_stopped(at));
+        self.kill(at);
+        self.start(at);
+    }
+
+    /// Whether a node's service has ended by itself.
+    pub(crate) fn has_stopped(&self, at: usize) -> bool {
+        self.places[at].running.as_ref().unwrap().service.is_finished()
     }
 
     pub(crate) fn is_running(&self, at: usize) -> bool {
@@ -260,6 +285,11 @@ impl World {
                 .filter(|at| self.is_running(*at))
                 .all(|at| self.handle(at).is_registered() && self.holds_lease(at))
         });
+    }
+
+    /// Waits until these nodes hold a lease.
+    pub(crate) fn settle_some(&self, nodes: &[usize]) {
+        eventually("these nodes leased", Duration::from_secs(30), || nodes.iter().all(|at| self.holds_lease(*at)));
     }
 
     pub(crate) fn delay_all(&self, one_way_ms: u64) {
