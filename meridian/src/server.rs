@@ -36,6 +36,7 @@ use crate::server::front::{Data, Front};
 mod authority;
 mod connections;
 mod dialer;
+mod estimate;
 mod front;
 mod replication;
 
@@ -136,8 +137,9 @@ impl Node {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             ..meridian_metadata_node::Options::new(this, members, config.data_dir.join("metadata"))
         };
+        let peers = Arc::clone(&dial);
         let (service, metadata) = meridian_metadata_node::Service::open(options, &consensus, dial).await?;
-        let front = Arc::new(Front::new(id, tls.not_after_unix_s(), consensus.clone(), metadata.clone()));
+        let front = Arc::new(Front::new(id, tls.not_after_unix_s(), consensus.clone(), metadata.clone(), peers));
         let gateway =
             Arc::new(Gateway::new(meridian_gateway::Options::default(), Arc::clone(&front), Arc::clone(&front)));
         Ok(Node {
