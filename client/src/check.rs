@@ -213,7 +213,10 @@ fn judge_bucket(bucket: &Bucket, to: RegionId, topology: &Topology, sheet: &mut 
     }
     match bucket.phase {
         Phase::Steady => sheet.ok("operations", &bucket.name, "none has it"),
-        Phase::CatchingUp { plan, .. } | Phase::Draining { plan, .. } | Phase::Fencing { plan, .. } => sheet.fail(
+        Phase::CatchingUp { plan, .. }
+        | Phase::Draining { plan, .. }
+        | Phase::Fencing { plan, .. }
+        | Phase::Pulling { plan, .. } => sheet.fail(
             "operations",
             &bucket.name,
             format!("{plan} has it ({})", bucket.phase),

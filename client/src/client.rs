@@ -369,7 +369,8 @@ impl Course {
             | RefusalKind::Stale
             | RefusalKind::Corrupt
             | RefusalKind::Denied
-            | RefusalKind::Internal => Next::GiveUp,
+            | RefusalKind::Internal
+            | RefusalKind::Consent => Next::GiveUp,
         }
     }
 }

@@ -52,6 +52,9 @@ impl Error {
             RefusalKind::Unavailable => "see `meridian status` for what is missing, then try again",
             RefusalKind::Corrupt => "stored data is damaged: see `meridian status` and the node's log",
             RefusalKind::Denied => "use a certificate of this cluster's CA that is allowed to do this",
+            RefusalKind::Consent => {
+                "it could cost acknowledged writes: look at what `meridian failover estimate` says, and agree to it"
+            }
             RefusalKind::Internal => "this is a bug or an unexpected fault: report the message",
         }
     }

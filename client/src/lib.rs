@@ -48,6 +48,7 @@ mod client;
 mod cluster;
 mod endpoint;
 mod error;
+mod failovers;
 mod input;
 mod operations;
 mod retry;

@@ -5,13 +5,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use meridian_proto::convert::{
-    bucket_to_proto, change_from_proto, digests_to_proto, lag_to_proto, node_status_to_proto, plan_to_proto,
-    spec_from_proto, status_of_refusal, switchover_from_proto, topology_to_proto,
+    bucket_to_proto, change_from_proto, digests_to_proto, estimate_request_from_proto, estimate_to_proto, facts_to_proto,
+    failover_from_proto, lag_to_proto, node_status_to_proto, plan_to_proto, spec_from_proto, status_of_refusal,
+    switchover_from_proto, topology_to_proto,
 };
 use meridian_proto::identity::Identity;
 use meridian_proto::v1;
 use meridian_proto::v1::cluster_server::Cluster;
-use meridian_types::{BucketName, Effect, Labels, PlanId, Refusal, RefusalKind};
+use meridian_types::{BucketId, BucketName, Effect, Labels, PlanId, Refusal, RefusalKind};
 use tonic::{Request, Response, Status};
 
 use crate::seams::{Caller, Control, Via};
@@ -119,6 +120,33 @@ impl<C: Control> Cluster for ClusterService<C> {
         let caller = caller(&request)?;
         let (spec, operation, dry_run) = switchover_from_proto(request.into_inner()).map_err(status_of_refusal)?;
         let plan = self.within(Changes::Yes, self.control.switchover(spec, operation, dry_run, caller)).await?;
+        Ok(Response::new(plan_to_proto(&plan)))
+    }
+
+    async fn failover_estimate(
+        &self,
+        request: Request<v1::FailoverEstimateRequest>,
+    ) -> Result<Response<v1::FailoverEstimateResponse>, Status> {
+        caller(&request)?;
+        let (buckets, to) = estimate_request_from_proto(request.into_inner()).map_err(status_of_refusal)?;
+        let estimate = self.within(Changes::No, self.control.failover_estimate(buckets, to)).await?;
+        Ok(Response::new(estimate_to_proto(&estimate)))
+    }
+
+    async fn failover_facts(
+        &self,
+        request: Request<v1::FailoverFactsRequest>,
+    ) -> Result<Response<v1::FailoverFactsResponse>, Status> {
+        caller(&request)?;
+        let buckets = request.into_inner().buckets.into_iter().map(BucketId).collect();
+        let (region, facts) = self.control.failover_facts(buckets).map_err(status_of_refusal)?;
+        Ok(Response::new(facts_to_proto(region, &facts)))
+    }
+
+    async fn failover(&self, request: Request<v1::FailoverRequest>) -> Result<Response<v1::Operation>, Status> {
+        let caller = caller(&request)?;
+        let (spec, operation, dry_run) = failover_from_proto(request.into_inner()).map_err(status_of_refusal)?;
+        let plan = self.within(Changes::Yes, self.control.failover(spec, operation, dry_run, caller)).await?;
         Ok(Response::new(plan_to_proto(&plan)))
     }
 

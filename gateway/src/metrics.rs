@@ -123,5 +123,6 @@ fn name(kind: RefusalKind) -> &'static str {
         RefusalKind::Corrupt => "corrupt",
         RefusalKind::Denied => "denied",
         RefusalKind::Internal => "internal",
+        RefusalKind::Consent => "consent",
     }
 }

@@ -6,8 +6,9 @@ use std::sync::Arc;
 
 use meridian_proto::identity::Identity;
 use meridian_types::{
-    Bucket, BucketChange, BucketLag, BucketName, BucketSpec, Labels, LaneStatus, NodeId, NodeStatus, OperationId, Plan,
-    PlanId, Refusal, RegionId, Request, Response, ShardDigest, SwitchoverSpec, Topology,
+    Bucket, BucketChange, BucketId, BucketLag, BucketName, BucketSpec, Estimate, FailoverSpec, Labels, LaneStatus, NodeId, NodeStatus,
+    OperationId, Plan, PlanId, Refusal, RegionId, RegionName, Request, Response, Selection, ShardDigest, ShardFacts,
+    SwitchoverSpec, Topology,
 };
 
 /// On whose behalf something is asked. Cheap to clone.
@@ -138,6 +139,34 @@ pub trait Control: Send + Sync + 'static {
     fn switchover(
         &self,
         spec: SwitchoverSpec,
+        operation: OperationId,
+        dry_run: bool,
+        caller: Caller,
+    ) -> impl Future<Output = Result<Arc<Plan>, Refusal>> + Send;
+
+    /// What replacing primaries would cost, as far as this node and those it reaches know.
+    ///
+    /// # Errors
+    /// NotFound, naming the bucket or region that there is not.
+    fn failover_estimate(
+        &self,
+        buckets: Selection,
+        to: Option<RegionName>,
+    ) -> impl Future<Output = Result<Estimate, Refusal>> + Send;
+
+    /// This node's region, and what the shards that this node leads have of buckets.
+    ///
+    /// # Errors
+    /// Retry while the node is starting.
+    fn failover_facts(&self, buckets: Vec<BucketId>) -> Result<(RegionId, Vec<ShardFacts>), Refusal>;
+
+    /// Plans to replace primaries that are lost, or with `dry_run` only says what would be planned.
+    ///
+    /// # Errors
+    /// Consent when something could be lost that nobody has agreed to; else as [`Control::switchover`].
+    fn failover(
+        &self,
+        spec: FailoverSpec,
         operation: OperationId,
         dry_run: bool,
         caller: Caller,

@@ -11,6 +11,7 @@ mod connect;
 mod demo;
 mod dev;
 mod exit;
+mod failover;
 mod kv;
 mod lag;
 mod metadata;
@@ -73,6 +74,9 @@ enum Command {
     /// Move primaries to another region: planned, without loss, proven.
     #[command(subcommand)]
     Switchover(switchover::Command),
+    /// Replace primaries of a lost region: what it would cost, doing it, and whether it happens by itself.
+    #[command(subcommand)]
+    Failover(failover::Command),
     /// List, show, watch and give up operations.
     #[command(subcommand)]
     Operation(operation::Command),
@@ -124,6 +128,7 @@ fn run(cli: Cli) -> anyhow::Result<()> {
                 Command::Status(args) => status::run(args, &connection, output).await,
                 Command::Lag(args) => lag::run(args, &connection, output).await,
                 Command::Switchover(command) => switchover::run(command, &connection, output).await,
+                Command::Failover(command) => failover::run(command, &connection, output).await,
                 Command::Operation(command) => operation::run(command, &connection, output).await,
                 Command::Metadata(command) => metadata::run(command, output).await,
                 Command::Bench(args) => bench::run(args, &connection, output).await,

@@ -36,6 +36,7 @@ use crate::server::front::{Data, Front};
 mod authority;
 mod connections;
 mod dialer;
+mod estimate;
 mod front;
 mod replication;
 
@@ -141,9 +142,10 @@ impl Node {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             ..meridian_metadata_node::Options::new(this, members, config.data_dir.join("metadata"))
         };
+        let peers = Arc::clone(&dial);
         let (service, metadata) = meridian_metadata_node::Service::open(options, &consensus, dial).await?;
         let (ends, witness) = (tls.not_after_unix_s(), config.is_witness());
-        let front = Arc::new(Front::new(id, ends, witness, consensus.clone(), metadata.clone()));
+        let front = Arc::new(Front::new(id, ends, witness, consensus.clone(), metadata.clone(), peers));
         let gateway =
             Arc::new(Gateway::new(meridian_gateway::Options::default(), Arc::clone(&front), Arc::clone(&front)));
         Ok(Node {

@@ -5,6 +5,7 @@
 
 mod bucket;
 mod cluster;
+mod failover;
 mod operation;
 mod refusal;
 mod request;
@@ -20,6 +21,10 @@ pub use bucket::{
 pub use cluster::{
     digests_from_proto, digests_to_proto, lag_from_proto, lag_to_proto, node_status_from_proto, node_status_to_proto,
     topology_from_proto, topology_to_proto,
+};
+pub use failover::{
+    estimate_from_proto, estimate_request_from_proto, estimate_request_to_proto, estimate_to_proto, facts_from_proto,
+    facts_to_proto, failover_from_proto, failover_to_proto,
 };
 pub use operation::{plan_from_proto, plan_to_proto, switchover_from_proto, switchover_to_proto};
 pub use refusal::{refusal_from_proto, refusal_of_status, refusal_to_proto, status_of_refusal};

@@ -72,6 +72,13 @@ pub enum Phase {
     Fencing {
         /// The operation it belongs to.
         plan: PlanId,
+        /// The next primary, as far as it is known yet.
+        to: RegionId,
+    },
+    /// A failover: the next primary fetches from the other regions that are left what it lacks; nobody accepts writes.
+    Pulling {
+        /// The operation it belongs to.
+        plan: PlanId,
         /// The next primary.
         to: RegionId,
     },
@@ -84,6 +91,7 @@ impl fmt::Display for Phase {
             Phase::CatchingUp { .. } => "catching-up",
             Phase::Draining { .. } => "draining",
             Phase::Fencing { .. } => "fencing",
+            Phase::Pulling { .. } => "pulling",
         })
     }
 }
@@ -130,7 +138,7 @@ impl Bucket {
     pub fn is_between_primaries(&self) -> bool {
         match self.phase {
             Phase::Steady | Phase::CatchingUp { .. } => false,
-            Phase::Draining { .. } | Phase::Fencing { .. } => true,
+            Phase::Draining { .. } | Phase::Fencing { .. } | Phase::Pulling { .. } => true,
         }
     }
 

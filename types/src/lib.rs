@@ -8,10 +8,12 @@
 pub mod bucket;
 pub mod digest;
 pub mod entry;
+pub mod estimate;
 pub mod failover;
 pub mod frame;
 pub mod id;
 pub mod key;
+pub mod loss;
 pub mod operation;
 pub mod plan;
 pub mod policy;
@@ -26,11 +28,13 @@ pub mod topology;
 
 pub use bucket::{Bucket, BucketChange, BucketSpec, Labels, Phase};
 pub use digest::{BucketDigest, SetHash};
+pub use estimate::{BucketEstimate, Estimate, ShardFacts};
 pub use failover::{AutoFailover, AutoMode};
 pub use id::{
     BucketId, BucketName, ClientId, ClusterId, GroupId, NameError, NodeId, NodeName, RegionId, RegionName, ShardId,
 };
 pub use key::{Key, Value};
+pub use loss::{Consent, ConsentError, Exposure, FailoverSpec, Loss, Muster, Remains, Verdict};
 pub use operation::{Goal, Move, OperationId, Plan, PlanOutcome, Proof, Selection, Step, SwitchoverSpec};
 pub use plan::{Fact, PlanId, Seal, Word};
 pub use policy::{Acks, Breach, LagBound, MaxLag, OnPartition, Policy, PolicyError};

@@ -5,6 +5,11 @@
 //!   asked ──► CatchingUp ───────────────► Draining ───────────────────────► Promoted
 //!                 │        epoch e+1         │        primary = to, e+1
 //!                 └── abort ─► Restored ◄────┴── abort: primary as before, e+2
+//!
+//!                              what is left suffices,
+//!   lost ───► Fencing ──────── and its leases are out ──────────────────► FailedOver
+//!            epoch e+1 └─► Pulling ───── has what the others have ──────► primary = to, e+1
+//!               └─────────────┴── abort, or not without consent ─► Restored: primary as before, e+2
 //! ```
 //!
 //! A plan never changes what it is about; only its steps advance. Times are wall clocks of the metadata leaders that put them
@@ -19,6 +24,7 @@ use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::xxh3_128;
 
 use crate::id::{BucketId, BucketName, RegionId, RegionName, ShardId};
+use crate::loss::{Muster, Verdict};
 use crate::plan::{PlanId, Seal};
 use crate::position::Epoch;
 
@@ -95,6 +101,13 @@ pub enum Goal {
         lag_ms_max: u64,
         /// For how long writes may stop, in milliseconds.
         pause_ms_max: u64,
+    },
+    /// Primaries that are lost are replaced. What is lost with them is known, and agreed to (SWI-2).
+    Failover {
+        /// The next primary that was asked for; `None` for the region that has most.
+        to: Option<RegionId>,
+        /// Whether nobody asked: the cluster found out by itself.
+        automatic: bool,
     },
 }
 
@@ -177,6 +190,41 @@ pub enum Step {
         /// Why.
         why: String,
     },
+    /// Its primary is lost: nobody accepts writes, and the regions that are left say what they have.
+    Fencing {
+        /// Since when.
+        since_ms: u64,
+        /// The epoch that is being prepared.
+        epoch: Epoch,
+        /// The next primary, as far as it is known yet.
+        to: RegionId,
+        /// What has been heard.
+        muster: Muster,
+    },
+    /// The next primary fetches what it lacks from the other regions that are left.
+    Pulling {
+        /// Since when nobody accepts writes.
+        since_ms: u64,
+        /// The epoch that is being prepared.
+        epoch: Epoch,
+        /// The next primary.
+        to: RegionId,
+        /// What has been heard.
+        muster: Muster,
+    },
+    /// Another primary accepts writes.
+    FailedOver {
+        /// Since when nobody accepted writes by order of the metadata plane; for clients it began with the loss.
+        fencing_since_ms: u64,
+        /// When they went on.
+        at_ms: u64,
+        /// Under which epoch.
+        epoch: Epoch,
+        /// The primary.
+        to: RegionId,
+        /// What it rests on, and what it cost.
+        verdict: Verdict,
+    },
 }
 
 /// What both regions hold at the end of the old primary's epoch, shard by shard. Equal: nothing is missing (SWI-1).
@@ -205,8 +253,8 @@ impl Step {
     /// Whether the bucket won't go further.
     pub fn is_final(&self) -> bool {
         match self {
-            Step::Unneeded | Step::Promoted { .. } | Step::Restored { .. } => true,
-            Step::CatchingUp { .. } | Step::Draining { .. } => false,
+            Step::Unneeded | Step::Promoted { .. } | Step::Restored { .. } | Step::FailedOver { .. } => true,
+            Step::CatchingUp { .. } | Step::Draining { .. } | Step::Fencing { .. } | Step::Pulling { .. } => false,
         }
     }
 
@@ -217,7 +265,13 @@ impl Step {
             | Step::Restored { draining_since_ms: Some(draining_since_ms), at_ms, .. } => {
                 Some(at_ms.saturating_sub(*draining_since_ms))
             }
-            Step::Unneeded | Step::CatchingUp { .. } | Step::Draining { .. } | Step::Restored { .. } => None,
+            Step::FailedOver { fencing_since_ms, at_ms, .. } => Some(at_ms.saturating_sub(*fencing_since_ms)),
+            Step::Unneeded
+            | Step::CatchingUp { .. }
+            | Step::Draining { .. }
+            | Step::Restored { .. }
+            | Step::Fencing { .. }
+            | Step::Pulling { .. } => None,
         }
     }
 }
@@ -230,6 +284,9 @@ impl fmt::Display for Step {
             Step::Draining { .. } => "draining",
             Step::Promoted { .. } => "promoted",
             Step::Restored { .. } => "restored",
+            Step::Fencing { .. } => "fencing",
+            Step::Pulling { .. } => "pulling",
+            Step::FailedOver { .. } => "failed-over",
         })
     }
 }
@@ -240,10 +297,23 @@ impl Plan {
         self.moves.get(self.moves.binary_search_by_key(&bucket, |it| it.bucket).ok()?)
     }
 
-    /// Where the primaries go.
-    pub fn to(&self) -> RegionId {
+    /// Where the primaries go, if that was asked for.
+    pub fn to(&self) -> Option<RegionId> {
         match self.goal {
-            Goal::Switchover { to, .. } => to,
+            Goal::Switchover { to, .. } => Some(to),
+            Goal::Failover { to, .. } => to,
+        }
+    }
+
+    /// Where a bucket of it goes, as far as it is known; `None` for one whose failover was given up before that.
+    pub fn successor(&self, it: &Move) -> Option<RegionId> {
+        match &it.step {
+            Step::Fencing { to, .. } | Step::Pulling { to, .. } | Step::FailedOver { to, .. } => Some(*to),
+            Step::Unneeded
+            | Step::CatchingUp { .. }
+            | Step::Draining { .. }
+            | Step::Promoted { .. }
+            | Step::Restored { .. } => self.to(),
         }
     }
 

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::digest::SetHash;
 use crate::id::{BucketId, ShardId};
+use crate::loss::Remains;
 use crate::position::{Epoch, Lsn};
 
 /// Names an operation: the metadata index at which it was planned.
@@ -52,9 +53,9 @@ pub enum Fact {
     Sealed(Seal),
     /// In the next primary's region: everything up to the seal is applied.
     Ready(Seal),
-    /// In a region that is left after the primary was lost: nothing more of the lost epoch is taken, and this is how far it
-    /// came here.
-    Fenced(Seal),
+    /// In a region that is left after the primary was lost: nothing more of the lost epoch is taken, and this is what there is
+    /// of it here.
+    Fenced(Remains),
 }
 
 /// What a node tells of one bucket of an operation, for the shards that it leads.

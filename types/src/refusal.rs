@@ -33,6 +33,8 @@ pub enum RefusalKind {
     Denied,
     /// A bug or an unexpected fault; the message helps to report it.
     Internal,
+    /// It could cost acknowledged writes, and nobody has agreed to that.
+    Consent,
 }
 
 /// What a refused write may have done.
@@ -88,6 +90,7 @@ impl fmt::Display for RefusalKind {
             RefusalKind::Corrupt => "corrupt",
             RefusalKind::Denied => "denied",
             RefusalKind::Internal => "internal",
+            RefusalKind::Consent => "consent",
         })
     }
 }

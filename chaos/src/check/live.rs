@@ -84,7 +84,8 @@ fn worked(operation: &Operation) -> bool {
             | RefusalKind::Unavailable
             | RefusalKind::Corrupt
             | RefusalKind::Denied
-            | RefusalKind::Internal => false,
+            | RefusalKind::Internal
+            | RefusalKind::Consent => false,
         },
         Told::Nothing => false,
     }

@@ -14,10 +14,10 @@ use meridian_replicator_core::message::{Hello, Stop, ToSource, ToTarget, Welcome
 use meridian_types::request::Found;
 use meridian_types::{
     Acks, Bucket, BucketDigest, BucketId, BucketLag, BucketName, BucketSpec, ClientId, ClusterId, Durability, Effect,
-    Epoch, Fact, Freshness, Goal, Hlc, Lane, LaneState, LaneStatus, Lsn, Move, NodeId, NodeName, NodeStatus,
+    Epoch, Exposure, Fact, Freshness, Goal, Hlc, Lane, LaneState, LaneStatus, Loss, Lsn, Move, Muster, NodeId, NodeName, NodeStatus,
     OperationId, Outcome, Phase, Plan, PlanId, Policy, Proof, Read, ReadLevel, Refusal, RefusalKind, RegionId,
-    RegionName, Request, RequestId, Response, Seal, Selection, SetHash, ShardDigest, ShardId, StalePolicy, Step,
-    SwitchoverSpec, Topology, Version, Word, Write, WriteAck,
+    RegionName, Remains, Request, RequestId, Response, Seal, Selection, SetHash, ShardDigest, ShardId, StalePolicy, Step,
+    SwitchoverSpec, Topology, Version, Word, Write, WriteAck, Verdict,
 };
 use prost::Message;
 
@@ -79,8 +79,10 @@ pub(super) fn to_target(bytes: &[u8]) -> bool {
 
 pub(super) fn to_targets() -> Vec<Vec<u8>> {
     let open = ToTarget::Open { source: RegionId(1), shard: ShardId(3), lane: Lane::Sync };
+    let exposure = Exposure { head: Lsn(12), operations: 3, bytes: 30, oldest_ms: 90 };
+    let exposed = ToTarget::Exposed(vec![(BucketId(1), exposure)]);
     let frame = ToTarget::Frame { round: 8, frame: sample_frame(RegionId(2), 1) };
-    [open, frame].map(|said| whole(said.encode())).to_vec()
+    [open, exposed, frame].map(|said| whole(said.encode())).to_vec()
 }
 
 /// A name of a sample.
@@ -480,6 +482,9 @@ fn plan() -> Plan {
         Step::Draining { since_ms: 5, epoch, proof: proof.clone() },
         Step::Promoted { draining_since_ms: 5, at_ms: 6, epoch, proof },
         Step::Restored { draining_since_ms: Some(5), at_ms: 6, epoch, why: "late".to_owned() },
+        Step::Fencing { since_ms: 5, epoch, to: RegionId(2), muster: muster(seal) },
+        Step::Pulling { since_ms: 5, epoch, to: RegionId(2), muster: muster(seal) },
+        Step::FailedOver { fencing_since_ms: 5, at_ms: 6, epoch, to: RegionId(2), verdict: verdict(seal) },
     ];
     let moves = steps.into_iter().zip(1..).map(|(step, id)| Move {
         bucket: BucketId(id),
@@ -499,6 +504,18 @@ fn plan() -> Plan {
         moves: moves.collect(),
         ended_ms: Some(9),
     }
+}
+
+fn muster(seal: Seal) -> Muster {
+    let exposure = Some(Exposure { head: Lsn(12), operations: 3, bytes: 30, oldest_ms: 90 });
+    let remains = Remains { epoch: Epoch(3), seal, exposure, whole: true };
+    let accepted = Some(Loss { operations: 5, bytes: 50, unbounded: true });
+    Muster { remains: [(RegionId(2), [(ShardId(0), remains)].into())].into(), quiet: true, accepted }
+}
+
+fn verdict(seal: Seal) -> Verdict {
+    let lost = Loss { operations: 3, bytes: 30, unbounded: true };
+    Verdict { heard: vec![RegionId(2)], proven: false, lost, cut: [(ShardId(0), seal)].into() }
 }
 
 /// Whom a certificate names.

@@ -270,7 +270,8 @@ fn is_passing(refusal: &Refusal) -> bool {
         | RefusalKind::Exists
         | RefusalKind::Corrupt
         | RefusalKind::Denied
-        | RefusalKind::Internal => false,
+        | RefusalKind::Internal
+        | RefusalKind::Consent => false,
     }
 }
 

@@ -8,10 +8,10 @@ use meridian_client::{Builder, Client, RetryPolicy, TlsMaterial};
 use meridian_gateway::{Caller, Control, Digests, Gateway, Lags, Options};
 use meridian_proto::dial;
 use meridian_types::{
-    Bucket, BucketChange, BucketDigest, BucketId, BucketLag, BucketName, BucketSpec, ClusterId, Epoch, Goal, Hlc,
-    Labels, Lane, LaneState, LaneStatus, Lsn, Move, Node, NodeId, NodeName, NodeStatus, OperationId, Phase, Plan,
-    PlanId, Policy, Refusal, RefusalKind, Region, RegionId, RegionName, Selection, SetHash, ShardDigest, ShardId, Step,
-    SwitchoverSpec, Topology,
+    Bucket, BucketChange, BucketDigest, BucketEstimate, BucketId, BucketLag, BucketName, BucketSpec, ClusterId, Consent, Epoch,
+    Estimate, FailoverSpec, Goal, Hlc, Labels, Lane, LaneState, LaneStatus, Loss, Lsn, Move, Muster, Node, NodeId,
+    NodeName, NodeStatus, OperationId, Phase, Plan, PlanId, Policy, Refusal, RefusalKind, Region, RegionId, RegionName,
+    Selection, SetHash, ShardDigest, ShardFacts, ShardId, Step, SwitchoverSpec, Topology,
 };
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
@@ -297,6 +297,84 @@ impl Control for FakeControl {
             plan.moves.push(Move { bucket: bucket.id, name: name.clone(), from, epoch_before: bucket.epoch, step });
         }
         let plan = Arc::new(plan);
+        if !dry_run {
+            self.plans.lock().unwrap().push(Arc::clone(&plan));
+        }
+        Ok(plan)
+    }
+
+    /// Whatever is asked about could lose one write.
+    async fn failover_estimate(&self, buckets: Selection, to: Option<RegionName>) -> Result<Estimate, Refusal> {
+        let Selection::Named(names) = &buckets else { return Ok(Estimate::default()) };
+        let topology = self.topology();
+        let lost = Loss { operations: 1, bytes: 10, unbounded: true };
+        let estimate = |name: &BucketName| {
+            let bucket = topology.bucket_named(name.as_str()).ok_or_else(|| unknown(name))?;
+            Ok(BucketEstimate {
+                bucket: bucket.id,
+                name: name.clone(),
+                epoch: bucket.epoch,
+                from: bucket.primary.unwrap_or_default(),
+                primary_answers: true,
+                to: to.as_ref().and_then(|to| topology.region_named(to.as_str())).map(|region| region.id),
+                pulls: false,
+                proven: false,
+                needed: None,
+                heard: vec![self.region],
+                lost,
+                oldest_ms: 3,
+                said_ms: Some(4),
+                obstacle: String::new(),
+            })
+        };
+        let buckets = names.iter().map(estimate).collect::<Result<Vec<_>, Refusal>>()?;
+        let agreed = buckets.iter().map(|it| (it.name.clone(), (it.epoch, it.lost))).collect();
+        Ok(Estimate {
+            region: self.region,
+            heard: vec![self.region],
+            took_ms: 2,
+            buckets,
+            consent: Some(Consent { to, buckets: agreed }),
+        })
+    }
+
+    fn failover_facts(&self, _: Vec<BucketId>) -> Result<(RegionId, Vec<ShardFacts>), Refusal> {
+        Ok((self.region, Vec::new()))
+    }
+
+    /// Refuses without consent; else buckets are fenced and stay there.
+    async fn failover(
+        &self,
+        spec: FailoverSpec,
+        operation: OperationId,
+        dry_run: bool,
+        caller: Caller,
+    ) -> Result<Arc<Plan>, Refusal> {
+        let who = caller.identity.uri();
+        self.note("failover", caller);
+        let Some(consent) = &spec.consent else {
+            return Err(Refusal::new(RefusalKind::Consent, "nobody has agreed"));
+        };
+        let topology = self.topology();
+        let to = topology.region_named(spec.to.as_ref().map_or("", RegionName::as_str)).map(|region| region.id);
+        let moves = consent.buckets.iter().map(|(name, (epoch, loss))| {
+            let bucket = topology.bucket_named(name.as_str()).ok_or_else(|| unknown(name))?;
+            let muster = Muster { accepted: Some(*loss), ..Muster::default() };
+            let step = Step::Fencing { since_ms: 1, epoch: *epoch, to: to.unwrap_or_default(), muster };
+            let from = bucket.primary.unwrap_or_default();
+            Ok(Move { bucket: bucket.id, name: name.clone(), from, epoch_before: bucket.epoch, step })
+        });
+        let plan = Arc::new(Plan {
+            id: PlanId(42),
+            operation,
+            goal: Goal::Failover { to, automatic: spec.automatic },
+            who,
+            reason: spec.reason.clone(),
+            created_ms: 1,
+            shards: 16,
+            moves: moves.collect::<Result<_, Refusal>>()?,
+            ended_ms: None,
+        });
         if !dry_run {
             self.plans.lock().unwrap().push(Arc::clone(&plan));
         }

@@ -97,6 +97,7 @@ fn code_of(kind: RefusalKind) -> Code {
         RefusalKind::Fenced => Code::Fenced,
         RefusalKind::Invalid | RefusalKind::NotFound | RefusalKind::Exists => Code::Invalid,
         RefusalKind::Unavailable => Code::NoQuorum,
+        RefusalKind::Consent => Code::ConsentNeeded,
         RefusalKind::Conflict | RefusalKind::Corrupt | RefusalKind::Denied | RefusalKind::Internal => Code::Failed,
     }
 }

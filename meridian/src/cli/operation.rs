@@ -11,8 +11,8 @@ use crate::output::{Format, Show, Table, millis, note, show};
 mod follow;
 mod view;
 
-pub(super) use follow::follow;
-pub(super) use view::View;
+pub(super) use follow::{follow, watch};
+pub(super) use view::{LossView, View, loss_text};
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {

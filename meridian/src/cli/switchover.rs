@@ -49,7 +49,7 @@ pub(super) struct Which {
 /// Exactly one of these.
 #[derive(Clone, Debug, Args)]
 #[group(required = true, multiple = false)]
-struct Buckets {
+pub(super) struct Buckets {
     /// A bucket (repeatable).
     #[arg(long = "bucket", value_name = "BUCKET", value_delimiter = ',')]
     buckets: Vec<BucketName>,
@@ -175,7 +175,16 @@ impl Which {
 }
 
 impl Buckets {
-    fn selection(&self) -> Selection {
+    /// As it was typed.
+    pub(super) fn words(&self) -> String {
+        match (&self.label, &self.all_from) {
+            (Some((key, value)), _) => format!("--label {key}={value}"),
+            (None, Some(region)) => format!("--all-from {region}"),
+            (None, None) => self.buckets.iter().map(|name| format!("--bucket {name}")).collect::<Vec<_>>().join(" "),
+        }
+    }
+
+    pub(super) fn selection(&self) -> Selection {
         match (&self.label, &self.all_from) {
             (Some((key, value)), _) => Selection::Labelled { key: key.clone(), value: value.clone() },
             (None, Some(region)) => Selection::AllFrom(region.clone()),
@@ -220,7 +229,7 @@ struct PreviewRow {
 
 impl Preview {
     fn of(plan: &Plan, topology: &Topology) -> Preview {
-        let to = topology.region_label(plan.to());
+        let to = plan.to().map_or_else(|| "-".to_owned(), |to| topology.region_label(to));
         let row = |it: &meridian_types::Move| {
             let needed = it.step != Step::Unneeded;
             PreviewRow {

@@ -6,12 +6,16 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use meridian_consensus::Consensus;
 use meridian_gateway::{Caller, Control, Digests, Lags, Store};
+use meridian_proto::dial::Dial;
 use meridian_proto::identity::Identity;
 use meridian_region_node as region;
 use meridian_types::{
-    Bucket, BucketChange, BucketId, BucketName, BucketSpec, Labels, NodeId, NodeStatus, OperationId, Plan, PlanId,
-    Refusal, RefusalKind, RegionId, Request, Response, SwitchoverSpec, Topology,
+    Bucket, BucketChange, BucketId, BucketName, BucketSpec, Estimate, FailoverSpec, Labels, NodeId, NodeStatus, OperationId, Plan,
+    PlanId, Refusal, RefusalKind, RegionId, RegionName, Request, Response, Selection, ShardFacts, SwitchoverSpec,
+    Topology,
 };
+
+use super::estimate::{Asked, estimate, gather};
 
 /// A certificate that ends within this time is reported as a problem: a month is enough to replace it unhurried.
 const CERTIFICATE_WARNING: Duration = Duration::from_secs(30 * 24 * 3600);
@@ -33,6 +37,8 @@ pub(crate) struct Front {
     witness: bool,
     consensus: Consensus,
     metadata: meridian_metadata_node::Handle,
+    /// How other nodes are asked what they have.
+    peers: Arc<dyn Dial>,
     data: OnceLock<Data>,
 }
 
@@ -44,9 +50,10 @@ impl Front {
         witness: bool,
         consensus: Consensus,
         metadata: meridian_metadata_node::Handle,
+        peers: Arc<dyn Dial>,
     ) -> Front {
         let (started, data) = (Instant::now(), OnceLock::new());
-        Front { node, started, certificate_ends_unix_s, witness, consensus, metadata, data }
+        Front { node, started, certificate_ends_unix_s, witness, consensus, metadata, peers, data }
     }
 
     /// Starts to serve data. Called once.
@@ -236,6 +243,34 @@ impl Control for Front {
         self.metadata.switchover(spec, operation, dry_run, &caller.identity.uri()).await
     }
 
+    async fn failover_estimate(&self, buckets: Selection, to: Option<RegionName>) -> Result<Estimate, Refusal> {
+        let begun = Instant::now();
+        let (topology, here) = (self.metadata.topology(), self.region());
+        let to = to.map(|to| known_region(&topology, &to)).transpose()?;
+        let buckets = self.metadata.selected(&buckets)?;
+        let own = self.failover_facts(buckets.iter().map(|bucket| bucket.id).collect()).unwrap_or_default();
+        let heard = gather(&topology, self.node, self.peers.as_ref(), &buckets, own).await;
+        let asked = Asked { here, to, topology: &topology, buckets: &buckets };
+        Ok(Estimate { took_ms: millis(begun.elapsed()), ..estimate(&asked, &heard) })
+    }
+
+    fn failover_facts(&self, buckets: Vec<BucketId>) -> Result<(RegionId, Vec<ShardFacts>), Refusal> {
+        let region = &self.data()?.region;
+        let topology = self.metadata.topology();
+        let known = buckets.iter().filter_map(|bucket| topology.buckets.get(bucket));
+        Ok((self.region(), known.flat_map(|bucket| region.facts(bucket)).collect()))
+    }
+
+    async fn failover(
+        &self,
+        spec: FailoverSpec,
+        operation: OperationId,
+        dry_run: bool,
+        caller: Caller,
+    ) -> Result<Arc<Plan>, Refusal> {
+        self.metadata.failover(spec, operation, dry_run, &caller.identity.uri()).await
+    }
+
     fn operations(&self, plan: Option<PlanId>) -> Result<Vec<Arc<Plan>>, Refusal> {
         let Some(plan) = plan else { return Ok(self.metadata.plans()) };
         self.metadata.plan(plan).map(|plan| vec![plan]).ok_or_else(|| {
@@ -249,6 +284,12 @@ impl Control for Front {
     async fn abort(&self, plan: PlanId, why: String, caller: Caller) -> Result<Arc<Plan>, Refusal> {
         self.metadata.abort(plan, why, &caller.identity.uri()).await
     }
+}
+
+fn known_region(topology: &Topology, name: &RegionName) -> Result<RegionId, Refusal> {
+    topology.region_named(name.as_str()).map(|region| region.id).ok_or_else(|| {
+        Refusal::new(RefusalKind::NotFound, format!("there is no region `{name}`: `meridian status` shows all"))
+    })
 }
 
 fn wall() -> Duration {

@@ -8,7 +8,7 @@ use futures::FutureExt;
 use futures::future::BoxFuture;
 use meridian_region_node as region;
 use meridian_replicator_quic::{LogSink, LogSource, SinkError, Tail, TailEntry, TailError};
-use meridian_types::{BucketId, Head, Hlc, Lane, Lsn, NodeId, Refusal, RefusalKind, RegionId, ShardId};
+use meridian_types::{BucketId, Exposure, Head, Hlc, Lane, Lsn, NodeId, Refusal, RefusalKind, RegionId, ShardId};
 use tokio::sync::watch;
 
 use crate::config::Config;
@@ -70,6 +70,10 @@ impl LogSink for Sink {
 
     fn complete(&self, source: RegionId, shard: ShardId, lane: Lane, echo: u64, last: Lsn) {
         self.0.complete_up_to(source, shard, lane, echo, last);
+    }
+
+    fn exposed(&self, source: RegionId, shard: ShardId, said: &[(BucketId, Exposure)]) {
+        self.0.exposed(source, shard, said);
     }
 
     fn monotonic_ms(&self) -> u64 {

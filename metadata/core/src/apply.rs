@@ -111,6 +111,8 @@ impl ClusterState {
             Action::Abort { plan, scope, why } => self.abort(occasion, *plan, scope, why),
             Action::SetBucket { name, change } => self.set_bucket(occasion, name, change),
             Action::ReportStanding { region, words } => Ok(self.hear_standing(occasion.at, *region, words)),
+            Action::Failover(spec) => self.plan_failover(occasion, spec),
+            Action::Advance { plan, seen } => self.advance(occasion, *plan, seen),
         }
     }
 

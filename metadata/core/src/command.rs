@@ -8,7 +8,7 @@
 use std::collections::BTreeSet;
 
 use meridian_types::{
-    BucketChange, BucketId, BucketName, BucketSpec, ClusterId, Epoch, Labels, NodeName, OperationId, PlanId, RegionId,
+    BucketChange, BucketId, BucketName, BucketSpec, ClusterId, Epoch, Fact, FailoverSpec, Labels, NodeName, OperationId, PlanId, RegionId,
     RegionName, Selection, StandingWord, SwitchoverSpec, Word,
 };
 use serde::{Deserialize, Serialize};
@@ -20,7 +20,7 @@ use crate::legacy::{BucketSpecV1, CommandV2};
 pub const COMMAND_BYTES_MAX: usize = 512 << 10;
 
 /// The newest first byte of an encoded command. 1: up to [`Action::SetLabels`]. 2: operations. 3: ceilings, degrading and
-/// automatic failover of buckets.
+/// automatic failover of buckets; failovers.
 const COMMAND_FORMAT: u8 = 3;
 
 /// One change to the cluster's state.
@@ -91,6 +91,26 @@ pub enum Action {
         /// What it has to say.
         words: Vec<StandingWord>,
     },
+    /// Plans to replace primaries that are lost.
+    Failover(FailoverSpec),
+    /// What the metadata leader has seen of a failover. Repeating it changes nothing; what is stale is ignored.
+    Advance {
+        /// The operation.
+        plan: PlanId,
+        /// What it has seen.
+        seen: Advance,
+    },
+}
+
+/// What only the metadata leader sees, by its clock and its leases.
+#[derive(Clone, Debug, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Advance {
+    /// Of these buckets, if they still have the epoch they had when it looked.
+    pub buckets: Vec<(BucketId, Epoch)>,
+    /// Regions that nobody need wait for: silent, or too slow.
+    pub absent: BTreeSet<RegionId>,
+    /// No node of the lost region can still believe in a lease that it was granted before the bucket was fenced (FEN-1).
+    pub quiet: bool,
 }
 
 /// Which moves of an operation are given up. Those that have ended stay as they are.
@@ -211,14 +231,18 @@ impl Action {
             | Action::CreateBucket(_)
             | Action::DeleteBucket { .. }
             | Action::SetLabels { .. } => 1,
+            Action::Report { words, .. } if words.iter().any(is_of_failover) => 3,
             Action::Switchover(_) | Action::Report { .. } | Action::Abort { .. } => 2,
-            Action::SetBucket { .. } | Action::ReportStanding { .. } => 3,
+            Action::SetBucket { .. }
+            | Action::ReportStanding { .. }
+            | Action::Failover(_)
+            | Action::Advance { .. } => 3,
         }
     }
 
     /// Whether repeating it changes nothing and gets the same answer: then none needs to be remembered.
     pub(crate) fn is_idempotent(&self) -> bool {
-        matches!(self, Action::Report { .. } | Action::ReportStanding { .. })
+        matches!(self, Action::Report { .. } | Action::ReportStanding { .. } | Action::Advance { .. })
     }
 
     /// What is done, as events and logs name it.
@@ -234,6 +258,8 @@ impl Action {
             Action::Abort { .. } => "abort",
             Action::SetBucket { .. } => "set-bucket",
             Action::ReportStanding { .. } => "report-standing",
+            Action::Failover(_) => "failover",
+            Action::Advance { .. } => "advance",
         }
     }
 
@@ -248,10 +274,19 @@ impl Action {
             }
             Action::Switchover(spec) => format!("{} to {}", selected(&spec.buckets), spec.to),
             Action::Report { words, .. } => words.first().map(|word| word.plan.to_string()).unwrap_or_default(),
-            Action::Abort { plan, .. } => plan.to_string(),
+            Action::Failover(spec) => {
+                let to = spec.to.as_ref().map_or_else(|| "the region with most".to_owned(), ToString::to_string);
+                format!("{} to {to}", selected(&spec.buckets))
+            }
+            Action::Abort { plan, .. } | Action::Advance { plan, .. } => plan.to_string(),
             Action::ReportStanding { words, .. } => words.first().map(|it| it.bucket.to_string()).unwrap_or_default(),
         }
     }
+}
+
+/// What is left of a lost primary was first told in format 3.
+pub(crate) fn is_of_failover(word: &Word) -> bool {
+    word.facts.iter().any(|(_, fact)| matches!(fact, Fact::Fenced(_)))
 }
 
 /// A selection as events name it: a long list by its beginning and a checksum, so that two differ when their lists do.

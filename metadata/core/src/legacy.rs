@@ -13,7 +13,7 @@ use meridian_types::{
 };
 use serde::{Deserialize, Serialize};
 
-use crate::command::{AbortScope, Action, Command, Form, NodeSpec};
+use crate::command::{AbortScope, Action, Command, Form, NodeSpec, is_of_failover};
 use crate::event::Events;
 use crate::reply::Reply;
 use crate::state::{Formed, ShardGroup};
@@ -90,7 +90,8 @@ impl BucketV1 {
     fn of(bucket: &Bucket) -> Option<BucketV1> {
         let plain =
             bucket.auto == AutoFailover::default() && bucket.standing == (Standing::Sync { since: bucket.created });
-        let policy = PolicyV1::of(bucket.policy).filter(|_| plain)?;
+        let older = !matches!(bucket.phase, Phase::Pulling { .. });
+        let policy = PolicyV1::of(bucket.policy).filter(|_| plain && older)?;
         let Bucket { id, name, policy: _, epoch, phase, primary, regions, labels, created, standing: _, auto: _ } =
             bucket.clone();
         Some(BucketV1 { id, name, policy, epoch, phase, primary, regions, labels, created })
@@ -136,9 +137,14 @@ impl CommandV2 {
             Action::DeleteBucket { name } => ActionV2::DeleteBucket { name },
             Action::SetLabels { name, set, remove } => ActionV2::SetLabels { name, set, remove },
             Action::Switchover(spec) => ActionV2::Switchover(spec),
+            // Nobody had anything left to tell of a lost primary.
+            Action::Report { words, .. } if words.iter().any(is_of_failover) => return None,
             Action::Report { region, words } => ActionV2::Report { region, words },
             Action::Abort { plan, scope, why } => ActionV2::Abort { plan, scope, why },
-            Action::SetBucket { .. } | Action::ReportStanding { .. } => return None,
+            Action::SetBucket { .. }
+            | Action::ReportStanding { .. }
+            | Action::Failover(_)
+            | Action::Advance { .. } => return None,
         };
         Some(CommandV2 { operation: command.operation, who: command.who.clone(), at_ms: command.at_ms, action })
     }

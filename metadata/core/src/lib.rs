@@ -32,14 +32,16 @@ pub mod spec;
 mod standing;
 pub mod state;
 pub mod survival;
+pub mod vigil;
 
-pub use command::{AbortScope, Action, Command, CommandError};
+pub use command::{AbortScope, Action, Advance, Command, CommandError};
 pub use event::Event;
 pub use lease::{Drift, Grant, LeaseHolder, LeaseTable, Superseded};
 pub use meridian_types::OperationId;
 pub use reply::{Answer, Reply, ReplyError};
 pub use snapshot::SnapshotError;
 pub use state::{ClusterState, Fault};
+pub use vigil::Vigil;
 
 #[cfg(test)]
 mod laws;

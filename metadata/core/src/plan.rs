@@ -1,27 +1,33 @@
-//! Operations that move primaries (design 7, docs/adr/2026-11-20-seals.md): when a bucket takes its next step.
+//! Operations that move primaries (design 7, docs/adr/2026-11-20-seals.md, docs/adr/2026-11-27-failover.md): when a bucket
+//! takes its next step.
 //!
 //! Keeps the metadata half of FEN-1 and SWI-1: a bucket's epoch rises before anybody else may write, and the next primary
 //! is put on record only once each of its shards has everything up to the old one's seal. A bucket's phase, epoch and
 //! primary follow from its move ([`standing`]); every step is taken in the very apply that makes it possible, so
-//! whoever leads the metadata group has nothing to remember, and only gives up what takes too long.
+//! whoever leads the metadata group has nothing to remember. It only says what no command says: that something takes too
+//! long, that a region is silent, that a lost region's leases have run out ([`crate::vigil`]).
 //!
 //! Deliberately not here: clocks and time-outs (`metadata/node`), what a shard does (`region/core`).
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use meridian_types::{
-    Bucket, BucketId, Epoch, Fact, Goal, Hlc, Move, Phase, Plan, PlanId, Proof, Refusal, RefusalKind, RegionId,
-    ShardId, Step, Word,
+    Bucket, BucketId, Epoch, Fact, Goal, Hlc, Move, Muster, Phase, Plan, PlanId, Proof, Refusal, RefusalKind, RegionId,
+    ShardId, Step, Verdict, Word,
 };
 
 use crate::apply::{Done, Occasion, StepTaken};
-use crate::command::AbortScope;
+use crate::command::{AbortScope, Advance};
 use crate::event::{WHO_BYTES_MAX, shorten};
 use crate::reply::Reply;
 use crate::state::{ClusterState, Fault, rule};
 
+mod failover;
 mod select;
+mod switchover;
 
+pub use failover::{Assessment, assess, regions_needed};
 pub use select::{LAG_MS_MAX, NAMES_MAX, PAUSE_MS_MAX};
 
 #[cfg(test)]
@@ -50,23 +56,81 @@ impl ClusterState {
         let before = plan.move_of(word.bucket)?;
         let mut after = before.clone();
         for (shard, fact) in word.facts.iter().filter(|(shard, _)| shard.0 < plan.shards) {
-            note(&mut after, plan.to(), region, word.epoch, *shard, *fact);
+            note(plan, &mut after, region, word.epoch, *shard, *fact);
         }
         if after == *before {
             return None;
         }
-        let next = next(&after.step, plan.shards);
+        let next = self.next(plan, &after, &BTreeSet::new());
         let taken = next.is_some();
         if let Some(next) = next {
             after.step = take(after.step, after.epoch_before, next, occasion.at_ms);
         }
-        let differs = differs_now(before, &after);
+        let differs = switchover::differs_now(before, &after);
         self.settle(occasion, word.plan, after, taken);
         if taken {
             self.told(word.plan, word.bucket)
         } else {
             differs.then(|| self.alarm(word.plan, word.bucket)).flatten()
         }
+    }
+
+    /// The step that a bucket can take, without waiting for the regions that are `absent`.
+    fn next(&self, plan: &Plan, it: &Move, absent: &BTreeSet<RegionId>) -> Option<Next> {
+        match plan.goal {
+            Goal::Switchover { .. } => switchover::next(&it.step, plan.shards),
+            Goal::Failover { .. } => {
+                let label = |region| self.region_label(region);
+                failover::next(plan, it, self.buckets.get(&it.bucket)?, absent, &label)
+            }
+        }
+    }
+
+    /// Takes note of what the leader has seen of failovers: whose leases have run out, and whom nobody need wait for.
+    pub(crate) fn advance(&mut self, occasion: Occasion<'_>, id: PlanId, seen: &Advance) -> Result<Done, Refusal> {
+        if !self.plans.contains_key(&id) {
+            return Err(unknown(id));
+        }
+        let mut steps = Vec::new();
+        for (bucket, epoch) in &seen.buckets {
+            let Some((mut it, next)) = self.advanced(id, *bucket, *epoch, seen) else { continue };
+            let taken = next.is_some();
+            if let Some(next) = next {
+                it.step = take(it.step, it.epoch_before, next, occasion.at_ms);
+            }
+            self.settle(occasion, id, it, taken);
+            if taken {
+                steps.extend(self.told(id, *bucket));
+            }
+        }
+        Ok(Done { reply: Reply::Operation { plan: id }, change: None, steps })
+    }
+
+    /// Whether what the leader has seen makes a difference for a bucket that is at that stage.
+    pub fn would_advance(&self, plan: PlanId, bucket: BucketId, epoch: Epoch, seen: &Advance) -> bool {
+        let known = self.plans.get(&plan).and_then(|plan| plan.move_of(bucket));
+        self.advanced(plan, bucket, epoch, seen).is_some_and(|(it, next)| next.is_some() || known != Some(&it))
+    }
+
+    fn advanced(&self, plan: PlanId, bucket: BucketId, epoch: Epoch, seen: &Advance) -> Option<(Move, Option<Next>)> {
+        let plan = self.plans.get(&plan)?;
+        let mut it = plan.move_of(bucket)?.clone();
+        match &mut it.step {
+            Step::Fencing { epoch: at, muster, .. } | Step::Pulling { epoch: at, muster, .. } if *at == epoch => {
+                muster.quiet |= seen.quiet;
+            }
+            // It has moved on.
+            Step::Unneeded
+            | Step::CatchingUp { .. }
+            | Step::Draining { .. }
+            | Step::Promoted { .. }
+            | Step::Restored { .. }
+            | Step::Fencing { .. }
+            | Step::Pulling { .. }
+            | Step::FailedOver { .. } => return None,
+        }
+        let next = self.next(plan, &it, &seen.absent);
+        Some((it, next))
     }
 
     /// Gives up moves. Those that have ended stay as they are.
@@ -121,7 +185,8 @@ impl ClusterState {
     fn told(&self, id: PlanId, bucket: BucketId) -> Option<StepTaken> {
         let plan = self.plans.get(&id)?;
         let it = plan.move_of(bucket)?;
-        let (from, to) = (self.region_label(it.from), self.region_label(plan.to()));
+        let from = self.region_label(it.from);
+        let to = plan.successor(it).map_or_else(|| "nowhere".to_owned(), |to| self.region_label(to));
         let paused = it.step.pause_ms().map_or(String::new(), |pause| format!(", writes paused {pause} ms"));
         let (verb, detail) = match &it.step {
             Step::Unneeded | Step::CatchingUp { .. } => return None,
@@ -130,15 +195,29 @@ impl ClusterState {
             Step::Restored { epoch, why, .. } => {
                 ("restore", format!("stays in {from} under epoch {epoch} ({id}){paused}: {why}"))
             }
+            Step::Fencing { epoch, .. } => ("fence", format!("{from} is lost, preparing epoch {epoch} ({id})")),
+            Step::Pulling { .. } => ("pull", format!("{to} fetches what it lacks from the other regions left ({id})")),
+            Step::FailedOver { epoch, verdict, .. } => {
+                let cost = self.cost(verdict);
+                ("fail-over", format!("{from} -> {to} under epoch {epoch} ({id}){paused}, {cost}"))
+            }
         };
         Some(StepTaken { verb, subject: it.name.to_string(), detail })
+    }
+
+    fn cost(&self, verdict: &Verdict) -> String {
+        let heard: Vec<_> = verdict.heard.iter().map(|region| self.region_label(*region)).collect();
+        if verdict.proven {
+            return format!("nothing is lost (proven by {})", heard.join(", "));
+        }
+        format!("lost: {} (by what was known in {})", verdict.lost, heard.join(", "))
     }
 
     /// What the proof of a bucket that has arrived says against it.
     fn alarm(&self, id: PlanId, bucket: BucketId) -> Option<StepTaken> {
         let it = self.plans.get(&id)?.move_of(bucket)?;
         let Step::Promoted { proof, .. } = &it.step else { return None };
-        let detail = format!("{} ({id}): compare both regions with `meridian status`", difference(proof)?);
+        let detail = format!("{} ({id}): compare both regions with `meridian status`", switchover::difference(proof)?);
         Some(StepTaken { verb: "differ", subject: it.name.to_string(), detail })
     }
 
@@ -170,7 +249,7 @@ impl ClusterState {
                 plan.reason.len() <= REASON_BYTES_MAX && plan.who.len() <= WHO_BYTES_MAX,
                 "an operation says too much",
             )?;
-            rule(self.regions.contains_key(&plan.to()), "an operation goes to no region")?;
+            rule(plan.to().is_none_or(|to| self.regions.contains_key(&to)), "an operation goes to no region")?;
             rule(plan.moves.is_sorted_by(|a, b| a.bucket < b.bucket), "an operation's buckets are not ascending")?;
             let ended = plan.moves.iter().all(|it| it.step.is_final());
             rule(ended == plan.ended_ms.is_some(), "an operation's end contradicts its moves")?;
@@ -188,7 +267,7 @@ impl ClusterState {
         let shards = usize::from(plan.shards);
         let in_range = |proof: &Proof| proof.sealed.keys().chain(proof.ready.keys()).all(|shard| shard.0 < plan.shards);
         let next = Epoch(it.epoch_before.0.saturating_add(1));
-        rule((it.from == plan.to()) == (it.step == Step::Unneeded), "a move goes nowhere")?;
+        rule((Some(it.from) == plan.to()) == (it.step == Step::Unneeded), "a move goes nowhere")?;
         rule(
             match &it.step {
                 Step::Unneeded => true,
@@ -196,17 +275,36 @@ impl ClusterState {
                     caught_up.len() < shards && caught_up.iter().all(|shard| shard.0 < plan.shards)
                 }
                 Step::Draining { epoch, proof, .. } => {
-                    *epoch == next && in_range(proof) && proof.ready.len() < shards && difference(proof).is_none()
+                    *epoch == next && in_range(proof) && proof.ready.len() < shards && switchover::difference(proof).is_none()
                 }
                 Step::Promoted { epoch, proof, .. } => *epoch == next && in_range(proof) && proof.ready.len() == shards,
                 Step::Restored { draining_since_ms: None, epoch, .. } => *epoch == it.epoch_before,
-                Step::Restored { epoch, .. } => *epoch == Epoch(next.0.saturating_add(1)),
+                Step::Restored { epoch, .. } => *epoch == raised(next),
+                Step::Fencing { epoch, to, muster, .. } | Step::Pulling { epoch, to, muster, .. } => {
+                    *epoch == next && *to != it.from && self.is_sound(plan, it, muster)
+                }
+                Step::FailedOver { epoch, to, verdict, .. } => {
+                    *epoch == next && *to != it.from && verdict.cut.len() == shards
+                }
             },
             "a move's step contradicts what was heard",
         )?;
+        let fits = match (&plan.goal, &it.step) {
+            (Goal::Switchover { .. }, Step::Fencing { .. } | Step::Pulling { .. } | Step::FailedOver { .. })
+            | (Goal::Failover { .. }, Step::CatchingUp { .. } | Step::Draining { .. } | Step::Promoted { .. }) => false,
+            (Goal::Switchover { .. } | Goal::Failover { .. }, _) => true,
+        };
+        rule(fits, "a move takes the steps of another kind of operation")?;
         let bucket = self.buckets.get(&it.bucket);
         let stands = bucket.is_some_and(|bucket| bucket.name == it.name && standing(plan, it).holds(bucket));
         rule(it.step.is_final() || stands, "a bucket does not stand where its operation has it")
+    }
+
+    fn is_sound(&self, plan: &Plan, it: &Move, muster: &Muster) -> bool {
+        let heard = |(region, shards): (&RegionId, &std::collections::BTreeMap<ShardId, _>)| {
+            *region != it.from && self.regions.contains_key(region) && shards.keys().all(|shard| shard.0 < plan.shards)
+        };
+        muster.remains.iter().all(heard)
     }
 
     /// What the operations on record weigh.
@@ -220,15 +318,22 @@ fn buckets(count: usize) -> String {
     if count == 1 { "1 bucket".to_owned() } else { format!("{count} buckets") }
 }
 
-/// What an operation weighs: what it may keep of shards.
+/// What an operation weighs: what it may keep of shards. In a failover every region that is left speaks of each.
 fn weight(plan: &Plan) -> usize {
-    plan.moves.len() * usize::from(plan.shards)
+    let voices = match plan.goal {
+        Goal::Switchover { .. } => 1,
+        Goal::Failover { .. } => 2,
+    };
+    plan.moves.len() * usize::from(plan.shards) * voices
 }
 
 fn phase_plan(phase: Phase) -> Option<PlanId> {
     match phase {
         Phase::Steady => None,
-        Phase::CatchingUp { plan, .. } | Phase::Draining { plan, .. } | Phase::Fencing { plan, .. } => Some(plan),
+        Phase::CatchingUp { plan, .. }
+        | Phase::Draining { plan, .. }
+        | Phase::Fencing { plan, .. }
+        | Phase::Pulling { plan, .. } => Some(plan),
     }
 }
 
@@ -256,37 +361,24 @@ impl Standing {
 
 /// Where a move has its bucket stand: what every node acts on (FEN-1).
 fn standing(plan: &Plan, it: &Move) -> Standing {
-    let Goal::Switchover { to, lag_ms_max, .. } = plan.goal;
+    let id = plan.id;
+    // Only a failover may go wherever there is most, and none of its steps before the choice looks at this.
+    let to = plan.to().unwrap_or(it.from);
+    let lag_ms_max = match plan.goal {
+        Goal::Switchover { lag_ms_max, .. } => lag_ms_max,
+        Goal::Failover { .. } => 0,
+    };
     let (phase, epoch, primary) = match &it.step {
         Step::Unneeded => (Phase::Steady, it.epoch_before, it.from),
-        Step::CatchingUp { .. } => (Phase::CatchingUp { plan: plan.id, to, lag_ms_max }, it.epoch_before, it.from),
-        Step::Draining { epoch, .. } => (Phase::Draining { plan: plan.id, to }, *epoch, it.from),
+        Step::CatchingUp { .. } => (Phase::CatchingUp { plan: id, to, lag_ms_max }, it.epoch_before, it.from),
+        Step::Draining { epoch, .. } => (Phase::Draining { plan: id, to }, *epoch, it.from),
         Step::Promoted { epoch, .. } => (Phase::Steady, *epoch, to),
         Step::Restored { epoch, .. } => (Phase::Steady, *epoch, it.from),
+        Step::Fencing { epoch, to, .. } => (Phase::Fencing { plan: id, to: *to }, *epoch, it.from),
+        Step::Pulling { epoch, to, .. } => (Phase::Pulling { plan: id, to: *to }, *epoch, it.from),
+        Step::FailedOver { epoch, to, .. } => (Phase::Steady, *epoch, *to),
     };
     Standing { phase, epoch, primary }
-}
-
-/// Takes note of one fact, if it is about the step the bucket is at and comes from the region that knows. What was heard
-/// first stays: a fact does not change.
-fn note(it: &mut Move, to: RegionId, region: RegionId, seen: Epoch, shard: ShardId, fact: Fact) {
-    let (from, before) = (it.from, it.epoch_before);
-    match (&mut it.step, fact) {
-        (Step::CatchingUp { caught_up }, Fact::CaughtUp) if region == from && seen == before => {
-            caught_up.insert(shard);
-        }
-        // Also after the promotion: the proof is completed by whoever comes late.
-        (Step::Draining { epoch, proof, .. } | Step::Promoted { epoch, proof, .. }, Fact::Sealed(seal))
-            if region == from && seen == *epoch =>
-        {
-            proof.sealed.entry(shard).or_insert(seal);
-        }
-        (Step::Draining { epoch, proof, .. }, Fact::Ready(seal)) if region == to && seen == *epoch => {
-            proof.ready.entry(shard).or_insert(seal);
-        }
-        // Too early, too late, or none of that region's business.
-        (_, Fact::CaughtUp | Fact::Sealed(_) | Fact::Ready(_) | Fact::Fenced(_)) => {}
-    }
 }
 
 /// The step that a bucket can take.
@@ -294,24 +386,20 @@ enum Next {
     Drain,
     Promote,
     Restore { why: String },
+    Pull { to: RegionId },
+    FailOver { to: RegionId, verdict: Verdict },
 }
 
-fn next(step: &Step, shards: u16) -> Option<Next> {
-    let shards = usize::from(shards);
-    match step {
-        Step::CatchingUp { caught_up } => (caught_up.len() == shards).then_some(Next::Drain),
-        // Before anybody writes where something is missing, the old primary goes on (SWI-1).
-        Step::Draining { proof, .. } => match difference(proof) {
-            Some(why) => Some(Next::Restore { why }),
-            None => (proof.ready.len() == shards).then_some(Next::Promote),
-        },
-        Step::Unneeded | Step::Promoted { .. } | Step::Restored { .. } => None,
+/// Takes note of one fact.
+fn note(plan: &Plan, it: &mut Move, region: RegionId, seen: Epoch, shard: ShardId, fact: Fact) {
+    match plan.goal {
+        Goal::Switchover { to, .. } => switchover::note(it, to, region, seen, shard, fact),
+        Goal::Failover { .. } => failover::note(it, region, seen, shard, fact),
     }
 }
 
 /// Takes it. What is no step of the figure leaves the bucket where it is.
 fn take(step: Step, before: Epoch, next: Next, at_ms: u64) -> Step {
-    let raised = |epoch: Epoch| Epoch(epoch.0.saturating_add(1));
     match (step, next) {
         (Step::CatchingUp { .. }, Next::Drain) => {
             Step::Draining { since_ms: at_ms, epoch: raised(before), proof: Proof::default() }
@@ -322,38 +410,29 @@ fn take(step: Step, before: Epoch, next: Next, at_ms: u64) -> Step {
         (Step::CatchingUp { .. }, Next::Restore { why }) => {
             Step::Restored { draining_since_ms: None, at_ms, epoch: before, why }
         }
-        (Step::Draining { since_ms, epoch, .. }, Next::Restore { why }) => {
-            Step::Restored { draining_since_ms: Some(since_ms), at_ms, epoch: raised(epoch), why }
-        }
-        (step, Next::Drain | Next::Promote | Next::Restore { .. }) => step,
+        (
+            Step::Draining { since_ms, epoch, .. }
+            | Step::Fencing { since_ms, epoch, .. }
+            | Step::Pulling { since_ms, epoch, .. },
+            Next::Restore { why },
+        ) => Step::Restored { draining_since_ms: Some(since_ms), at_ms, epoch: raised(epoch), why },
+        (
+            Step::Fencing { since_ms, epoch, muster, .. } | Step::Pulling { since_ms, epoch, muster, .. },
+            Next::Pull { to },
+        ) => Step::Pulling { since_ms, epoch, to, muster },
+        (
+            Step::Fencing { since_ms, epoch, .. } | Step::Pulling { since_ms, epoch, .. },
+            Next::FailOver { to, verdict },
+        ) => Step::FailedOver { fencing_since_ms: since_ms, at_ms, epoch, to, verdict },
+        (
+            step,
+            Next::Drain | Next::Promote | Next::Restore { .. } | Next::Pull { .. } | Next::FailOver { .. },
+        ) => step,
     }
 }
 
-/// What the two regions disagree on.
-fn difference(proof: &Proof) -> Option<String> {
-    let shards: Vec<String> = proof.differing().map(|shard| shard.to_string()).collect();
-    let first = proof.differing().next()?;
-    let (sealed, ready) = (proof.sealed.get(&first)?, proof.ready.get(&first)?);
-    Some(format!(
-        "the regions differ at the seal of shard {}: {} keys at {} with digest {}, against {} keys at {} with digest {}",
-        shards.join(", "),
-        sealed.keys,
-        sealed.lsn,
-        sealed.hash,
-        ready.keys,
-        ready.lsn,
-        ready.hash
-    ))
-}
-
-/// Whether a bucket that had arrived turns out to lack something.
-fn differs_now(before: &Move, after: &Move) -> bool {
-    match (&before.step, &after.step) {
-        (Step::Promoted { proof: known, .. }, Step::Promoted { proof, .. }) => {
-            proof.differing().count() > known.differing().count()
-        }
-        _ => false,
-    }
+fn raised(epoch: Epoch) -> Epoch {
+    Epoch(epoch.0.saturating_add(1))
 }
 
 fn unknown(id: PlanId) -> Refusal {

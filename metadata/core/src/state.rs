@@ -103,6 +103,21 @@ impl ClusterState {
         self.nodes.get(&id)
     }
 
+    /// Every node.
+    pub fn nodes(&self) -> impl Iterator<Item = &Node> {
+        self.nodes.values()
+    }
+
+    /// How many shards each region has; 0 until the cluster is formed.
+    pub fn shards(&self) -> u16 {
+        self.formed.as_ref().map_or(0, |formed| formed.shards)
+    }
+
+    /// A bucket by its number.
+    pub fn bucket(&self, id: BucketId) -> Option<&Arc<Bucket>> {
+        self.buckets.get(&id)
+    }
+
     /// A bucket by its name.
     pub fn bucket_named(&self, name: &BucketName) -> Option<&Arc<Bucket>> {
         self.buckets.get(self.bucket_ids.get(name)?)

@@ -1,4 +1,5 @@
-//! What the leader does for operations: hands the leadership over before writes stop, and gives up what takes too long.
+//! What the leader does for operations: hands the leadership over before writes stop, puts on record what only a leader sees
+//! of failovers ([`Vigil`]), and gives up what takes too long.
 //!
 //! Runs on every node and acts only while it leads. It has no choices: steps are taken by the metadata core in the
 //! command that makes them possible. A new leader measures time anew: it may give up later than its predecessor
@@ -10,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use meridian_consensus::{Group, Leadership};
 use meridian_failpoint::failpoint;
-use meridian_metadata_core::{AbortScope, Action, ClusterState, Command};
+use meridian_metadata_core::{AbortScope, Action, ClusterState, Command, Vigil};
 use meridian_types::{BucketId, Epoch, Goal, OperationId, PlanId, Step};
 use tokio::time::{sleep, timeout};
 
@@ -61,11 +62,11 @@ impl Executor {
     pub(crate) async fn run(self) {
         let mut leaderships = self.group.leadership();
         let mut topologies = self.copy.changes();
-        let mut stopwatch = Stopwatch::default();
+        let (mut stopwatch, mut vigil) = (Stopwatch::default(), Vigil::default());
         loop {
             let leadership = *leaderships.borrow_and_update();
             topologies.mark_unchanged();
-            let lasting = if leadership.leads { self.attend(leadership, &mut stopwatch).await } else { 0 };
+            let lasting = if leadership.leads { self.attend(leadership, &mut stopwatch, &mut vigil).await } else { 0 };
             tokio::select! {
                 changed = leaderships.changed() => if changed.is_err() { return },
                 changed = topologies.changed() => if changed.is_err() { return },
@@ -75,14 +76,17 @@ impl Executor {
     }
 
     /// How many moves are at a stage that must not last.
-    async fn attend(&self, leadership: Leadership, stopwatch: &mut Stopwatch) -> usize {
+    async fn attend(&self, leadership: Leadership, stopwatch: &mut Stopwatch, vigil: &mut Vigil) -> usize {
         self.hand_over(leadership).await;
+        for action in self.leader.watch_failovers(vigil) {
+            self.put_on_record(action).await;
+        }
         let catching_up_max = self.options.catching_up_max();
         let lasting = self.copy.read(|state| lasting(state, catching_up_max));
         for (plan, late) in stopwatch.late(Instant::now(), leadership.term, &lasting) {
             self.give_up(plan, &late).await;
         }
-        lasting.len()
+        lasting.len() + vigil.watched()
     }
 
     async fn hand_over(&self, leadership: Leadership) {
@@ -97,6 +101,16 @@ impl Executor {
             // It only would have made the pause shorter.
             Ok(Err(error)) => tracing::info!(to = handover.to.0, %error, "metadata leadership stays here"),
             Err(_) => tracing::info!(to = handover.to.0, "metadata leadership stays here: the other took too long"),
+        }
+    }
+
+    /// Has something committed that this leader has seen. What fails is seen again at the next look.
+    async fn put_on_record(&self, action: Action) {
+        let verb = action.verb();
+        let who = self.options.this.name.to_string();
+        let command = Command { operation: OperationId(rand::random()), who, at_ms: wall_ms(), action };
+        if let Err(refusal) = self.asker.propose(&command).await {
+            tracing::warn!(verb, %refusal, "a failover can't go on yet");
         }
     }
 
@@ -132,12 +146,17 @@ fn why(late: &Lasting) -> String {
 fn lasting(state: &ClusterState, catching_up_max: Duration) -> Vec<Lasting> {
     let mut lasting = Vec::new();
     for plan in state.plans().filter(|plan| plan.ended_ms.is_none()) {
-        let Goal::Switchover { pause_ms_max, .. } = plan.goal;
+        let Goal::Switchover { pause_ms_max, .. } = plan.goal else { continue };
         for it in &plan.moves {
             let (epoch, draining, may_last) = match &it.step {
                 Step::CatchingUp { .. } => (it.epoch_before, false, catching_up_max),
                 Step::Draining { epoch, .. } => (*epoch, true, Duration::from_millis(pause_ms_max)),
-                Step::Unneeded | Step::Promoted { .. } | Step::Restored { .. } => continue,
+                Step::Unneeded
+                | Step::Promoted { .. }
+                | Step::Restored { .. }
+                | Step::Fencing { .. }
+                | Step::Pulling { .. }
+                | Step::FailedOver { .. } => continue,
             };
             lasting.push(Lasting { stage: (plan.id, it.bucket, epoch), draining, may_last });
         }

@@ -7,8 +7,8 @@ use std::time::Instant;
 use meridian_metadata_core::{AbortScope, Action, Command, Event, Reply};
 use meridian_proto::v1::metadata_peer_server::MetadataPeerServer;
 use meridian_types::{
-    Bucket, BucketChange, BucketId, BucketName, BucketSpec, Effect, Labels, NodeId, OperationId, Plan, PlanId, Refusal,
-    RefusalKind, SwitchoverSpec, Topology, Word,
+    Bucket, BucketChange, BucketId, BucketName, BucketSpec, Effect, FailoverSpec, Labels, NodeId, OperationId, Plan, PlanId, Refusal,
+    RefusalKind, Selection, SwitchoverSpec, Topology, Word,
 };
 use tokio::sync::{mpsc, oneshot, watch};
 
@@ -177,7 +177,10 @@ impl Handle {
         dry_run: bool,
         who: &str,
     ) -> Result<Arc<Plan>, Refusal> {
-        let command = command(operation, Action::Switchover(spec), who);
+        self.operate(command(operation, Action::Switchover(spec), who), dry_run).await
+    }
+
+    async fn operate(&self, command: Command, dry_run: bool) -> Result<Arc<Plan>, Refusal> {
         if dry_run {
             let mut state = self.copy.read(|state| state.clone());
             let plan = plan_of(&state.apply(state.index() + 1, &command)?)?;
@@ -185,6 +188,29 @@ impl Handle {
         }
         let plan = plan_of(&self.commit(&command).await?)?;
         self.plan(plan).ok_or_else(|| not_here(plan))
+    }
+
+    /// Plans to replace primaries that are lost, and returns the operation once it is known here; whoever asks again under the
+    /// same id gets the same one. A dry run decides by this node's copy and changes nothing.
+    ///
+    /// # Errors
+    /// [`RefusalKind::Consent`] when something could be lost that nobody has agreed to; else as [`Handle::switchover`].
+    pub async fn failover(
+        &self,
+        spec: FailoverSpec,
+        operation: OperationId,
+        dry_run: bool,
+        who: &str,
+    ) -> Result<Arc<Plan>, Refusal> {
+        self.operate(command(operation, Action::Failover(spec), who), dry_run).await
+    }
+
+    /// The buckets that are selected, as this node knows them.
+    ///
+    /// # Errors
+    /// [`RefusalKind::NotFound`] names what there is not.
+    pub fn selected(&self, buckets: &Selection) -> Result<Vec<Arc<Bucket>>, Refusal> {
+        self.copy.read(|state| state.selected(buckets))
     }
 
     /// Gives up what is under way of an operation: old primaries are restored. Returns it as it then is.

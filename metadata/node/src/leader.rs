@@ -11,8 +11,8 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use meridian_consensus::{Group, Leadership, ProposeError, ReadError};
 use meridian_failpoint::failpoint;
-use meridian_metadata_core::{Action, ClusterState, Command, Grant, LeaseTable};
-use meridian_types::{Fact, NodeId, PlanId, Refusal, RefusalKind, Step};
+use meridian_metadata_core::{Action, ClusterState, Command, Grant, LeaseTable, Vigil};
+use meridian_types::{Fact, Goal, NodeId, Plan, PlanId, Refusal, RefusalKind, Step};
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
@@ -115,13 +115,15 @@ impl Leader {
         let leadership = self.leadership();
         let tried = self.tried(leadership.term);
         let (plans, near) = self.copy.read(|state| {
-            let under_way: Vec<_> = state.plans().filter(|plan| plan.ended_ms.is_none()).collect();
-            let to = under_way.first()?.to();
+            // Whom a failover goes to is not known before its writes stop.
+            let moves = |plan: &&Arc<Plan>| plan.ended_ms.is_none() && matches!(plan.goal, Goal::Switchover { .. });
+            let under_way: Vec<_> = state.plans().filter(moves).collect();
+            let to = under_way.first()?.to()?;
             let stopped =
                 under_way.iter().flat_map(|plan| &plan.moves).any(|it| matches!(it.step, Step::Draining { .. }));
             let new: Vec<_> = under_way.iter().map(|plan| plan.id).filter(|id| !tried.1.contains(id)).collect();
             let lives_there = |node: &NodeId| state.node(*node).is_some_and(|node| node.region == to);
-            let agree = under_way.iter().all(|plan| plan.to() == to);
+            let agree = under_way.iter().all(|plan| plan.to() == Some(to));
             let due = agree && !stopped && !new.is_empty() && !lives_there(&self.this);
             due.then(|| (new, self.voters().into_iter().filter(lives_there).collect::<Vec<_>>()))
         })?;
@@ -144,6 +146,23 @@ impl Leader {
             *tried = (term, BTreeSet::new());
         }
         tried
+    }
+
+    /// What is to be put on record about failovers under way; nothing while this node does not lead.
+    pub(crate) fn watch_failovers(&self, vigil: &mut Vigil) -> Vec<Action> {
+        let leadership = self.leadership();
+        let replaces = |plan: &Arc<Plan>| plan.ended_ms.is_none() && matches!(plan.goal, Goal::Failover { .. });
+        if !leadership.leads || !self.copy.read(|state| state.plans().any(replaces)) {
+            return Vec::new();
+        }
+        // Before the table: whoever is granted a lease in between must know what this state says.
+        let state = self.copy.read(ClusterState::clone);
+        let mut leases = self.leases();
+        let table = leases.as_ref().filter(|table| table.term() == leadership.term);
+        match table {
+            Some(table) => vigil.look(Instant::now(), table, &state),
+            None => self.table(&mut leases, leadership.term).map_or_else(Vec::new, |_| Vec::new()),
+        }
     }
 
     /// Grants `node` a lease. Its request has been received when this is called.

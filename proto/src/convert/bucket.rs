@@ -269,7 +269,9 @@ pub fn bucket_to_proto(bucket: &Bucket) -> v1::Bucket {
     let (plan, to, lag_ms_max) = match bucket.phase {
         Phase::Steady => (0, 0, 0),
         Phase::CatchingUp { plan, to, lag_ms_max } => (plan.0, u32::from(to.0), lag_ms_max),
-        Phase::Draining { plan, to } | Phase::Fencing { plan, to } => (plan.0, u32::from(to.0), 0),
+        Phase::Draining { plan, to } | Phase::Fencing { plan, to } | Phase::Pulling { plan, to } => {
+            (plan.0, u32::from(to.0), 0)
+        }
     };
     v1::Bucket {
         id: bucket.id.0,
@@ -304,6 +306,7 @@ pub fn bucket_from_proto(bucket: v1::Bucket) -> Result<Bucket, Refusal> {
         }
         "draining" => Phase::Draining { plan: PlanId(bucket.plan), to: region(bucket.to)? },
         "fencing" => Phase::Fencing { plan: PlanId(bucket.plan), to: region(bucket.to)? },
+        "pulling" => Phase::Pulling { plan: PlanId(bucket.plan), to: region(bucket.to)? },
         other => return Err(unreadable(&format!("the phase `{}`", other.chars().take(64).collect::<String>()))),
     };
     let created = Hlc(bucket.created_hlc);

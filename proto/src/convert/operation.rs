@@ -4,10 +4,11 @@ use std::collections::BTreeMap;
 
 use meridian_types::{
     BucketId, BucketName, Epoch, Goal, Lsn, Move, OperationId, Plan, PlanId, Proof, Refusal, RegionName, Seal,
-    Selection, SetHash, ShardId, Step, SwitchoverSpec,
+    Selection, SetHash, ShardId, Step, SwitchoverSpec, Verdict,
 };
 
 use super::cluster::{named, unreadable, wide};
+use super::failover::{fencing_from_proto, fencing_to_proto, loss_from_proto, loss_to_proto, region_or_none};
 use super::{invalid, region, shard};
 use crate::v1;
 use crate::v1::r#move::Step as WireStep;
@@ -61,7 +62,6 @@ pub fn switchover_from_proto(request: v1::SwitchoverRequest) -> Result<(Switchov
 
 /// An operation as it travels.
 pub fn plan_to_proto(plan: &Plan) -> v1::Operation {
-    let Goal::Switchover { to, lag_ms_max, pause_ms_max } = plan.goal;
     v1::Operation {
         plan: plan.id.0,
         operation_id: plan.operation.0.to_be_bytes().to_vec().into(),
@@ -71,7 +71,18 @@ pub fn plan_to_proto(plan: &Plan) -> v1::Operation {
         ended_ms: plan.ended_ms,
         shards: u32::from(plan.shards),
         moves: plan.moves.iter().map(move_to_proto).collect(),
-        goal: Some(WireGoal::Switchover(v1::SwitchoverGoal { to: u32::from(to.0), lag_ms_max, pause_ms_max })),
+        goal: Some(goal_to_proto(plan.goal)),
+    }
+}
+
+fn goal_to_proto(goal: Goal) -> WireGoal {
+    match goal {
+        Goal::Switchover { to, lag_ms_max, pause_ms_max } => {
+            WireGoal::Switchover(v1::SwitchoverGoal { to: u32::from(to.0), lag_ms_max, pause_ms_max })
+        }
+        Goal::Failover { to, automatic } => {
+            WireGoal::Failover(v1::FailoverGoal { to: to.map_or(0, |to| u32::from(to.0)), automatic })
+        }
     }
 }
 
@@ -84,6 +95,7 @@ pub fn plan_from_proto(message: v1::Operation) -> Result<Plan, Refusal> {
         WireGoal::Switchover(goal) => {
             Goal::Switchover { to: region(goal.to)?, lag_ms_max: goal.lag_ms_max, pause_ms_max: goal.pause_ms_max }
         }
+        WireGoal::Failover(goal) => Goal::Failover { to: region_or_none(goal.to)?, automatic: goal.automatic },
     };
     let mut moves = message.moves.into_iter().map(move_from_proto).collect::<Result<Vec<_>, _>>()?;
     moves.sort_by_key(|it| it.bucket);
@@ -121,6 +133,22 @@ fn move_to_proto(it: &Move) -> v1::Move {
             epoch: epoch.0,
             why: why.clone(),
         }),
+        Step::Fencing { since_ms, epoch, to, muster } => {
+            WireStep::Fencing(fencing_to_proto(*since_ms, *epoch, *to, muster))
+        }
+        Step::Pulling { since_ms, epoch, to, muster } => {
+            WireStep::Pulling(fencing_to_proto(*since_ms, *epoch, *to, muster))
+        }
+        Step::FailedOver { fencing_since_ms, at_ms, epoch, to, verdict } => WireStep::FailedOver(v1::FailedOver {
+            fencing_since_ms: *fencing_since_ms,
+            at_ms: *at_ms,
+            epoch: epoch.0,
+            to: u32::from(to.0),
+            heard: verdict.heard.iter().map(|region| u32::from(region.0)).collect(),
+            proven: verdict.proven,
+            lost: Some(loss_to_proto(verdict.lost)),
+            cut: verdict.cut.iter().map(|(shard, seal)| seal_to_proto(*shard, *seal)).collect(),
+        }),
     };
     v1::Move {
         bucket: it.bucket.0,
@@ -154,6 +182,26 @@ fn move_from_proto(message: v1::Move) -> Result<Move, Refusal> {
             epoch: Epoch(it.epoch),
             why: it.why,
         },
+        WireStep::Fencing(it) => {
+            let (since_ms, epoch, to, muster) = fencing_from_proto(it)?;
+            Step::Fencing { since_ms, epoch, to, muster }
+        }
+        WireStep::Pulling(it) => {
+            let (since_ms, epoch, to, muster) = fencing_from_proto(it)?;
+            Step::Pulling { since_ms, epoch, to, muster }
+        }
+        WireStep::FailedOver(it) => Step::FailedOver {
+            fencing_since_ms: it.fencing_since_ms,
+            at_ms: it.at_ms,
+            epoch: Epoch(it.epoch),
+            to: region(it.to)?,
+            verdict: Verdict {
+                heard: it.heard.into_iter().map(region).collect::<Result<_, _>>()?,
+                proven: it.proven,
+                lost: loss_from_proto(it.lost.unwrap_or_default()),
+                cut: it.cut.into_iter().map(seal_from_proto).collect::<Result<_, _>>()?,
+            },
+        },
     };
     Ok(Move {
         bucket: BucketId(message.bucket),
@@ -175,7 +223,7 @@ fn proof_from_proto(message: v1::Proof) -> Result<Proof, Refusal> {
     Ok(Proof { sealed: seals(message.sealed)?, ready: seals(message.ready)? })
 }
 
-fn seal_to_proto(shard: ShardId, seal: Seal) -> v1::ShardSeal {
+pub(super) fn seal_to_proto(shard: ShardId, seal: Seal) -> v1::ShardSeal {
     v1::ShardSeal {
         shard: u32::from(shard.0),
         lsn: seal.lsn.0,
@@ -184,7 +232,7 @@ fn seal_to_proto(shard: ShardId, seal: Seal) -> v1::ShardSeal {
     }
 }
 
-fn seal_from_proto(message: v1::ShardSeal) -> Result<(ShardId, Seal), Refusal> {
+pub(super) fn seal_from_proto(message: v1::ShardSeal) -> Result<(ShardId, Seal), Refusal> {
     let hash = SetHash(wide(&message.hash, "a digest")?);
     Ok((shard(message.shard)?, Seal { lsn: Lsn(message.lsn), hash, keys: message.keys }))
 }

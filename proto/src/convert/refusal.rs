@@ -24,6 +24,7 @@ pub fn refusal_to_proto(refusal: Refusal) -> v1::Refusal {
         RefusalKind::Corrupt => WireKind::Corrupt,
         RefusalKind::Denied => WireKind::Denied,
         RefusalKind::Internal => WireKind::Internal,
+        RefusalKind::Consent => WireKind::Consent,
     };
     let effect = match refusal.effect {
         Effect::None => WireEffect::None,
@@ -47,6 +48,7 @@ pub fn refusal_from_proto(refusal: v1::Refusal) -> Refusal {
         Ok(WireKind::Unavailable) => RefusalKind::Unavailable,
         Ok(WireKind::Corrupt) => RefusalKind::Corrupt,
         Ok(WireKind::Denied) => RefusalKind::Denied,
+        Ok(WireKind::Consent) => RefusalKind::Consent,
         Ok(WireKind::Internal) | Err(_) => RefusalKind::Internal,
     };
     let effect = match WireEffect::try_from(refusal.effect) {
@@ -61,7 +63,7 @@ pub fn refusal_from_proto(refusal: v1::Refusal) -> Refusal {
 pub fn status_of_refusal(refusal: Refusal) -> Status {
     let code = match refusal.kind {
         RefusalKind::Retry | RefusalKind::Unavailable => Code::Unavailable,
-        RefusalKind::Redirect | RefusalKind::Stale => Code::FailedPrecondition,
+        RefusalKind::Redirect | RefusalKind::Stale | RefusalKind::Consent => Code::FailedPrecondition,
         RefusalKind::Fenced | RefusalKind::Conflict => Code::Aborted,
         RefusalKind::Invalid => Code::InvalidArgument,
         RefusalKind::NotFound => Code::NotFound,

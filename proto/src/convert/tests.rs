@@ -261,7 +261,8 @@ fn phase() -> impl Strategy<Value = Phase> {
         Just(Phase::Steady),
         (about.clone(), any::<u64>()).prop_map(|((plan, to), lag_ms_max)| Phase::CatchingUp { plan, to, lag_ms_max }),
         about.clone().prop_map(|(plan, to)| Phase::Draining { plan, to }),
-        about.prop_map(|(plan, to)| Phase::Fencing { plan, to }),
+        about.clone().prop_map(|(plan, to)| Phase::Fencing { plan, to }),
+        about.prop_map(|(plan, to)| Phase::Pulling { plan, to }),
     ]
 }
 
@@ -283,9 +284,80 @@ fn proof() -> impl Strategy<Value = Proof> {
     (seals.clone(), seals).prop_map(|(sealed, ready)| Proof { sealed, ready })
 }
 
+fn loss() -> impl Strategy<Value = Loss> {
+    (any::<u64>(), any::<u64>(), any::<bool>()).prop_map(|(operations, bytes, unbounded)| Loss {
+        operations,
+        bytes,
+        unbounded,
+    })
+}
+
+fn remains() -> impl Strategy<Value = Remains> {
+    let exposure = any::<[u64; 4]>().prop_map(|n| Exposure {
+        head: Lsn(n[0]),
+        operations: n[1],
+        bytes: n[2],
+        oldest_ms: n[3],
+    });
+    (any::<[u64; 3]>(), any::<u128>(), option::of(exposure), any::<bool>()).prop_map(|(n, hash, exposure, whole)| {
+        Remains { epoch: Epoch(n[0]), seal: Seal { lsn: Lsn(n[1]), hash: SetHash(hash), keys: n[2] }, exposure, whole }
+    })
+}
+
+fn muster() -> impl Strategy<Value = Muster> {
+    let shards = btree_map(any::<u16>().prop_map(ShardId), remains(), 0..3);
+    let regions = btree_map(any::<u16>().prop_map(RegionId), shards, 0..3);
+    (regions, any::<bool>(), option::of(loss())).prop_map(|(remains, quiet, accepted)| Muster {
+        remains,
+        quiet,
+        accepted,
+    })
+}
+
+fn failover_step() -> impl Strategy<Value = Step> {
+    let times = (any::<u64>(), any::<u64>(), any::<u64>(), any::<u16>());
+    let verdict = (vec(any::<u16>(), 0..3), any::<bool>(), loss(), proof()).prop_map(|(heard, proven, lost, proof)| {
+        Verdict { heard: heard.into_iter().map(RegionId).collect(), proven, lost, cut: proof.sealed }
+    });
+    prop_oneof![
+        (times, muster()).prop_map(|((since_ms, epoch, _, to), muster)| Step::Fencing {
+            since_ms,
+            epoch: Epoch(epoch),
+            to: RegionId(to),
+            muster
+        }),
+        (times, muster()).prop_map(|((since_ms, epoch, _, to), muster)| Step::Pulling {
+            since_ms,
+            epoch: Epoch(epoch),
+            to: RegionId(to),
+            muster
+        }),
+        (times, verdict).prop_map(|((fencing_since_ms, at_ms, epoch, to), verdict)| Step::FailedOver {
+            fencing_since_ms,
+            at_ms,
+            epoch: Epoch(epoch),
+            to: RegionId(to),
+            verdict
+        }),
+    ]
+}
+
+fn goal() -> impl Strategy<Value = Goal> {
+    prop_oneof![
+        (any::<u16>(), any::<[u64; 2]>()).prop_map(|(to, n)| Goal::Switchover {
+            to: RegionId(to),
+            lag_ms_max: n[0],
+            pause_ms_max: n[1]
+        }),
+        (option::of(1u16..), any::<bool>())
+            .prop_map(|(to, automatic)| Goal::Failover { to: to.map(RegionId), automatic }),
+    ]
+}
+
 fn step() -> impl Strategy<Value = Step> {
     let times = (any::<u64>(), any::<u64>(), any::<u64>());
     prop_oneof![
+        failover_step(),
         Just(Step::Unneeded),
         vec(any::<u16>(), 0..4)
             .prop_map(|shards| Step::CatchingUp { caught_up: shards.into_iter().map(ShardId).collect() }),
@@ -308,8 +380,8 @@ fn step() -> impl Strategy<Value = Step> {
 
 fn plan() -> impl Strategy<Value = Plan> {
     let moves = vec((name(), any::<u16>(), any::<u64>(), step()), 0..4);
-    (any::<[u64; 4]>(), any::<u128>(), any::<u16>(), moves, option::of(any::<u64>()), ".{0,9}").prop_map(
-        |(n, operation, shards, moves, ended_ms, text)| {
+    (any::<[u64; 4]>(), any::<u128>(), any::<u16>(), moves, option::of(any::<u64>()), ".{0,9}", goal()).prop_map(
+        |(n, operation, shards, moves, ended_ms, text, goal)| {
             let moves = moves.into_iter().zip(1..).map(|((name, from, epoch, step), id)| Move {
                 bucket: BucketId(id),
                 name,
@@ -320,7 +392,7 @@ fn plan() -> impl Strategy<Value = Plan> {
             Plan {
                 id: PlanId(n[0]),
                 operation: OperationId(operation),
-                goal: Goal::Switchover { to: RegionId(shards), lag_ms_max: n[1], pause_ms_max: n[2] },
+                goal,
                 who: text.clone(),
                 reason: text,
                 created_ms: n[3],

@@ -4,7 +4,8 @@
 //!                 in the primary's region          in the next primary's region
 //! catching up     close behind? say so
 //! draining        seal; say where                  everything up to the seal here? say so
-//! fencing         (it is lost)                     fence; say how far it came, in every region that is left
+//! fencing         (it is lost)                     fence; say what there is, in every region that is left
+//! pulling         (it is lost)                     as while fencing; the next primary fetches what it lacks besides
 //! steady          seal, if the epoch was raised (an operation was aborted)
 //! ```
 //!
@@ -14,7 +15,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use meridian_types::{Bucket, BucketId, Epoch, Fact, Lsn, Phase, PlanId, RegionId, Seal, ShardId, Word};
+use meridian_types::{Bucket, BucketId, Epoch, Exposure, Fact, Lsn, Phase, PlanId, RegionId, Remains, Seal, ShardId, Word};
 
 /// What a node sees of a bucket in a shard that it leads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,6 +30,10 @@ pub struct Sight {
     pub state: Seal,
     /// What the next primary's region has of the bucket's lane, as the primary's shipper knows.
     pub acked: Lsn,
+    /// What the primary last said is lacking here.
+    pub exposure: Option<Exposure>,
+    /// Whether the shard holds all it has been given: nothing waits for the end of an epoch, and it is not being repaired.
+    pub whole: bool,
 }
 
 /// What is to be done.
@@ -60,6 +65,9 @@ pub enum Duty {
 #[derive(Clone, Debug, Default)]
 pub struct Handover {
     told: BTreeMap<Topic, BTreeMap<ShardId, Fact>>,
+    /// What had been said to be lacking when a bucket was first seen fenced: from then on nothing is taken any more, and what
+    /// the lost primary may go on saying must not become new words without end.
+    exposed: BTreeMap<(BucketId, Epoch, ShardId), Option<Exposure>>,
     trails: BTreeMap<BucketId, VecDeque<Footprint>>,
 }
 
@@ -80,7 +88,7 @@ impl Handover {
     /// Looks at a bucket through the shards that this node leads; `now_ms` is its monotonic clock.
     pub fn look(&mut self, now_ms: u64, region: RegionId, bucket: &Bucket, sights: &[Sight]) -> Vec<Duty> {
         let mut duties = Vec::new();
-        let lost = matches!(bucket.phase, Phase::Fencing { .. });
+        let lost = matches!(bucket.phase, Phase::Fencing { .. } | Phase::Pulling { .. });
         let primary = bucket.primary == Some(region) && !lost;
         if primary {
             let behind = sights.iter().filter(|sight| sight.epoch < bucket.epoch);
@@ -108,10 +116,11 @@ impl Handover {
             }
             Phase::Draining { plan, .. } if primary && begun => Some(word(plan, bucket, sights, Fact::Sealed)),
             Phase::Draining { plan, to } if to == region && begun => Some(word(plan, bucket, sights, Fact::Ready)),
-            Phase::Fencing { plan, .. } if bucket.primary != Some(region) && fenced => {
-                Some(word(plan, bucket, sights, Fact::Fenced))
+            Phase::Fencing { plan, .. } | Phase::Pulling { plan, .. } if bucket.primary != Some(region) && fenced => {
+                let remains = sights.iter().map(|sight| (sight.shard, Fact::Fenced(self.remains(bucket, sight))));
+                Some(Word { plan, bucket: bucket.id, epoch: bucket.epoch, facts: remains.collect() })
             }
-            Phase::CatchingUp { .. } | Phase::Draining { .. } | Phase::Fencing { .. } => None,
+            Phase::CatchingUp { .. } | Phase::Draining { .. } | Phase::Fencing { .. } | Phase::Pulling { .. } => None,
         };
         duties.extend(word.filter(|word| self.is_news(word)).map(Duty::Tell));
         duties
@@ -127,8 +136,16 @@ impl Handover {
         word.facts.iter().any(|(shard, fact)| told.is_none_or(|told| told.get(shard) != Some(fact)))
     }
 
+    /// What there is of a lost primary in a shard that is fenced.
+    fn remains(&mut self, bucket: &Bucket, sight: &Sight) -> Remains {
+        let place = (bucket.id, bucket.epoch, sight.shard);
+        let exposure = *self.exposed.entry(place).or_insert(sight.exposure);
+        Remains { epoch: sight.epoch, seal: sight.state, exposure, whole: sight.whole }
+    }
+
     fn forget(&mut self, bucket: BucketId) {
         self.trails.remove(&bucket);
+        self.exposed.retain(|(of, ..), _| *of != bucket);
         self.told.retain(|(of, ..), _| *of != bucket);
     }
 
@@ -191,7 +208,15 @@ mod tests {
 
     fn sight(shard: u16, epoch: u64, lsn: u64, acked: u64) -> Sight {
         let state = Seal { lsn: Lsn(lsn), hash: SetHash(u128::from(lsn)), keys: lsn };
-        Sight { shard: ShardId(shard), epoch: Epoch(epoch), fence: Epoch(epoch), state, acked: Lsn(acked) }
+        Sight {
+            shard: ShardId(shard),
+            epoch: Epoch(epoch),
+            fence: Epoch(epoch),
+            state,
+            acked: Lsn(acked),
+            exposure: None,
+            whole: true,
+        }
     }
 
     fn facts(duties: &[Duty]) -> Vec<Fact> {
@@ -260,7 +285,24 @@ mod tests {
         let [Duty::Tell(word)] = duties.as_slice() else { panic!("{duties:?}") };
         handover.told(word);
         assert_eq!(handover.look(2, B, &bucket, &[fenced(8)]), []);
-        assert_eq!(facts(&handover.look(3, B, &bucket, &[fenced(9)])), [Fact::Fenced(fenced(9).state)]);
+        let further = Remains { epoch: Epoch(4), seal: fenced(9).state, exposure: None, whole: true };
+        assert_eq!(facts(&handover.look(3, B, &bucket, &[fenced(9)])), [Fact::Fenced(further)]);
+        let pulling = Bucket { phase: Phase::Pulling { plan: PLAN, to: B }, ..bucket };
+        assert_eq!(facts(&handover.look(4, B, &pulling, &[fenced(9)])), [Fact::Fenced(further)], "as while fencing");
+    }
+
+    #[test]
+    fn what_the_lost_primary_goes_on_saying_makes_no_new_words() {
+        let mut handover = Handover::default();
+        let bucket = bucket(5, Phase::Fencing { plan: PLAN, to: B });
+        let lacks = |operations| Some(Exposure { head: Lsn(20), operations, ..Exposure::default() });
+        let fenced = |exposure| Sight { fence: Epoch(5), exposure, ..sight(0, 4, 8, 0) };
+        let duties = handover.look(0, B, &bucket, &[fenced(lacks(3))]);
+        let [Duty::Tell(word)] = duties.as_slice() else { panic!("{duties:?}") };
+        handover.told(word);
+        assert_eq!(handover.look(1, B, &bucket, &[fenced(lacks(4))]), []);
+        let broken = Sight { whole: false, ..fenced(lacks(4)) };
+        assert_eq!(handover.look(2, B, &bucket, &[broken]).len(), 1, "that it is no longer whole is news");
     }
 
     #[test]

@@ -7,7 +7,9 @@ use futures::future::join_all;
 use meridian_failpoint::failpoint;
 use meridian_region_core::{ControlResult, Duty, Handover, Sight};
 use meridian_types::entry::{Body, Header, Kind};
-use meridian_types::{Bucket, BucketId, Epoch, Phase, Positions, Refusal, RefusalKind, Seal, ShardId, Word};
+use meridian_types::{
+    Bucket, BucketId, Epoch, Exposure, Phase, Positions, Refusal, RefusalKind, Remains, Seal, ShardFacts, ShardId, Word,
+};
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
@@ -115,9 +117,50 @@ impl Node {
         let lsn = bucket.primary.map(|primary| digest.positions.of(primary)).unwrap_or_default();
         let acked = match bucket.phase {
             Phase::CatchingUp { to, .. } => shard.acked(bucket.policy.lane(), to),
-            Phase::Steady | Phase::Draining { .. } | Phase::Fencing { .. } => lsn,
+            Phase::Fencing { .. } | Phase::Pulling { .. } => return self.sight_of_remains(shard, bucket),
+            Phase::Steady | Phase::Draining { .. } => lsn,
         };
-        Sight { shard: shard.id, epoch, fence, state: Seal { lsn, hash: digest.hash, keys: digest.keys }, acked }
+        let state = Seal { lsn, hash: digest.hash, keys: digest.keys };
+        Sight { shard: shard.id, epoch, fence, state, acked, exposure: None, whole: true }
+    }
+
+    /// What there is of a bucket whose primary is lost. At one moment of the state machine: were the position older than the
+    /// fence, or than the last entry that waited, an acknowledged write could be overlooked (DUR-2).
+    fn sight_of_remains(&self, shard: &ShardNode, bucket: &Bucket) -> Sight {
+        let (fence, facts) = self.facts_of(shard, bucket);
+        let Remains { epoch, seal, exposure, whole } = facts.remains;
+        Sight { shard: shard.id, epoch, fence, state: seal, acked: seal.lsn, exposure, whole }
+    }
+
+    fn facts_of(&self, shard: &ShardNode, bucket: &Bucket) -> (Epoch, ShardFacts) {
+        let primary = bucket.primary.unwrap_or_default();
+        let complete = shard.lanes.complete_ms(primary, bucket.policy.lane());
+        let said = shard.exposures.said(primary, bucket.id, complete);
+        let core = shard.board.core();
+        let digest = core.digest(bucket.id).cloned().unwrap_or_default();
+        let seal = Seal { lsn: digest.positions.of(primary), hash: digest.hash, keys: digest.keys };
+        let broken = core.is_closed(bucket.id) || core.astray(bucket.id).is_some() || core.divergence(bucket.id).is_some();
+        let remains = Remains {
+            epoch: core.epoch(bucket.id),
+            seal,
+            exposure: said.map(|said| said.exposure),
+            whole: !broken && !core.waits_for_seal(bucket.id),
+        };
+        let said_ms = said.map(|said| self.clock.monotonic_ms().saturating_sub(said.at_ms));
+        (core.fence(bucket.id), ShardFacts { bucket: bucket.id, shard: shard.id, remains, said_ms })
+    }
+
+    /// What the shards that this node leads have of a bucket with a primary elsewhere.
+    pub(crate) fn facts(&self, bucket: &Bucket) -> Vec<ShardFacts> {
+        let led = self.shards.iter().filter(|shard| shard.board.leads());
+        led.map(|shard| self.facts_of(shard, bucket).1).collect()
+    }
+
+    /// A primary says what is lacking in a shard here.
+    pub(crate) fn exposed(&self, source: meridian_types::RegionId, shard: ShardId, said: &[(BucketId, Exposure)]) {
+        if let Some(shard) = self.shard(shard) {
+            shard.exposures.say(source, self.clock.monotonic_ms(), said);
+        }
     }
 
     fn positions(&self, shard: ShardId, bucket: BucketId) -> Positions {

@@ -33,6 +33,11 @@ impl Lanes {
         self.changes.send_replace(());
     }
 
+    /// Up to when the lane from `source` is known to be complete.
+    pub(crate) fn complete_ms(&self, source: RegionId, lane: Lane) -> Option<u64> {
+        self.complete_ms.read().unwrap_or_else(PoisonError::into_inner).get(&(source, lane)).copied()
+    }
+
     /// An upper bound, in milliseconds, on how far `bucket` is behind in `region`, a replica that is not its primary:
     /// behind its primary, or behind the slowest of the others in active-active. `None` when it is not known.
     pub(crate) fn staleness_ms(&self, bucket: &Bucket, region: RegionId, now_ms: u64) -> Option<u64> {

@@ -19,6 +19,7 @@ mod board;
 mod clock;
 mod copies;
 mod disk;
+mod exposures;
 #[doc(hidden)]
 pub mod fuzz;
 mod gather;

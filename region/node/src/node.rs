@@ -19,6 +19,7 @@ use crate::board::Board;
 use crate::clock::Clock;
 use crate::copies::{Copies, Ticket};
 use crate::disk::Disk;
+use crate::exposures::Exposures;
 use crate::group::ShardGroup;
 use crate::lanes::Lanes;
 use crate::metrics::Metrics;
@@ -55,6 +56,8 @@ pub(crate) struct ShardNode {
     pub(crate) board: Arc<Board>,
     pub(crate) proposer: Proposer,
     pub(crate) lanes: Lanes,
+    /// What primaries last said is lacking here.
+    pub(crate) exposures: Exposures,
     copies: Mutex<Copies<oneshot::Sender<()>>>,
     /// How far consensus was last told that it may purge.
     purgeable: AtomicU64,
@@ -131,6 +134,7 @@ impl ShardNode {
             board,
             proposer,
             lanes: Lanes::default(),
+            exposures: Exposures::default(),
             copies: Mutex::default(),
             purgeable: AtomicU64::new(0),
         }

@@ -9,7 +9,8 @@ use futures::future::BoxFuture;
 use meridian_consensus::{Consensus, StartError, StateError};
 use meridian_proto::dial::Dial;
 use meridian_types::{
-    BucketId, GroupId, Head, Hlc, Lane, Lsn, Refusal, RefusalKind, RegionId, Request, Response, ShardDigest, ShardId,
+    Bucket, BucketId, Exposure, GroupId, Head, Hlc, Lane, Lsn, Refusal, RefusalKind, RegionId, Request, Response,
+    ShardDigest, ShardFacts, ShardId,
 };
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
@@ -269,6 +270,16 @@ impl Handle {
     /// A lane has everything its source had when [`Handle::monotonic_ms`] read `echo_ms`, up to `last` (CON-3).
     pub fn complete_up_to(&self, source: RegionId, shard: ShardId, lane: Lane, echo_ms: u64, last: Lsn) {
         self.node.complete_up_to(source, shard, lane, echo_ms, last);
+    }
+
+    /// The primaries in `source` say what is lacking in a shard of this region.
+    pub fn exposed(&self, source: RegionId, shard: ShardId, said: &[(BucketId, Exposure)]) {
+        self.node.exposed(source, shard, said);
+    }
+
+    /// What the shards that this node leads have of a bucket whose primary is elsewhere: what an estimate rests on.
+    pub fn facts(&self, bucket: &Bucket) -> Vec<ShardFacts> {
+        self.node.facts(bucket)
     }
 
     /// This node's monotonic clock: what probes carry. Never 0.

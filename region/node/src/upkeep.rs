@@ -81,6 +81,10 @@ pub(crate) async fn keep_house(node: Arc<Node>, gauge: Arc<dyn Gauge>) {
         ticks.tick().await;
         node.disk.check(gauge.as_ref());
         node.raise_purge_floors();
+        let topology = node.authority.topology();
+        for shard in &node.shards {
+            shard.exposures.retain(|bucket| topology.buckets.contains_key(&bucket));
+        }
     }
 }
 

@@ -5,16 +5,25 @@
 //! | length | version | kind | body …      length: bytes after itself, little-endian
 //! ```
 //!
+//! Version 2 knows one kind more, [`ToTarget::Exposed`]; it is sent only where both ends of the connection speak it, and
+//! everything else is sent as version 1.
+//!
 //! Bodies are postcard, but for frames: round (u32) and the frame as it is. [`length_allowed`] is checked
 //! before anything is allocated (RES-1), and every decoder turns any bytes into a message or an error.
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use meridian_types::frame::{FRAME_HEADER_BYTES, FRAME_RAW_BYTES_MAX};
-use meridian_types::{ClusterId, Lane, Lsn, NodeId, RegionId, ShardId};
+use meridian_types::{BucketId, ClusterId, Exposure, Lane, Lsn, NodeId, RegionId, ShardId};
 use serde::{Deserialize, Serialize};
 
 /// The version of these messages.
 pub const MESSAGE_VERSION: u8 = 1;
+
+/// The version of those that came later.
+const EXPOSED_VERSION: u8 = 2;
+
+/// The most buckets that one message speaks of: what fits [`CONTROL_BYTES_MAX`], whatever the figures are.
+pub const EXPOSED_MAX: usize = 64;
 
 /// Bytes of length, version and kind.
 pub const PREFIX_BYTES: usize = 6;
@@ -78,6 +87,8 @@ pub enum ToTarget {
         /// `types::frame`.
         frame: Bytes,
     },
+    /// What the target lacks of buckets whose primary is the source (SWI-2).
+    Exposed(Vec<(BucketId, Exposure)>),
 }
 
 /// From a receiver.
@@ -154,6 +165,7 @@ const WELCOME: u8 = 2;
 const OPEN: u8 = 3;
 const FRAME: u8 = 4;
 const TO_SOURCE: u8 = 5;
+const EXPOSED: u8 = 6;
 
 /// Reads a length prefix and says whether a message of that length may come from a shipper (`frames`) or not.
 ///
@@ -166,11 +178,15 @@ pub fn length_allowed(length: u32, frames: bool) -> Result<usize, MessageError> 
 }
 
 fn control<T: Serialize>(kind: u8, body: &T) -> Bytes {
+    versioned(MESSAGE_VERSION, kind, body)
+}
+
+fn versioned<T: Serialize>(version: u8, kind: u8, body: &T) -> Bytes {
     // Serialising plain values into a growing vector has no way to fail.
     let body = postcard::to_allocvec(body).unwrap_or_default();
     let mut bytes = BytesMut::with_capacity(PREFIX_BYTES + body.len());
     bytes.put_u32_le(u32::try_from(2 + body.len()).unwrap_or(u32::MAX));
-    bytes.put_u8(MESSAGE_VERSION);
+    bytes.put_u8(version);
     bytes.put_u8(kind);
     bytes.extend_from_slice(&body);
     bytes.freeze()
@@ -181,11 +197,12 @@ fn open(mut message: Bytes) -> Result<(u8, Bytes), MessageError> {
     if message.len() < 2 {
         return Err(MessageError::Length(message.len()));
     }
-    let version = message.get_u8();
-    if version != MESSAGE_VERSION {
+    let (version, kind) = (message.get_u8(), message.get_u8());
+    let expected = if kind == EXPOSED { EXPOSED_VERSION } else { MESSAGE_VERSION };
+    if version != expected {
         return Err(MessageError::UnknownVersion(version));
     }
-    Ok((message.get_u8(), message))
+    Ok((kind, message))
 }
 
 fn body_of<'a, T: Deserialize<'a>>(expected: u8, kind: u8, body: &'a [u8]) -> Result<T, MessageError> {
@@ -260,6 +277,7 @@ impl ToTarget {
     pub fn encode(self) -> (Bytes, Bytes) {
         match self {
             ToTarget::Open { source, shard, lane } => (control(OPEN, &(source, shard, lane)), Bytes::new()),
+            ToTarget::Exposed(exposures) => (versioned(EXPOSED_VERSION, EXPOSED, &exposures), Bytes::new()),
             ToTarget::Frame { round, frame } => {
                 let mut prefix = BytesMut::with_capacity(PREFIX_BYTES + 4);
                 prefix.put_u32_le(u32::try_from(2 + 4 + frame.len()).unwrap_or(u32::MAX));
@@ -277,6 +295,9 @@ impl ToTarget {
     /// [`MessageError`].
     pub fn decode(message: Bytes) -> Result<ToTarget, MessageError> {
         let (kind, mut body) = open(message)?;
+        if kind == EXPOSED {
+            return body_of(EXPOSED, kind, &body).map(ToTarget::Exposed);
+        }
         if kind != FRAME {
             let (source, shard, lane) = body_of(OPEN, kind, &body)?;
             return Ok(ToTarget::Open { source, shard, lane });
@@ -322,6 +343,11 @@ mod tests {
         }
         let open = ToTarget::Open { source: RegionId(1), shard: ShardId(3), lane: Lane::Sync };
         assert_eq!(ToTarget::decode(body(&open.clone().encode().0)), Ok(open));
+        let most = Exposure { head: Lsn(u64::MAX), operations: u64::MAX, bytes: u64::MAX, oldest_ms: u64::MAX };
+        let exposed = ToTarget::Exposed(vec![(BucketId(u32::MAX), most); EXPOSED_MAX]);
+        let (bytes, _) = exposed.clone().encode();
+        assert!(bytes.len() <= CONTROL_BYTES_MAX, "{} bytes", bytes.len());
+        assert_eq!(ToTarget::decode(body(&bytes)), Ok(exposed));
         let frame = ToTarget::Frame { round: 8, frame: Bytes::from_static(b"bytes") };
         let (prefix, rest) = frame.clone().encode();
         let mut whole = BytesMut::from(&prefix[..]);
@@ -349,7 +375,9 @@ mod tests {
         fn any_bytes_are_a_message_or_a_clear_error(bytes in prop::collection::vec(any::<u8>(), 0..100), kind in 0u8..7) {
             let mut with_kind = vec![MESSAGE_VERSION, kind];
             with_kind.extend_from_slice(&bytes);
-            for bytes in [Bytes::from(bytes), Bytes::from(with_kind)] {
+            let mut later = with_kind.clone();
+            later[0] = EXPOSED_VERSION;
+            for bytes in [Bytes::from(bytes), Bytes::from(with_kind), Bytes::from(later)] {
                 let _ = Hello::decode(bytes.clone());
                 let _ = Welcome::decode(bytes.clone());
                 let _ = ToSource::decode(bytes.clone());

@@ -23,10 +23,10 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use meridian_types::frame::FrameHeader;
-use meridian_types::{Hlc, Lane, Lsn, RegionId, ShardId};
+use meridian_types::{BucketId, Exposure, Hlc, Lane, Lsn, RegionId, ShardId};
 
 use crate::SinkError;
-use crate::message::{Stop, ToSource, short};
+use crate::message::{EXPOSED_MAX, Stop, ToSource, short};
 
 /// How long to rest when the group can't take frames or say where it stands.
 const REST: Duration = Duration::from_millis(100);
@@ -54,6 +54,8 @@ pub enum Input {
         /// The local wall clock.
         wall: Hlc,
     },
+    /// What the source says is lacking here.
+    Exposed(Vec<(BucketId, Exposure)>),
     /// The group's answer to one of [`Outbox::apply`].
     Applied(Ticket, Result<Lsn, SinkError>),
     /// Every 100 ms: the local monotonic clock, which becomes a probe if anybody wants to know.
@@ -72,6 +74,8 @@ pub enum Input {
 pub struct Outbox {
     /// Say to the sink: complete up to here as of that probe.
     pub complete: Option<Complete>,
+    /// Say to the sink: this is lacking here, as the source says.
+    pub exposed: Vec<(BucketId, Exposure)>,
     /// Propose these frames, in order; [`Input::Applied`] answers each.
     pub apply: Vec<(Ticket, Bytes)>,
     /// Ask the sink for its watermark; [`Input::Watermark`] answers.
@@ -133,6 +137,7 @@ impl Receiver {
         match input {
             Input::Watermark(answer) => self.on_watermark(now, answer, out),
             Input::Frame { round, header, frame, wall } => self.on_frame(now, round, &header, frame, wall, out),
+            Input::Exposed(exposures) => self.on_exposed(exposures, out),
             Input::Applied(ticket, answer) => self.on_applied(now, ticket, answer, out),
             Input::Tick { ms, probed } => self.on_tick(ms, probed, out),
             Input::Timer => {}
@@ -275,6 +280,17 @@ impl Receiver {
             self.state = State::Resting { until: now + REST };
         } else {
             self.ask(out);
+        }
+    }
+
+    /// Counts only while frames are taken: what the source says then is about what it has been told of this end.
+    fn on_exposed(&mut self, exposures: Vec<(BucketId, Exposure)>, out: &mut Outbox) {
+        if exposures.len() > EXPOSED_MAX {
+            return self.refuse("more exposures than one message may have", out);
+        }
+        match self.state {
+            State::Receiving { .. } => out.exposed = exposures,
+            State::Asking | State::Resting { .. } | State::Draining { .. } | State::Stopped { .. } => {}
         }
     }
 

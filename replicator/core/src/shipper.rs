@@ -19,14 +19,15 @@ mod stream;
 #[cfg(test)]
 mod tests;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use meridian_types::frame::{DigestNote, FrameHeader};
-use meridian_types::{BucketId, BucketLag, Lane, LaneState, LaneStatus, Lsn, RegionId, ShardId, Topology};
+use meridian_types::{BucketId, BucketLag, Exposure, Lane, LaneState, LaneStatus, Lsn, RegionId, ShardId, Topology};
 
-use crate::message::{Stop, ToSource};
+use crate::message::{EXPOSED_MAX, Stop, ToSource};
 use crate::{Head, SKIP_BYTES, SKIP_LSNS, Tail, TailError};
 use ledger::Ledger;
 use stream::Streaming;
@@ -167,6 +168,10 @@ pub struct Shipper {
     sent: Lsn,
     totals: Totals,
     ledger: Ledger,
+    /// What the target was told that it lacks, over this stream.
+    said: BTreeMap<BucketId, Exposure>,
+    /// The end of the log, and the topology's index, at which it was told that it lacks nothing.
+    said_all: Option<(Lsn, u64)>,
 }
 
 impl Shipper {
@@ -182,13 +187,19 @@ impl Shipper {
             sent: Lsn(0),
             totals: Totals::default(),
             ledger: Ledger::default(),
+            said: BTreeMap::new(),
+            said_all: None,
         }
     }
 
     /// Takes what happened and puts out what to do.
     pub fn step(&mut self, now: Instant, input: Input, out: &mut Outbox) {
         match input {
-            Input::Opened => self.state = State::Learning,
+            Input::Opened => {
+                self.state = State::Learning;
+                self.said.clear();
+                self.said_all = None;
+            }
             Input::Lost { reason } => self.on_lost(reason),
             Input::Message(message) => self.on_message(now, message, out),
             Input::Head(head) => {
@@ -421,6 +432,45 @@ impl Shipper {
                 BucketLag { bucket: bucket.id, target: key.target, ..lag }
             })
             .collect()
+    }
+
+    /// What the target lacks of each bucket of this lane, where that is news to it (SWI-2); at most [`EXPOSED_MAX`] at a time,
+    /// the others come next. Empty until the target has said where it stands.
+    pub fn exposures(
+        &mut self,
+        now: Instant,
+        wall_ms: u64,
+        counters: &dyn Fn(BucketId) -> (u64, u64),
+    ) -> Vec<(BucketId, Exposure)> {
+        let State::Streaming(_) = self.state else { return Vec::new() };
+        let head = self.head.lsn;
+        if self.said_all == Some((head, self.topology.index)) {
+            return Vec::new();
+        }
+        let lags = self.lags(now, wall_ms, counters);
+        self.said.retain(|bucket, _| lags.iter().any(|lag| lag.bucket == *bucket));
+        let mut news = Vec::new();
+        for lag in lags {
+            let exposure = Exposure {
+                head,
+                operations: lag.unshipped_operations.saturating_add(lag.unapplied_operations),
+                bytes: lag.unshipped_bytes.saturating_add(lag.unapplied_bytes),
+                oldest_ms: lag.lag_ms,
+            };
+            let known = self.said.get(&lag.bucket);
+            // Of a bucket that nobody writes to, the end of the log says nothing new.
+            let same = known.is_some_and(|known| {
+                (known.operations, known.bytes) == (exposure.operations, exposure.bytes) && exposure.operations == 0
+            });
+            if !same && news.len() < EXPOSED_MAX {
+                self.said.insert(lag.bucket, exposure);
+                news.push((lag.bucket, exposure));
+            }
+        }
+        // Nothing is missing there, and it has been told: there is no more to say until the log goes on.
+        let done = news.len() < EXPOSED_MAX && self.said.values().all(|it| it.operations == 0);
+        self.said_all = done.then_some((head, self.topology.index));
+        news
     }
 
     /// Asserts what must always hold.

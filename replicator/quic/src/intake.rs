@@ -104,7 +104,9 @@ impl Intake {
                 Ok(ToTarget::Open { source: claimed, .. }) => LaneEnd::Refused(format!(
                     "the stream claims region {claimed}, the connection is of region {source}"
                 )),
-                Ok(ToTarget::Frame { .. }) => LaneEnd::Refused("a frame before the stream was opened".to_owned()),
+                Ok(ToTarget::Frame { .. } | ToTarget::Exposed(_)) => {
+                    LaneEnd::Refused("a message before the stream was opened".to_owned())
+                }
                 Err(error) => LaneEnd::Refused(error.to_string()),
             },
         };
@@ -245,6 +247,7 @@ impl LaneIntake<'_> {
     fn frame(&self, message: Bytes) -> Result<Input, String> {
         match ToTarget::decode(message).map_err(|why| why.to_string())? {
             ToTarget::Open { .. } => Err("the stream was opened twice".to_owned()),
+            ToTarget::Exposed(exposures) => Ok(Input::Exposed(exposures)),
             ToTarget::Frame { round, frame } => {
                 let header = FrameHeader::decode(&frame).map_err(|why| why.to_string())?;
                 self.shared.received.note(frame.len());
@@ -264,6 +267,9 @@ impl LaneIntake<'_> {
         if let Some(complete) = out.complete {
             failpoint("intake.complete.before");
             self.shared.sink.complete(self.source, self.shard, self.lane, complete.echo, complete.last);
+        }
+        if !out.exposed.is_empty() {
+            self.shared.sink.exposed(self.source, self.shard, &out.exposed);
         }
         for (ticket, frame) in out.apply {
             // Enqueued by the call; the room it takes is given back when it is answered.

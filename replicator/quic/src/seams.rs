@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 
 use bytes::Bytes;
 use futures::future::BoxFuture;
-use meridian_types::{BucketId, Hlc, Lane, Lsn, NodeId, RegionId, ShardId};
+use meridian_types::{BucketId, Exposure, Hlc, Lane, Lsn, NodeId, RegionId, ShardId};
 use tokio::sync::watch;
 
 pub use meridian_replicator_core::{Head, SinkError, Tail, TailEntry, TailError};
@@ -55,6 +55,9 @@ pub trait LogSink: Send + Sync + 'static {
     /// The lane is complete, up to `last`, with everything its source had at this node's monotonic time `echo`:
     /// its staleness at time `t` is at most `t - echo` (CON-3). Called only once `last` is durably applied.
     fn complete(&self, source: RegionId, shard: ShardId, lane: Lane, echo: u64, last: Lsn);
+
+    /// The primaries in `source` say what is lacking in a shard here (SWI-2).
+    fn exposed(&self, source: RegionId, shard: ShardId, said: &[(BucketId, Exposure)]);
 
     /// This node's monotonic clock in milliseconds, never 0: what probes carry and `complete` gets back.
     fn monotonic_ms(&self) -> u64;

@@ -327,8 +327,7 @@ impl Handle {
     /// and the age of the oldest. Taken now, so its age is 0.
     pub fn lags(&self) -> Vec<BucketLag> {
         let mut lags: BTreeMap<(BucketId, RegionId), BucketLag> = BTreeMap::new();
-        let wall_ms = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis());
-        let wall_ms = u64::try_from(wall_ms).unwrap_or(u64::MAX);
+        let wall_ms = wall_ms();
         for (key, shipper) in self.shippers() {
             let counters = |bucket| self.0.source.counters(key.shard, bucket);
             let of_lane = lock(&shipper).lags(Instant::now(), wall_ms, &counters);

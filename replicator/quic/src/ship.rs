@@ -3,7 +3,7 @@
 //! The only place that waits is [`Shipment::next`], the only place that acts is [`Shipment::perform`].
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 use futures::future::{BoxFuture, OptionFuture};
@@ -14,10 +14,11 @@ use meridian_types::{NodeId, Topology, frame};
 use rand::Rng;
 use s2n_quic::stream::BidirectionalStream;
 use tokio::sync::watch;
-use tokio::time::{sleep, sleep_until};
+use tokio::time::{Interval, MissedTickBehavior, interval, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use crate::link::{Link, Links, Window};
+use crate::tls::is_exposing;
 use crate::wire::{Inbox, Outlet};
 use crate::{Head, LogSource, Tail, TailError};
 
@@ -26,6 +27,12 @@ const INLINE_BYTES: usize = 64 << 10;
 
 /// The pause before a lane whose stream ended opens another, halved to doubled by chance.
 const REOPEN: Duration = Duration::from_millis(100);
+
+/// How often a target is told what it lacks, if that has changed: what a failover's estimate is precise to.
+const EXPOSE_EVERY: Duration = Duration::from_millis(200);
+
+/// With more pieces waiting than this the peer takes nothing, and words must not pile up (RES-1).
+const OUTLET_MAX: usize = 64;
 
 /// A shipper that its task steps and the handle reads.
 pub(crate) type SharedShipper = Arc<Mutex<Shipper>>;
@@ -190,6 +197,8 @@ struct Shipment<'a> {
     inbox: Inbox,
     outlet: Outlet,
     source: Arc<dyn LogSource>,
+    /// When to say what is lacking; never to a target of an older release.
+    expose: Option<Interval>,
 }
 
 impl<'a> Shipment<'a> {
@@ -199,6 +208,11 @@ impl<'a> Shipment<'a> {
         link: &'a Link,
         stream: BidirectionalStream,
     ) -> Shipment<'a> {
+        let expose = is_exposing(&stream.connection()).then(|| {
+            let mut ticks = interval(EXPOSE_EVERY);
+            ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+            ticks
+        });
         let (receive, send) = stream.split();
         let source = Arc::clone(&lane.source);
         let window = link.window(lane.key.lane);
@@ -210,6 +224,7 @@ impl<'a> Shipment<'a> {
             inbox: Inbox::new(receive, false),
             outlet: Outlet::new(send),
             source,
+            expose,
         }
     }
 
@@ -281,6 +296,19 @@ impl<'a> Shipment<'a> {
         None
     }
 
+    /// Tells the target what it lacks, if that is news. Behind frames that wait it is late, but not wrong: it lacks no more than that.
+    fn expose(&mut self) {
+        if self.outlet.waiting() > OUTLET_MAX {
+            return;
+        }
+        let shard = self.lane.key.shard;
+        let counters = |bucket| self.source.counters(shard, bucket);
+        let said = lock(self.shipper).exposures(Instant::now(), wall_ms(), &counters);
+        if !said.is_empty() {
+            self.outlet.push(ToTarget::Exposed(said).encode().0);
+        }
+    }
+
     /// Waits for the next thing that happens.
     async fn next(&mut self, head: &mut watch::Receiver<Option<Head>>, work: &mut Work<'_>) -> Result<Input, End> {
         let (deadline, throttled) = {
@@ -308,6 +336,10 @@ impl<'a> Shipment<'a> {
                 Ok(Input::Encoded { round, wire_bytes })
             }
             error = self.outlet.drive() => Err(End::Lost(error.to_string())),
+            () = tick(&mut self.expose) => {
+                self.expose();
+                Ok(Input::Timer)
+            }
             tail = wait(&mut work.tail) => {
                 failpoint("ship.read.after");
                 Ok(Input::Tail(tail))
@@ -343,6 +375,20 @@ async fn wait<T>(work: &mut Option<BoxFuture<'_, T>>) -> T {
         }
         None => std::future::pending().await,
     }
+}
+
+/// The next tick of a clock, if there is one.
+async fn tick(clock: &mut Option<Interval>) {
+    match clock {
+        Some(clock) => drop(clock.tick().await),
+        None => std::future::pending().await,
+    }
+}
+
+/// The wall clock in milliseconds since 1970.
+pub(crate) fn wall_ms() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// Compresses a frame, with its round.

@@ -15,8 +15,11 @@ use s2n_quic::provider::event::{ConnectionInfo, ConnectionMeta, Subscriber, even
 
 use crate::StartError;
 
-/// What both ends must offer.
-const PROTOCOL: &[u8] = b"meridian-replication/1";
+/// What both ends may offer, the newest first: the newest that both do is spoken.
+const PROTOCOLS: [&[u8]; 2] = [EXPOSING, b"meridian-replication/1"];
+
+/// Since this one, a source says what is lacking at the target.
+const EXPOSING: &[u8] = b"meridian-replication/2";
 
 /// The node's certificate and key, and the authority that signs every node's. PEM.
 #[derive(Clone)]
@@ -67,14 +70,14 @@ impl Tls {
             .with_client_cert_verifier(verifier)
             .with_single_cert(chain.clone(), key.clone_key())
             .map_err(|why| unusable("the certificate and key don't fit together", &why))?;
-        server.alpn_protocols = vec![PROTOCOL.to_vec()];
+        server.alpn_protocols = PROTOCOLS.map(<[u8]>::to_vec).to_vec();
         let mut client = ClientConfig::builder_with_provider(provider)
             .with_protocol_versions(&[&rustls::version::TLS13])
             .map_err(|why| unusable("TLS 1.3 is not available", &why))?
             .with_root_certificates(roots)
             .with_client_auth_cert(chain, key)
             .map_err(|why| unusable("the certificate and key don't fit together", &why))?;
-        client.alpn_protocols = vec![PROTOCOL.to_vec()];
+        client.alpn_protocols = PROTOCOLS.map(<[u8]>::to_vec).to_vec();
         Ok(Tls { server: Arc::new(server), client: Arc::new(client), region, node })
     }
 }
@@ -101,6 +104,11 @@ impl Subscriber for PeerCertificates {
     ) {
         peer.0 = event.session.peer_cert_chain_der().ok().and_then(|chain| chain.into_iter().next());
     }
+}
+
+/// Whether the peer understands what is said to be lacking.
+pub(crate) fn is_exposing(connection: &Handle) -> bool {
+    connection.application_protocol().is_ok_and(|protocol| protocol.as_ref() == EXPOSING)
 }
 
 /// The node that the peer's certificate names.

@@ -78,6 +78,11 @@ impl Outlet {
         }
     }
 
+    /// How many pieces wait.
+    pub(crate) fn waiting(&self) -> usize {
+        self.waiting.len()
+    }
+
     /// Writes for as long as it is polled; ends only with an error. Cancel safe.
     pub(crate) async fn drive(&mut self) -> WireError {
         match self.drain().await {

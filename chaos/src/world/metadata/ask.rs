@@ -7,7 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures::FutureExt;
 use meridian_metadata_core::command::Form;
-use meridian_metadata_core::{AbortScope, Action, ClusterState, Command, Grant, OperationId, Reply, reply};
+use meridian_metadata_core::{AbortScope, Action, ClusterState, Command, Grant, OperationId, Reply, Vigil, reply};
 use meridian_region_node::Clock;
 use meridian_types::{BucketId, Effect, Epoch, Goal, PlanId, Refusal, RefusalKind, Step};
 use tokio::time::{Instant, sleep, timeout, timeout_at};
@@ -78,14 +78,20 @@ impl Asker {
         std::future::pending().await
     }
 
-    /// Gives up moves of primaries that take too long, while this node leads, for ever: as metadata/node's executor does.
+    /// Gives up moves of primaries that take too long, and puts on record what only a leader sees of failovers, while this node
+    /// leads, for ever: as metadata/node's executor does.
     pub(crate) async fn attend(self: Arc<Self>) {
         let mut since: BTreeMap<(PlanId, BucketId, Epoch), Instant> = BTreeMap::new();
+        let mut vigil = Vigil::default();
         loop {
             sleep(ATTEND_EVERY).await;
             if !self.plane.leadership().1 {
                 since.clear();
                 continue;
+            }
+            for action in self.plane.watch_failovers(&mut vigil) {
+                // What fails is seen again.
+                let _ = self.propose("the leader", action).await;
             }
             let lasting = self.plane.copy.read(lasting);
             since.retain(|stage, _| lasting.iter().any(|(known, _)| known == stage));
@@ -201,14 +207,19 @@ impl Asker {
 fn lasting(state: &ClusterState) -> Vec<((PlanId, BucketId, Epoch), Duration)> {
     let mut lasting = Vec::new();
     for plan in state.plans().filter(|plan| plan.ended_ms.is_none()) {
-        let Goal::Switchover { pause_ms_max, .. } = plan.goal;
+        let Goal::Switchover { pause_ms_max, .. } = plan.goal else { continue };
         for it in &plan.moves {
             match &it.step {
                 Step::CatchingUp { .. } => lasting.push(((plan.id, it.bucket, it.epoch_before), CATCHING_UP_MAX)),
                 Step::Draining { epoch, .. } => {
                     lasting.push(((plan.id, it.bucket, *epoch), Duration::from_millis(pause_ms_max)));
                 }
-                Step::Unneeded | Step::Promoted { .. } | Step::Restored { .. } => {}
+                Step::Unneeded
+                | Step::Promoted { .. }
+                | Step::Restored { .. }
+                | Step::Fencing { .. }
+                | Step::Pulling { .. }
+                | Step::FailedOver { .. } => {}
             }
         }
     }

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
-use meridian_metadata_core::{ClusterState, Command, Grant, LeaseTable, reply};
+use meridian_metadata_core::{Action, ClusterState, Command, Grant, LeaseTable, Vigil, reply};
 use meridian_region_node::Clock;
 use meridian_types::{NodeId, Refusal, RefusalKind};
 use tokio::sync::{Notify, oneshot};
@@ -258,6 +258,17 @@ impl Plane {
         let until_us = self.clock.true_us(table.expires(node));
         let (leader, term) = (self.replica.node, table.term());
         self.record.fact(Fact::LeaseRemembered { leader, term, node, until_us });
+    }
+
+    /// What is to be put on record about failovers under way; nothing while this node does not lead.
+    pub(crate) fn watch_failovers(&self, vigil: &mut Vigil) -> Vec<Action> {
+        // Before the table: whoever is granted a lease in between must know what this state says.
+        let state = self.copy.read(ClusterState::clone);
+        let mut inner = self.inner();
+        if !inner.raft.is_ready() {
+            return Vec::new();
+        }
+        self.table(&mut inner).map_or_else(Vec::new, |table| vigil.look(self.clock.instant(), table, &state))
     }
 
     /// What a leader of no cluster proposes; `None` while there is no need.

@@ -51,7 +51,7 @@ impl Intake {
             Ok(ToTarget::Open { source: claimed, shard, lane }) if claimed == source => {
                 self.lane(source, shard, lane, &mut stream).await
             }
-            Ok(ToTarget::Open { .. } | ToTarget::Frame { .. }) => Err("the stream was not opened".to_owned()),
+            Ok(ToTarget::Open { .. } | ToTarget::Frame { .. } | ToTarget::Exposed(_)) => Err("the stream was not opened".to_owned()),
             Err(why) => Err(why.to_string()),
         };
         if let Err(reason) = refused {
@@ -97,6 +97,7 @@ impl Intake {
     fn frame(&self, message: Bytes) -> Result<Input, String> {
         match ToTarget::decode(unprefixed(message)).map_err(|why| why.to_string())? {
             ToTarget::Open { .. } => Err("the stream was opened twice".to_owned()),
+            ToTarget::Exposed(exposures) => Ok(Input::Exposed(exposures)),
             ToTarget::Frame { round, frame } => {
                 let header = FrameHeader::decode(&frame).map_err(|why| why.to_string())?;
                 let wall = self.region.hlc_beside(header.closed);
@@ -108,6 +109,9 @@ impl Intake {
     fn perform(&self, out: Outbox, work: &mut Work, stream: &End, (source, shard, lane): (RegionId, ShardId, Lane)) {
         if let Some(complete) = out.complete {
             self.region.complete_up_to(source, shard, lane, complete.echo, complete.last);
+        }
+        if !out.exposed.is_empty() {
+            self.region.exposed(source, shard, &out.exposed);
         }
         for (ticket, frame) in out.apply {
             let applying = self.region.apply_frame(&frame);

@@ -55,9 +55,10 @@ impl View {
     pub(in crate::cli) fn of(bucket: &Bucket, topology: &Topology) -> View {
         let (operation, to) = match bucket.phase {
             Phase::Steady => (None, None),
-            Phase::CatchingUp { plan, to, .. } | Phase::Draining { plan, to } | Phase::Fencing { plan, to } => {
-                (Some(plan.to_string()), Some(topology.region_label(to)))
-            }
+            Phase::CatchingUp { plan, to, .. }
+            | Phase::Draining { plan, to }
+            | Phase::Fencing { plan, to }
+            | Phase::Pulling { plan, to } => (Some(plan.to_string()), Some(topology.region_label(to))),
         };
         let labels =
             |regions: &[meridian_types::RegionId]| regions.iter().map(|id| topology.region_label(*id)).collect();

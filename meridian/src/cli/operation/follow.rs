@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use meridian_client::Client;
-use meridian_types::{BucketId, Plan, PlanId, PlanOutcome, Step};
+use meridian_types::{BucketId, Plan, PlanId, PlanOutcome, Step, Topology};
 
-use super::view::View;
+use super::view::{View, mustered};
 use crate::cli::exit::Failure;
 use crate::cli::stop;
 use crate::output::{Format, Live, millis, note, show};
@@ -31,7 +31,17 @@ const LINES_MAX: usize = 12;
 /// # Errors
 /// When it ended with old primaries restored, or with a difference; or nobody tells any more.
 pub(in crate::cli) async fn follow(client: &Client, id: PlanId, format: Format) -> anyhow::Result<()> {
-    let ended = tokio::select! {
+    let ended = watch(client, id).await?;
+    show(format, &View::of(&ended, &client.known_topology()))?;
+    judge(&ended)
+}
+
+/// Watches an operation to its end.
+///
+/// # Errors
+/// When nobody tells any more, or the operator stops watching.
+pub(in crate::cli) async fn watch(client: &Client, id: PlanId) -> anyhow::Result<Plan> {
+    Ok(tokio::select! {
         ended = to_its_end(client, id) => ended?,
         signal = stop::signalled() => {
             signal?;
@@ -40,10 +50,7 @@ pub(in crate::cli) async fn follow(client: &Client, id: PlanId, format: Format) 
             );
             return Err(Failure::failed(message).into());
         }
-    };
-    let view = View::of(&ended, &client.known_topology());
-    show(format, &view)?;
-    judge(&ended)
+    })
 }
 
 /// How it ended, as the program ends.
@@ -83,7 +90,12 @@ fn judge(plan: &Plan) -> anyhow::Result<()> {
 fn proof(step: &Step) -> Option<&meridian_types::Proof> {
     match step {
         Step::Draining { proof, .. } | Step::Promoted { proof, .. } => Some(proof),
-        Step::Unneeded | Step::CatchingUp { .. } | Step::Restored { .. } => None,
+        Step::Unneeded
+        | Step::CatchingUp { .. }
+        | Step::Restored { .. }
+        | Step::Fencing { .. }
+        | Step::Pulling { .. }
+        | Step::FailedOver { .. } => None,
     }
 }
 
@@ -109,7 +121,7 @@ async fn to_its_end(client: &Client, id: PlanId) -> anyhow::Result<Plan> {
                     }
                 }
                 progress.refresh_lag(client, &plan, &live).await;
-                live.show(progress.lines(&plan));
+                live.show(progress.lines(&plan, &client.known_topology()));
             }
             Err(error) if heard.elapsed() > SILENCE_MAX => {
                 return Err(Failure::failed(format!(
@@ -159,17 +171,17 @@ impl Progress {
         // A figure for the eye: without it the line is only shorter.
         let Ok(regions) = client.admin().lag(None).await else { return };
         let rows = regions.into_iter().filter_map(|region| region.answer.ok()).flat_map(|lag| lag.buckets);
-        self.lags = rows.filter(|row| row.target == plan.to()).map(|row| (row.bucket, row.lag_ms)).collect();
+        self.lags = rows.filter(|row| Some(row.target) == plan.to()).map(|row| (row.bucket, row.lag_ms)).collect();
     }
 
-    fn lines(&self, plan: &Plan) -> String {
+    fn lines(&self, plan: &Plan, topology: &Topology) -> String {
         let mut counts: BTreeMap<String, usize> = BTreeMap::new();
         plan.moves.iter().for_each(|it| *counts.entry(it.step.to_string()).or_default() += 1);
         let counts: Vec<String> = counts.iter().map(|(step, count)| format!("{count} {step}")).collect();
         let mut lines = vec![format!("{}: {}", plan.id, counts.join(", "))];
         let moving: Vec<_> = plan.moves.iter().filter(|it| !it.step.is_final()).collect();
         lines.extend(
-            moving.iter().take(LINES_MAX).map(|it| format!("  {:<24} {}", it.name, self.line(it, plan.shards))),
+            moving.iter().take(LINES_MAX).map(|it| format!("  {:<24} {}", it.name, self.line(it, plan.shards, topology))),
         );
         if let Some(more) = moving.len().checked_sub(LINES_MAX).filter(|more| *more > 0) {
             lines.push(format!("  and {more} more"));
@@ -177,7 +189,7 @@ impl Progress {
         lines.join("\n")
     }
 
-    fn line(&self, it: &meridian_types::Move, shards: u16) -> String {
+    fn line(&self, it: &meridian_types::Move, shards: u16, topology: &Topology) -> String {
         let since = self.steps.get(&it.bucket).and_then(|(_, since)| *since).map(|since| since.elapsed());
         match &it.step {
             Step::CatchingUp { caught_up } => {
@@ -190,7 +202,18 @@ impl Progress {
                 proof.ready.len(),
                 since.unwrap_or_default().as_secs_f64()
             ),
-            Step::Unneeded | Step::Promoted { .. } | Step::Restored { .. } => it.step.to_string(),
+            Step::Fencing { muster, .. } => format!(
+                "fencing      {}, {:.1} s",
+                mustered(muster, shards, topology),
+                since.unwrap_or_default().as_secs_f64()
+            ),
+            Step::Pulling { to, muster, .. } => format!(
+                "pulling      {} fetches what it lacks; {}, {:.1} s",
+                topology.region_label(*to),
+                mustered(muster, shards, topology),
+                since.unwrap_or_default().as_secs_f64()
+            ),
+            Step::Unneeded | Step::Promoted { .. } | Step::Restored { .. } | Step::FailedOver { .. } => it.step.to_string(),
         }
     }
 }
@@ -221,7 +244,7 @@ mod tests {
         let caught_up = (0..11).map(meridian_types::ShardId).collect();
         let plan = plan(vec![Step::CatchingUp { caught_up }, promoted(16)]);
         let progress = Progress { lags: BTreeMap::from([(BucketId(1), 40)]), ..Progress::default() };
-        let lines = progress.lines(&plan);
+        let lines = progress.lines(&plan, &Topology::default());
         assert!(lines.starts_with("op-12: 1 catching-up, 1 promoted\n"), "{lines}");
         assert!(lines.contains("catching-up  11/16 shards close, 40.0 ms behind"), "{lines}");
     }

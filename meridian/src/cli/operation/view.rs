@@ -2,11 +2,11 @@
 
 use std::collections::BTreeMap;
 
-use meridian_types::{Goal, Move, Plan, PlanOutcome, Proof, Seal, ShardId, Step, Topology};
+use meridian_types::{Goal, Loss, Move, Muster, Plan, PlanOutcome, Proof, Seal, ShardId, Step, Topology, Verdict};
 use serde::Serialize;
 
 use crate::cli::moment::moment;
-use crate::output::{Show, Table, count, millis};
+use crate::output::{Show, Table, bytes, count, millis};
 
 /// An operation.
 #[derive(Debug, Serialize)]
@@ -19,11 +19,20 @@ pub(in crate::cli) struct View {
     pub(super) reason: String,
     pub(super) asked_at_ms: u64,
     pub(super) ended_at_ms: Option<u64>,
-    lag_ms_max: u64,
-    pause_ms_max: u64,
+    #[serde(flatten)]
+    bounds: Option<Bounds>,
+    /// Of a failover: whether the cluster found out by itself.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    automatic: Option<bool>,
     pub(super) buckets: Vec<Row>,
     /// The commands that move back what has moved.
     pub(super) undo: Vec<String>,
+}
+
+#[derive(Debug, Serialize)]
+struct Bounds {
+    lag_ms_max: u64,
+    pause_ms_max: u64,
 }
 
 /// A bucket of it.
@@ -38,6 +47,56 @@ pub(super) struct Row {
     pub(super) pause_ms: Option<u64>,
     why: Option<String>,
     pub(super) proof: Option<ProofView>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    verdict: Option<VerdictView>,
+}
+
+/// What a failover rests on, and what it cost.
+#[derive(Debug, Serialize)]
+struct VerdictView {
+    /// The regions that were heard.
+    heard: Vec<String>,
+    /// Whether they prove that nothing is lost.
+    proven: bool,
+    lost: LossView,
+    shards: u16,
+    keys: u64,
+    /// How far the lost primary's log counts.
+    cut: BTreeMap<u16, SealView>,
+}
+
+/// How much is lost.
+#[derive(Debug, Serialize)]
+pub(in crate::cli) struct LossView {
+    operations: u64,
+    bytes: u64,
+    /// Whether there may be more that nobody who is left can know of.
+    unbounded: bool,
+}
+
+impl LossView {
+    pub(in crate::cli) fn is_unbounded(&self) -> bool {
+        self.unbounded
+    }
+
+    pub(in crate::cli) fn of(loss: Loss) -> LossView {
+        LossView { operations: loss.operations, bytes: loss.bytes, unbounded: loss.unbounded }
+    }
+}
+
+/// `nothing`, `12 operations, 3.4 KiB`, `12 operations, 3.4 KiB, and more`.
+pub(in crate::cli) fn loss_text(loss: &LossView, proven: bool) -> String {
+    let known = match loss.operations {
+        0 => "nothing".to_owned(),
+        1 => format!("1 operation, {}", bytes(loss.bytes)),
+        many => format!("{} operations, {}", count(many), bytes(loss.bytes)),
+    };
+    match (proven, loss.unbounded, loss.operations) {
+        (true, ..) => known,
+        (false, true, 0) => "nothing known of".to_owned(),
+        (false, true, _) => format!("{known} known of"),
+        (false, false, _) => known,
+    }
 }
 
 /// What both regions held at the old primary's seal.
@@ -67,18 +126,23 @@ struct SealView {
 
 impl View {
     pub(in crate::cli) fn of(plan: &Plan, topology: &Topology) -> View {
-        let Goal::Switchover { to, lag_ms_max, pause_ms_max } = plan.goal;
+        let (kind, bounds, automatic) = match plan.goal {
+            Goal::Switchover { lag_ms_max, pause_ms_max, .. } => {
+                ("switchover", Some(Bounds { lag_ms_max, pause_ms_max }), None)
+            }
+            Goal::Failover { automatic, .. } => ("failover", None, Some(automatic)),
+        };
         View {
             operation: plan.id.to_string(),
-            kind: "switchover",
+            kind,
             outcome: plan.outcome(),
-            to: topology.region_label(to),
+            to: destination(plan, topology),
             who: plan.who.clone(),
             reason: plan.reason.clone(),
             asked_at_ms: plan.created_ms,
             ended_at_ms: plan.ended_ms,
-            lag_ms_max,
-            pause_ms_max,
+            bounds,
+            automatic,
             buckets: plan.moves.iter().map(|it| Row::of(it, plan, topology)).collect(),
             undo: undo(plan, topology),
         }
@@ -102,6 +166,9 @@ impl View {
 impl Row {
     fn of(it: &Move, plan: &Plan, topology: &Topology) -> Row {
         let (epoch, proof, why) = match &it.step {
+            Step::Fencing { epoch, .. } | Step::Pulling { epoch, .. } | Step::FailedOver { epoch, .. } => {
+                (*epoch, None, None)
+            }
             Step::Unneeded | Step::CatchingUp { .. } => (it.epoch_before, None, None),
             Step::Draining { epoch, proof, .. } | Step::Promoted { epoch, proof, .. } => (*epoch, Some(proof), None),
             Step::Restored { epoch, why, .. } => (*epoch, None, Some(why.clone())),
@@ -109,12 +176,16 @@ impl Row {
         Row {
             bucket: it.name.to_string(),
             from: topology.region_label(it.from),
-            to: topology.region_label(plan.to()),
+            to: plan.successor(it).map_or_else(|| "-".to_owned(), |to| topology.region_label(to)),
             step: it.step.to_string(),
             epoch: epoch.0,
             pause_ms: it.step.pause_ms(),
             why,
             proof: proof.map(|proof| ProofView::of(proof, plan.shards)),
+            verdict: match &it.step {
+                Step::FailedOver { verdict, .. } => Some(VerdictView::of(verdict, topology)),
+                _ => None,
+            },
         }
     }
 
@@ -131,13 +202,36 @@ impl Row {
     }
 }
 
+impl VerdictView {
+    fn of(verdict: &Verdict, topology: &Topology) -> VerdictView {
+        VerdictView {
+            heard: verdict.heard.iter().map(|region| topology.region_label(*region)).collect(),
+            proven: verdict.proven,
+            lost: LossView::of(verdict.lost),
+            shards: u16::try_from(verdict.cut.len()).unwrap_or(u16::MAX),
+            keys: verdict.cut.values().map(|seal| seal.keys).sum(),
+            cut: verdict.cut.iter().map(|(shard, seal)| (shard.0, SealView::of(seal))).collect(),
+        }
+    }
+
+    fn note(&self) -> String {
+        let heard = self.heard.join(", ");
+        if self.proven { format!("proven by {heard}") } else { format!("by what {heard} had") }
+    }
+}
+
+impl SealView {
+    fn of(seal: &Seal) -> SealView {
+        SealView { lsn: seal.lsn.0, digest: seal.hash.to_string(), keys: seal.keys }
+    }
+}
+
 impl ProofView {
     fn of(proof: &Proof, of: u16) -> ProofView {
-        let seal = |seal: &Seal| SealView { lsn: seal.lsn.0, digest: seal.hash.to_string(), keys: seal.keys };
         let shard = |shard: ShardId| {
             let (sealed, ready) = (proof.sealed.get(&shard), proof.ready.get(&shard));
             let equal = sealed.is_some() && sealed == ready;
-            (shard.0, ShardView { sealed: sealed.map(seal), ready: ready.map(seal), equal })
+            (shard.0, ShardView { sealed: sealed.map(SealView::of), ready: ready.map(SealView::of), equal })
         };
         ProofView {
             equal: proof.equal(),
@@ -147,6 +241,28 @@ impl ProofView {
             shards: proof.sealed.keys().chain(proof.ready.keys()).map(|known| shard(*known)).collect(),
         }
     }
+}
+
+/// `eu-west`, `2 regions`, or `-` while it is not known.
+fn destination(plan: &Plan, topology: &Topology) -> String {
+    let known = plan.moves.iter().filter_map(|it| plan.successor(it));
+    let regions: std::collections::BTreeSet<_> = known.chain(plan.to()).collect();
+    match regions.len() {
+        0 => "-".to_owned(),
+        1 => regions.iter().map(|region| topology.region_label(*region)).collect(),
+        many => format!("{many} regions"),
+    }
+}
+
+/// How far a failover of a bucket is.
+pub(super) fn mustered(muster: &Muster, shards: u16, topology: &Topology) -> String {
+    let heard = |(region, remains): (&meridian_types::RegionId, &BTreeMap<ShardId, _>)| {
+        format!("{} {}/{shards}", topology.region_label(*region), remains.len())
+    };
+    let heard: Vec<String> = muster.remains.iter().map(heard).collect();
+    let leases = if muster.quiet { "leases of the lost region are out" } else { "waiting for its leases to run out" };
+    let heard = if heard.is_empty() { "nobody heard yet".to_owned() } else { format!("fenced {}", heard.join(", ")) };
+    format!("{heard}; {leases}")
 }
 
 /// One command per region that buckets came from.
@@ -160,8 +276,68 @@ fn undo(plan: &Plan, topology: &Topology) -> Vec<String> {
         .collect()
 }
 
+impl View {
+    /// A failover: what it cost, and how the lost region comes back.
+    fn failover_text(&self) -> String {
+        let columns = ["bucket", "from", "to", "step", ">epoch", ">fenced for", ">shards", ">keys", "lost", "note"];
+        let mut table = Table::new(&columns);
+        for row in &self.buckets {
+            let verdict = row.verdict.as_ref();
+            let dash = || "-".to_owned();
+            table.row([
+                row.bucket.clone(),
+                row.from.clone(),
+                row.to.clone(),
+                row.step.clone(),
+                row.epoch.to_string(),
+                row.pause_ms.map_or_else(dash, millis),
+                verdict.map_or_else(dash, |it| it.shards.to_string()),
+                verdict.map_or_else(dash, |it| count(it.keys)),
+                verdict.map_or_else(dash, |it| loss_text(&it.lost, it.proven)),
+                verdict.map_or_else(|| row.note(), VerdictView::note),
+            ]);
+        }
+        let asked = if self.automatic == Some(true) { "found out" } else { "asked" };
+        format!("{}{table}{}", self.heading(asked), self.next_step())
+    }
+
+    fn next_step(&self) -> String {
+        if !self.buckets.iter().any(|row| row.verdict.is_some()) {
+            return String::new();
+        }
+        format!(
+            "\n\nwhen {} is back, it fences itself and follows as a replica; whatever it had acknowledged and nobody else received \
+             stays there: see `meridian status`",
+            self.from()
+        )
+    }
+
+    fn heading(&self, asked: &str) -> String {
+        let reason = if self.reason.is_empty() { String::new() } else { format!(": {}", self.reason) };
+        let ended = self.ended_at_ms.map_or(String::new(), |at| {
+            let took = at.saturating_sub(self.asked_at_ms);
+            format!("\n ended   {}, after {}", moment(at), millis(took))
+        });
+        let bounds = self.bounds.as_ref().map_or(String::new(), |it| {
+            format!("\n bounds  lag {} ms, pause {} ms", it.lag_ms_max, it.pause_ms_max)
+        });
+        format!(
+            "{}: {} to {}, {}\n {asked:<7} {} by {}{reason}{ended}{bounds}\n\n",
+            self.operation,
+            self.kind,
+            self.to,
+            self.outcome,
+            moment(self.asked_at_ms),
+            self.who,
+        )
+    }
+}
+
 impl Show for View {
     fn text(&self) -> String {
+        if self.kind == "failover" {
+            return self.failover_text();
+        }
         let mut table =
             Table::new(&["bucket", "from", "to", "step", ">epoch", ">pause", ">shards equal", ">keys", "note"]);
         for row in &self.buckets {
@@ -177,22 +353,10 @@ impl Show for View {
                 row.note(),
             ]);
         }
-        let reason = if self.reason.is_empty() { String::new() } else { format!(": {}", self.reason) };
-        let ended = self.ended_at_ms.map_or(String::new(), |at| {
-            let took = at.saturating_sub(self.asked_at_ms);
-            format!("\n ended   {}, after {}", moment(at), millis(took))
-        });
         let undo: Vec<String> = self.undo.iter().map(|command| format!("\nundo with: {command}")).collect();
         format!(
-            "{}: {} to {}, {}\n asked   {} by {}{reason}{ended}\n bounds  lag {} ms, pause {} ms\n\n{table}{}{}",
-            self.operation,
-            self.kind,
-            self.to,
-            self.outcome,
-            moment(self.asked_at_ms),
-            self.who,
-            self.lag_ms_max,
-            self.pause_ms_max,
+            "{}{table}{}{}",
+            self.heading("asked"),
             if undo.is_empty() { "" } else { "\n" },
             undo.concat(),
         )

@@ -3,17 +3,18 @@
 use std::collections::BTreeMap;
 
 use meridian_types::{
-    BucketId, BucketName, BucketSpec, ClusterId, Epoch, Fact, Labels, Lsn, NodeName, Phase, PlanId, Policy, Refusal,
-    RefusalKind, RegionId, RegionName, Seal, Selection, SetHash, ShardId, Step, SwitchoverSpec, Word,
+    BucketId, BucketName, BucketSpec, ClusterId, Consent, Epoch, Fact, FailoverSpec, Labels, Loss, Lsn, NodeName, Phase,
+    PlanId, Policy, Refusal, RefusalKind, RegionId, RegionName, Seal, Selection, SetHash, ShardId, Step, SwitchoverSpec,
+    Word,
 };
 use proptest::prelude::*;
 
 use super::PLANS_MAX;
 use crate::command::{Form, NodeSpec};
-use crate::{AbortScope, Action, ClusterState, Command, OperationId, Reply};
+use crate::{AbortScope, Action, Advance, ClusterState, Command, OperationId, Reply};
 
 const REGIONS: [&str; 3] = ["us", "eu", "ap"];
-const SHARDS: u16 = 3;
+pub(super) const SHARDS: u16 = 3;
 const BUCKETS: [&str; 3] = ["orders", "carts", "ledger"];
 
 fn bucket(name: &str) -> BucketName {
@@ -50,6 +51,14 @@ impl World {
             world.create(name, Policy::ASYNC, &[]);
         }
         world
+    }
+
+    /// A bucket in these regions, the primary first.
+    pub(super) fn create_in(&mut self, name: &str, policy: Policy, regions: &[&str]) {
+        let regions: Vec<_> = regions.iter().map(|name| RegionName::new(name).unwrap()).collect();
+        let primary = regions.first().cloned();
+        let (labels, auto) = (Labels::new(), Default::default());
+        self.run(Action::CreateBucket(BucketSpec { name: bucket(name), policy, regions, primary, labels, auto })).unwrap();
     }
 
     pub(super) fn create(&mut self, name: &str, policy: Policy, regions: &[&str]) {
@@ -93,6 +102,35 @@ impl World {
         })
     }
 
+    pub(super) fn failover(
+        &mut self,
+        to: Option<&str>,
+        buckets: Selection,
+        consent: Option<Consent>,
+    ) -> Result<PlanId, Refusal> {
+        let to = to.map(|to| RegionName::new(to).unwrap());
+        let spec = FailoverSpec { buckets, to, consent, automatic: false, reason: "a fire".to_owned() };
+        self.run(Action::Failover(spec)).map(|reply| match reply {
+            Reply::Operation { plan } => plan,
+            other => panic!("{other:?}"),
+        })
+    }
+
+    /// What an estimate would ask to agree to, of one bucket.
+    pub(super) fn consent(&self, name: &str, operations: u64, bytes: u64) -> Consent {
+        let loss = Loss { operations, bytes, unbounded: true };
+        Consent { to: None, buckets: [(bucket(name), (self.bucket(name).epoch, loss))].into() }
+    }
+
+    /// The metadata leader has looked.
+    pub(super) fn advance(&mut self, plan: PlanId, name: &str, absent: &[&str], quiet: bool) -> Result<Reply, Refusal> {
+        let it = self.bucket(name);
+        let topology = self.state.topology();
+        let absent = absent.iter().map(|name| topology.region_named(name).unwrap().id).collect();
+        let seen = Advance { buckets: vec![(it.id, it.epoch)], absent, quiet };
+        self.run(Action::Advance { plan, seen })
+    }
+
     pub(super) fn tell(&mut self, region: RegionId, word: Word) {
         assert_eq!(self.run(Action::Report { region, words: vec![word] }), Ok(Reply::Reported));
     }
@@ -101,11 +139,11 @@ impl World {
         self.run(Action::Abort { plan, scope, why: why.to_owned() })
     }
 
-    fn bucket(&self, name: &str) -> meridian_types::Bucket {
+    pub(super) fn bucket(&self, name: &str) -> meridian_types::Bucket {
         meridian_types::Bucket::clone(self.state.bucket_named(&bucket(name)).unwrap())
     }
 
-    fn step(&self, plan: PlanId, name: &str) -> Step {
+    pub(super) fn step(&self, plan: PlanId, name: &str) -> Step {
         let id = self.bucket(name).id;
         self.state.plan(plan).unwrap().move_of(id).unwrap().step.clone()
     }
@@ -115,16 +153,16 @@ pub(super) fn seal(shard: u16, version: u64) -> Seal {
     Seal { lsn: Lsn(10 + u64::from(shard)), hash: SetHash(u128::from(version)), keys: version }
 }
 
-fn all(fact: impl Fn(u16) -> Fact) -> Vec<(ShardId, Fact)> {
+pub(super) fn all(fact: impl Fn(u16) -> Fact) -> Vec<(ShardId, Fact)> {
     (0..SHARDS).map(|shard| (ShardId(shard), fact(shard))).collect()
 }
 
-fn named(names: &[&str]) -> Selection {
+pub(super) fn named(names: &[&str]) -> Selection {
     Selection::Named(names.iter().map(|name| bucket(name)).collect())
 }
 
-const US: RegionId = RegionId(1);
-const EU: RegionId = RegionId(2);
+pub(super) const US: RegionId = RegionId(1);
+pub(super) const EU: RegionId = RegionId(2);
 const ORDERS: BucketId = BucketId(1);
 
 fn word(plan: PlanId, epoch: u64, facts: Vec<(ShardId, Fact)>) -> Word {

@@ -1,4 +1,4 @@
-//! Golden scripts: `testdata/switchover.txt` reads like a play, and this performs it.
+//! Golden scripts: `testdata/switchover.txt` and `testdata/failover.txt` read like plays, and this performs them.
 //!
 //! A line is a command; the lines behind `> ` are what it must answer. A play is performed with `REWRITE=1` to write its
 //! answers anew; read the difference before you believe it.
@@ -10,6 +10,10 @@
 //! us tells orders sealed 0 1 2 keys=7   also `ready`
 //! abort 2 WHY / late 2 orders epoch=N   the second operation of this play
 //! delete orders
+//! create ledger2 sync ap us             a bucket with its regions, the primary first
+//! failover orders carts to=eu accept=orders:5/50   an operator replaces primaries; `accept` agrees to a loss
+//! eu fenced orders 0 1 2 at=40 in=1 lacks=3/30 head=43 broken     what is left of it there; `in` an epoch
+//! leader 2 orders quiet absent=ap       what the metadata leader has seen
 //! ```
 //! After every command come the buckets that changed.
 
@@ -18,7 +22,8 @@ use std::fmt::Write as _;
 use std::path::PathBuf;
 
 use meridian_types::{
-    BucketName, Epoch, Fact, PlanId, Refusal, RegionId, RegionName, Selection, ShardId, Topology, Word,
+    BucketName, Epoch, Exposure, Fact, Lsn, PlanId, Policy, Refusal, RegionId, RegionName, Remains, Seal, Selection,
+    ShardId, Topology, Word,
 };
 
 use super::laws::{World, seal};
@@ -64,6 +69,36 @@ impl Stage {
                 let plan = self.plan(plan);
                 said(self.world.abort(plan, scope, "it took too long"))
             }
+            ["create", name, policy, primary, others @ ..] => {
+                let policy: Policy = policy.parse().unwrap();
+                let regions: Vec<&str> = [primary].into_iter().chain(others).copied().collect();
+                self.world.create_in(name, policy, &regions);
+                String::new()
+            }
+            ["failover", rest @ ..] => self.failover(rest, &named),
+            [region, "fenced", bucket, shards @ ..] => {
+                let region = before.region_named(region).unwrap().id;
+                let seen = before.bucket_named(bucket).unwrap().epoch;
+                let shards: Vec<u16> = shards.iter().filter_map(|shard| shard.parse().ok()).collect();
+                let exposure = named.get("lacks").map(|lacks| {
+                    let (operations, bytes) = lacks.split_once('/').unwrap();
+                    let (operations, bytes) = (operations.parse().unwrap(), bytes.parse().unwrap());
+                    Exposure { head: Lsn(number("head").unwrap()), operations, bytes, oldest_ms: 90 }
+                });
+                let remains = Remains {
+                    epoch: Epoch(number("in").unwrap_or(seen.0 - 1)),
+                    seal: Seal { lsn: Lsn(number("at").unwrap()), ..seal(0, number("keys").unwrap_or(7)) },
+                    exposure,
+                    whole: !words.contains(&"broken"),
+                };
+                self.tell(region, bucket, number("epoch").map(Epoch), &shards, |_| Fact::Fenced(remains));
+                String::new()
+            }
+            ["leader", plan, bucket, rest @ ..] => {
+                let absent: Vec<&str> = named.get("absent").into_iter().flat_map(|names| names.split(',')).collect();
+                let plan = self.plan(plan);
+                said(self.world.advance(plan, bucket, &absent, rest.contains(&"quiet")))
+            }
             ["delete", bucket] => said(self.world.run(Action::DeleteBucket { name: BucketName::new(bucket).unwrap() })),
             other => panic!("no such command: {other:?}"),
         };
@@ -85,6 +120,25 @@ impl Stage {
             names => Selection::Named(names.iter().map(|name| BucketName::new(name).unwrap()).collect()),
         };
         match self.world.switchover(to, selection) {
+            Ok(plan) => {
+                self.plans.push(plan);
+                format!("operation {} is {plan}\n", self.plans.len())
+            }
+            Err(refusal) => no(&refusal),
+        }
+    }
+
+    fn failover(&mut self, rest: &[&str], named: &BTreeMap<&str, &str>) -> String {
+        let names: Vec<_> =
+            rest.iter().filter(|word| !word.contains('=')).map(|name| BucketName::new(name).unwrap()).collect();
+        let consent = named.get("accept").map(|agreed| {
+            let (name, figures) = agreed.split_once(':').unwrap();
+            let (operations, bytes) = figures.split_once('/').unwrap();
+            let mut consent = self.world.consent(name, operations.parse().unwrap(), bytes.parse().unwrap());
+            consent.to = named.get("agreed-to").map(|to| RegionName::new(to).unwrap());
+            consent
+        });
+        match self.world.failover(named.get("to").copied(), Selection::Named(names), consent) {
             Ok(plan) => {
                 self.plans.push(plan);
                 format!("operation {} is {plan}\n", self.plans.len())
@@ -123,8 +177,17 @@ fn said(answer: Result<Reply, Refusal>) -> String {
 }
 
 #[test]
-fn the_play_goes_as_written() {
-    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("testdata/switchover.txt");
+fn a_switchover_goes_as_written() {
+    perform("testdata/switchover.txt");
+}
+
+#[test]
+fn a_failover_goes_as_written() {
+    perform("testdata/failover.txt");
+}
+
+fn perform(script: &str) {
+    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join(script);
     let written = std::fs::read_to_string(&path).unwrap();
     let mut stage = Stage { world: World::new(), plans: Vec::new() };
     let mut performed = String::new();

@@ -31,7 +31,7 @@ impl ClusterState {
         check(spec)?;
         let to = self.known_region("to", &spec.to)?;
         if let Some(known) = self.plans.values().find(|plan| plan.operation == occasion.operation) {
-            return again(known, to, &spec.buckets);
+            return again(known, Some(to), &spec.buckets);
         }
         let shards = self.formed.as_ref().map_or(0, |formed| formed.shards);
         let mut buckets = self.selected(&spec.buckets)?;
@@ -70,7 +70,11 @@ impl ClusterState {
         Ok(Done::new(reply, Some(change)))
     }
 
-    fn selected(&self, selection: &Selection) -> Result<Vec<Arc<Bucket>>, Refusal> {
+    /// The buckets that are selected.
+    ///
+    /// # Errors
+    /// NotFound names what there is not.
+    pub fn selected(&self, selection: &Selection) -> Result<Vec<Arc<Bucket>>, Refusal> {
         let found: Vec<_> = match selection {
             Selection::Named(names) => return names.iter().map(|name| self.existing(name).cloned()).collect(),
             Selection::Labelled { key, value } => {
@@ -116,7 +120,7 @@ impl ClusterState {
     }
 
     /// Forgets the oldest operations that have ended until one of that weight fits.
-    fn make_room(&mut self, weight_added: usize) -> Result<(), Refusal> {
+    pub(super) fn make_room(&mut self, weight_added: usize) -> Result<(), Refusal> {
         let under_way = self.plans.values().filter(|plan| plan.ended_ms.is_none());
         let (count, busy) = under_way.fold((0, 0), |(count, sum), plan| (count + 1, sum + weight(plan)));
         if count >= PLANS_MAX || busy + weight_added > SHARDS_MOVED_MAX {
@@ -141,7 +145,7 @@ impl ClusterState {
 }
 
 /// Whoever asks again under the same id gets what was planned, however long ago, if it is what he asks for.
-fn again(known: &Plan, to: RegionId, selection: &Selection) -> Result<Done, Refusal> {
+pub(super) fn again(known: &Plan, to: Option<RegionId>, selection: &Selection) -> Result<Done, Refusal> {
     let planned: BTreeSet<&BucketName> = known.moves.iter().map(|it| &it.name).collect();
     let same = match selection {
         Selection::Named(names) => names.iter().collect::<BTreeSet<_>>() == planned,
@@ -164,20 +168,32 @@ fn check(spec: &SwitchoverSpec) -> Result<(), Refusal> {
     if !(1..=PAUSE_MS_MAX).contains(&spec.pause_ms_max) {
         return Err(invalid(format!("`max_pause = {} ms` is not valid: use 1 to {PAUSE_MS_MAX}", spec.pause_ms_max)));
     }
-    if spec.reason.len() > REASON_BYTES_MAX || spec.reason.chars().any(char::is_control) {
+    check_reason(&spec.reason)?;
+    check_names(&spec.buckets)?;
+    match &spec.buckets {
+        Selection::AllFrom(from) if *from == spec.to => {
+            Err(invalid(format!("`to` and `all_from` are both `{from}`: name two regions")))
+        }
+        Selection::Named(_) | Selection::Labelled { .. } | Selection::AllFrom(_) => Ok(()),
+    }
+}
+
+pub(super) fn check_reason(reason: &str) -> Result<(), Refusal> {
+    if reason.len() > REASON_BYTES_MAX || reason.chars().any(char::is_control) {
         return Err(invalid(format!(
             "`reason` is not valid: use at most {REASON_BYTES_MAX} bytes without control characters"
         )));
     }
-    match &spec.buckets {
+    Ok(())
+}
+
+pub(super) fn check_names(selection: &Selection) -> Result<(), Refusal> {
+    match selection {
         Selection::Named(names) if !(1..=NAMES_MAX).contains(&names.len()) => {
             Err(invalid(format!("{} buckets are named: name 1 to {NAMES_MAX}, or select them by a label", names.len())))
         }
         Selection::Named(names) if names.iter().collect::<BTreeSet<_>>().len() < names.len() => {
             Err(invalid("a bucket is named twice: name each bucket once"))
-        }
-        Selection::AllFrom(from) if *from == spec.to => {
-            Err(invalid(format!("`to` and `all_from` are both `{from}`: name two regions")))
         }
         Selection::Named(_) | Selection::Labelled { .. } | Selection::AllFrom(_) => Ok(()),
     }

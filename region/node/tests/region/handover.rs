@@ -162,7 +162,7 @@ async fn fen_2_a_region_that_is_left_fences_the_lost_primary_and_takes_over_with
         bucket.epoch = Epoch(2);
         bucket.phase = Phase::Fencing { plan: PLAN, to: B };
     });
-    let fenced = |fact| if let Fact::Fenced(seal) = fact { Some(seal) } else { None };
+    let fenced = |fact| if let Fact::Fenced(remains) = fact { Some(remains.seal) } else { None };
     eventually("every shard is fenced", async || pair.seals(fenced).len() == usize::from(SHARDS)).await;
     assert_eq!(pair.sealed(), [], "the lost primary takes no part (SWI-3)");
     assert_eq!(pair.b.handle.apply_frame(&late).await, Err(FrameRefusal::Fenced));

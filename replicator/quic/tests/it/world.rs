@@ -13,7 +13,7 @@ use meridian_replicator_quic::{
 use meridian_types::entry::{Body, Header, Kind, WriteBody};
 use meridian_types::frame::Frame;
 use meridian_types::{
-    Acks, Bucket, BucketId, BucketName, ClientId, ClusterId, Epoch, Hlc, Key, Lane, Lsn, Node, NodeId, NodeName, Phase,
+    Acks, Bucket, BucketId, BucketName, ClientId, ClusterId, Epoch, Exposure, Hlc, Key, Lane, Lsn, Node, NodeId, NodeName, Phase,
     Policy, Region, RegionId, RegionName, RequestId, ShardId, Topology, Value, Write,
 };
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair, SanType};
@@ -220,6 +220,8 @@ pub(crate) struct MemorySink {
     pub(crate) clock_behind_ms: Mutex<u64>,
     started: Instant,
     pub(crate) bytes: std::sync::atomic::AtomicU64,
+    /// What sources last said is lacking here.
+    pub(crate) exposed: Mutex<BTreeMap<(RegionId, ShardId, BucketId), Exposure>>,
 }
 
 impl MemorySink {
@@ -231,6 +233,7 @@ impl MemorySink {
             clock_behind_ms: Mutex::default(),
             started: Instant::now(),
             bytes: Default::default(),
+            exposed: Mutex::default(),
         })
     }
 
@@ -285,6 +288,11 @@ impl LogSink for MemorySink {
 
     fn complete(&self, source: RegionId, shard: ShardId, lane: Lane, echo: u64, last: Lsn) {
         self.lanes.lock().unwrap().entry((source, shard, lane)).or_default().complete = Some((echo, last));
+    }
+
+    fn exposed(&self, source: RegionId, shard: ShardId, said: &[(BucketId, Exposure)]) {
+        let mut exposed = self.exposed.lock().unwrap();
+        exposed.extend(said.iter().map(|(bucket, exposure)| ((source, shard, *bucket), *exposure)));
     }
 
     fn monotonic_ms(&self) -> u64 {

@@ -1,0 +1,144 @@
+//! An estimate with names instead of numbers, for people and for programs.
+
+use meridian_types::{BucketEstimate, Estimate, RegionId, Topology};
+use serde::Serialize;
+
+use crate::cli::operation::{LossView, loss_text};
+use crate::output::{Show, Table, millis};
+
+/// What replacing primaries would cost.
+#[derive(Debug, Serialize)]
+pub(super) struct View {
+    answered_by: String,
+    heard: Vec<String>,
+    took_ms: u64,
+    buckets: Vec<Row>,
+    /// The text to agree with.
+    consent: Option<String>,
+    /// The command that does it.
+    run: Option<String>,
+}
+
+#[derive(Debug, Serialize)]
+struct Row {
+    bucket: String,
+    from: String,
+    primary_answers: bool,
+    to: Option<String>,
+    epoch: u64,
+    /// Whether the next primary has to fetch from other regions what it lacks.
+    pulls: bool,
+    proven: bool,
+    needed: Option<usize>,
+    heard: Vec<String>,
+    lost: LossView,
+    oldest_ms: u64,
+    said_ms: Option<u64>,
+    obstacle: String,
+}
+
+impl View {
+    /// `words` is how the buckets were selected.
+    pub(super) fn of(estimate: &Estimate, topology: &Topology, words: &str) -> View {
+        let consent = estimate.consent.as_ref().map(ToString::to_string);
+        let possible = estimate.buckets.iter().any(|it| it.to.is_some());
+        let agreed = consent.as_ref().map_or(String::new(), |text| format!(" --accept-loss '{text}'"));
+        View {
+            answered_by: topology.region_label(estimate.region),
+            heard: estimate.heard.iter().map(|region| topology.region_label(*region)).collect(),
+            took_ms: estimate.took_ms,
+            buckets: estimate.buckets.iter().map(|it| Row::of(it, topology)).collect(),
+            run: possible.then(|| format!("meridian failover run {words}{agreed}")),
+            consent,
+        }
+    }
+
+    fn silent(&self) -> Vec<&str> {
+        let silent = self.buckets.iter().filter(|row| !row.primary_answers).map(|row| row.from.as_str());
+        silent.collect::<std::collections::BTreeSet<_>>().into_iter().collect()
+    }
+}
+
+impl Row {
+    fn of(it: &BucketEstimate, topology: &Topology) -> Row {
+        let label = |region: RegionId| topology.region_label(region);
+        Row {
+            bucket: it.name.to_string(),
+            from: label(it.from),
+            primary_answers: it.primary_answers,
+            to: it.to.map(label),
+            epoch: it.epoch.0,
+            pulls: it.pulls,
+            proven: it.proven,
+            needed: it.needed,
+            heard: it.heard.iter().map(|region| label(*region)).collect(),
+            lost: LossView::of(it.lost),
+            oldest_ms: it.oldest_ms,
+            said_ms: it.said_ms,
+            obstacle: it.obstacle.clone(),
+        }
+    }
+
+    /// The bound on what can't be known.
+    fn unknown(&self) -> &'static str {
+        match (&self.to, self.proven, self.lost.is_unbounded()) {
+            (None, ..) => "-",
+            (Some(_), true, _) => "nothing",
+            (Some(_), false, true) => "no bound",
+            (Some(_), false, false) => "nothing more",
+        }
+    }
+
+    fn note(&self) -> String {
+        if self.to.is_none() {
+            return self.obstacle.clone();
+        }
+        let heard = self.heard.join(", ");
+        let mut notes = Vec::new();
+        if self.primary_answers {
+            notes.push(format!("{} ANSWERS: use `meridian switchover`", self.from));
+        }
+        match (self.proven, self.needed) {
+            (true, _) => notes.push(format!("proven by {heard}")),
+            (false, Some(needed)) => notes.push(format!("proof takes {needed} regions, heard {heard}")),
+            (false, None) => notes.push("writes are acknowledged before another region has them".to_owned()),
+        }
+        if self.pulls {
+            notes.push("fetches from another region first".to_owned());
+        }
+        notes.join("; ")
+    }
+}
+
+impl Show for View {
+    fn text(&self) -> String {
+        let columns = ["bucket", "from", "to", ">epoch", "lost for sure, at most", ">oldest", ">as of", "beyond that", "note"];
+        let mut table = Table::new(&columns);
+        for row in &self.buckets {
+            let (known, oldest) = match row.to {
+                None => ("-".to_owned(), "-".to_owned()),
+                Some(_) if row.proven => ("nothing".to_owned(), "-".to_owned()),
+                Some(_) => (loss_text(&row.lost, true), if row.oldest_ms == 0 { "-".to_owned() } else { millis(row.oldest_ms) }),
+            };
+            table.row([
+                row.bucket.clone(),
+                row.from.clone(),
+                row.to.clone().unwrap_or_else(|| "-".to_owned()),
+                row.epoch.to_string(),
+                known,
+                oldest,
+                row.said_ms.map_or("never".to_owned(), |ms| format!("{} ago", millis(ms))),
+                row.unknown().to_owned(),
+                row.note(),
+            ]);
+        }
+        let heard = self.heard.join(", ");
+        let silent = self.silent();
+        let silent = if silent.is_empty() { String::new() } else { format!("; silent: {}", silent.join(", ")) };
+        let agree = self.consent.as_ref().map_or("", |_| {
+            "\n\n`lost for sure` is what the lost primary had said is missing; `beyond that` is what it may have acknowledged afterwards."
+        });
+        let run = self.run.as_ref().map_or(String::new(), |run| format!("\n\nto do it: {run}"));
+        format!("answered by {} in {}; heard: {heard}{silent}\n\n{table}{agree}{run}", self.answered_by, millis(self.took_ms))
+    }
+}

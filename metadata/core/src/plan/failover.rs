@@ -1,0 +1,272 @@
+//! The steps of a failover (docs/adr/2026-11-27-failover.md): fencing, pulling, failed over; or restored.
+//!
+//! Keeps the metadata half of DUR-2, SWI-2 and SWI-3. Nothing here asks the lost region anything. Who is promoted, and whether
+//! that loses something, follows from what the fenced regions have said:
+//!
+//! - *Whoever ranks highest has everything that any of them has* (ORD-1): an epoch further, or further in the lost primary's log.
+//! - *Nothing is lost* if each acknowledged write is in one of them: of N regions K had it, so any N - K + 1 of them
+//!   will do. Only while the bucket really asks for K.
+//! - *What is known to be lost* is what the lost primary had told them they lack, up to a position that none of them reached.
+//!
+//! Nobody is promoted before the lost region's leases have run out: until then it may acknowledge what nobody here has (FEN-1).
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use meridian_types::key::{KEY_BYTES_MAX, VALUE_BYTES_MAX};
+use meridian_types::{
+    Breach, Bucket, Epoch, Fact, Loss, Lsn, MaxLag, Move, Muster, Plan, Policy, RegionId, Remains, Seal, ShardId, Step, Verdict,
+};
+
+use super::Next;
+
+mod begin;
+
+/// How far a shard is.
+type Rank = (Epoch, Lsn);
+
+/// Takes note of what a region that is left has in a shard; what was heard before stays unless it was less.
+pub(super) fn note(it: &mut Move, region: RegionId, seen: Epoch, shard: ShardId, fact: Fact) {
+    let (Step::Fencing { epoch, muster, .. } | Step::Pulling { epoch, muster, .. }) = &mut it.step else { return };
+    let Fact::Fenced(remains) = fact else { return };
+    if region == it.from || seen != *epoch {
+        return;
+    }
+    let known = muster.remains.entry(region).or_default().entry(shard).or_insert(remains);
+    if remains.rank() >= known.rank() {
+        *known = remains;
+    }
+}
+
+/// The step that a bucket can take, without waiting for the regions that are `absent`.
+pub(super) fn next(
+    plan: &Plan,
+    it: &Move,
+    bucket: &Bucket,
+    absent: &BTreeSet<RegionId>,
+    label: &dyn Fn(RegionId) -> String,
+) -> Option<Next> {
+    let (muster, pulling) = match &it.step {
+        Step::Fencing { muster, .. } => (muster, None),
+        Step::Pulling { muster, to, .. } => (muster, Some(*to).filter(|to| !absent.contains(to))),
+        Step::Unneeded
+        | Step::CatchingUp { .. }
+        | Step::Draining { .. }
+        | Step::Promoted { .. }
+        | Step::Restored { .. }
+        | Step::FailedOver { .. } => return None,
+    };
+    let field = Field::new(bucket, it.from, plan.shards, muster, absent);
+    if pulling.is_none() && field.waits() {
+        return None;
+    }
+    let wish = pulling.or(plan.to());
+    if let Some(wish) = wish.filter(|wish| !field.left.contains(wish)) {
+        // While it fetches, it is closed, and says so; that is no reason to give up.
+        let why = format!("{} does not answer, or is incomplete itself: choose another region", label(wish));
+        return pulling.is_none().then_some(Next::Restore { why });
+    }
+    let to = field.choose(wish, bucket)?;
+    let verdict = field.verdict(bucket, to);
+    if let Err(why) = agreed(&verdict, muster.accepted, &field, label) {
+        return Some(Next::Restore { why });
+    }
+    match (field.has_most(to), muster.quiet) {
+        (false, _) => (pulling != Some(to)).then_some(Next::Pull { to }),
+        (true, true) => Some(Next::FailOver { to, verdict }),
+        (true, false) => None,
+    }
+}
+
+fn agreed(
+    verdict: &Verdict,
+    accepted: Option<Loss>,
+    field: &Field<'_>,
+    label: &dyn Fn(RegionId) -> String,
+) -> Result<(), String> {
+    match accepted {
+        _ if verdict.proven => Ok(()),
+        Some(accepted) if accepted.covers(verdict.lost) => Ok(()),
+        Some(accepted) => Err(format!(
+            "more would be lost than was agreed to: {}, agreed to were {accepted}: estimate again",
+            verdict.lost
+        )),
+        None => {
+            let heard: Vec<_> = verdict.heard.iter().map(|region| label(*region)).collect();
+            let heard = heard.join(", ");
+            let doubt = match field.needed {
+                Some(needed) if verdict.heard.len() >= needed => {
+                    format!("{heard} disagree on what they have, or one that had more is gone")
+                }
+                Some(needed) => format!("it takes {needed} regions, and only {heard} could be heard"),
+                None => format!("its writes are acknowledged before {heard} have them"),
+            };
+            Err(format!(
+                "what is left does not prove that nothing is lost: {doubt}; and nobody has agreed to a loss: see `meridian failover estimate`"
+            ))
+        }
+    }
+}
+
+/// How many fenced regions prove that no acknowledged write is missing; `None` when none can, because writes are acknowledged
+/// before another region has them.
+pub fn regions_needed(bucket: &Bucket) -> Option<usize> {
+    match bucket.policy {
+        Policy::Sync { .. } if bucket.standing.is_sync() => {
+            let all = bucket.regions.len();
+            Some((all + 1).saturating_sub(bucket.policy.required_regions(all)))
+        }
+        Policy::Sync { .. } | Policy::Async { .. } | Policy::ActiveActive => None,
+    }
+}
+
+/// What a failover would come to if the regions that are left have this: the next primary, whether it would have to fetch
+/// something first, and what is lost. `None` when nobody is left who could be the next primary.
+pub fn assess(bucket: &Bucket, shards: u16, muster: &Muster, wish: Option<RegionId>) -> Option<Assessment> {
+    let from = bucket.primary?;
+    let field = Field::new(bucket, from, shards, muster, &BTreeSet::new());
+    let to = field.choose(wish, bucket).filter(|to| field.left.contains(to))?;
+    Some(Assessment { to, pulls: !field.has_most(to), verdict: field.verdict(bucket, to), needed: field.needed })
+}
+
+/// What a failover would come to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Assessment {
+    /// The next primary.
+    pub to: RegionId,
+    /// Whether it would have to fetch from others what it lacks.
+    pub pulls: bool,
+    /// What it would rest on, and what it would cost.
+    pub verdict: Verdict,
+    /// How many regions must be heard to prove that nothing is lost; `None` when no number will do.
+    pub needed: Option<usize>,
+}
+
+/// What is left, once looked over.
+struct Field<'a> {
+    muster: &'a Muster,
+    /// Regions that hold the bucket and are expected to speak.
+    awaited: Vec<RegionId>,
+    /// Regions that have spoken of every shard, and lack nothing they were given.
+    heard: Vec<RegionId>,
+    /// Those of them that are there.
+    left: Vec<RegionId>,
+    /// The highest rank of each shard in those that are there.
+    top: BTreeMap<ShardId, Rank>,
+    needed: Option<usize>,
+}
+
+impl<'a> Field<'a> {
+    fn new(
+        bucket: &Bucket,
+        from: RegionId,
+        shards: u16,
+        muster: &'a Muster,
+        absent: &BTreeSet<RegionId>,
+    ) -> Field<'a> {
+        let is_complete = |region: &RegionId| {
+            let remains = muster.remains.get(region);
+            remains.is_some_and(|it| it.len() == usize::from(shards) && it.values().all(|shard| shard.whole))
+        };
+        let others = || bucket.regions.iter().copied().filter(|region| *region != from);
+        let heard: Vec<RegionId> = others().filter(is_complete).collect();
+        let left: Vec<RegionId> = heard.iter().copied().filter(|region| !absent.contains(region)).collect();
+        let awaited = others().filter(|region| !absent.contains(region)).collect();
+        let top = top(muster, &left);
+        Field { muster, awaited, heard, left, top, needed: regions_needed(bucket) }
+    }
+
+    /// Whether somebody has yet to speak, or nobody is there.
+    fn waits(&self) -> bool {
+        self.left.is_empty() || self.awaited.iter().any(|region| !self.heard.contains(region))
+    }
+
+    fn remains(&self, region: RegionId) -> impl Iterator<Item = (ShardId, &Remains)> {
+        self.muster.remains.get(&region).into_iter().flatten().map(|(shard, remains)| (*shard, remains))
+    }
+
+    /// Whether a region has, of every shard, what any of those that are there has.
+    fn has_most(&self, region: RegionId) -> bool {
+        self.remains(region).all(|(shard, it)| self.top.get(&shard).is_none_or(|top| it.rank() >= *top))
+    }
+
+    /// The region that was asked for; else one that has most, so that nobody waits for a pull.
+    fn choose(&self, wish: Option<RegionId>, bucket: &Bucket) -> Option<RegionId> {
+        if wish.is_some() {
+            return wish;
+        }
+        let first = |fits: &dyn Fn(RegionId) -> bool| preferred(bucket).find(|it| self.left.contains(it) && fits(*it));
+        first(&|region| self.has_most(region)).or_else(|| first(&|_| true))
+    }
+
+    fn verdict(&self, bucket: &Bucket, to: RegionId) -> Verdict {
+        let proven = self.needed.is_some_and(|needed| self.heard.len() >= needed) && self.is_consistent();
+        Verdict {
+            heard: self.heard.clone(),
+            proven,
+            lost: if proven { Loss::default() } else { self.lost(bucket) },
+            cut: self.remains(to).map(|(shard, it)| (shard, it.seal)).collect(),
+        }
+    }
+
+    /// Whether nobody who has gone since had more, and those who have the same agree on what it is.
+    fn is_consistent(&self) -> bool {
+        let same = |shard: &ShardId, rank: &Rank| {
+            let seals = self.heard.iter().filter_map(|region| self.muster.remains.get(region)?.get(shard));
+            let mut at_top = seals.filter(|it| it.rank() == *rank).map(|it: &Remains| -> Seal { it.seal });
+            let first = at_top.next();
+            at_top.all(|seal| Some(seal) == first)
+        };
+        top(self.muster, &self.heard) == self.top && self.top.iter().all(|(shard, rank)| same(shard, rank))
+    }
+
+    /// What the lost primary had said is missing, of what nobody has who is there.
+    fn lost(&self, bucket: &Bucket) -> Loss {
+        let ceiling = ceiling(bucket);
+        let mut loss = Loss { unbounded: ceiling.is_none(), ..Loss::default() };
+        for (shard, (_, reached)) in &self.top {
+            let told = self.muster.remains.values().filter_map(|shards| shards.get(shard)?.exposure);
+            let beyond = told.filter(|exposure| exposure.head > *reached);
+            let most = beyond.map(|it| (it.operations, it.bytes)).max().unwrap_or_default();
+            loss = loss.and(Loss { operations: most.0, bytes: most.1, unbounded: false });
+        }
+        ceiling.map_or(loss, |most| Loss {
+            operations: loss.operations.max(most.operations),
+            bytes: loss.bytes.max(most.bytes),
+            unbounded: false,
+        })
+    }
+}
+
+fn top(muster: &Muster, regions: &[RegionId]) -> BTreeMap<ShardId, Rank> {
+    let mut top: BTreeMap<ShardId, Rank> = BTreeMap::new();
+    for (shard, it) in regions.iter().filter_map(|region| muster.remains.get(region)).flatten() {
+        let known = top.entry(*shard).or_default();
+        *known = (*known).max(it.rank());
+    }
+    top
+}
+
+/// The bucket's regions in the order in which they are to succeed.
+fn preferred(bucket: &Bucket) -> impl Iterator<Item = RegionId> + '_ {
+    let named = &bucket.auto.successors;
+    let others = bucket.regions.iter().filter(|region| !named.contains(region));
+    named.iter().chain(others).copied()
+}
+
+/// The most that the primary may have had which no other region has, if it accepts no more writes beyond that.
+fn ceiling(bucket: &Bucket) -> Option<Loss> {
+    let bound = match bucket.policy {
+        Policy::Async { max_lag: Some(MaxLag { bound, on_breach: Breach::Block }) } => bound,
+        Policy::Async { .. } | Policy::Sync { .. } | Policy::ActiveActive => return None,
+    };
+    let most = |count: u64| count.saturating_mul(VALUE_BYTES_MAX as u64 + KEY_BYTES_MAX as u64);
+    let (operations, bytes) = match (bound.operations, bound.bytes) {
+        (Some(operations), Some(bytes)) => (operations, bytes),
+        (Some(operations), None) => (operations, most(operations)),
+        // A write has one byte at least.
+        (None, Some(bytes)) => (bytes, bytes),
+        // Seconds say nothing of how many writes are acknowledged in them.
+        (None, None) => return None,
+    };
+    Some(Loss { operations, bytes, unbounded: false })
+}
