@@ -114,6 +114,7 @@ struct Node {
     metadata_service: Option<meridian_metadata_node::Service>,
     gateway: Arc<Gateway<Front, Front>>,
     front: Arc<Front>,
+    peers: meridian_region_node::PeerService,
     tasks: JoinSet<anyhow::Result<()>>,
     stop: CancellationToken,
 }
@@ -146,6 +147,7 @@ impl Node {
             metadata_service: Some(service),
             gateway,
             front,
+            peers: meridian_region_node::PeerService::default(),
             tasks: JoinSet::new(),
             stop: CancellationToken::new(),
         })
@@ -163,6 +165,7 @@ impl Node {
             .add_service(self.consensus.peer_service())
             .add_service(self.metadata.peer_service())
             .add_service(self.gateway.forward_peer())
+            .add_service(self.peers.server())
             .add_service(self.gateway.key_value())
             .add_service(self.gateway.cluster());
         let stop = self.stop.clone();
@@ -263,6 +266,7 @@ impl Node {
             Ok(run.await?)
         });
         self.tasks.spawn(follow_addresses(self.metadata.changes(), Arc::clone(dialer), self.stop.clone()));
+        self.peers.open(region.clone());
         self.front.open(Data { region, replicator: handle });
         Ok(())
     }

@@ -36,7 +36,7 @@ pub use plan::{Fact, PlanId, Seal, Word};
 pub use policy::{Acks, Breach, LagBound, MaxLag, OnPartition, Policy, PolicyError};
 pub use position::{Epoch, Head, Hlc, Lane, Lsn, Positions, Version};
 pub use refusal::{Effect, Refusal, RefusalKind};
-pub use repair::{RepairGoal, RepairMode, RepairStatus, RepairStep, Row};
+pub use repair::{RepairGoal, RepairMode, RepairReason, RepairStatus, RepairStep, Row};
 pub use request::{
     Durability, Freshness, Outcome, Read, ReadLevel, Request, RequestId, Response, StalePolicy, Write, WriteAck,
 };

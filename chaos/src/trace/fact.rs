@@ -1,7 +1,7 @@
 //! The facts.
 
 use meridian_types::entry::Kind;
-use meridian_types::{BucketDigest, BucketId, Epoch, Hlc, Lane, Lsn, NodeId, RegionId, RequestId, ShardId};
+use meridian_types::{BucketDigest, BucketId, Epoch, Hlc, Lane, Lsn, NodeId, Positions, RegionId, RequestId, ShardId};
 use xxhash_rust::xxh3::Xxh3;
 
 /// One copy of a region's data: a node.
@@ -121,6 +121,20 @@ pub enum Fact {
         bucket: BucketId,
         /// Where.
         standing: Standing,
+    },
+    /// A bucket in a replica's shard was made equal to another region's, or took in what waited for that: it has all up to
+    /// these positions, however it came.
+    Repaired {
+        /// Who.
+        replica: Replica,
+        /// The shard.
+        shard: ShardId,
+        /// The bucket.
+        bucket: BucketId,
+        /// The step's position in the replica's own log.
+        lsn: Lsn,
+        /// Per origin region.
+        positions: Positions,
     },
     /// A write was acknowledged, to a client or to the region that forwarded it.
     Acknowledged {

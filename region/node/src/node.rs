@@ -25,6 +25,7 @@ use crate::metrics::Metrics;
 use crate::options::{Options, Place};
 use crate::peers::Peers;
 use crate::proposer::Proposer;
+use crate::repair::Repairs;
 use crate::store::Store;
 
 /// The most scans at a time: each reads in a thread of its own and gathers a page per shard (RES-1).
@@ -44,6 +45,7 @@ pub(crate) struct Node {
     /// By shard number.
     pub(crate) shards: Vec<ShardNode>,
     pub(crate) scans: Semaphore,
+    pub(crate) repairs: Repairs,
     pub(crate) metrics: Metrics,
 }
 

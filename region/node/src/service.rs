@@ -9,7 +9,8 @@ use futures::future::BoxFuture;
 use meridian_consensus::{Consensus, StartError, StateError};
 use meridian_proto::dial::Dial;
 use meridian_types::{
-    BucketId, GroupId, Head, Hlc, Lane, Lsn, Refusal, RefusalKind, RegionId, Request, Response, ShardDigest, ShardId,
+    BucketId, GroupId, Head, Hlc, Lane, Lsn, Refusal, RefusalKind, RegionId, RepairStatus, Request, Response,
+    ShardDigest, ShardId, Topology,
 };
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
@@ -26,6 +27,7 @@ use crate::metrics::{self, Metrics};
 use crate::node::{Node, SCANS_MAX, ShardNode};
 use crate::options::{Options, Place};
 use crate::peers::{Exchanges, Neighbours, Peers};
+use crate::repair::{self, Repairs};
 use crate::replication::{FrameRefusal, Tail, TailError};
 use crate::router::Caller;
 use crate::store::{Engine, EngineError, Store};
@@ -139,6 +141,7 @@ impl Service {
             disk,
             shards,
             scans: Semaphore::new(SCANS_MAX),
+            repairs: Repairs::new(options.repair_bytes_per_s),
             metrics: Metrics::new(),
             place,
             options,
@@ -186,6 +189,7 @@ impl Service {
         tasks.push(("housekeeping", upkeep::keep_house(Arc::clone(&node), self.gauge).boxed()));
         tasks.push(("write-back", upkeep::write_back(Arc::clone(&node)).boxed()));
         tasks.push(("key expiry", upkeep::expire_keys(Arc::clone(&node)).boxed()));
+        tasks.push(("repair", repair::watch(Arc::clone(&node)).boxed()));
         tasks.push(("handover", handover::hand_over(Arc::clone(&node)).boxed()));
         tasks.push(("bucket removal", upkeep::drop_buckets(Arc::clone(&node)).boxed()));
         tasks.push(("client expiry", upkeep::expire_clients(node).boxed()));
@@ -303,6 +307,44 @@ impl Handle {
         digests
     }
 
+    /// The newest topology applied here.
+    pub fn topology(&self) -> Arc<Topology> {
+        self.node.authority.topology()
+    }
+
+    /// Answers what another region asks of a repair: bytes of `region/core`'s `repair::message`.
+    ///
+    /// # Errors
+    /// [`RefusalKind::Redirect`] when another node leads the shard, [`RefusalKind::Conflict`] when the session is over,
+    /// [`RefusalKind::Retry`] for what may pass.
+    pub async fn answer_repair(&self, by: RegionId, ask: &[u8]) -> Result<Bytes, Refusal> {
+        self.node.answer_repair(by, ask).await
+    }
+
+    /// Makes a bucket in a shard equal to another replica's, which must lack nothing that this one has: how a successor
+    /// gets the tail of a lost primary from the survivor that has more of it. Resolves once it is.
+    ///
+    /// # Errors
+    /// [`RefusalKind::Redirect`] when another node leads the shard; [`RefusalKind::Retry`] when too much is asked for, or
+    /// this node lost the shard meanwhile.
+    pub async fn pull(&self, shard: ShardId, bucket: BucketId, from: RegionId) -> Result<(), Refusal> {
+        self.node.pull(shard, bucket, from).await
+    }
+
+    /// Has a bucket compared with its primary's in every shard that this node leads, and made equal where it differs.
+    /// Tells how many shards that are; [`Handle::repairs`] shows how far they are.
+    ///
+    /// # Errors
+    /// [`RefusalKind::NotFound`] for a bucket that is not here, [`RefusalKind::Invalid`] where this region is the primary.
+    pub fn resync(&self, bucket: BucketId) -> Result<usize, Refusal> {
+        self.node.resync(bucket)
+    }
+
+    /// Repairs of this node's shards: under way, waiting, and over since it started (the last few hundred).
+    pub fn repairs(&self) -> Vec<RepairStatus> {
+        self.node.repairs.table.statuses(tokio::time::Instant::now())
+    }
+
     /// Shards this node leads, and holds.
     pub fn shards(&self) -> (u32, u32) {
         let led = self.node.shards.iter().filter(|shard| shard.board.leads()).count();
@@ -334,7 +376,7 @@ impl Handle {
         for shard in &self.node.shards {
             for divergence in shard.board.public().diverged.values() {
                 problems.push(format!(
-                    "bucket {} differs from its source in shard {}: its lane stopped; resync the bucket in this region",
+                    "bucket {} differs from its source in shard {}: it serves no reads here and is repaired; `meridian resync list` shows how far that is",
                     divergence.bucket, shard.id
                 ));
             }

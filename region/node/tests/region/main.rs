@@ -8,6 +8,7 @@ mod freshness;
 mod handover;
 mod housekeeping;
 mod operations;
+mod repair;
 mod replication;
 mod restarts;
 mod throughput;
