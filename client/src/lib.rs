@@ -50,6 +50,7 @@ mod endpoint;
 mod error;
 mod input;
 mod operations;
+mod recovery;
 mod retry;
 mod scan;
 mod session;

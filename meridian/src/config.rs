@@ -123,6 +123,10 @@ pub struct Limits {
     /// How many connections of clients and other nodes may be open at a time; fewer where the process may not have so
     /// many file descriptors.
     pub connections_max: usize,
+    /// The most bytes per second that replicas being repaired on this node receive from other regions.
+    pub repair_bytes_per_s: u64,
+    /// Whether a primary that was lost waits for `meridian reinstate` before it becomes a replica of its successor.
+    pub manual_reinstate: bool,
     /// How long shutdown waits for requests in progress, in milliseconds.
     pub shutdown_grace_ms: u64,
 }
@@ -133,6 +137,8 @@ impl Default for Limits {
             disk_reserve_bytes: 256 << 20,
             log_retention_bytes: 8 << 30,
             connections_max: 4_096,
+            repair_bytes_per_s: 32 << 20,
+            manual_reinstate: false,
             shutdown_grace_ms: 5_000,
         }
     }
@@ -215,6 +221,8 @@ impl Config {
             "limits.disk_reserve_bytes",
             "limits.log_retention_bytes",
             "limits.connections_max",
+            "limits.repair_bytes_per_s",
+            "limits.manual_reinstate",
             "limits.shutdown_grace_ms",
         ]
     }

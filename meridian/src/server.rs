@@ -14,10 +14,11 @@ use std::time::Duration;
 
 use anyhow::{Context, anyhow};
 use meridian_consensus::Consensus;
-use meridian_gateway::Gateway;
+use meridian_gateway::{Gateway, RecoveryService};
 use meridian_proto::dial::{self, Dial};
 use meridian_proto::identity::Identity;
 use meridian_proto::tls::{TlsFiles, TlsMaterial};
+use meridian_proto::v1::recovery_server::RecoveryServer;
 use meridian_types::{NodeId, RegionId, ShardId, Topology};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
@@ -37,6 +38,7 @@ mod authority;
 mod connections;
 mod dialer;
 mod front;
+mod recovery;
 mod replication;
 
 /// Runs a node until `shutdown` resolves, then ends cleanly.
@@ -167,7 +169,8 @@ impl Node {
             .add_service(self.gateway.forward_peer())
             .add_service(self.peers.server())
             .add_service(self.gateway.key_value())
-            .add_service(self.gateway.cluster());
+            .add_service(self.gateway.cluster())
+            .add_service(RecoveryServer::new(RecoveryService::new(Arc::clone(&self.front))));
         let stop = self.stop.clone();
         let incoming = TcpIncoming::from(listeners.rpc).with_nodelay(Some(true));
         let connections = Connections::new(incoming, config.limits.connections_max);
@@ -245,6 +248,8 @@ impl Node {
         let options = meridian_region_node::Options {
             disk_reserve_bytes: config.limits.disk_reserve_bytes,
             log_retention_bytes: config.limits.log_retention_bytes,
+            repair_bytes_per_s: config.limits.repair_bytes_per_s,
+            manual_reinstate: config.limits.manual_reinstate,
             ..meridian_region_node::Options::default()
         };
         let authority = Arc::new(MetadataAuthority(self.metadata.clone()));

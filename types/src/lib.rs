@@ -19,6 +19,7 @@ pub mod position;
 pub mod refusal;
 pub mod repair;
 pub mod request;
+pub mod salvage;
 pub mod session;
 pub mod standing;
 pub mod status;
@@ -40,6 +41,7 @@ pub use repair::{RepairGoal, RepairMode, RepairReason, RepairStatus, RepairStep,
 pub use request::{
     Durability, Freshness, Outcome, Read, ReadLevel, Request, RequestId, Response, StalePolicy, Write, WriteAck,
 };
+pub use salvage::{ReplayPolicy, ReplayReport, SalvageBundle, SalvageFate, SalvageId, SalvageIdError, SalvageKey};
 pub use session::SessionToken;
 pub use standing::{Copies, Standing, StandingWord};
 pub use status::{BucketLag, LaneState, LaneStatus, NodeStatus, ShardDigest};

@@ -8,7 +8,7 @@ mod replica;
 use std::collections::{BTreeMap, HashMap};
 
 use meridian_types::entry::Kind;
-use meridian_types::{Bucket, BucketId, Epoch, Hlc, Lane, Lsn, Positions, RegionId, RequestId, ShardId};
+use meridian_types::{Bucket, BucketId, Epoch, Hlc, Lane, Lsn, RegionId, RequestId, ShardId};
 
 use self::replica::Progress;
 use super::{Evidence, Stats, Violation, broken, show};
@@ -143,8 +143,15 @@ impl World<'_> {
     }
 
     /// A repair brought all up to there; what the region's own log has beyond is no part of the history any more.
-    fn repaired(&mut self, replica: Replica, shard: ShardId, bucket: BucketId, lsn: Lsn, positions: &Positions) {
-        for (origin, position) in &positions.0 {
+    fn repaired(
+        &mut self,
+        replica: Replica,
+        shard: ShardId,
+        bucket: BucketId,
+        lsn: Lsn,
+        positions: &[(RegionId, Lsn)],
+    ) {
+        for (origin, position) in positions {
             if *origin == replica.region {
                 self.given_up.entry((*origin, shard, bucket)).or_default().push((*position, lsn));
             }

@@ -1,7 +1,7 @@
 //! The facts.
 
 use meridian_types::entry::Kind;
-use meridian_types::{BucketDigest, BucketId, Epoch, Hlc, Lane, Lsn, NodeId, Positions, RegionId, RequestId, ShardId};
+use meridian_types::{BucketDigest, BucketId, Epoch, Hlc, Lane, Lsn, NodeId, RegionId, RequestId, ShardId};
 use xxhash_rust::xxh3::Xxh3;
 
 /// One copy of a region's data: a node.
@@ -134,7 +134,7 @@ pub enum Fact {
         /// The step's position in the replica's own log.
         lsn: Lsn,
         /// Per origin region.
-        positions: Positions,
+        positions: Vec<(RegionId, Lsn)>,
     },
     /// A write was acknowledged, to a client or to the region that forwarded it.
     Acknowledged {

@@ -112,7 +112,7 @@ impl Trace {
         if shard.closed().any(|(closed, source)| closed == bucket && source.is_some()) {
             return;
         }
-        let positions = shard.positions(bucket);
+        let positions = shard.positions(bucket).0.into_iter().collect();
         self.record(at_us, Fact::Repaired { replica, shard: shard.id(), bucket, lsn, positions });
     }
 

@@ -154,6 +154,7 @@ impl Life {
                 around: self.around.clone(),
             }),
             clock: Arc::clone(&clock) as Arc<dyn Clock>,
+            vault: Some(Arc::clone(&disk.vault) as Arc<dyn meridian_region_node::Vault>),
             gauge: disk,
             blocking: Blocking::Inline,
             witness: Some(self.around.record.witness(self.replica)),

@@ -91,6 +91,15 @@ pub enum Action {
         /// What it has to say.
         words: Vec<StandingWord>,
     },
+    /// Puts on record what an operator did to what is not the metadata plane's.
+    Note {
+        /// What was done.
+        deed: String,
+        /// To what.
+        subject: String,
+        /// What it came to, for a person.
+        detail: String,
+    },
 }
 
 /// Which moves of an operation are given up. Those that have ended stay as they are.
@@ -212,7 +221,7 @@ impl Action {
             | Action::DeleteBucket { .. }
             | Action::SetLabels { .. } => 1,
             Action::Switchover(_) | Action::Report { .. } | Action::Abort { .. } => 2,
-            Action::SetBucket { .. } | Action::ReportStanding { .. } => 3,
+            Action::SetBucket { .. } | Action::ReportStanding { .. } | Action::Note { .. } => 3,
         }
     }
 
@@ -234,6 +243,7 @@ impl Action {
             Action::Abort { .. } => "abort",
             Action::SetBucket { .. } => "set-bucket",
             Action::ReportStanding { .. } => "report-standing",
+            Action::Note { .. } => "note",
         }
     }
 
@@ -249,6 +259,7 @@ impl Action {
             Action::Switchover(spec) => format!("{} to {}", selected(&spec.buckets), spec.to),
             Action::Report { words, .. } => words.first().map(|word| word.plan.to_string()).unwrap_or_default(),
             Action::Abort { plan, .. } => plan.to_string(),
+            Action::Note { subject, .. } => subject.clone(),
             Action::ReportStanding { words, .. } => words.first().map(|it| it.bucket.to_string()).unwrap_or_default(),
         }
     }

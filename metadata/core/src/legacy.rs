@@ -138,7 +138,7 @@ impl CommandV2 {
             Action::Switchover(spec) => ActionV2::Switchover(spec),
             Action::Report { region, words } => ActionV2::Report { region, words },
             Action::Abort { plan, scope, why } => ActionV2::Abort { plan, scope, why },
-            Action::SetBucket { .. } | Action::ReportStanding { .. } => return None,
+            Action::SetBucket { .. } | Action::ReportStanding { .. } | Action::Note { .. } => return None,
         };
         Some(CommandV2 { operation: command.operation, who: command.who.clone(), at_ms: command.at_ms, action })
     }

@@ -18,8 +18,11 @@ use meridian_types::{Effect, NodeId, Refusal, RefusalKind, RegionId, Request, Re
 /// The largest answer about a repair: digests of the most partitions, or some rows, with room around them.
 pub(crate) const ANSWER_BYTES_MAX: usize = 8 << 20;
 
-/// How long the side that is right may take for an answer: it may have to read every row of a bucket in a shard.
-const ANSWER_PATIENCE: Duration = Duration::from_secs(120);
+/// How long the side that is right may take for an answer where it may have to read every row of a bucket in a shard.
+const ROWS_PATIENCE: Duration = Duration::from_secs(120);
+
+/// How long it may take otherwise.
+const ANSWER_PATIENCE: Duration = Duration::from_secs(10);
 
 /// How another node is asked, as a seam.
 pub trait Neighbours: Send + Sync + 'static {
@@ -164,7 +167,11 @@ impl Peers {
     /// # Errors
     /// Its refusal, or that it was not reached.
     pub(crate) async fn ask_repair(&self, node: NodeId, ask: &Ask) -> Result<Told, Refusal> {
-        let asked = tokio::time::timeout(ANSWER_PATIENCE, self.neighbours.ask_repair(node, ask.encode())).await;
+        let patience = match ask {
+            Ask::Open { .. } | Ask::Hashes { .. } | Ask::Rows { .. } => ROWS_PATIENCE,
+            Ask::Survey { .. } | Ask::Reach { .. } | Ask::Removals { .. } | Ask::Close { .. } => ANSWER_PATIENCE,
+        };
+        let asked = tokio::time::timeout(patience, self.neighbours.ask_repair(node, ask.encode())).await;
         let late = || Refusal::new(RefusalKind::Retry, format!("node {node} does not answer in time"));
         let told = asked.map_err(|_| late())?.map_err(Refusal::from)?;
         Told::decode(&told).map_err(|why| Refusal::new(RefusalKind::Internal, why.to_string()))

@@ -24,23 +24,39 @@ mod serve;
 mod table;
 mod watch;
 
+use std::collections::BTreeSet;
+use std::sync::Mutex;
+
+use meridian_types::BucketId;
+
 pub(crate) use pace::Pace;
 pub(crate) use serve::Sources;
 pub(crate) use table::Table;
 pub(crate) use watch::watch;
 
+/// Why a primary that was lost is not made equal to its successor yet.
+pub(crate) const WAITS_FOR_CONSENT: &str =
+    "an operator, with `meridian reinstate`: it holds writes that its successor lacks, which are written down first";
+
 /// One bucket in one shard.
-pub(crate) type Place = (meridian_types::ShardId, meridian_types::BucketId);
+pub(crate) type Place = (meridian_types::ShardId, BucketId);
 
 /// What repairs share on this node.
 pub(crate) struct Repairs {
     pub(crate) table: Table,
     pub(crate) pace: Pace,
     pub(crate) sources: Sources,
+    /// Buckets whose lost primaries an operator lets be reinstated.
+    pub(crate) consented: Mutex<BTreeSet<BucketId>>,
 }
 
 impl Repairs {
     pub(crate) fn new(bytes_per_s: u64) -> Repairs {
-        Repairs { table: Table::default(), pace: Pace::new(bytes_per_s), sources: Sources::default() }
+        Repairs {
+            table: Table::default(),
+            pace: Pace::new(bytes_per_s),
+            sources: Sources::default(),
+            consented: Mutex::default(),
+        }
     }
 }

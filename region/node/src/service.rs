@@ -9,8 +9,8 @@ use futures::future::BoxFuture;
 use meridian_consensus::{Consensus, StartError, StateError};
 use meridian_proto::dial::Dial;
 use meridian_types::{
-    BucketId, GroupId, Head, Hlc, Lane, Lsn, Refusal, RefusalKind, RegionId, RepairStatus, Request, Response,
-    ShardDigest, ShardId, Topology,
+    BucketId, GroupId, Head, Hlc, Lane, Lsn, Refusal, RefusalKind, RegionId, RepairStatus, ReplayPolicy, ReplayReport,
+    Request, Response, SalvageBundle, SalvageId, SalvageKey, ShardDigest, ShardId, Topology,
 };
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
@@ -30,6 +30,7 @@ use crate::peers::{Exchanges, Neighbours, Peers};
 use crate::repair::{self, Repairs};
 use crate::replication::{FrameRefusal, Tail, TailError};
 use crate::router::Caller;
+use crate::salvage::{Files, Vault};
 use crate::store::{Engine, EngineError, Store};
 use crate::upkeep;
 
@@ -47,6 +48,8 @@ pub struct Parts {
     pub clock: Arc<dyn Clock>,
     /// How free disk space is found out.
     pub gauge: Arc<dyn Gauge>,
+    /// Where what lost primaries kept goes; `None`: files in a directory `salvage` beside the node's state.
+    pub vault: Option<Arc<dyn Vault>>,
     /// Where calls that block run.
     pub blocking: Blocking,
     /// Who sees everything that is applied.
@@ -63,6 +66,7 @@ impl Parts {
             neighbours: Arc::new(Exchanges::new(dial)),
             clock: Arc::new(SystemClock::start()),
             gauge: Arc::new(SystemGauge),
+            vault: None,
             blocking: Blocking::Threads,
             witness: None,
         }
@@ -119,7 +123,7 @@ impl Service {
     /// # Errors
     /// [`Error`] says which of these failed.
     pub async fn open(place: Place, options: Options, parts: Parts) -> Result<(Service, Handle), Error> {
-        let Parts { groups, engine, authority, neighbours, clock, gauge, blocking, witness } = parts;
+        let Parts { groups, engine, authority, neighbours, clock, gauge, vault, blocking, witness } = parts;
         let store = match engine {
             Some(engine) => Store::over(engine),
             None => {
@@ -135,7 +139,9 @@ impl Service {
         }
         let disk = Disk::new(place.dir.clone(), options.disk_reserve_bytes);
         disk.check(gauge.as_ref());
+        let vault = vault.unwrap_or_else(|| Arc::new(Files::new(place.dir.with_file_name("salvage"))));
         let node = Arc::new(Node {
+            vault,
             peers: Peers::new(place.node, neighbours),
             admission: Arc::new(Admission::new(options.in_flight_max, options.in_flight_bytes_max)),
             disk,
@@ -345,6 +351,58 @@ impl Handle {
         self.node.repairs.table.statuses(tokio::time::Instant::now())
     }
 
+    /// Lets replicas of a bucket, or of all, that were primaries give up what only they have, once that is written down:
+    /// what they wait for where [`Options::manual_reinstate`] says so. Tells how many buckets wait for it.
+    pub fn reinstate(&self, bucket: Option<BucketId>) -> usize {
+        self.node.reinstate(bucket)
+    }
+
+    /// What lost primaries kept on this node (SWI-2).
+    ///
+    /// # Errors
+    /// When the disk fails or a bundle is damaged.
+    pub async fn salvages(&self) -> Result<Vec<SalvageBundle>, Refusal> {
+        self.node.salvages().await
+    }
+
+    /// One bundle.
+    ///
+    /// # Errors
+    /// [`RefusalKind::NotFound`], or as [`Handle::salvages`].
+    pub async fn salvage(&self, id: SalvageId) -> Result<SalvageBundle, Refusal> {
+        self.node.salvage_of(id).await
+    }
+
+    /// The keys of one part of a bundle; `judged`: with what became of each at the bucket's primary.
+    ///
+    /// # Errors
+    /// As [`Handle::salvage`]; when the primary can't be asked.
+    pub async fn salvage_keys(&self, id: SalvageId, part: u32, judged: bool) -> Result<Vec<SalvageKey>, Refusal> {
+        self.node.salvage_keys(id, part, judged).await
+    }
+
+    /// Writes one part of a bundle back, or with `dry_run` only says what would become of it.
+    ///
+    /// # Errors
+    /// As [`Handle::salvage`].
+    pub async fn replay(
+        &self,
+        id: SalvageId,
+        part: u32,
+        policy: ReplayPolicy,
+        dry_run: bool,
+    ) -> Result<ReplayReport, Refusal> {
+        self.node.replay(id, part, policy, dry_run).await
+    }
+
+    /// Forgets a bundle for good.
+    ///
+    /// # Errors
+    /// As [`Handle::salvage`].
+    pub async fn drop_salvage(&self, id: SalvageId) -> Result<(), Refusal> {
+        self.node.drop_salvage(id).await
+    }
+
     /// Shards this node leads, and holds.
     pub fn shards(&self) -> (u32, u32) {
         let led = self.node.shards.iter().filter(|shard| shard.board.leads()).count();
@@ -380,6 +438,11 @@ impl Handle {
                     divergence.bucket, shard.id
                 ));
             }
+        }
+        for bucket in self.node.waits_for_consent() {
+            problems.push(format!(
+                "bucket {bucket} holds writes here that its new primary lacks, and serves no reads: `meridian reinstate` writes them down and makes it a replica"
+            ));
         }
         problems
     }

@@ -28,6 +28,15 @@ pub enum Ask {
         /// The position.
         after: Lsn,
     },
+    /// Keys of the bucket that the source's own log removed behind a position; needs no session.
+    Removals {
+        /// The shard.
+        shard: ShardId,
+        /// The bucket.
+        bucket: BucketId,
+        /// The position.
+        after: Lsn,
+    },
     /// Begins a session: pins the shard's state.
     Open {
         /// The shard.
@@ -72,6 +81,17 @@ pub enum Told {
         /// The oldest entry.
         trimmed_to: Option<Lsn>,
     },
+    /// Some removals.
+    Removals {
+        /// The keys.
+        keys: Vec<Bytes>,
+        /// Everything up to here was looked at.
+        reached: Lsn,
+        /// Whether there is more behind it.
+        more: bool,
+    },
+    /// What was asked for is no longer in the log.
+    Forgotten,
     /// The session is open.
     Opened {
         /// Its number.
@@ -178,7 +198,7 @@ impl Ask {
     /// The session it belongs to.
     pub fn session(&self) -> Option<u64> {
         match self {
-            Ask::Survey { .. } | Ask::Reach { .. } | Ask::Open { .. } => None,
+            Ask::Survey { .. } | Ask::Reach { .. } | Ask::Removals { .. } | Ask::Open { .. } => None,
             Ask::Hashes { session, .. } | Ask::Rows { session, .. } | Ask::Close { session } => Some(*session),
         }
     }
@@ -223,6 +243,7 @@ mod tests {
         for ask in [
             Ask::Survey { shard: ShardId(3) },
             Ask::Reach { shard: ShardId(3), after: Lsn(9) },
+            Ask::Removals { shard: ShardId(3), bucket: BucketId(9), after: Lsn(9) },
             Ask::Open { shard: ShardId(3), bucket: BucketId(9) },
             Ask::Hashes { session: 7, after: after.clone(), differing: Bytes::from_static(&[0xff]) },
             Ask::Rows { session: 7, after: after.clone(), up_to: None, hashes: hashes.clone() },
@@ -236,6 +257,8 @@ mod tests {
         for told in [
             Told::Survey(Survey::default()),
             Told::Reach { trimmed_to: Some(Lsn(9)) },
+            Told::Removals { keys: vec![after.clone()], reached: Lsn(9), more: true },
+            Told::Forgotten,
             Told::Opened { session: 7, pinned: Pinned { goal: RepairGoal::default(), rows: 9, salt: 4, digests } },
             Told::Hashes { hashes, up_to: Some(after.clone()) },
             Told::Rows { rows: vec![row], up_to: Some(after) },

@@ -8,7 +8,7 @@ use meridian_region_core::repair::{Action, Input, Need, Progress, Target, Terms}
 use meridian_types::entry::{Body, Kind};
 use meridian_types::{Bucket, BucketId, Epoch, Lsn, NodeId, RepairStep};
 
-use super::Place;
+use super::{Place, WAITS_FOR_CONSENT};
 use crate::node::{Node, ShardNode};
 
 /// Takes in what waited for a bucket whose rows are what they should be.
@@ -25,7 +25,7 @@ pub(crate) async fn repair(node: &Node, shard: &ShardNode, need: Need) -> Result
     let (peer, Told::Survey(survey)) = asked.map_err(|why| why.to_string())? else {
         return Err("the source answered what it was not asked".to_owned());
     };
-    check(shard, bucket, &need, survey)?;
+    check(node, shard, bucket, &need, survey)?;
     let terms = Terms { shard: shard.id, bucket: need.bucket, source: need.source, claim: need.claim };
     let mut attempt = Attempt { node, shard, terms, peer, session: None };
     let outcome = attempt.run().await;
@@ -37,13 +37,15 @@ pub(crate) async fn repair(node: &Node, shard: &ShardNode, need: Need) -> Result
 }
 
 /// Refuses what must wait, before anything is closed for it.
-fn check(shard: &ShardNode, bucket: &Bucket, need: &Need, mut survey: Survey) -> Result<(), String> {
+fn check(node: &Node, shard: &ShardNode, bucket: &Bucket, need: &Need, mut survey: Survey) -> Result<(), String> {
     // What was never written to is not in the survey.
     let seen = survey.buckets.remove(&bucket.id).unwrap_or(Sighting { epoch: Epoch(1), ..Sighting::default() });
     let core = shard.board.core();
     let region = core.region();
-    if need.claim != Claim::ActiveActive && core.positions(bucket.id).of(region) > seen.positions.of(region) {
-        return Err("this region's own tail, which nobody else has, must be salvaged first".to_owned());
+    // Known before anything is closed for it; what is written down then is decided by what the source had when it was pinned.
+    let tail = core.positions(bucket.id).of(region) > seen.positions.of(region);
+    if need.claim != Claim::ActiveActive && tail && !node.may_reinstate(bucket.id) {
+        return Err(WAITS_FOR_CONSENT.to_owned());
     }
     need.objection(&core, bucket, &seen).map_or(Ok(()), Err)
 }
@@ -93,8 +95,11 @@ impl Attempt<'_> {
         let bytes = told.encode().len();
         self.note(progress, bytes as u64);
         self.node.repairs.pace.pay(bytes).await;
-        if let Told::Opened { session, .. } = &told {
+        if let Told::Opened { session, pinned } = &told {
             self.session = Some(*session);
+            if self.terms.claim != Claim::ActiveActive {
+                self.node.salvage(self.shard, &self.terms, pinned).await?;
+            }
         }
         Ok(told)
     }

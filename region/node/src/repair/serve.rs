@@ -127,6 +127,10 @@ impl Node {
         let told = match ask {
             Ask::Survey { shard } => Told::Survey(Survey::of(&self.led(shard)?.board.core())),
             Ask::Reach { shard, after } => Told::Reach { trimmed_to: trimmed_to(self.led(shard)?, after).await? },
+            Ask::Removals { shard, bucket, after } => {
+                self.check_holds(by, bucket)?;
+                self.removals_here(shard, bucket, after).await?
+            }
             Ask::Open { shard, bucket } => self.open_session(by, shard, bucket).await?,
             Ask::Hashes { session, after, differing } => {
                 self.look_into(by, session, move |source, view| source.hashes(view, &after, &differing)).await?
@@ -149,13 +153,18 @@ impl Node {
         led.ok_or_else(|| Refusal::new(RefusalKind::Redirect, format!("this node does not lead shard {shard}")))
     }
 
+    fn check_holds(&self, by: RegionId, bucket: BucketId) -> Result<(), Refusal> {
+        let topology = self.authority.topology();
+        if topology.buckets.get(&bucket).is_some_and(|bucket| bucket.is_in(by)) {
+            return Ok(());
+        }
+        let why = format!("region {} does not hold bucket {bucket}", topology.region_label(by));
+        Err(Refusal::new(RefusalKind::Denied, why))
+    }
+
     async fn open_session(&self, by: RegionId, shard: ShardId, bucket: BucketId) -> Result<Told, Refusal> {
         let led = self.led(shard)?;
-        let topology = self.authority.topology();
-        if !topology.buckets.get(&bucket).is_some_and(|bucket| bucket.is_in(by)) {
-            let why = format!("region {} does not hold bucket {bucket}", topology.region_label(by));
-            return Err(Refusal::new(RefusalKind::Denied, why));
-        }
+        self.check_holds(by, bucket)?;
         self.repairs.sources.make_room(by, (shard, bucket))?;
         // A leader that was deposed without noticing has less than was acknowledged, and would take that from the target.
         let barrier = led.group.read_barrier().pass().await;

@@ -1,7 +1,7 @@
 //! Looks for what has to be repaired in the shards this node leads, and has it done, some at a time.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use meridian_region_core::repair::need::{lags_behind_its_epoch, need, want};
@@ -12,7 +12,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
 
 use super::lanes::Lanes;
-use super::{Place, attempt};
+use super::{Place, WAITS_FOR_CONSENT, attempt};
 use crate::node::Node;
 
 /// How often to look.
@@ -130,6 +130,28 @@ impl Node {
         let told = self.repairs.table.ask((shard, bucket), need)?;
         let stopping = |_| Refusal::new(RefusalKind::Unavailable, "the node is stopping: ask another one");
         told.await.map_err(stopping)?
+    }
+
+    /// Whether a lost primary's own tail may be given up, once it is written down.
+    pub(crate) fn may_reinstate(&self, bucket: BucketId) -> bool {
+        let consented = self.repairs.consented.lock().unwrap_or_else(PoisonError::into_inner);
+        !self.options.manual_reinstate || consented.contains(&bucket)
+    }
+
+    /// Buckets whose lost primary waits for an operator.
+    pub(crate) fn waits_for_consent(&self) -> BTreeSet<BucketId> {
+        let statuses = self.repairs.table.statuses(Instant::now());
+        statuses.iter().filter(|it| it.waits_for == WAITS_FOR_CONSENT).map(|it| it.bucket).collect()
+    }
+
+    /// Lets buckets be reinstated that wait for it.
+    pub(crate) fn reinstate(&self, bucket: Option<BucketId>) -> usize {
+        let mut waits = self.waits_for_consent();
+        waits.retain(|waits| bucket.is_none_or(|bucket| bucket == *waits));
+        let count = waits.len();
+        self.repairs.consented.lock().unwrap_or_else(PoisonError::into_inner).extend(waits);
+        self.repairs.table.wake.notify_one();
+        count
     }
 
     /// Asks for a repair of a bucket in every shard this node leads.

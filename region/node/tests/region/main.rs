@@ -11,5 +11,6 @@ mod operations;
 mod repair;
 mod replication;
 mod restarts;
+mod salvage;
 mod throughput;
 mod world;
