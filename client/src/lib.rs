@@ -51,6 +51,7 @@ mod error;
 mod failovers;
 mod input;
 mod operations;
+mod recovery;
 mod retry;
 mod scan;
 mod session;

@@ -9,10 +9,12 @@ mod cluster;
 mod exchange;
 mod metrics;
 mod options;
+mod recovery;
 mod seams;
 mod service;
 
 pub use cluster::ClusterService;
 pub use options::Options;
+pub use recovery::{Recoveries, RecoveryService};
 pub use seams::{Caller, Control, Digests, Lags, Store, Via};
 pub use service::{Fatal, Gateway, KeyValueService, Late, PeerService};

@@ -17,6 +17,8 @@ mod lag;
 mod metadata;
 mod moment;
 mod operation;
+mod resync;
+mod salvage;
 mod server;
 mod status;
 mod stop;
@@ -83,6 +85,14 @@ enum Command {
     /// Recover the metadata plane after its majority was lost.
     #[command(subcommand)]
     Metadata(metadata::Command),
+    /// Show what lost primaries kept, compare it, write it back.
+    #[command(subcommand)]
+    Salvage(salvage::Command),
+    /// Show replicas being made equal to their primary, or have one compared.
+    #[command(subcommand)]
+    Resync(resync::Command),
+    /// Let a lost primary become a replica, where it waits for an operator (`limits.manual_reinstate`).
+    Reinstate(resync::ReinstateArgs),
     /// Measure throughput and latency.
     Bench(bench::Args),
     /// Print a completion script for a shell.
@@ -131,6 +141,9 @@ fn run(cli: Cli) -> anyhow::Result<()> {
                 Command::Failover(command) => failover::run(command, &connection, output).await,
                 Command::Operation(command) => operation::run(command, &connection, output).await,
                 Command::Metadata(command) => metadata::run(command, output).await,
+                Command::Salvage(command) => salvage::run(command, &connection, output).await,
+                Command::Resync(command) => resync::run(command, &connection, output).await,
+                Command::Reinstate(args) => resync::reinstate(args, &connection).await,
                 Command::Bench(args) => bench::run(args, &connection, output).await,
                 Command::Completions { .. } | Command::Cert(_) => Ok(()),
             }

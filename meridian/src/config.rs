@@ -132,6 +132,10 @@ pub struct Limits {
     pub log_segment_bytes: u64,
     /// How long applied state may stay unsynced, in milliseconds; so much log is replayed after a crash.
     pub persist_every_ms: u64,
+    /// The most bytes per second that replicas being repaired on this node receive from other regions.
+    pub repair_bytes_per_s: u64,
+    /// Whether a primary that was lost waits for `meridian reinstate` before it becomes a replica of its successor.
+    pub manual_reinstate: bool,
     /// How long shutdown waits for requests in progress, in milliseconds.
     pub shutdown_grace_ms: u64,
 }
@@ -144,6 +148,8 @@ impl Default for Limits {
             connections_max: 4_096,
             log_segment_bytes: 64 << 20,
             persist_every_ms: 10_000,
+            repair_bytes_per_s: 32 << 20,
+            manual_reinstate: false,
             shutdown_grace_ms: 5_000,
         }
     }
@@ -228,6 +234,8 @@ impl Config {
             "limits.connections_max",
             "limits.log_segment_bytes",
             "limits.persist_every_ms",
+            "limits.repair_bytes_per_s",
+            "limits.manual_reinstate",
             "limits.shutdown_grace_ms",
         ]
     }

@@ -14,10 +14,11 @@ use std::time::Duration;
 
 use anyhow::{Context, anyhow};
 use meridian_consensus::{Consensus, LogOptions};
-use meridian_gateway::Gateway;
+use meridian_gateway::{Gateway, RecoveryService};
 use meridian_proto::dial::{self, Dial};
 use meridian_proto::identity::Identity;
 use meridian_proto::tls::{TlsFiles, TlsMaterial};
+use meridian_proto::v1::recovery_server::RecoveryServer;
 use meridian_types::{NodeId, RegionId, ShardId, Topology};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
@@ -38,6 +39,7 @@ mod connections;
 mod dialer;
 mod estimate;
 mod front;
+mod recovery;
 mod replication;
 
 /// Runs a node until `shutdown` resolves, then ends cleanly.
@@ -122,6 +124,7 @@ struct Node {
     metadata_service: Option<meridian_metadata_node::Service>,
     gateway: Arc<Gateway<Front, Front>>,
     front: Arc<Front>,
+    peers: meridian_region_node::PeerService,
     tasks: JoinSet<anyhow::Result<()>>,
     stop: CancellationToken,
 }
@@ -154,6 +157,7 @@ impl Node {
             metadata_service: Some(service),
             gateway,
             front,
+            peers: meridian_region_node::PeerService::default(),
             tasks: JoinSet::new(),
             stop: CancellationToken::new(),
         })
@@ -171,8 +175,10 @@ impl Node {
             .add_service(self.consensus.peer_service())
             .add_service(self.metadata.peer_service())
             .add_service(self.gateway.forward_peer())
+            .add_service(self.peers.server())
             .add_service(self.gateway.key_value())
-            .add_service(self.gateway.cluster());
+            .add_service(self.gateway.cluster())
+            .add_service(RecoveryServer::new(RecoveryService::new(Arc::clone(&self.front))));
         let stop = self.stop.clone();
         let incoming = TcpIncoming::from(listeners.rpc).with_nodelay(Some(true));
         let connections = Connections::new(incoming, config.limits.connections_max);
@@ -255,6 +261,8 @@ impl Node {
         let options = meridian_region_node::Options {
             disk_reserve_bytes: config.limits.disk_reserve_bytes,
             log_retention_bytes: config.limits.log_retention_bytes,
+            repair_bytes_per_s: config.limits.repair_bytes_per_s,
+            manual_reinstate: config.limits.manual_reinstate,
             ..meridian_region_node::Options::default()
         };
         let authority = Arc::new(MetadataAuthority(self.metadata.clone()));
@@ -275,6 +283,7 @@ impl Node {
             }
             Ok(run.await?)
         });
+        self.peers.open(region.clone());
         self.front.open(Data { region, replicator: handle });
         Ok(())
     }

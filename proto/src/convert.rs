@@ -7,6 +7,7 @@ mod bucket;
 mod cluster;
 mod failover;
 mod operation;
+mod recovery;
 mod refusal;
 mod request;
 mod response;
@@ -27,6 +28,11 @@ pub use failover::{
     facts_to_proto, failover_from_proto, failover_to_proto,
 };
 pub use operation::{plan_from_proto, plan_to_proto, switchover_from_proto, switchover_to_proto};
+pub use recovery::{
+    bundle_from_proto, bundle_to_proto, repair_from_proto, repair_to_proto, replay_from_proto,
+    replay_policy_from_proto, replay_policy_to_proto, replay_to_proto, salvage_id, salvage_key_from_proto,
+    salvage_key_to_proto,
+};
 pub use refusal::{refusal_from_proto, refusal_of_status, refusal_to_proto, status_of_refusal};
 pub use request::{
     client_from_proto, client_to_proto, forwarded_from_proto, forwarded_to_proto, request_from_proto, request_to_proto,

@@ -21,6 +21,7 @@ pub mod position;
 pub mod refusal;
 pub mod repair;
 pub mod request;
+pub mod salvage;
 pub mod session;
 pub mod standing;
 pub mod status;
@@ -40,10 +41,11 @@ pub use plan::{Fact, PlanId, Seal, Word};
 pub use policy::{Acks, Breach, LagBound, MaxLag, OnPartition, Policy, PolicyError};
 pub use position::{Epoch, Head, Hlc, Lane, Lsn, Positions, Version};
 pub use refusal::{Effect, Refusal, RefusalKind};
-pub use repair::{RepairGoal, RepairMode, RepairStatus, RepairStep, Row};
+pub use repair::{RepairGoal, RepairMode, RepairReason, RepairStatus, RepairStep, Row};
 pub use request::{
     Durability, Freshness, Outcome, Read, ReadLevel, Request, RequestId, Response, StalePolicy, Write, WriteAck,
 };
+pub use salvage::{ReplayPolicy, ReplayReport, SalvageBundle, SalvageFate, SalvageId, SalvageIdError, SalvageKey};
 pub use session::SessionToken;
 pub use standing::{Copies, Standing, StandingWord};
 pub use status::{BucketLag, LaneState, LaneStatus, NodeStatus, ShardDigest};

@@ -2,6 +2,7 @@
 //! (`docs/adr/2026-11-20-resync.md`).
 
 use std::collections::BTreeMap;
+use std::fmt;
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
@@ -73,6 +74,38 @@ pub enum RepairStep {
     Unpark,
 }
 
+/// Why a bucket in a shard is made equal to another region's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum RepairReason {
+    /// An earlier repair was cut short.
+    #[default]
+    Interrupted,
+    /// A new primary sealed an epoch that ended otherwise here.
+    Astray,
+    /// Its digest differed at equal positions.
+    Diverged,
+    /// The source's log no longer has what is missing here.
+    BehindLog,
+    /// The epoch in force elsewhere does not begin here: what ended the one before never arrived.
+    Stuck,
+    /// An operator, or a failover, asked for it.
+    Asked,
+}
+
+impl fmt::Display for RepairReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            RepairReason::Interrupted => "interrupted",
+            RepairReason::Astray => "astray",
+            RepairReason::Diverged => "diverged",
+            RepairReason::BehindLog => "behind-log",
+            RepairReason::Stuck => "stuck",
+            RepairReason::Asked => "asked",
+        })
+    }
+}
+
 /// How far the repair of one bucket in one shard is.
 #[derive(Clone, Debug, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct RepairStatus {
@@ -82,6 +115,8 @@ pub struct RepairStatus {
     pub shard: ShardId,
     /// The region it is made equal to.
     pub source: RegionId,
+    /// Why.
+    pub reason: RepairReason,
     /// Rows in the partitions that differ, about; 0 until the partitions have been compared.
     pub rows_total: u64,
     /// Of these, compared so far.
@@ -90,8 +125,14 @@ pub struct RepairStatus {
     pub rows_moved: u64,
     /// Bytes received from the source: digests, hashes and rows.
     pub bytes_moved: u64,
+    /// How often it was begun.
+    pub attempts: u32,
+    /// For how long it has been going on, or went on, in milliseconds.
+    pub running_ms: u64,
     /// About how long it still takes, in milliseconds; 0 when that is not known.
     pub eta_ms: u64,
     /// Why it does not get on; empty when it does.
     pub waits_for: String,
+    /// Whether it is over: the bucket is open again, equal to the source's.
+    pub done: bool,
 }

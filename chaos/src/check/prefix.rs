@@ -17,7 +17,7 @@ use crate::trace::{Entry, Fact, Replica, Verdict};
 /// Replicas hold prefixes.
 pub(super) fn check(evidence: &Evidence) -> Result<Stats, Violation> {
     let mut stats = Stats::default();
-    let mut world = World { evidence, histories: HashMap::new(), replicas: HashMap::new() };
+    let mut world = World { evidence, histories: HashMap::new(), replicas: HashMap::new(), given_up: HashMap::new() };
     for record in evidence.records.iter().flatten() {
         let found = match &record.fact {
             Fact::Applied { replica, shard, entry } => {
@@ -28,6 +28,10 @@ pub(super) fn check(evidence: &Evidence) -> Result<Stats, Violation> {
                 stats.checked += 1;
                 let run = Run { source: *source, lane: *lane, previous: *previous, last: *last, lsn: *lsn };
                 world.frame(*replica, *shard, &run)
+            }
+            Fact::Repaired { replica, shard, bucket, lsn, positions } => {
+                world.repaired(*replica, *shard, *bucket, *lsn, positions);
+                Ok(())
             }
             Fact::Restarted { replica, shard, applied } => {
                 world.progress(*replica, *shard).rewind(*applied);
@@ -71,6 +75,8 @@ struct World<'a> {
     /// What each region's own log brought, by its position.
     histories: HashMap<(RegionId, ShardId), BTreeMap<Lsn, Identity>>,
     replicas: HashMap<(Replica, ShardId), Progress>,
+    /// Stretches of a region's own log, behind the first position and up to the second, that it gave up in a bucket.
+    given_up: HashMap<(RegionId, ShardId, BucketId), Vec<(Lsn, Lsn)>>,
 }
 
 impl World<'_> {
@@ -120,6 +126,10 @@ impl World<'_> {
             Verdict::Took | Verdict::Refused | Verdict::Repeated if !entry.kind.is_shipped() => return Ok(()),
             Verdict::Took | Verdict::Refused | Verdict::Repeated => {}
         }
+        if progress.was_brought(entry.bucket, entry.origin, entry.source_lsn) {
+            // It comes again in its lane, and is passed over.
+            return Ok(());
+        }
         let before = progress.position(entry.bucket, entry.origin);
         if before >= entry.source_lsn {
             let sentence = format!(
@@ -130,6 +140,28 @@ impl World<'_> {
         }
         progress.advance(entry);
         Ok(())
+    }
+
+    /// A repair brought all up to there; what the region's own log has beyond is no part of the history any more.
+    fn repaired(
+        &mut self,
+        replica: Replica,
+        shard: ShardId,
+        bucket: BucketId,
+        lsn: Lsn,
+        positions: &[(RegionId, Lsn)],
+    ) {
+        for (origin, position) in positions {
+            if *origin == replica.region {
+                self.given_up.entry((*origin, shard, bucket)).or_default().push((*position, lsn));
+            }
+            self.progress(replica, shard).bring(bucket, *origin, *position, lsn);
+        }
+    }
+
+    fn was_given_up(&self, region: RegionId, shard: ShardId, bucket: BucketId, lsn: Lsn) -> bool {
+        let stretches = self.given_up.get(&(region, shard, bucket));
+        stretches.is_some_and(|stretches| stretches.iter().any(|(after, to)| *after < lsn && lsn <= *to))
     }
 
     fn frame(&mut self, replica: Replica, shard: ShardId, run: &Run) -> Result<(), Violation> {
@@ -158,7 +190,9 @@ impl World<'_> {
         for (lsn, identity) in due.filter(|(_, identity)| identity.counts && identity.kind.is_shipped()) {
             let travels = |bucket: &&Bucket| bucket.policy.lane() == run.lane && bucket.is_in(replica.region);
             let bucket = self.evidence.setup.buckets.iter().find(|it| it.id == identity.bucket);
-            if bucket.filter(travels).is_some() && !progress.has(identity.bucket, run.source, *lsn) {
+            let missing = !progress.has(identity.bucket, run.source, *lsn)
+                && !self.was_given_up(run.source, shard, identity.bucket, *lsn);
+            if bucket.filter(travels).is_some() && missing {
                 let sentence = format!(
                     "region {} took a frame of region {} up to {}, but lacks the entry at {lsn}: a gap",
                     replica.region, run.source, run.last

@@ -41,6 +41,7 @@ pub fn all() -> Vec<Target> {
         sealed("state_snapshot", region_node::snapshot, region_node::seal_snapshot, || {
             region_node::samples("snapshot")
         }),
+        sealed("salvage", region_node::salvage, region_node::seal_salvage, || region_node::samples("salvage")),
         open("entry", words::entry, words::entries),
         open("entry_mirror", region_core::body, words::bodies),
         sealed("frame", words::frame, words::seal_frame, words::frames),

@@ -122,6 +122,20 @@ pub enum Fact {
         /// Where.
         standing: Standing,
     },
+    /// A bucket in a replica's shard was made equal to another region's, or took in what waited for that: it has all up to
+    /// these positions, however it came.
+    Repaired {
+        /// Who.
+        replica: Replica,
+        /// The shard.
+        shard: ShardId,
+        /// The bucket.
+        bucket: BucketId,
+        /// The step's position in the replica's own log.
+        lsn: Lsn,
+        /// Per origin region.
+        positions: Vec<(RegionId, Lsn)>,
+    },
     /// A write was acknowledged, to a client or to the region that forwarded it.
     Acknowledged {
         /// Who said so.

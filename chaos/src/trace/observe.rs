@@ -28,6 +28,9 @@ impl Trace {
                 let verdict = own_verdict(&header, applied);
                 let entry = fact(lsn, lsn, &header, verdict);
                 self.record(at_us, Fact::Applied { replica, shard: shard.id(), entry });
+                if header.kind == Kind::Repair {
+                    self.repaired(at_us, replica, shard, header.bucket, lsn);
+                }
                 if applied.note.is_some() || header.kind == Kind::Repair {
                     self.stands(at_us, replica, shard, header.bucket);
                 }
@@ -118,8 +121,20 @@ impl Trace {
         free
     }
 
-    /// Records where a bucket stands in a replica's shard.
+    /// Records what a bucket has after a step of its repair, once its rows are those of its positions again.
+    fn repaired(&self, at_us: u64, replica: Replica, shard: &Shard, bucket: BucketId, lsn: Lsn) {
+        if shard.closed().any(|(closed, source)| closed == bucket && source.is_some()) {
+            return;
+        }
+        let positions = shard.positions(bucket).0.into_iter().collect();
+        self.record(at_us, Fact::Repaired { replica, shard: shard.id(), bucket, lsn, positions });
+    }
+
+    /// Records where a bucket stands in a replica's shard. One whose rows are being exchanged stands nowhere.
     pub fn stands(&self, at_us: u64, replica: Replica, shard: &Shard, bucket: BucketId) {
+        if shard.is_closed(bucket) {
+            return;
+        }
         if let Some(digest) = shard.digest(bucket) {
             let standing = Standing::of(digest);
             self.record(at_us, Fact::Stands { replica, shard: shard.id(), bucket, standing });

@@ -108,6 +108,8 @@ pub(crate) struct Damaged(pub(crate) Lsn);
 /// The disk of one node; it outlives the node.
 pub(crate) struct NodeDisk {
     pub(crate) engine: Arc<MemoryEngine>,
+    /// What lost primaries kept: files that are synced one by one.
+    pub(crate) vault: Arc<meridian_region_node::Memory>,
     dice: Dice,
     inner: Mutex<Inner>,
     manner: watch::Sender<Manner>,
@@ -123,7 +125,13 @@ struct Inner {
 
 impl NodeDisk {
     pub(crate) fn new(dice: Dice, manner: Manner) -> NodeDisk {
-        NodeDisk { engine: Arc::default(), dice, inner: Mutex::default(), manner: watch::Sender::new(manner) }
+        NodeDisk {
+            engine: Arc::default(),
+            vault: Arc::default(),
+            dice,
+            inner: Mutex::default(),
+            manner: watch::Sender::new(manner),
+        }
     }
 
     fn inner(&self) -> MutexGuard<'_, Inner> {

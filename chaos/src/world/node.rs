@@ -7,6 +7,7 @@ use std::future::Future;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use bytes::Bytes;
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use meridian_metadata_core::command::Form;
@@ -153,6 +154,7 @@ impl Life {
                 around: self.around.clone(),
             }),
             clock: Arc::clone(&clock) as Arc<dyn Clock>,
+            vault: Some(Arc::clone(&disk.vault) as Arc<dyn meridian_region_node::Vault>),
             gauge: disk,
             blocking: Blocking::Inline,
             witness: Some(self.around.record.witness(self.replica)),
@@ -245,6 +247,12 @@ impl Life {
         answer
     }
 
+    /// Answers what another region asks of a repair.
+    async fn answer_repair(&self, by: RegionId, ask: &[u8]) -> Result<Bytes, Refusal> {
+        let starting = || Refusal::new(RefusalKind::Retry, "this node is still starting: try again");
+        self.region.get().ok_or_else(starting)?.handle.answer_repair(by, ask).await
+    }
+
     /// What a write is about.
     fn written(&self, request: &Request) -> Option<(RequestId, BucketId, ShardId)> {
         let Request::Write { bucket, write, id, .. } = request else { return None };
@@ -299,6 +307,22 @@ impl Neighbours for Around {
                 Err(CallError::Unreached) => Err(broken(Effect::None)),
                 Err(CallError::Lost) => Err(broken(unknown(request))),
             }
+        }
+        .boxed()
+    }
+
+    fn ask_repair(&self, node: NodeId, ask: Bytes) -> BoxFuture<'_, Result<Bytes, Failure>> {
+        async move {
+            let broken = || {
+                let why = format!("the connection to node {node} broke");
+                Failure::Broken(Refusal::new(RefusalKind::Retry, why))
+            };
+            let number = self.around.nodes.iter().position(|(known, _)| *known == node).ok_or_else(broken)?;
+            let (region, weight) = (self.here, 100 + ask.len());
+            let call = self.around.wires.call(Place::Node(self.number), number, weight, move |life| {
+                async move { life.answer_repair(region, &ask).await }.boxed()
+            });
+            call.await.map_err(|_| broken())?.map_err(Failure::Refused)
         }
         .boxed()
     }

@@ -125,7 +125,9 @@ pub(super) fn lane_state(state: &LaneState) -> String {
         LaneState::Connecting { reason } => format!("connecting: {reason}"),
         LaneState::Streaming => "streaming".to_owned(),
         LaneState::BehindLog { watermark, oldest } => {
-            format!("behind the log: it has {watermark}, the log begins at {oldest}; it needs a resync")
+            format!(
+                "behind the log: it has {watermark}, the log begins at {oldest}; it repairs itself: `meridian resync list`"
+            )
         }
         LaneState::Diverged { detail } => format!("DIVERGED: {detail}"),
         LaneState::Fenced => "fenced: it was sent an old epoch".to_owned(),

@@ -79,7 +79,7 @@ impl Front {
         reasons
     }
 
-    fn data(&self) -> Result<&Data, Refusal> {
+    pub(super) fn data(&self) -> Result<&Data, Refusal> {
         if self.witness {
             return Err(Refusal::new(
                 RefusalKind::Redirect,
@@ -94,13 +94,18 @@ impl Front {
         })
     }
 
+    /// The metadata plane, as this node knows it.
+    pub(super) fn metadata(&self) -> &meridian_metadata_node::Handle {
+        &self.metadata
+    }
+
     fn region(&self) -> RegionId {
         let topology = self.metadata.topology();
         topology.nodes.get(&self.node).map(|node| node.region).unwrap_or_default()
     }
 
     /// The id of a bucket that was asked for by name; `None` when all are meant.
-    fn bucket_id(&self, name: Option<BucketName>) -> Result<Option<BucketId>, Refusal> {
+    pub(super) fn bucket_id(&self, name: Option<BucketName>) -> Result<Option<BucketId>, Refusal> {
         let Some(name) = name else { return Ok(None) };
         let topology = self.metadata.topology();
         topology.bucket_ids.get(&name).map(|id| Some(*id)).ok_or_else(|| {

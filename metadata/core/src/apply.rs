@@ -17,6 +17,9 @@ use crate::reply::{Answer, Reply};
 use crate::spec::{check_form, check_label_change, check_labels, check_node, invalid};
 use crate::state::{ClusterState, Formed, NODES_MAX, ShardGroup};
 
+/// The most bytes of each part of a note.
+const NOTE_BYTES_MAX: usize = 256;
+
 /// A command that took effect: its reply, and what changed for the event ring.
 pub(crate) struct Done {
     pub(crate) reply: Reply,
@@ -113,6 +116,7 @@ impl ClusterState {
             Action::ReportStanding { region, words } => Ok(self.hear_standing(occasion.at, *region, words)),
             Action::Failover(spec) => self.plan_failover(occasion, spec),
             Action::Advance { plan, seen } => self.advance(occasion, *plan, seen),
+            Action::Note { deed, subject, detail } => note(deed, subject, detail),
         }
     }
 
@@ -274,6 +278,15 @@ const VOTERS_MAX: usize = 5;
 
 /// The year 9999: a proposer's broken clock must not use up the timestamps of all others.
 const AT_MS_MAX: u64 = 253_402_300_799_999;
+
+/// What an operator did elsewhere: it changes nothing but the ring.
+fn note(deed: &str, subject: &str, detail: &str) -> Result<Done, Refusal> {
+    if deed.len().max(subject.len()).max(detail.len()) > NOTE_BYTES_MAX {
+        let why = format!("a note for the record has at most {NOTE_BYTES_MAX} bytes in each of its parts");
+        return Err(Refusal::new(RefusalKind::Invalid, why));
+    }
+    Ok(Done::new(Reply::Reported, Some(format!("{deed}: {detail}"))))
+}
 
 fn node_of(spec: &NodeSpec, region: RegionId) -> Node {
     Node {

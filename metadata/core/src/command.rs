@@ -100,6 +100,15 @@ pub enum Action {
         /// What it has seen.
         seen: Advance,
     },
+    /// Puts on record what an operator did to what is not the metadata plane's.
+    Note {
+        /// What was done.
+        deed: String,
+        /// To what.
+        subject: String,
+        /// What it came to, for a person.
+        detail: String,
+    },
 }
 
 /// What only the metadata leader sees, by its clock and its leases.
@@ -236,7 +245,8 @@ impl Action {
             Action::SetBucket { .. }
             | Action::ReportStanding { .. }
             | Action::Failover(_)
-            | Action::Advance { .. } => 3,
+            | Action::Advance { .. }
+            | Action::Note { .. } => 3,
         }
     }
 
@@ -260,6 +270,7 @@ impl Action {
             Action::ReportStanding { .. } => "report-standing",
             Action::Failover(_) => "failover",
             Action::Advance { .. } => "advance",
+            Action::Note { .. } => "note",
         }
     }
 
@@ -279,6 +290,7 @@ impl Action {
                 format!("{} to {to}", selected(&spec.buckets))
             }
             Action::Abort { plan, .. } | Action::Advance { plan, .. } => plan.to_string(),
+            Action::Note { subject, .. } => subject.clone(),
             Action::ReportStanding { words, .. } => words.first().map(|it| it.bucket.to_string()).unwrap_or_default(),
         }
     }

@@ -39,7 +39,7 @@ pub enum Reply {
         /// Its name.
         plan: PlanId,
     },
-    /// `Report`, `ReportStanding`: what was still news is on record.
+    /// `Report`, `ReportStanding`, `Note`: what was still news is on record.
     Reported,
 }
 

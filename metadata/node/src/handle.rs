@@ -164,6 +164,14 @@ impl Handle {
         self.run(Action::SetBucket { name, change }, dry_run, who).await.and_then(bucket_of)
     }
 
+    /// Puts on record what an operator did to what is not the metadata plane's: the event ring says who, when and what.
+    ///
+    /// # Errors
+    /// [`RefusalKind::Invalid`] beyond its bounds; [`RefusalKind::Unavailable`] without a metadata quorum.
+    pub async fn note(&self, deed: &str, subject: String, detail: String, who: &str) -> Result<(), Refusal> {
+        self.run(Action::Note { deed: deed.to_owned(), subject, detail }, false, who).await.map(|_| ())
+    }
+
     /// Plans to move primaries, and returns the operation once it is known here; whoever asks again under the same id gets
     /// the same one. A dry run decides by this node's copy and changes nothing.
     ///

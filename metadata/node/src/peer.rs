@@ -87,6 +87,7 @@ impl PeerService {
             | Action::DeleteBucket { .. }
             | Action::SetLabels { .. }
             | Action::SetBucket { .. }
+            | Action::Note { .. }
             | Action::Switchover(_)
             | Action::Abort { .. } => self.check_known(caller),
             Action::Report { region, .. } | Action::ReportStanding { region, .. } => {

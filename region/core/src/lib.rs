@@ -24,6 +24,7 @@ pub mod read;
 pub mod record;
 pub mod repair;
 pub mod result;
+pub mod salvage;
 pub mod scrub;
 mod sessions;
 pub mod shard;

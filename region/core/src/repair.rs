@@ -13,11 +13,13 @@
 //! Deliberately not here: what the log's steps do to the state (`shard/repair.rs`).
 
 pub mod message;
+pub mod need;
 mod rows;
 pub mod source;
 pub mod survey;
 mod target;
 
+pub use need::{Need, Want};
 pub(crate) use rows::{hash_of_results, state_key};
 pub use target::{Action, Input, Progress, Target, Terms};
 

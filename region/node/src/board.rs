@@ -4,7 +4,7 @@
 //! One exception, on purpose the other way round: the bound on removals is raised *before*, so that a reader
 //! who found a key absent learns a position that is no lower than the removal it may have seen.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
 
@@ -45,6 +45,8 @@ pub(crate) struct Public {
     epochs: BTreeMap<BucketId, (Epoch, Epoch)>,
     /// Buckets found to differ from another region at equal positions.
     pub(crate) diverged: BTreeMap<BucketId, Divergence>,
+    /// Buckets that are being repaired, or must be: nothing of them is read here.
+    pub(crate) closed: BTreeSet<BucketId>,
     /// Watermarks that moved since the start; the core knows the others.
     watermarks: BTreeMap<(RegionId, Lane), Lsn>,
     /// Writes that the own log brought, with their bytes.
@@ -72,10 +74,28 @@ pub(crate) struct News {
     pub(crate) own_hlc: Hlc,
     pub(crate) digests: Vec<(BucketId, Option<BucketDigest>)>,
     pub(crate) epochs: Vec<(BucketId, Epoch, Epoch)>,
+    pub(crate) conditions: Option<Conditions>,
     pub(crate) own: Vec<(BucketId, u64)>,
     pub(crate) notes: Vec<(Lsn, DigestNote)>,
     pub(crate) frames: Vec<FrameApplied>,
     pub(crate) answered: Vec<(RequestId, Bytes)>,
+}
+
+/// Buckets that are not as they should be, all of a shard.
+pub(crate) struct Conditions {
+    diverged: BTreeMap<BucketId, Divergence>,
+    closed: BTreeSet<BucketId>,
+}
+
+impl Conditions {
+    pub(crate) fn of(core: &Shard) -> Conditions {
+        let found = |bucket| core.divergence(bucket).map(|divergence| (bucket, divergence.clone()));
+        let astray = core.buckets().filter(|bucket| core.astray(*bucket).is_some());
+        Conditions {
+            diverged: core.buckets().filter_map(found).collect(),
+            closed: core.closed().map(|(bucket, _)| bucket).chain(astray).collect(),
+        }
+    }
 }
 
 impl Board {
@@ -117,10 +137,9 @@ impl Board {
         for (bucket, digest) in core.digests() {
             removals.insert(bucket, Removal { last: digest.last_removal, by: digest.positions.clone() });
             public.digests.insert(bucket, digest.clone());
-            if let Some(divergence) = core.divergence(bucket) {
-                public.diverged.insert(bucket, divergence.clone());
-            }
         }
+        let Conditions { diverged, closed } = Conditions::of(core);
+        (public.diverged, public.closed) = (diverged, closed);
         self.hlc.fetch_max(core.last_hlc().0, Ordering::AcqRel);
     }
 
@@ -172,7 +191,9 @@ impl Board {
             }
             for frame in news.frames {
                 public.watermarks.insert((frame.source, frame.lane), frame.watermark);
-                public.diverged.extend(frame.diverged.into_iter().map(|it| (it.bucket, it)));
+            }
+            if let Some(Conditions { diverged, closed }) = news.conditions {
+                (public.diverged, public.closed) = (diverged, closed);
             }
         }
         self.announce(news.applied);
@@ -249,6 +270,11 @@ impl Board {
     /// The bucket's fence in this shard.
     pub(crate) fn fence(&self, bucket: BucketId) -> Epoch {
         self.public().epochs.get(&bucket).map_or(Epoch(0), |(_, fence)| *fence)
+    }
+
+    /// Whether nothing of the bucket is read here: it is being repaired, or must be.
+    pub(crate) fn is_closed(&self, bucket: BucketId) -> bool {
+        self.public().closed.contains(&bucket)
     }
 
     /// How far another region's entries have been applied.

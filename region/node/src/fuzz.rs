@@ -4,8 +4,10 @@
 
 use bytes::Bytes;
 use meridian_consensus::Mark;
+use meridian_region_core::salvage::{Head, Part};
 use meridian_types::{Lsn, ShardId};
 
+use crate::salvage::{seal, unseal};
 use crate::store::engine::Change;
 use crate::store::{decode_mark, encode_mark, transfer};
 
@@ -50,9 +52,31 @@ pub fn seal_snapshot(bytes: &mut [u8]) {
     }
 }
 
+/// What a lost primary kept: a head or a part of a bundle, in its seal.
+pub fn salvage(bytes: &[u8]) -> bool {
+    let Some(body) = unseal(bytes) else { return false };
+    let (head, part) = (Head::decode(body), Part::decode(body));
+    if let Ok(head) = &head {
+        assert_eq!(Head::decode(&head.encode()).as_ref(), Ok(head), "a head must come back");
+    }
+    if let Ok(part) = &part {
+        assert_eq!(Part::decode(&part.encode()).as_ref(), Ok(part), "a part must come back");
+    }
+    head.is_ok() || part.is_ok()
+}
+
+/// Makes the checksum right.
+pub fn seal_salvage(bytes: &mut [u8]) {
+    if let Some((head, body)) = bytes.split_first_chunk_mut::<8>() {
+        head[..4].copy_from_slice(b"MSV1");
+        head[4..].copy_from_slice(&crc32c::crc32c(body).to_le_bytes());
+    }
+}
+
 /// Encodings to begin from, by the name of the door.
 pub fn samples(door: &str) -> Vec<Vec<u8>> {
     match door {
+        "salvage" => meridian_region_core::salvage::samples().iter().map(|body| seal(body)).collect(),
         "mark" => vec![encode_mark(&Mark { lsn: Lsn(9), bytes: Bytes::from_static(b"mark") }).to_vec()],
         "snapshot" => {
             let stream = stream(&[(b"\x00\x03key", b"value"), (b"\x00\x03other", b"")]);

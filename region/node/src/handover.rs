@@ -64,7 +64,7 @@ struct Words {
 
 impl Words {
     fn tell(&mut self, node: &Arc<Node>, word: Word) {
-        if !self.under_way.contains(&word) {
+        if !word.facts.is_empty() && !self.under_way.contains(&word) {
             self.under_way.push(word.clone());
             self.tasks.spawn(tell(Arc::clone(node), word));
         }
@@ -102,7 +102,7 @@ impl Node {
                     Duty::Fence { shard, epoch } => {
                         entries.push(self.turn(shard, self.header(Kind::Fence, bucket.id, epoch), Body::Fence));
                     }
-                    Duty::Tell(word) => words.tell(self, word),
+                    Duty::Tell(word) => words.tell(self, self.as_far_as_open(word)),
                 }
             }
         }
@@ -161,6 +161,13 @@ impl Node {
         if let Some(shard) = self.shard(shard) {
             shard.exposures.say(source, self.clock.monotonic_ms(), said);
         }
+    }
+
+    /// A replica that is being repaired is on no history yet: nothing is said of it.
+    fn as_far_as_open(&self, mut word: Word) -> Word {
+        let closed = |shard: &ShardId| self.shard(*shard).is_some_and(|shard| shard.board.is_closed(word.bucket));
+        word.facts.retain(|(shard, _)| !closed(shard));
+        word
     }
 
     fn positions(&self, shard: ShardId, bucket: BucketId) -> Positions {

@@ -50,6 +50,12 @@ impl Lanes {
         }
     }
 
+    /// How long ago, in milliseconds, the lane was complete with what its source had; `None` when it never was.
+    pub(crate) fn age_ms(&self, source: RegionId, lane: Lane, now_ms: u64) -> Option<u64> {
+        let complete = self.complete_ms.read().unwrap_or_else(PoisonError::into_inner);
+        complete.get(&(source, lane)).map(|at| now_ms.saturating_sub(*at))
+    }
+
     /// Tells when a lane became fresher.
     pub(crate) fn watch(&self) -> watch::Receiver<()> {
         self.changes.subscribe()

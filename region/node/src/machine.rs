@@ -9,7 +9,7 @@ use meridian_region_core::{Applied, Mutations, Shard};
 use meridian_types::entry::{Header, Kind};
 use meridian_types::{BucketId, Epoch, Lsn, RegionId, ShardId};
 
-use crate::board::{Board, News};
+use crate::board::{Board, Conditions, News};
 use crate::store::Store;
 
 /// Sees what every entry did, right after it was applied to the core and before anybody is told. For observers that know
@@ -51,7 +51,7 @@ impl Machine {
         let mut results = Vec::with_capacity(batch.len());
         let mut news = News::default();
         let mut touched: Vec<BucketId> = Vec::new();
-        let mut everything = false;
+        let (mut everything, mut conditions) = (false, false);
         let mut core = self.board.core();
         for entry in batch {
             let applied = core.apply(&self.store, entry.lsn, &entry.payload, &mut changes).map_err(damaged)?;
@@ -61,6 +61,7 @@ impl Machine {
             news.bytes += entry.payload.len() as u64;
             let header = Header::decode(&entry.payload).map_err(damaged)?;
             news.own_hlc = news.own_hlc.max(header.hlc);
+            conditions |= matches!(header.kind, Kind::Frame | Kind::DropBucket | Kind::Repair);
             match header {
                 Header { kind: Kind::Frame | Kind::DropBucket, .. } => everything = true,
                 header if !touched.contains(&header.bucket) => touched.push(header.bucket),
@@ -71,6 +72,7 @@ impl Machine {
         }
         core.checkpoint(&mut changes);
         news.hlc = core.last_hlc();
+        news.conditions = conditions.then(|| Conditions::of(&core));
         if everything {
             let public = self.board.public();
             touched = core.digests().filter(|(id, it)| public.digests.get(id) != Some(it)).map(|(id, _)| id).collect();
@@ -121,7 +123,7 @@ impl StateMachine for Machine {
                 tracing::error!(
                     region = %self.region, shard = %self.shard, bucket = %divergence.bucket, source = %frame.source,
                     ours = %divergence.ours, theirs = %divergence.theirs,
-                    "this replica differs from its source at equal positions: the lane stops; resync the bucket"
+                    "this replica differs from its source at equal positions: it serves no more reads until it is repaired"
                 );
             }
         }

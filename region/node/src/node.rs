@@ -26,6 +26,8 @@ use crate::metrics::Metrics;
 use crate::options::{Options, Place};
 use crate::peers::Peers;
 use crate::proposer::Proposer;
+use crate::repair::Repairs;
+use crate::salvage::Vault;
 use crate::store::Store;
 
 /// The most scans at a time: each reads in a thread of its own and gathers a page per shard (RES-1).
@@ -37,6 +39,7 @@ pub(crate) struct Node {
     pub(crate) options: Options,
     pub(crate) store: Store,
     pub(crate) blocking: Blocking,
+    pub(crate) vault: Arc<dyn Vault>,
     pub(crate) authority: Arc<dyn Authority>,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) peers: Peers,
@@ -45,6 +48,7 @@ pub(crate) struct Node {
     /// By shard number.
     pub(crate) shards: Vec<ShardNode>,
     pub(crate) scans: Semaphore,
+    pub(crate) repairs: Repairs,
     pub(crate) metrics: Metrics,
 }
 

@@ -36,6 +36,11 @@ pub struct Options {
     pub log_retention_bytes: u64,
     /// Below this much free disk, in bytes, writes are refused while reads go on.
     pub disk_reserve_bytes: u64,
+    /// Whether a primary that was lost waits for an operator before it gives up what only it has; that is written down first
+    /// in any case.
+    pub manual_reinstate: bool,
+    /// The most bytes per second that repairs of this node's shards receive from other regions, all together.
+    pub repair_bytes_per_s: u64,
     /// How often keys that are due are looked for, in milliseconds.
     pub expiry_every_ms: u64,
     /// The most keys one expiry entry removes.
@@ -72,6 +77,10 @@ impl Default for Options {
             log_retention_bytes: 4 << 30,
             // A flush of every write buffer, a compaction of a level and two log segments still fit.
             disk_reserve_bytes: 256 << 20,
+            // Nothing vanishes, so nobody need be there.
+            manual_reinstate: false,
+            // A quarter of a gigabit: what a link between regions can spare.
+            repair_bytes_per_s: 32 << 20,
             // TTLs are given in seconds by most.
             expiry_every_ms: 1000,
             // About 50 KiB an entry: no write waits long behind it.

@@ -2,17 +2,35 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
+use bytes::Bytes;
 use futures::FutureExt;
 use futures::future::BoxFuture;
+use meridian_proto::convert::refusal_of_status;
 use meridian_proto::dial::Dial;
 use meridian_proto::exchange::{Exchange, Failure};
+use meridian_proto::v1;
+use meridian_proto::v1::region_peer_client::RegionPeerClient;
+use meridian_region_core::repair::message::{Ask, Told};
 use meridian_types::{Effect, NodeId, Refusal, RefusalKind, RegionId, Request, Response, ShardId, Topology};
+
+/// The largest answer about a repair: digests of the most partitions, or some rows, with room around them.
+pub(crate) const ANSWER_BYTES_MAX: usize = 8 << 20;
+
+/// How long the side that is right may take for an answer where it may have to read every row of a bucket in a shard.
+const ROWS_PATIENCE: Duration = Duration::from_secs(120);
+
+/// How long it may take otherwise.
+const ANSWER_PATIENCE: Duration = Duration::from_secs(10);
 
 /// How another node is asked, as a seam.
 pub trait Neighbours: Send + Sync + 'static {
     /// Sends a request to a node for a client of this one; it answers as [`crate::Handle::execute`] does there.
     fn ask<'a>(&'a self, node: NodeId, request: &'a Request) -> BoxFuture<'a, Result<Response, Failure>>;
+
+    /// Asks a node about a repair; it answers as [`crate::Handle::answer_repair`] does there. Asking again is safe.
+    fn ask_repair(&self, node: NodeId, ask: Bytes) -> BoxFuture<'_, Result<Bytes, Failure>>;
 }
 
 /// Streams to other nodes, opened when first needed.
@@ -49,16 +67,38 @@ impl Exchanges {
 impl Neighbours for Exchanges {
     fn ask<'a>(&'a self, node: NodeId, request: &'a Request) -> BoxFuture<'a, Result<Response, Failure>> {
         async move {
-            let exchange = self.exchange(node).ok_or_else(|| {
-                Failure::Broken(Refusal::new(
-                    RefusalKind::Retry,
-                    format!("node {node} has no known address yet: try again after a pause"),
-                ))
-            })?;
+            let exchange = self.exchange(node).ok_or_else(|| unreached(node))?;
             exchange.attempt(request).await
         }
         .boxed()
     }
+
+    fn ask_repair(&self, node: NodeId, ask: Bytes) -> BoxFuture<'_, Result<Bytes, Failure>> {
+        async move {
+            let channel = self.dial.channel(node).ok_or_else(|| unreached(node))?;
+            let mut peer = RegionPeerClient::new(channel).max_decoding_message_size(ANSWER_BYTES_MAX);
+            match peer.repair(v1::RepairAsk { ask }).await {
+                Ok(answer) => Ok(answer.into_inner().told),
+                Err(status) => Err(Failure::Refused(refusal_of_status(&status))),
+            }
+        }
+        .boxed()
+    }
+}
+
+fn unreached(node: NodeId) -> Failure {
+    Failure::Broken(Refusal::new(
+        RefusalKind::Retry,
+        format!("node {node} has no known address yet: try again after a pause"),
+    ))
+}
+
+fn nobody(topology: &Topology, region: RegionId, shard: ShardId) -> Refusal {
+    let region = topology.region_label(region);
+    Refusal::new(
+        RefusalKind::Unavailable,
+        format!("no node of region {region} is known that serves shard {shard}: is one running there?"),
+    )
 }
 
 impl Peers {
@@ -90,18 +130,51 @@ impl Peers {
                 Err(Failure::Broken(refusal)) => return Err(refusal),
             }
         }
-        let region = topology.region_label(region);
-        Err(failure.unwrap_or_else(|| {
-            Refusal::new(
-                RefusalKind::Unavailable,
-                format!("no node of region {region} is known that serves shard {shard}: is one running there?"),
-            )
-        }))
+        Err(failure.unwrap_or_else(|| nobody(topology, region, shard)))
     }
 
     /// Asks one node.
     pub(crate) async fn ask(&self, node: NodeId, request: &Request) -> Result<Response, Failure> {
         self.neighbours.ask(node, request).await
+    }
+
+    /// Asks the nodes that serve `shard` in `region` about a repair until one answers that leads it; tells which.
+    ///
+    /// # Errors
+    /// The last refusal.
+    pub(crate) async fn ask_about_repair(
+        &self,
+        topology: &Topology,
+        (region, shard): (RegionId, ShardId),
+        ask: &Ask,
+    ) -> Result<(NodeId, Told), Refusal> {
+        let mut failure = None;
+        for node in self.candidates(topology, region, shard) {
+            match self.ask_repair(node, ask).await {
+                Ok(told) => {
+                    self.prefer(region, shard, node);
+                    return Ok((node, told));
+                }
+                Err(refusal) if refusal.kind == RefusalKind::Redirect => failure = failure.or(Some(refusal)),
+                Err(refusal) => failure = Some(refusal),
+            }
+        }
+        Err(failure.unwrap_or_else(|| nobody(topology, region, shard)))
+    }
+
+    /// Asks one node about a repair.
+    ///
+    /// # Errors
+    /// Its refusal, or that it was not reached.
+    pub(crate) async fn ask_repair(&self, node: NodeId, ask: &Ask) -> Result<Told, Refusal> {
+        let patience = match ask {
+            Ask::Open { .. } | Ask::Hashes { .. } | Ask::Rows { .. } => ROWS_PATIENCE,
+            Ask::Survey { .. } | Ask::Reach { .. } | Ask::Removals { .. } | Ask::Close { .. } => ANSWER_PATIENCE,
+        };
+        let asked = tokio::time::timeout(patience, self.neighbours.ask_repair(node, ask.encode())).await;
+        let late = || Refusal::new(RefusalKind::Retry, format!("node {node} does not answer in time"));
+        let told = asked.map_err(|_| late())?.map_err(Refusal::from)?;
+        Told::decode(&told).map_err(|why| Refusal::new(RefusalKind::Internal, why.to_string()))
     }
 
     fn candidates(&self, topology: &Topology, region: RegionId, shard: ShardId) -> Vec<NodeId> {

@@ -26,6 +26,8 @@ enum Verdict {
     Leader(ShardId),
     /// It is too stale; another region that certainly is not, if there is one.
     Stale(Option<RegionId>),
+    /// It is being repaired; another region that holds the bucket, if there is one.
+    Closed(Option<RegionId>),
 }
 
 impl Node {
@@ -52,6 +54,13 @@ impl Node {
             Verdict::Stale(Some(region)) if *stale == StalePolicy::Redirect => {
                 self.read_there(standing, region, request, caller, deadline).await
             }
+            Verdict::Closed(Some(region)) => {
+                // The shard's leader sends it on for the node that asked it, too: it can't be answered in this region.
+                let from_here = caller == Caller::Peer { region: self.region() };
+                let caller = if from_here { Caller::Client } else { caller };
+                self.read_there(standing, region, request, caller, deadline).await
+            }
+            Verdict::Closed(None) => Err(closed(&standing.bucket)),
             Verdict::Stale(elsewhere) => Err(self.too_stale(standing, level, elsewhere)),
         }
     }
@@ -76,6 +85,9 @@ impl Node {
         let mut worst = Some(0);
         for shard in shards {
             let shard = self.shard(*shard).ok_or_else(missing_shard)?;
+            if shard.board.is_closed(standing.bucket.id) {
+                return Ok(Verdict::Closed(self.open_elsewhere(&standing.bucket)));
+            }
             let verdict = match level {
                 ReadLevel::Strong => self.judge_primary(standing, shard, deadline).await?,
                 ReadLevel::Session => self.judge_session(standing, shard, session, patience).await,
@@ -90,6 +102,12 @@ impl Node {
             }
         }
         Ok(Verdict::Fresh(worst))
+    }
+
+    /// Who answers for a bucket that is being repaired here: its primary, or another region that holds it.
+    pub(crate) fn open_elsewhere(&self, bucket: &Bucket) -> Option<RegionId> {
+        let primary = bucket.primary.filter(|primary| *primary != self.region());
+        primary.or_else(|| bucket.targets(self.region()).next())
     }
 
     /// The primary's leader has everything that was ever acknowledged: under its lease, behind a barrier (CON-1).
@@ -284,10 +302,10 @@ impl Node {
         let bucket = &standing.bucket;
         let Policy::Sync { .. } = bucket.policy else { return Ok(()) };
         let needed = bucket.policy.required_regions(bucket.regions.len()) - 1;
-        let others: Vec<RegionId> = bucket.targets(self.region()).collect();
         for (shard, positions) in &gathered.seen {
             let lsn = positions.of(self.region());
             let shard = self.shard(*shard).ok_or_else(missing_shard)?;
+            let others = self.others(bucket, shard.id);
             if lsn > Lsn(0) && !shard.copied(bucket.policy.lane(), lsn, &others, needed, deadline).await {
                 return Err(Refusal::new(
                     RefusalKind::Unavailable,
@@ -314,6 +332,16 @@ impl Node {
             format!("region {} {behind}: {advice}, or ask for less", standing.topology.region_label(self.region())),
         )
     }
+}
+
+fn closed(bucket: &Bucket) -> Refusal {
+    Refusal::new(
+        RefusalKind::Retry,
+        format!(
+            "bucket `{}` is being repaired in this region, the only one that holds it: try again after a pause",
+            bucket.name
+        ),
+    )
 }
 
 fn positions(shard: &ShardNode, bucket: &Bucket) -> Positions {

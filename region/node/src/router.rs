@@ -90,7 +90,7 @@ impl Node {
             Request::Write { write, .. } => {
                 write.validate()?;
                 let shard = self.shard_of_write(&standing.bucket, write)?;
-                match route_write(&standing.bucket, self.region()) {
+                match self.route_write(&standing.bucket, shard) {
                     Route::Here if shard.board.leads() => self.write_here(&standing, shard, request, deadline).await,
                     Route::Here => self.to_leader(shard, &request, caller, deadline).await,
                     Route::Region(region) => {
@@ -106,6 +106,14 @@ impl Node {
                     Route::Region(region) => self.read_there(&standing, region, &request, caller, deadline).await,
                 }
             }
+        }
+    }
+
+    /// Where a write is ordered: elsewhere, too, while an active-active bucket is being repaired here.
+    fn route_write(&self, bucket: &Bucket, shard: &ShardNode) -> Route {
+        match bucket.primary {
+            None if shard.board.is_closed(bucket.id) => self.open_elsewhere(bucket).map_or(Route::Here, Route::Region),
+            _ => route_write(bucket, self.region()),
         }
     }
 

@@ -9,8 +9,9 @@ use futures::future::BoxFuture;
 use meridian_consensus::{Consensus, StartError, StateError};
 use meridian_proto::dial::Dial;
 use meridian_types::{
-    Bucket, BucketId, Exposure, GroupId, Head, Hlc, Lane, Lsn, Refusal, RefusalKind, RegionId, Request, Response,
-    ShardDigest, ShardFacts, ShardId,
+    Bucket, BucketId, Exposure, GroupId, Head, Hlc, Lane, Lsn, Refusal, RefusalKind, RegionId, RepairStatus,
+    ReplayPolicy, ReplayReport, Request, Response, SalvageBundle, SalvageId, SalvageKey, ShardDigest, ShardFacts,
+    ShardId, Topology,
 };
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
@@ -27,8 +28,10 @@ use crate::metrics::{self, Metrics};
 use crate::node::{Node, SCANS_MAX, ShardNode};
 use crate::options::{Options, Place};
 use crate::peers::{Exchanges, Neighbours, Peers};
+use crate::repair::{self, Repairs};
 use crate::replication::{FrameRefusal, Tail, TailError};
 use crate::router::Caller;
+use crate::salvage::{Files, Vault};
 use crate::store::{Engine, EngineError, Store};
 use crate::upkeep;
 
@@ -46,6 +49,8 @@ pub struct Parts {
     pub clock: Arc<dyn Clock>,
     /// How free disk space is found out.
     pub gauge: Arc<dyn Gauge>,
+    /// Where what lost primaries kept goes; `None`: files in a directory `salvage` beside the node's state.
+    pub vault: Option<Arc<dyn Vault>>,
     /// Where calls that block run.
     pub blocking: Blocking,
     /// Who sees everything that is applied.
@@ -62,6 +67,7 @@ impl Parts {
             neighbours: Arc::new(Exchanges::new(dial)),
             clock: Arc::new(SystemClock::start()),
             gauge: Arc::new(SystemGauge),
+            vault: None,
             blocking: Blocking::Threads,
             witness: None,
         }
@@ -118,7 +124,7 @@ impl Service {
     /// # Errors
     /// [`Error`] says which of these failed.
     pub async fn open(place: Place, options: Options, parts: Parts) -> Result<(Service, Handle), Error> {
-        let Parts { groups, engine, authority, neighbours, clock, gauge, blocking, witness } = parts;
+        let Parts { groups, engine, authority, neighbours, clock, gauge, vault, blocking, witness } = parts;
         let store = match engine {
             Some(engine) => Store::over(engine),
             None => {
@@ -134,12 +140,15 @@ impl Service {
         }
         let disk = Disk::new(place.dir.clone(), options.disk_reserve_bytes);
         disk.check(gauge.as_ref());
+        let vault = vault.unwrap_or_else(|| Arc::new(Files::new(place.dir.with_file_name("salvage"))));
         let node = Arc::new(Node {
+            vault,
             peers: Peers::new(place.node, neighbours),
             admission: Arc::new(Admission::new(options.in_flight_max, options.in_flight_bytes_max)),
             disk,
             shards,
             scans: Semaphore::new(SCANS_MAX),
+            repairs: Repairs::new(options.repair_bytes_per_s),
             metrics: Metrics::new(),
             place,
             options,
@@ -187,6 +196,7 @@ impl Service {
         tasks.push(("housekeeping", upkeep::keep_house(Arc::clone(&node), self.gauge).boxed()));
         tasks.push(("write-back", upkeep::write_back(Arc::clone(&node)).boxed()));
         tasks.push(("key expiry", upkeep::expire_keys(Arc::clone(&node)).boxed()));
+        tasks.push(("repair", repair::watch(Arc::clone(&node)).boxed()));
         tasks.push(("handover", handover::hand_over(Arc::clone(&node)).boxed()));
         tasks.push(("bucket removal", upkeep::drop_buckets(Arc::clone(&node)).boxed()));
         tasks.push(("client expiry", upkeep::expire_clients(node).boxed()));
@@ -315,6 +325,96 @@ impl Handle {
         digests
     }
 
+    /// The newest topology applied here.
+    pub fn topology(&self) -> Arc<Topology> {
+        self.node.authority.topology()
+    }
+
+    /// Answers what another region asks of a repair: bytes of `region/core`'s `repair::message`.
+    ///
+    /// # Errors
+    /// [`RefusalKind::Redirect`] when another node leads the shard, [`RefusalKind::Conflict`] when the session is over,
+    /// [`RefusalKind::Retry`] for what may pass.
+    pub async fn answer_repair(&self, by: RegionId, ask: &[u8]) -> Result<Bytes, Refusal> {
+        self.node.answer_repair(by, ask).await
+    }
+
+    /// Makes a bucket in a shard equal to another replica's, which must lack nothing that this one has: how a successor
+    /// gets the tail of a lost primary from the survivor that has more of it. Resolves once it is.
+    ///
+    /// # Errors
+    /// [`RefusalKind::Redirect`] when another node leads the shard; [`RefusalKind::Retry`] when too much is asked for, or
+    /// this node lost the shard meanwhile.
+    pub async fn pull(&self, shard: ShardId, bucket: BucketId, from: RegionId) -> Result<(), Refusal> {
+        self.node.pull(shard, bucket, from).await
+    }
+
+    /// Has a bucket compared with its primary's in every shard that this node leads, and made equal where it differs.
+    /// Tells how many shards that are; [`Handle::repairs`] shows how far they are.
+    ///
+    /// # Errors
+    /// [`RefusalKind::NotFound`] for a bucket that is not here, [`RefusalKind::Invalid`] where this region is the primary.
+    pub fn resync(&self, bucket: BucketId) -> Result<usize, Refusal> {
+        self.node.resync(bucket)
+    }
+
+    /// Repairs of this node's shards: under way, waiting, and over since it started (the last few hundred).
+    pub fn repairs(&self) -> Vec<RepairStatus> {
+        self.node.repairs.table.statuses(tokio::time::Instant::now())
+    }
+
+    /// Lets replicas of a bucket, or of all, that were primaries give up what only they have, once that is written down:
+    /// what they wait for where [`Options::manual_reinstate`] says so. Tells how many buckets wait for it.
+    pub fn reinstate(&self, bucket: Option<BucketId>) -> usize {
+        self.node.reinstate(bucket)
+    }
+
+    /// What lost primaries kept on this node (SWI-2).
+    ///
+    /// # Errors
+    /// When the disk fails or a bundle is damaged.
+    pub async fn salvages(&self) -> Result<Vec<SalvageBundle>, Refusal> {
+        self.node.salvages().await
+    }
+
+    /// One bundle.
+    ///
+    /// # Errors
+    /// [`RefusalKind::NotFound`], or as [`Handle::salvages`].
+    pub async fn salvage(&self, id: SalvageId) -> Result<SalvageBundle, Refusal> {
+        self.node.salvage_of(id).await
+    }
+
+    /// The keys of one part of a bundle; `judged`: with what became of each at the bucket's primary.
+    ///
+    /// # Errors
+    /// As [`Handle::salvage`]; when the primary can't be asked.
+    pub async fn salvage_keys(&self, id: SalvageId, part: u32, judged: bool) -> Result<Vec<SalvageKey>, Refusal> {
+        self.node.salvage_keys(id, part, judged).await
+    }
+
+    /// Writes one part of a bundle back, or with `dry_run` only says what would become of it.
+    ///
+    /// # Errors
+    /// As [`Handle::salvage`].
+    pub async fn replay(
+        &self,
+        id: SalvageId,
+        part: u32,
+        policy: ReplayPolicy,
+        dry_run: bool,
+    ) -> Result<ReplayReport, Refusal> {
+        self.node.replay(id, part, policy, dry_run).await
+    }
+
+    /// Forgets a bundle for good.
+    ///
+    /// # Errors
+    /// As [`Handle::salvage`].
+    pub async fn drop_salvage(&self, id: SalvageId) -> Result<(), Refusal> {
+        self.node.drop_salvage(id).await
+    }
+
     /// Shards this node leads, and holds.
     pub fn shards(&self) -> (u32, u32) {
         let led = self.node.shards.iter().filter(|shard| shard.board.leads()).count();
@@ -346,10 +446,15 @@ impl Handle {
         for shard in &self.node.shards {
             for divergence in shard.board.public().diverged.values() {
                 problems.push(format!(
-                    "bucket {} differs from its source in shard {}: its lane stopped; resync the bucket in this region",
+                    "bucket {} differs from its source in shard {}: it serves no reads here and is repaired; `meridian resync list` shows how far that is",
                     divergence.bucket, shard.id
                 ));
             }
+        }
+        for bucket in self.node.waits_for_consent() {
+            problems.push(format!(
+                "bucket {bucket} holds writes here that its new primary lacks, and serves no reads: `meridian reinstate` writes them down and makes it a replica"
+            ));
         }
         problems
     }

@@ -6,7 +6,7 @@ use meridian_region_core::{WriteResult, active_active_body};
 use meridian_types::entry::{Body, Kind, WriteBody};
 use meridian_types::{
     Bucket, Durability, Effect, Freshness, Lsn, Outcome, Positions, Refusal, RefusalKind, RegionId, Request, RequestId,
-    Response, SessionToken, Write, WriteAck,
+    Response, SessionToken, ShardId, Write, WriteAck,
 };
 use tokio::time::{Instant, timeout_at};
 
@@ -161,7 +161,7 @@ impl Node {
             return Err(refusal.clone());
         }
         let mut regions = 1;
-        let others: Vec<RegionId> = bucket.targets(self.region()).collect();
+        let others = self.others(bucket, shard.id);
         if let Some(old) = origin.filter(|origin| *origin != self.region()) {
             // Both primaries have what the old one sealed. Of the other regions only their own lanes from it could tell.
             regions = 2;
@@ -172,7 +172,10 @@ impl Node {
             let lane = bucket.policy.lane();
             let enough = shard.copied(lane, at, &others, required.regions - 1, deadline).await;
             failpoint("write.copied");
-            let holders = shard.holders(lane, at, &others);
+            // Who began to be repaired meanwhile holds no copy now.
+            let now = self.others(bucket, shard.id);
+            let holders = shard.holders(lane, at, &now);
+            let enough = enough && holders.len() + 1 >= required.regions;
             if !enough && holders.len() + 1 < required.regions {
                 return Err(self.too_few(standing, &others, &holders, &required, &result));
             }
@@ -191,6 +194,12 @@ impl Node {
         let durability = Durability { regions: u16::try_from(regions).unwrap_or(u16::MAX), nodes };
         failpoint("write.acknowledge.before");
         respond(standing, shard, self.region(), origin, result, durability)
+    }
+
+    /// The other regions whose copies count: not one that is being repaired, which is on no history until it is over (DUR-2).
+    pub(crate) fn others(&self, bucket: &Bucket, shard: ShardId) -> Vec<RegionId> {
+        let whole = |region: &RegionId| !self.repairs.sources.serves(shard, bucket.id, *region);
+        bucket.targets(self.region()).filter(whole).collect()
     }
 
     fn too_few(

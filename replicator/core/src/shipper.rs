@@ -282,7 +282,8 @@ impl Shipper {
     fn on_stop(&mut self, now: Instant, stop: Stop, out: &mut Outbox) {
         let again = Some(now + REST);
         match stop {
-            Stop::Diverged { detail } => self.stop(LaneState::Diverged { detail }, None, out),
+            // The target repairs itself, and takes frames again.
+            Stop::Diverged { detail } => self.stop(LaneState::Diverged { detail }, again, out),
             Stop::Fenced => self.stop(LaneState::Fenced, again, out),
             Stop::ClockSkew { ahead_ms } => self.stop(LaneState::ClockSkew { ahead_ms }, again, out),
             Stop::NotLeader { .. } => {

@@ -11,6 +11,8 @@ use crate::trace::Entry;
 pub(super) struct Progress {
     positions: HashMap<(BucketId, RegionId), Lsn>,
     has: HashSet<(BucketId, RegionId, Lsn)>,
+    /// Up to where a repair brought everything.
+    brought: HashMap<(BucketId, RegionId), Lsn>,
     watermarks: HashMap<(RegionId, Lane), Lsn>,
     /// What each entry of the replica's own log changed, to undo it.
     steps: Vec<(Lsn, Step)>,
@@ -20,6 +22,7 @@ pub(super) struct Progress {
 enum Step {
     Entry { bucket: BucketId, origin: RegionId, lsn: Lsn, before: Lsn },
     Watermark { source: RegionId, lane: Lane, before: Lsn },
+    Brought { bucket: BucketId, origin: RegionId, position: Lsn, before: Lsn },
 }
 
 impl Progress {
@@ -30,7 +33,19 @@ impl Progress {
 
     /// Whether that entry is applied.
     pub(super) fn has(&self, bucket: BucketId, origin: RegionId, lsn: Lsn) -> bool {
-        self.has.contains(&(bucket, origin, lsn))
+        self.has.contains(&(bucket, origin, lsn)) || self.was_brought(bucket, origin, lsn)
+    }
+
+    /// Whether a repair brought it.
+    pub(super) fn was_brought(&self, bucket: BucketId, origin: RegionId, lsn: Lsn) -> bool {
+        self.brought.get(&(bucket, origin)).is_some_and(|brought| lsn <= *brought)
+    }
+
+    /// A repair, at `at` of the own log, brought everything up to `to`.
+    pub(super) fn bring(&mut self, bucket: BucketId, origin: RegionId, to: Lsn, at: Lsn) {
+        let position = self.positions.insert((bucket, origin), to).unwrap_or_default();
+        let before = self.brought.insert((bucket, origin), to).unwrap_or_default();
+        self.steps.push((at, Step::Brought { bucket, origin, position, before }));
     }
 
     /// How far a lane is applied.
@@ -67,6 +82,10 @@ impl Progress {
                 Step::Entry { bucket, origin, lsn, before } => {
                     self.positions.insert((bucket, origin), before);
                     self.has.remove(&(bucket, origin, lsn));
+                }
+                Step::Brought { bucket, origin, position, before } => {
+                    self.positions.insert((bucket, origin), position);
+                    self.brought.insert((bucket, origin), before);
                 }
                 Step::Watermark { source, lane, before } => {
                     self.watermarks.insert((source, lane), before);

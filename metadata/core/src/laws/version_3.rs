@@ -36,6 +36,10 @@ fn fixture() -> (Vec<Command>, ClusterState) {
     run(&|state| said(state, "till", lacking()));
     run(&|state| said(state, "till", ready(0..4)));
     run(&|state| said(state, "till", ready(2..4)));
+    let subject = "shop/3-7-2-1041-1100".to_owned();
+    // Of the state it changes nothing but the ring.
+    let note = Action::Note { deed: "replay-salvage".to_owned(), subject, detail: "7 keys".to_owned() };
+    commands.push(command(31 + commands.len() as u128, note));
     (commands, state)
 }
 

@@ -4,7 +4,7 @@
 //! and a chunk of rows (RES-1). Any bytes are a message or an error.
 
 use bytes::Bytes;
-use meridian_types::{BucketId, RepairGoal, Row, SetHash, ShardId};
+use meridian_types::{BucketId, Lsn, RepairGoal, Row, SetHash, ShardId};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
@@ -20,6 +20,22 @@ pub enum Ask {
     Survey {
         /// The shard.
         shard: ShardId,
+    },
+    /// Whether the source's log still has what comes behind a position; needs no session.
+    Reach {
+        /// The shard.
+        shard: ShardId,
+        /// The position.
+        after: Lsn,
+    },
+    /// Keys of the bucket that the source's own log removed behind a position; needs no session.
+    Removals {
+        /// The shard.
+        shard: ShardId,
+        /// The bucket.
+        bucket: BucketId,
+        /// The position.
+        after: Lsn,
     },
     /// Begins a session: pins the shard's state.
     Open {
@@ -60,6 +76,22 @@ pub enum Ask {
 pub enum Told {
     /// Where the shard stands.
     Survey(Survey),
+    /// The oldest entry the log still has, if that is behind what was asked for.
+    Reach {
+        /// The oldest entry.
+        trimmed_to: Option<Lsn>,
+    },
+    /// Some removals.
+    Removals {
+        /// The keys.
+        keys: Vec<Bytes>,
+        /// Everything up to here was looked at.
+        reached: Lsn,
+        /// Whether there is more behind it.
+        more: bool,
+    },
+    /// What was asked for is no longer in the log.
+    Forgotten,
     /// The session is open.
     Opened {
         /// Its number.
@@ -166,7 +198,7 @@ impl Ask {
     /// The session it belongs to.
     pub fn session(&self) -> Option<u64> {
         match self {
-            Ask::Survey { .. } | Ask::Open { .. } => None,
+            Ask::Survey { .. } | Ask::Reach { .. } | Ask::Removals { .. } | Ask::Open { .. } => None,
             Ask::Hashes { session, .. } | Ask::Rows { session, .. } | Ask::Close { session } => Some(*session),
         }
     }
@@ -210,6 +242,8 @@ mod tests {
         let (after, hashes) = (Bytes::from_static(b"\x02k"), Hashes::from_iter([1, u64::MAX]));
         for ask in [
             Ask::Survey { shard: ShardId(3) },
+            Ask::Reach { shard: ShardId(3), after: Lsn(9) },
+            Ask::Removals { shard: ShardId(3), bucket: BucketId(9), after: Lsn(9) },
             Ask::Open { shard: ShardId(3), bucket: BucketId(9) },
             Ask::Hashes { session: 7, after: after.clone(), differing: Bytes::from_static(&[0xff]) },
             Ask::Rows { session: 7, after: after.clone(), up_to: None, hashes: hashes.clone() },
@@ -222,6 +256,9 @@ mod tests {
         let row = Row { key: after.clone(), value: Bytes::from_static(b"v") };
         for told in [
             Told::Survey(Survey::default()),
+            Told::Reach { trimmed_to: Some(Lsn(9)) },
+            Told::Removals { keys: vec![after.clone()], reached: Lsn(9), more: true },
+            Told::Forgotten,
             Told::Opened { session: 7, pinned: Pinned { goal: RepairGoal::default(), rows: 9, salt: 4, digests } },
             Told::Hashes { hashes, up_to: Some(after.clone()) },
             Told::Rows { rows: vec![row], up_to: Some(after) },

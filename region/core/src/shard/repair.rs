@@ -53,6 +53,12 @@ impl Shard {
         self.buckets.get(&bucket).is_some_and(|meta| meta.repair.is_some())
     }
 
+    /// Whether rows of another region have taken the place of some of the bucket's already.
+    pub fn has_moved(&self, bucket: BucketId) -> bool {
+        let phase = self.buckets.get(&bucket).and_then(|meta| meta.repair.as_ref()).map(|repair| &repair.phase);
+        matches!(phase, Some(RepairPhase::Moving { rows: Moved::Some, .. }))
+    }
+
     /// Why no other region can be made equal to this replica of the bucket now, if none can.
     pub fn unfit_as_source(&self, bucket: BucketId) -> Option<&'static str> {
         self.buckets.get(&bucket).and_then(BucketMeta::unfit_as_source)

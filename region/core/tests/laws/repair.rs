@@ -29,6 +29,8 @@ impl Peer {
     fn answer(&mut self, source: &Replica, ask: &Ask) -> Option<Told> {
         let told = match Ask::decode(&ask.encode()).unwrap() {
             Ask::Survey { .. } => Told::Survey(Survey::of(&source.shard)),
+            Ask::Reach { .. } => Told::Reach { trimmed_to: None },
+            Ask::Removals { .. } => Told::Forgotten,
             Ask::Open { shard, bucket } => {
                 self.next += 1;
                 let view = source.state.clone();

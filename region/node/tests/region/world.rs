@@ -11,10 +11,11 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use futures::future::BoxFuture;
 use meridian_consensus::Consensus;
-use meridian_proto::convert::{forwarded_from_proto, response_to_proto};
+use meridian_proto::convert::{forwarded_from_proto, response_to_proto, status_of_refusal};
 use meridian_proto::dial::Dial;
 use meridian_proto::v1;
 use meridian_proto::v1::forward_peer_server::{ForwardPeer, ForwardPeerServer};
+use meridian_proto::v1::region_peer_server::{RegionPeer, RegionPeerServer};
 use meridian_region_node::{
     Authority, Caller, Clock, FrameRefusal, Gauge, Handle, Options, Parts, Place, Service, Space, StoreOptions,
 };
@@ -226,8 +227,10 @@ impl RegionUnderTest {
     pub async fn start_with(dir: &Path, id: RegionId, plane: &Arc<Plane>, options: Options) -> RegionUnderTest {
         let addresses = Arc::new(Addresses::default());
         let node = node_of(id);
-        let consensus =
-            Consensus::open(meridian_consensus::Options::new(node, dir.join("log")), addresses.clone()).await.unwrap();
+        let mut log = meridian_consensus::Options::new(node, dir.join("log"));
+        // Soon enough for tests in which the log is purged.
+        log.persist_every = Duration::from_secs(1);
+        let consensus = Consensus::open(log, addresses.clone()).await.unwrap();
         let clock = Arc::new(Hands { wall_ms: AtomicU64::new(1_790_000_000_000), monotonic_ms: AtomicU64::new(1000) });
         let disk = Arc::new(Disk(AtomicU64::new(1 << 39)));
         let place = Place { region: id, node, shards: SHARDS, voters: vec![node], dir: dir.join("state") };
@@ -293,13 +296,16 @@ impl RegionUnderTest {
     pub async fn listen(&self, peer: &RegionUnderTest) {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let service = ForwardPeerServer::new(Front { handle: self.handle.clone(), caller: peer.id });
-        tokio::spawn(Server::builder().add_service(service).serve_with_incoming(TcpListenerStream::new(listener)));
+        let front = || Front { handle: self.handle.clone(), caller: peer.id };
+        let server = Server::builder()
+            .add_service(ForwardPeerServer::new(front()))
+            .add_service(RegionPeerServer::new(front()).max_encoding_message_size(16 << 20));
+        tokio::spawn(server.serve_with_incoming(TcpListenerStream::new(listener)));
         peer.addresses.0.lock().unwrap().insert(node_of(self.id), address);
     }
 }
 
-fn copy_dir(from: &Path, to: &Path) {
+pub fn copy_dir(from: &Path, to: &Path) {
     std::fs::create_dir_all(to).unwrap();
     for entry in std::fs::read_dir(from).unwrap().map(Result::unwrap) {
         let target = to.join(entry.file_name());
@@ -314,6 +320,18 @@ fn copy_dir(from: &Path, to: &Path) {
 struct Front {
     handle: Handle,
     caller: RegionId,
+}
+
+#[tonic::async_trait]
+impl RegionPeer for Front {
+    async fn repair(
+        &self,
+        request: tonic::Request<v1::RepairAsk>,
+    ) -> Result<tonic::Response<v1::RepairTold>, tonic::Status> {
+        let told = self.handle.answer_repair(self.caller, &request.into_inner().ask).await;
+        let told = told.map_err(status_of_refusal)?;
+        Ok(tonic::Response::new(v1::RepairTold { told }))
+    }
 }
 
 #[tonic::async_trait]

@@ -1,0 +1,157 @@
+//! Repairs of replicas and what lost primaries kept, as operators ask for them: node by node, since each answers for the
+//! shards it leads and the disk it has.
+
+use std::time::Duration;
+
+use futures::future::join_all;
+use meridian_proto::convert::{
+    bundle_from_proto, refusal_of_status, repair_from_proto, replay_from_proto, replay_policy_to_proto,
+    salvage_key_from_proto,
+};
+use meridian_proto::v1;
+use meridian_proto::v1::recovery_client::RecoveryClient;
+use meridian_types::{
+    BucketName, Effect, Node, Refusal, RefusalKind, RepairStatus, ReplayPolicy, ReplayReport, SalvageBundle, SalvageId,
+    SalvageKey,
+};
+use tonic::transport::Channel;
+use tonic::{Response, Status};
+
+use crate::admin::Admin;
+use crate::error::Error;
+
+/// How long a node may take to report about itself.
+const REPORT_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How long one part of a bundle may take to be compared, or written back, across an ocean.
+const PART_TIMEOUT: Duration = Duration::from_secs(300);
+
+/// The largest answer taken, in bytes: a part of a bundle whose last value is as large as values get.
+const ANSWER_BYTES_MAX: usize = 64 << 20;
+
+type Stub = RecoveryClient<Channel>;
+
+impl Admin {
+    /// Repairs of every node: under way, waiting, and the last that are over.
+    ///
+    /// # Errors
+    /// When no endpoint tells the topology. A node that can't be reached is an error of its own row.
+    pub async fn repairs(&self) -> Result<Vec<(Node, Result<Vec<RepairStatus>, Error>)>, Error> {
+        self.of_every_node(
+            async |mut stub: Stub| stub.repairs(v1::RepairsRequest {}).await,
+            |answer| answer.repairs.into_iter().map(repair_from_proto).collect(),
+        )
+        .await
+    }
+
+    /// The bundles on every node.
+    ///
+    /// # Errors
+    /// As [`Admin::repairs`].
+    pub async fn salvages(&self) -> Result<Vec<(Node, Result<Vec<SalvageBundle>, Error>)>, Error> {
+        self.of_every_node(
+            async |mut stub: Stub| stub.salvages(v1::SalvagesRequest {}).await,
+            |answer| answer.bundles.into_iter().map(bundle_from_proto).collect(),
+        )
+        .await
+    }
+
+    /// Has a node compare a bucket with its primary's in every shard it leads, and make it equal; tells how many those are.
+    ///
+    /// # Errors
+    /// NotFound; Invalid in the primary's own region.
+    pub async fn resync(&self, node: &Node, bucket: &BucketName) -> Result<u32, Error> {
+        let request = v1::ResyncRequest { bucket: bucket.to_string() };
+        Ok(self.once(node, REPORT_TIMEOUT, async |mut stub| stub.resync(request).await).await?.shards)
+    }
+
+    /// Lets a node's replicas that were primaries give up what only they have, once that is written down; tells how many
+    /// buckets that is about.
+    ///
+    /// # Errors
+    /// NotFound.
+    pub async fn reinstate(&self, node: &Node, bucket: Option<&BucketName>) -> Result<u32, Error> {
+        let request = v1::ReinstateRequest { bucket: bucket.map_or_else(String::new, ToString::to_string) };
+        Ok(self.once(node, REPORT_TIMEOUT, async |mut stub| stub.reinstate(request).await).await?.buckets)
+    }
+
+    /// The keys of one part of a bundle; `judged`: with what became of each at the bucket's primary.
+    ///
+    /// # Errors
+    /// NotFound; Corrupt.
+    pub async fn salvage_keys(
+        &self,
+        node: &Node,
+        id: SalvageId,
+        part: u32,
+        judged: bool,
+    ) -> Result<Vec<SalvageKey>, Error> {
+        let request = v1::SalvageKeysRequest { id: id.to_string(), part, judged };
+        let answer = self.once(node, PART_TIMEOUT, async |mut stub| stub.salvage_keys(request).await).await?;
+        Ok(answer.keys.into_iter().map(salvage_key_from_proto).collect::<Result<_, _>>()?)
+    }
+
+    /// Writes one part of a bundle back; with `dry_run` only says what would become of it.
+    ///
+    /// # Errors
+    /// NotFound; Corrupt. Keys that could not be written are in the report.
+    pub async fn replay(
+        &self,
+        node: &Node,
+        id: SalvageId,
+        part: u32,
+        policy: ReplayPolicy,
+        dry_run: bool,
+    ) -> Result<ReplayReport, Error> {
+        let policy = replay_policy_to_proto(policy).into();
+        let request = v1::ReplayRequest { id: id.to_string(), part, policy, dry_run };
+        let answer = self.once(node, PART_TIMEOUT, async |mut stub| stub.replay(request).await).await?;
+        Ok(replay_from_proto(answer))
+    }
+
+    /// Forgets a bundle; with `dry_run` only checks that it is there.
+    ///
+    /// # Errors
+    /// NotFound.
+    pub async fn drop_salvage(&self, node: &Node, id: SalvageId, dry_run: bool) -> Result<(), Error> {
+        let request = v1::DropSalvageRequest { id: id.to_string(), dry_run };
+        self.once(node, REPORT_TIMEOUT, async |mut stub| stub.drop_salvage(request).await).await.map(|_| ())
+    }
+
+    async fn of_every_node<T, R>(
+        &self,
+        ask: impl AsyncFn(Stub) -> Result<Response<R>, Status>,
+        read: impl Fn(R) -> Result<Vec<T>, Refusal>,
+    ) -> Result<Vec<(Node, Result<Vec<T>, Error>)>, Error> {
+        let topology = self.topology().await?;
+        let (ask, read) = (&ask, &read);
+        let asked = topology.nodes.values().map(async |node| {
+            let answer = self.once(node, REPORT_TIMEOUT, ask).await;
+            let answer = answer.and_then(|answer| Ok(read(answer)?));
+            (node.clone(), answer)
+        });
+        Ok(join_all(asked).await)
+    }
+
+    async fn once<R>(
+        &self,
+        node: &Node,
+        patience: Duration,
+        ask: impl AsyncFnOnce(Stub) -> Result<Response<R>, Status>,
+    ) -> Result<R, Error> {
+        let endpoints = &self.client.inner().cluster.endpoints;
+        let endpoint = endpoints
+            .connect(node.id, &node.rpc_address)
+            .map_err(|why| Refusal::new(RefusalKind::Invalid, format!("node {}: {why}", node.name)))?;
+        let stub = RecoveryClient::new(endpoint.channel.clone()).max_decoding_message_size(ANSWER_BYTES_MAX);
+        match tokio::time::timeout(patience, ask(stub)).await {
+            Ok(answer) => Ok(answer.map_err(|status| refusal_of_status(&status))?.into_inner()),
+            Err(_) => Err(Refusal::new(
+                RefusalKind::Unavailable,
+                format!("node {} did not answer within {} s", node.name, patience.as_secs()),
+            )
+            .with_effect(Effect::Unknown)
+            .into()),
+        }
+    }
+}

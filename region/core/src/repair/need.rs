@@ -1,0 +1,219 @@
+//! Which buckets of a shard must be made equal to another region's, to whom, and why.
+//!
+//! ```text
+//! closed, taking in what waited ─► release it          closed in mid-repair ─► begin again
+//! astray, diverged              ─► repair              less than the survey of a lane ─► repair, then move the lane
+//! ```
+//!
+//! Deliberately not here: when to look, and how long an epoch may take to begin before its replica counts as stuck.
+
+use meridian_types::{Bucket, BucketId, Lane, Phase, RegionId, RepairReason};
+
+use super::survey::{Claim, Sighting, Survey};
+use crate::shard::Shard;
+
+/// A bucket that must be made equal to another region's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Need {
+    /// The bucket.
+    pub bucket: BucketId,
+    /// The region that is right.
+    pub source: RegionId,
+    /// What makes it right.
+    pub claim: Claim,
+    /// Why.
+    pub reason: RepairReason,
+}
+
+/// What there is to do about a bucket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Want {
+    /// Make it equal to another region's.
+    Repair(Need),
+    /// Take in what waited for it: its rows are what they should be.
+    Release(BucketId),
+}
+
+/// What the state of a bucket in a shard asks for, if anything.
+pub fn want(own: &Shard, bucket: &Bucket) -> Option<Want> {
+    if !bucket.is_in(own.region()) || own.is_dropped(bucket.id) {
+        return None;
+    }
+    let closed = own.closed().find(|(id, _)| *id == bucket.id).map(|(_, source)| source);
+    let reason = match closed {
+        Some(None) => return Some(Want::Release(bucket.id)),
+        Some(Some(before)) => return interrupted(own, bucket, before).map(Want::Repair),
+        None if own.astray(bucket.id).is_some() => RepairReason::Astray,
+        None if own.divergence(bucket.id).is_some() => RepairReason::Diverged,
+        None => return None,
+    };
+    need(own, bucket, reason).map(Want::Repair)
+}
+
+/// A repair from whoever is right for the bucket now; `None` where this region itself is.
+pub fn need(own: &Shard, bucket: &Bucket, reason: RepairReason) -> Option<Need> {
+    let region = own.region();
+    let (source, claim) = match bucket.primary {
+        Some(primary) => (primary, Claim::Primary),
+        None => (*bucket.regions.iter().find(|other| **other != region)?, Claim::ActiveActive),
+    };
+    (source != region && bucket.is_in(region)).then_some(Need { bucket: bucket.id, source, claim, reason })
+}
+
+/// While its primary is lost, or if this region has become primary since, a repair goes on after whom it was begun.
+fn interrupted(own: &Shard, bucket: &Bucket, before: RegionId) -> Option<Need> {
+    let reason = RepairReason::Interrupted;
+    let lost = matches!(bucket.phase, Phase::Fencing { .. }) || bucket.primary == Some(own.region());
+    if lost && bucket.primary != Some(before) {
+        return Some(Need { bucket: bucket.id, source: before, claim: Claim::Replica, reason });
+    }
+    need(own, bucket, reason)
+}
+
+/// Whether the bucket's epoch has not begun in a replica. It may be about to: only one that stays so is stuck.
+pub fn lags_behind_its_epoch(own: &Shard, bucket: &Bucket) -> bool {
+    let follows = bucket.primary.is_some_and(|primary| primary != own.region()) && bucket.is_in(own.region());
+    follows && bucket.phase == Phase::Steady && own.epoch(bucket.id) < bucket.epoch && !own.is_dropped(bucket.id)
+}
+
+/// What must be repaired before the lane from `source`, whose survey this is, may go on behind it.
+pub fn missed<'a>(
+    own: &'a Shard,
+    source: RegionId,
+    lane: Lane,
+    survey: &'a Survey,
+    bucket_of: impl Fn(BucketId) -> Option<&'a Bucket> + 'a,
+) -> impl Iterator<Item = Need> + 'a {
+    survey.missed_by(source, own).filter_map(move |id| {
+        let bucket = bucket_of(id).filter(|bucket| bucket.policy.lane() == lane && !own.is_dropped(id))?;
+        match bucket.primary {
+            // Here it lacks nothing: what the source has of it beyond this is its own, lost tail.
+            Some(primary) if primary == own.region() => None,
+            Some(_) => need(own, bucket, RepairReason::BehindLog),
+            None if !bucket.is_in(own.region()) => None,
+            None => Some(Need { bucket: id, source, claim: Claim::ActiveActive, reason: RepairReason::BehindLog }),
+        }
+    })
+}
+
+impl Need {
+    /// Why it must wait, by what was seen of its source, if it must: known before anything is closed for it.
+    pub fn objection(&self, own: &Shard, bucket: &Bucket, seen: &Sighting) -> Option<String> {
+        // Of active-active replicas that differ the first one is right, whoever it is: else two would take each other's rows.
+        let first = bucket.regions.first() == Some(&own.region());
+        if self.claim == Claim::ActiveActive && self.reason == RepairReason::Diverged && first && seen.diverged {
+            return Some("the other region is made equal to this one first".to_owned());
+        }
+        if self.reason == RepairReason::Stuck && seen.epoch <= own.epoch(self.bucket) {
+            return Some("the epoch has not begun at the source either".to_owned());
+        }
+        seen.objection(own, self.bucket, self.claim)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use meridian_types::entry::{Body, Header, Kind};
+    use meridian_types::{BucketName, Epoch, Hlc, Lsn, PlanId, Policy, Positions, RepairStep, RequestId, ShardId};
+
+    use super::*;
+    use crate::view::{MemoryState, Mutations};
+
+    const US: RegionId = RegionId(1);
+    const EU: RegionId = RegionId(2);
+    const AP: RegionId = RegionId(3);
+    const ID: BucketId = BucketId(1);
+
+    fn bucket(primary: Option<RegionId>) -> Bucket {
+        Bucket {
+            id: ID,
+            name: BucketName::new("b").unwrap(),
+            policy: if primary.is_some() { Policy::ASYNC } else { Policy::ActiveActive },
+            epoch: Epoch(1),
+            phase: Phase::Steady,
+            primary,
+            regions: vec![US, EU, AP],
+            labels: BTreeMap::new(),
+            created: Hlc(0),
+            standing: Default::default(),
+            auto: Default::default(),
+        }
+    }
+
+    fn shard() -> Shard {
+        Shard::load(&MemoryState::default(), EU, ShardId(0)).unwrap()
+    }
+
+    fn begin(shard: &mut Shard, source: RegionId) {
+        let header = Header {
+            kind: Kind::Repair,
+            origin: EU,
+            bucket: ID,
+            epoch: Epoch(1),
+            hlc: Hlc(1),
+            id: RequestId::default(),
+            lowest_outstanding: 0,
+        };
+        let entry = header.encode(&Body::Repair(RepairStep::Begin { source }));
+        shard.apply(&MemoryState::default(), Lsn(1), &entry, &mut Mutations::new()).unwrap();
+    }
+
+    fn seen(lsn: u64) -> Sighting {
+        let positions = Positions([(US, Lsn(lsn))].into());
+        Sighting { positions, epoch: Epoch(1), ..Sighting::default() }
+    }
+
+    #[test]
+    fn a_replica_that_is_as_it_should_be_wants_nothing() {
+        assert_eq!(want(&shard(), &bucket(Some(US))), None);
+    }
+
+    #[test]
+    fn an_interrupted_repair_goes_on_from_the_primary_and_from_the_other_replica_while_that_is_lost() {
+        let mut own = shard();
+        begin(&mut own, AP);
+        let reason = RepairReason::Interrupted;
+        let from = |source, claim| Some(Want::Repair(Need { bucket: ID, source, claim, reason }));
+        assert_eq!(want(&own, &bucket(Some(US))), from(US, Claim::Primary));
+        let lost = Bucket { phase: Phase::Fencing { plan: PlanId(1), to: EU }, ..bucket(Some(US)) };
+        assert_eq!(want(&own, &lost), from(AP, Claim::Replica));
+        assert_eq!(want(&own, &bucket(Some(EU))), from(AP, Claim::Replica), "nobody else is right");
+        assert_eq!(want(&own, &Bucket { regions: vec![US, AP], ..bucket(Some(US)) }), None, "it is not here any more");
+    }
+
+    #[test]
+    fn what_a_lane_skipped_is_repaired_from_the_primary_and_never_in_the_primary_s_own_region() {
+        let own = shard();
+        let survey = Survey { applied: Lsn(9), buckets: [(ID, seen(5))].into() };
+        let missed = |bucket: &Bucket| missed(&own, US, Lane::Async, &survey, |_| Some(bucket)).collect::<Vec<_>>();
+        let need = |source, claim| Need { bucket: ID, source, claim, reason: RepairReason::BehindLog };
+        assert_eq!(missed(&bucket(Some(US))), [need(US, Claim::Primary)]);
+        assert_eq!(missed(&bucket(Some(AP))), [need(AP, Claim::Primary)], "from its primary, whoever's lane it is");
+        assert_eq!(missed(&bucket(Some(EU))), [], "the tail of a primary that was lost is no part of the history");
+        assert_eq!(missed(&bucket(None)), [need(US, Claim::ActiveActive)]);
+        assert_eq!(missed(&Bucket { regions: vec![US, AP], ..bucket(None) }), []);
+    }
+
+    #[test]
+    fn of_two_active_active_replicas_that_differ_the_first_waits_for_the_other() {
+        let own = Shard::load(&MemoryState::default(), US, ShardId(0)).unwrap();
+        let bucket = bucket(None);
+        let need = need(&own, &bucket, RepairReason::Diverged).unwrap();
+        assert_eq!((need.source, need.claim), (EU, Claim::ActiveActive));
+        let other = Sighting { diverged: true, ..seen(0) };
+        assert!(need.objection(&own, &bucket, &other).is_some());
+        assert_eq!(need.objection(&own, &bucket, &seen(0)), None);
+    }
+
+    #[test]
+    fn a_replica_is_stuck_only_while_its_primary_has_what_it_lacks() {
+        let own = shard();
+        let later = Bucket { epoch: Epoch(3), ..bucket(Some(US)) };
+        assert!(lags_behind_its_epoch(&own, &later) && !lags_behind_its_epoch(&own, &bucket(Some(US))));
+        let need = need(&own, &later, RepairReason::Stuck).unwrap();
+        assert!(need.objection(&own, &later, &seen(9)).is_some());
+        assert_eq!(need.objection(&own, &later, &Sighting { epoch: Epoch(3), ..seen(9) }), None);
+    }
+}

@@ -1,0 +1,126 @@
+//! One attempt to make one bucket in one shard equal to the source's: carries what [`Target`] says between the own log
+//! and the source.
+
+use meridian_region_core::ControlResult;
+use meridian_region_core::repair::message::{Ask, Told};
+use meridian_region_core::repair::survey::{Claim, Sighting, Survey};
+use meridian_region_core::repair::{Action, Input, Need, Progress, Target, Terms};
+use meridian_types::entry::{Body, Kind};
+use meridian_types::{Bucket, BucketId, Epoch, Lsn, NodeId, RepairStep};
+
+use super::{Place, WAITS_FOR_CONSENT};
+use crate::node::{Node, ShardNode};
+
+/// Takes in what waited for a bucket whose rows are what they should be.
+pub(crate) async fn release(node: &Node, shard: &ShardNode, bucket: BucketId) -> Result<(), String> {
+    while propose(node, shard, bucket, RepairStep::Unpark).await?.1.more {}
+    Ok(())
+}
+
+/// Makes the bucket equal to the source's, or says why not now.
+pub(crate) async fn repair(node: &Node, shard: &ShardNode, need: Need) -> Result<(), String> {
+    let topology = node.authority.topology();
+    let Some(bucket) = topology.buckets.get(&need.bucket) else { return Ok(()) };
+    let asked = node.peers.ask_about_repair(&topology, (need.source, shard.id), &Ask::Survey { shard: shard.id }).await;
+    let (peer, Told::Survey(survey)) = asked.map_err(|why| why.to_string())? else {
+        return Err("the source answered what it was not asked".to_owned());
+    };
+    check(node, shard, bucket, &need, survey)?;
+    let terms = Terms { shard: shard.id, bucket: need.bucket, source: need.source, claim: need.claim };
+    let mut attempt = Attempt { node, shard, terms, peer, session: None };
+    let outcome = attempt.run().await;
+    if let Some(session) = attempt.session {
+        // It ends by itself, too.
+        let _ = node.peers.ask_repair(attempt.peer, &Ask::Close { session }).await;
+    }
+    outcome
+}
+
+/// Refuses what must wait, before anything is closed for it.
+fn check(node: &Node, shard: &ShardNode, bucket: &Bucket, need: &Need, mut survey: Survey) -> Result<(), String> {
+    // What was never written to is not in the survey.
+    let seen = survey.buckets.remove(&bucket.id).unwrap_or(Sighting { epoch: Epoch(1), ..Sighting::default() });
+    let core = shard.board.core();
+    let region = core.region();
+    // Known before anything is closed for it; what is written down then is decided by what the source had when it was pinned.
+    let tail = core.positions(bucket.id).of(region) > seen.positions.of(region);
+    if need.claim != Claim::ActiveActive && tail && !node.may_reinstate(bucket.id) {
+        return Err(WAITS_FOR_CONSENT.to_owned());
+    }
+    need.objection(&core, bucket, &seen).map_or(Ok(()), Err)
+}
+
+struct Attempt<'a> {
+    node: &'a Node,
+    shard: &'a ShardNode,
+    terms: Terms,
+    /// The source's node that holds the session.
+    peer: NodeId,
+    session: Option<u64>,
+}
+
+impl Attempt<'_> {
+    async fn run(&mut self) -> Result<(), String> {
+        let mut target = Target::new(self.terms);
+        let mut input = Input::Start;
+        loop {
+            let (stepped, action) = self.step(target, input).await?;
+            target = stepped;
+            self.note(target.progress(), 0);
+            input = match action {
+                Action::Ask(ask) => Input::Told(self.ask(&ask, target.progress()).await?),
+                Action::Propose(step) => {
+                    let (lsn, result) = propose(self.node, self.shard, self.terms.bucket, step).await?;
+                    Input::Applied(lsn, result)
+                }
+                Action::Done => return Ok(()),
+                Action::Again { reason } => return Err(reason),
+            };
+        }
+    }
+
+    /// Reads rows of the store: off the runtime's workers.
+    async fn step(&self, mut target: Target, input: Input) -> Result<(Target, Action), String> {
+        let store = self.node.store.clone();
+        let stepped = self.node.blocking.run(move || {
+            let action = target.step(&store, input);
+            (target, action)
+        });
+        let (target, action) = stepped.await.map_err(|_| "the node is stopping".to_owned())?;
+        Ok((target, action.map_err(|why| why.to_string())?))
+    }
+
+    async fn ask(&mut self, ask: &Ask, progress: Progress) -> Result<Told, String> {
+        let told = self.node.peers.ask_repair(self.peer, ask).await.map_err(|why| why.to_string())?;
+        let bytes = told.encode().len();
+        self.note(progress, bytes as u64);
+        self.node.repairs.pace.pay(bytes).await;
+        if let Told::Opened { session, pinned } = &told {
+            self.session = Some(*session);
+            if self.terms.claim != Claim::ActiveActive {
+                self.node.salvage(self.shard, &self.terms, pinned).await?;
+            }
+        }
+        Ok(told)
+    }
+
+    fn note(&self, progress: Progress, bytes: u64) {
+        let place: Place = (self.terms.shard, self.terms.bucket);
+        self.node.repairs.table.note(place, progress, bytes);
+    }
+}
+
+/// Puts a step into the own log.
+async fn propose(
+    node: &Node,
+    shard: &ShardNode,
+    bucket: BucketId,
+    step: RepairStep,
+) -> Result<(Lsn, ControlResult), String> {
+    node.disk.writable().map_err(|why| why.to_string())?;
+    let header = node.header(Kind::Repair, bucket, shard.board.epoch(bucket));
+    let proposal = shard.proposer.propose(header.encode(&Body::Repair(step))).map_err(|why| why.to_string())?;
+    let applied = proposal.await.map_err(|why| why.to_string())?;
+    let result = ControlResult::decode(&applied.result).map_err(|why| why.to_string())?;
+    Ok((applied.lsn, result))
+}

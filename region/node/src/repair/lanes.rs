@@ -1,0 +1,158 @@
+//! Lanes whose source no longer has what comes next: found by asking, and moved on once nothing is missing here.
+//!
+//! A lane that is known to be complete is not asked about; one that carries nothing is, now and then: on the day it
+//! carries something it must not be behind.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use meridian_region_core::repair::Need;
+use meridian_region_core::repair::message::{Ask, Told};
+use meridian_region_core::repair::need::missed;
+use meridian_region_core::repair::survey::Survey;
+use meridian_types::frame::{self, FrameHeader};
+use meridian_types::{Hlc, Lane, Refusal, RefusalKind, RegionId, ShardId, Topology};
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+
+use super::Place;
+use crate::node::{Node, ShardNode};
+
+/// A lane that was complete this long ago, in milliseconds, is not behind the log.
+const COMPLETE_WITHIN_MS: u64 = 5_000;
+
+/// How often a lane that is not complete is asked about. Its source notices every few seconds, too.
+const ASK_EVERY: Duration = Duration::from_secs(3);
+
+/// How often a lane that carries nothing is asked about.
+const ASK_IDLE_EVERY: Duration = Duration::from_secs(60);
+
+/// One incoming lane.
+type Key = (ShardId, RegionId, Lane);
+
+/// What is known of the lanes of the shards this node leads.
+#[derive(Default)]
+pub(crate) struct Lanes {
+    /// When each may be asked about again; `None` while it is.
+    next: BTreeMap<Key, Option<Instant>>,
+    /// Lanes that are behind, with where their source stood.
+    behind: BTreeMap<Key, Survey>,
+    asking: JoinSet<(Key, Option<Survey>)>,
+}
+
+impl Lanes {
+    /// Asks about the lanes that are due. Answers are taken in here, too.
+    pub(crate) fn look(&mut self, node: &Arc<Node>, topology: &Topology, now: Instant) {
+        while let Some(answered) = self.asking.try_join_next() {
+            match answered {
+                Ok((key, survey)) => self.take(node, topology, key, survey, now),
+                Err(why) if why.is_panic() => std::panic::resume_unwind(why.into_panic()),
+                Err(_) => {}
+            }
+        }
+        let led = |shard: &ShardId| node.shard(*shard).is_some_and(|shard| shard.board.leads());
+        self.behind.retain(|(shard, ..), _| led(shard));
+        self.next.retain(|(shard, ..), _| led(shard));
+        for shard in node.shards.iter().filter(|shard| shard.board.leads()) {
+            for source in topology.regions.keys().filter(|region| **region != node.region()) {
+                for lane in Lane::ALL {
+                    self.look_at(node, topology, shard, (shard.id, *source, lane), now);
+                }
+            }
+        }
+    }
+
+    fn look_at(&mut self, node: &Arc<Node>, topology: &Topology, shard: &ShardNode, key: Key, now: Instant) {
+        let (_, source, lane) = key;
+        // The first time it is given a moment to become complete by itself.
+        let due = *self.next.entry(key).or_insert(Some(now + ASK_EVERY));
+        if due.is_none_or(|due| now < due) || self.behind.contains_key(&key) {
+            return;
+        }
+        if shard.lanes.age_ms(source, lane, node.clock.monotonic_ms()).is_some_and(|age| age < COMPLETE_WITHIN_MS) {
+            self.next.insert(key, Some(now + pause(node, topology, source, lane)));
+            return;
+        }
+        self.next.insert(key, None);
+        let node = Arc::clone(node);
+        self.asking.spawn(async move { (key, survey_if_behind(&node, key).await) });
+    }
+
+    fn take(&mut self, node: &Node, topology: &Topology, key: Key, survey: Option<Survey>, now: Instant) {
+        let (shard, source, lane) = key;
+        self.next.insert(key, Some(now + pause(node, topology, source, lane)));
+        if let Some(survey) = survey {
+            tracing::warn!(
+                region = %node.region(), %source, %shard, %lane, up_to = %survey.applied,
+                "a lane is behind what its source's log still has: what it skips is repaired"
+            );
+            self.behind.insert(key, survey);
+        }
+    }
+
+    /// What must be repaired before the lanes that are behind go on.
+    pub(crate) fn needs(&self, node: &Node, topology: &Topology) -> Vec<(Place, Need)> {
+        let mut needs = Vec::new();
+        for ((id, source, lane), survey) in &self.behind {
+            let Some(shard) = node.shard(*id) else { continue };
+            let core = shard.board.core();
+            let bucket = |bucket| topology.buckets.get(&bucket).map(|bucket| &**bucket);
+            needs.extend(missed(&core, *source, *lane, survey, bucket).map(|need| ((*id, need.bucket), need)));
+        }
+        needs
+    }
+
+    /// Lets the lanes go on that lack nothing any more.
+    pub(crate) async fn go_on(&mut self, node: &Node, needs: &[(Place, Need)]) {
+        let waits = |shard: ShardId| needs.iter().any(|((of, _), _)| *of == shard);
+        let ready: Vec<Key> = self.behind.keys().filter(|(shard, ..)| !waits(*shard)).copied().collect();
+        for key in ready {
+            let Some(survey) = self.behind.remove(&key) else { continue };
+            match go_on_behind(node, key, &survey).await {
+                Ok(()) => {
+                    let (shard, source, lane) = key;
+                    tracing::info!(region = %node.region(), %source, %shard, %lane, at = %survey.applied, "a lane goes on");
+                }
+                // The next look surveys again.
+                Err(why) => tracing::debug!(region = %node.region(), ?key, %why, "a lane does not go on yet"),
+            }
+        }
+    }
+}
+
+/// How soon a lane is asked about again.
+fn pause(node: &Node, topology: &Topology, source: RegionId, lane: Lane) -> Duration {
+    let region = node.region();
+    let carries = topology
+        .buckets
+        .values()
+        .any(|bucket| bucket.policy.lane() == lane && bucket.is_in(region) && bucket.accepts_writes_in(source));
+    if carries { ASK_EVERY } else { ASK_IDLE_EVERY }
+}
+
+/// Where the source stands, if its log no longer reaches back to the lane's watermark.
+async fn survey_if_behind(node: &Node, (id, source, lane): Key) -> Option<Survey> {
+    let shard = node.shard(id)?;
+    let topology = node.authority.topology();
+    let after = shard.board.watermark(source, lane);
+    let asked = node.peers.ask_about_repair(&topology, (source, id), &Ask::Reach { shard: id, after }).await;
+    let (peer, Told::Reach { trimmed_to: Some(_) }) = asked.ok()? else { return None };
+    match node.peers.ask_repair(peer, &Ask::Survey { shard: id }).await.ok()? {
+        Told::Survey(survey) if survey.applied > after => Some(survey),
+        _ => None,
+    }
+}
+
+/// Moves the lane's watermark to the survey: everything up to it is here.
+async fn go_on_behind(node: &Node, (id, source, lane): Key, survey: &Survey) -> Result<(), Refusal> {
+    let Some(shard) = node.shard(id) else { return Ok(()) };
+    let previous = shard.board.watermark(source, lane);
+    if previous >= survey.applied {
+        return Ok(());
+    }
+    let header =
+        FrameHeader { source, shard: id, lane, previous, last: survey.applied, closed: Hlc(0), echo: 0, raw_length: 0 };
+    let applied = node.apply_frame(&frame::encode(header, &[], &[])).await;
+    applied.map(|_| ()).map_err(|why| Refusal::new(RefusalKind::Retry, why.to_string()))
+}

@@ -1,0 +1,40 @@
+//! Salvage: before a primary that was lost is made equal to its successor, what only it has is written down (SWI-2);
+//! afterwards it can be looked at, and written back (docs/adr/2026-11-27-salvage.md).
+//!
+//! ```text
+//! <bucket>-<shard>-<epoch>-<cut>-<end>.<n>.part     entries and keys, some at a time
+//! <bucket>-<shard>-<epoch>-<cut>-<end>.head         written last: the bundle is whole
+//! <bucket>-<shard>-<epoch>-<cut>-<end>.replayed     what was written back
+//! ```
+//!
+//! Each is sealed (`vault.rs`), and durable before the first row is replaced. The names say what is in them, so an attempt
+//! that is begun again after a crash writes the same.
+
+mod read;
+mod removals;
+mod replay;
+mod vault;
+mod write;
+
+pub use vault::{Files, Memory, Vault};
+pub(crate) use vault::{seal, unseal};
+
+use meridian_region_core::salvage::Head;
+use meridian_types::SalvageId;
+
+/// The name of a bundle.
+pub(crate) fn id_of(head: &Head) -> SalvageId {
+    SalvageId { bucket: head.bucket, shard: head.shard, epoch: head.epoch, cut: head.cut(), end: head.end }
+}
+
+fn head_name(id: SalvageId) -> String {
+    format!("{id}.head")
+}
+
+fn part_name(id: SalvageId, part: u32) -> String {
+    format!("{id}.{part}.part")
+}
+
+fn replayed_name(id: SalvageId) -> String {
+    format!("{id}.replayed")
+}

@@ -1,0 +1,202 @@
+//! Bundles as operators see them: which there are, what is in them, and what became of their keys at the winner.
+
+use std::collections::BTreeSet;
+use std::io;
+use std::str::FromStr;
+
+use bytes::Bytes;
+use futures::StreamExt;
+use futures::stream;
+use meridian_region_core::repair::message::{Ask, Told};
+use meridian_region_core::salvage::{Head, Lost, Part, fate};
+use meridian_types::{
+    Bucket, Key, Lsn, Outcome, Positions, Read, ReadLevel, Refusal, RefusalKind, Request, SalvageBundle, SalvageFate,
+    SalvageId, SalvageKey, SessionToken, StalePolicy, Version,
+};
+
+use super::{head_name, part_name, replayed_name, unseal};
+use crate::node::Node;
+use crate::router::Caller;
+
+/// Keys looked up at a time: the winner may be an ocean away.
+const LOOKUPS_MAX: usize = 64;
+
+/// How long one of them may take, in milliseconds.
+const LOOKUP_MS: u32 = 10_000;
+
+/// A key of a bundle, and what the winner has of it.
+pub(super) struct Judged {
+    pub(super) lost: Lost,
+    pub(super) fate: SalvageFate,
+    /// The version it has there now.
+    pub(super) version: Option<Version>,
+}
+
+impl Node {
+    /// The bundles on this node.
+    pub(crate) async fn salvages(&self) -> Result<Vec<SalvageBundle>, Refusal> {
+        let vault = self.vault.clone();
+        let names = self.blocking.run(move || vault.names()).await.map_err(stopping)?.map_err(|why| failed(&why))?;
+        let mut bundles = Vec::new();
+        for id in names.iter().filter_map(|name| SalvageId::from_str(name.strip_suffix(".head")?).ok()) {
+            bundles.push(self.salvage_of(id).await?);
+        }
+        Ok(bundles)
+    }
+
+    /// One of them.
+    pub(crate) async fn salvage_of(&self, id: SalvageId) -> Result<SalvageBundle, Refusal> {
+        let head = self.salvage_head(id).await?;
+        let replayed = self.replayed(id).await?;
+        Ok(SalvageBundle {
+            id,
+            winner: head.winner,
+            entries: head.entries,
+            keys: head.keys,
+            bytes: head.bytes,
+            parts: head.parts,
+            whole: head.log_from == head.cut(),
+            created_ms: head.created_ms,
+            replayed_ms: replayed.at_ms,
+            restored: replayed.restored,
+        })
+    }
+
+    /// The keys of one part, and what became of them if that is asked for.
+    pub(crate) async fn salvage_keys(
+        &self,
+        id: SalvageId,
+        part: u32,
+        judged: bool,
+    ) -> Result<Vec<SalvageKey>, Refusal> {
+        let shown = |lost: Lost, fate| SalvageKey {
+            key: lost.key,
+            expires_at_ms: lost.value.as_ref().and_then(|value| value.expires_at_ms),
+            value: lost.value.map(|value| value.value),
+            fate,
+        };
+        if judged {
+            let judged = self.judge_part(id, part).await?;
+            return judged.into_iter().map(|it| it.map(|it| shown(it.lost, Some(it.fate)))).collect();
+        }
+        let part = self.salvage_part(id, part).await?;
+        Ok(part.keys.into_iter().map(|lost| shown(lost, None)).collect())
+    }
+
+    /// Forgets a bundle. The name that makes it one goes first: cut short, what is left is no bundle.
+    pub(crate) async fn drop_salvage(&self, id: SalvageId) -> Result<(), Refusal> {
+        let head = self.salvage_head(id).await?;
+        let mut names = vec![head_name(id), replayed_name(id)];
+        names.extend((0..head.parts).map(|part| part_name(id, part)));
+        let vault = self.vault.clone();
+        let removed = self.blocking.run(move || names.iter().try_for_each(|name| vault.remove(name)));
+        removed.await.map_err(stopping)?.map_err(|why| failed(&why))
+    }
+
+    pub(super) async fn salvage_head(&self, id: SalvageId) -> Result<Head, Refusal> {
+        let body = self.unsealed(head_name(id)).await?.ok_or_else(|| {
+            let why =
+                format!("there is no salvage bundle {id} on this node: `meridian salvage list` shows where they are");
+            Refusal::new(RefusalKind::NotFound, why)
+        })?;
+        Head::decode(&body).map_err(|_| damaged(&head_name(id)))
+    }
+
+    async fn salvage_part(&self, id: SalvageId, part: u32) -> Result<Part, Refusal> {
+        let name = part_name(id, part);
+        let body = self.unsealed(name.clone()).await?.ok_or_else(|| damaged(&name))?;
+        Part::decode(&body).map_err(|_| damaged(&name))
+    }
+
+    /// The body of a file, if it is there.
+    pub(super) async fn unsealed(&self, name: String) -> Result<Option<Bytes>, Refusal> {
+        let (vault, file) = (self.vault.clone(), name.clone());
+        let bytes = match self.blocking.run(move || vault.read(&file)).await.map_err(stopping)? {
+            Err(why) if why.kind() == io::ErrorKind::NotFound => return Ok(None),
+            read => read.map_err(|why| failed(&why))?,
+        };
+        let body = unseal(&bytes).ok_or_else(|| damaged(&name))?;
+        Ok(Some(Bytes::copy_from_slice(body)))
+    }
+
+    /// Every key of a part, with what the bucket's primary has of it now; an error where that can't be had.
+    pub(super) async fn judge_part(&self, id: SalvageId, part: u32) -> Result<Vec<Result<Judged, Refusal>>, Refusal> {
+        let (head, part) = (self.salvage_head(id).await?, self.salvage_part(id, part).await?);
+        let topology = self.authority.topology();
+        let bucket = topology.buckets.get(&id.bucket).ok_or_else(|| {
+            Refusal::new(
+                RefusalKind::NotFound,
+                format!("bucket {} was deleted: the bundle can only be exported or dropped", id.bucket),
+            )
+        })?;
+        let looked_up: Vec<_> = stream::iter(part.keys)
+            .map(|lost| async move {
+                let now = self.now_at_the_winner(bucket, id, &lost.key).await;
+                (lost, now)
+            })
+            .buffered(LOOKUPS_MAX)
+            .collect()
+            .await;
+        let absent = looked_up.iter().any(|(lost, now)| matches!(now, Ok(None)) && !lost.removed);
+        let removals = match &head.known {
+            Some(known) if absent => match self.positions_at_the_winner(bucket, id).await {
+                Some(now) => self.removals((id.shard, id.bucket), &now, known).await,
+                None => None,
+            },
+            _ => None,
+        };
+        let removals: Option<BTreeSet<Bytes>> = removals.map(|(removals, _)| removals);
+        let judge = |(lost, now): (Lost, Result<Option<Found>, Refusal>)| {
+            let now = now?;
+            let fate = fate(&head, &lost, now.map(|found| (found.version.region, found.lsn)), removals.as_ref());
+            Ok(Judged { lost, fate, version: now.map(|found| found.version) })
+        };
+        Ok(looked_up.into_iter().map(judge).collect())
+    }
+
+    async fn positions_at_the_winner(&self, bucket: &Bucket, id: SalvageId) -> Option<Positions> {
+        let primary = bucket.primary.filter(|primary| *primary != self.region())?;
+        let ask = Ask::Survey { shard: id.shard };
+        let answer = self.peers.ask_about_repair(&self.authority.topology(), (primary, id.shard), &ask).await.ok()?;
+        let (_, Told::Survey(mut survey)) = answer else { return None };
+        Some(survey.buckets.remove(&bucket.id).unwrap_or_default().positions)
+    }
+
+    async fn now_at_the_winner(&self, bucket: &Bucket, id: SalvageId, key: &Bytes) -> Result<Option<Found>, Refusal> {
+        let key = Key::new(key.clone()).map_err(|why| Refusal::new(RefusalKind::Corrupt, why.to_string()))?;
+        let request = Request::Read {
+            bucket: bucket.name.clone(),
+            read: Read::Get { key },
+            level: ReadLevel::Strong,
+            stale: StalePolicy::Wait,
+            session: SessionToken::default(),
+            deadline_ms: LOOKUP_MS,
+        };
+        let response = self.execute(request, Caller::Client).await?;
+        let Outcome::Value(found) = response.outcome else { return Ok(None) };
+        let seen = response.session.seen(id.bucket, id.shard).cloned().unwrap_or_default();
+        Ok(found.map(|found| Found { version: found.version, lsn: seen.of(found.version.region) }))
+    }
+}
+
+/// What there is of a key.
+#[derive(Clone, Copy)]
+struct Found {
+    version: Version,
+    lsn: Lsn,
+}
+
+pub(super) fn stopping(_: tokio::task::JoinError) -> Refusal {
+    Refusal::new(RefusalKind::Unavailable, "the node is stopping: try again once it is up")
+}
+
+fn failed(why: &io::Error) -> Refusal {
+    Refusal::new(RefusalKind::Unavailable, format!("the salvage can't be read: {why}"))
+}
+
+fn damaged(name: &str) -> Refusal {
+    let why = format!(
+        "the salvage file {name} is damaged or missing; it is not used: restore it from a backup of the data directory"
+    );
+    Refusal::new(RefusalKind::Corrupt, why)
+}

@@ -1,0 +1,85 @@
+//! Which keys of a bucket were removed behind a position: told by each region's own log, as far back as it reaches.
+
+use std::collections::BTreeSet;
+
+use bytes::Bytes;
+use meridian_consensus::ReadLogError;
+use meridian_region_core::repair::message::{Ask, Told};
+use meridian_region_core::salvage::{is_of_tail, keys_of};
+use meridian_types::entry::Header;
+use meridian_types::{BucketId, Lsn, Positions, Refusal, RefusalKind, RegionId, ShardId};
+
+use crate::node::Node;
+
+/// Bytes of log looked at for one answer.
+const LOOK_BYTES: usize = 4 << 20;
+
+/// The most removed keys that are remembered at a time (RES-1); beyond them it counts as not known.
+const KEYS_MAX: usize = 1 << 20;
+
+impl Node {
+    /// Answers from this region's own log.
+    pub(crate) async fn removals_here(&self, shard: ShardId, bucket: BucketId, after: Lsn) -> Result<Told, Refusal> {
+        let shard = self.shard(shard).filter(|shard| shard.board.leads());
+        let shard = shard.ok_or_else(|| Refusal::new(RefusalKind::Redirect, "this node does not lead the shard"))?;
+        let (own, head) = (shard.board.core().positions(bucket).of(self.region()), shard.board.applied());
+        if own <= after {
+            return Ok(Told::Removals { keys: Vec::new(), reached: after.max(head), more: false });
+        }
+        let slice = match shard.group.read_log(after, LOOK_BYTES).await {
+            Ok(slice) => slice,
+            Err(ReadLogError::Trimmed { .. }) => return Ok(Told::Forgotten),
+            Err(why) => return Err(Refusal::new(RefusalKind::Retry, why.to_string())),
+        };
+        let mut keys = Vec::new();
+        let core = shard.board.core();
+        for entry in &slice.entries {
+            let Ok(header) = Header::decode(&entry.payload) else { continue };
+            if is_of_tail(&header, bucket) && core.is_effective(entry.lsn, &header) {
+                let damaged = |why| Refusal::new(RefusalKind::Corrupt, format!("{why}"));
+                let touched = keys_of(&header, &entry.payload).map_err(damaged)?;
+                keys.extend(touched.into_iter().filter(|(_, removes)| *removes).map(|(key, _)| key));
+            }
+        }
+        Ok(Told::Removals { keys, reached: slice.reached.max(after), more: slice.reached < own })
+    }
+
+    /// Keys that any region removed behind `after`, as far as `now`, and up to where that is known; `None` when a log no longer
+    /// tells, or can't be asked. A region that has written nothing since is not asked.
+    pub(crate) async fn removals(
+        &self,
+        (shard, bucket): (ShardId, BucketId),
+        now: &Positions,
+        after: &Positions,
+    ) -> Option<(BTreeSet<Bytes>, Positions)> {
+        let (mut all, mut known) = (BTreeSet::new(), after.clone());
+        for (region, _) in now.0.iter().filter(|(region, lsn)| after.of(**region) < **lsn) {
+            let mut from = after.of(*region);
+            loop {
+                let Told::Removals { keys, reached, more } = self.ask_removals(*region, shard, bucket, from).await?
+                else {
+                    return None;
+                };
+                all.extend(keys);
+                if all.len() > KEYS_MAX || (more && reached <= from) {
+                    return None;
+                }
+                from = reached;
+                if !more {
+                    break;
+                }
+            }
+            known.raise(*region, from);
+        }
+        Some((all, known))
+    }
+
+    async fn ask_removals(&self, region: RegionId, shard: ShardId, bucket: BucketId, after: Lsn) -> Option<Told> {
+        if region == self.region() {
+            return self.removals_here(shard, bucket, after).await.ok();
+        }
+        let topology = self.authority.topology();
+        let ask = Ask::Removals { shard, bucket, after };
+        self.peers.ask_about_repair(&topology, (region, shard), &ask).await.ok().map(|(_, told)| told)
+    }
+}

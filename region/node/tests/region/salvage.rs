@@ -1,0 +1,196 @@
+//! A primary is lost with writes that nobody else has, and comes back: they are written down before it becomes a replica
+//! of its successor, and can be compared and written back (SWI-2).
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use meridian_region_node::Options;
+use meridian_types::*;
+
+use crate::world::*;
+
+const PLAN: PlanId = PlanId(7);
+
+struct Lost {
+    _dirs: [tempfile::TempDir; 2],
+    a: Arc<RegionUnderTest>,
+    b: Arc<RegionUnderTest>,
+    plane: Arc<Plane>,
+}
+
+/// `a` was the primary, and wrote what `b` never received; `b` is the primary now, and has written since.
+async fn lost(of_a: Options) -> Lost {
+    let dirs = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
+    let plane = Plane::new();
+    let a = Arc::new(RegionUnderTest::start_with(dirs[0].path(), A, &plane, of_a).await);
+    let b = Arc::new(RegionUnderTest::start(dirs[1].path(), B, &plane).await);
+    a.listen(&b).await;
+    b.listen(&a).await;
+    for n in 0..20 {
+        a.put(ASYNC, &format!("k{n}"), "both").await.unwrap();
+    }
+    carry_all(&a, &b).await;
+    for name in ["k0", "k1", "k2", "new", "again"] {
+        a.put(ASYNC, name, "first").await.unwrap();
+        a.put(ASYNC, name, "lost").await.unwrap();
+    }
+    a.write(ASYNC, Write::Delete { key: key("k3") }).await.unwrap();
+    a.write(ASYNC, Write::Increment { key: key("count"), by: 5 }).await.unwrap();
+    // A condition that did not hold changed nothing, so nothing of it is lost.
+    let absent = Write::PutIfAbsent { key: key("k9"), value: value("no"), ttl_ms: None };
+    assert!(matches!(a.write(ASYNC, absent).await.unwrap().outcome, Outcome::ConditionFailed { .. }));
+    fail_over(&plane, &b).await;
+    b.put(ASYNC, "k1", "since").await.unwrap();
+    b.write(ASYNC, Write::Delete { key: key("k2") }).await.unwrap();
+    b.put(ASYNC, "again", "since").await.unwrap();
+    b.write(ASYNC, Write::Delete { key: key("again") }).await.unwrap();
+    Lost { _dirs: dirs, a, b, plane }
+}
+
+async fn fail_over(plane: &Plane, b: &RegionUnderTest) {
+    let id = plane.bucket(ASYNC).id;
+    plane.turn(ASYNC, |bucket| {
+        bucket.epoch = Epoch(2);
+        bucket.phase = Phase::Fencing { plan: PLAN, to: B };
+    });
+    eventually("b has fenced", async || {
+        let told = plane.told(id);
+        (0..SHARDS).all(|shard| told.iter().any(|(of, fact)| of.0 == shard && matches!(fact, Fact::Fenced(_))))
+    })
+    .await;
+    plane.turn(ASYNC, |bucket| {
+        bucket.primary = Some(B);
+        bucket.phase = Phase::Steady;
+    });
+    b.put(ASYNC, "k19", "since").await.unwrap();
+}
+
+impl Lost {
+    async fn bundles(&self) -> Vec<SalvageBundle> {
+        self.a.handle.salvages().await.unwrap()
+    }
+
+    /// The old primary hears of its successor, and becomes its replica.
+    async fn reinstated(&self) {
+        let (a, b) = (&self.a, &self.b);
+        eventually("it is a replica like any other", async || {
+            carry_all(b, a).await;
+            let id = self.plane.bucket(ASYNC).id;
+            let of = |region| digests(region).into_iter().filter(|((of, _), _)| *of == id).collect::<BTreeMap<_, _>>();
+            a.handle.repairs().iter().all(|it| it.done) && !a.handle.repairs().is_empty() && of(a) == of(b)
+        })
+        .await;
+    }
+
+    /// Every key that was kept, with what became of it.
+    async fn keys(&self) -> BTreeMap<String, (Option<String>, Option<SalvageFate>)> {
+        let mut all = BTreeMap::new();
+        for bundle in self.bundles().await {
+            for part in 0..bundle.parts {
+                for key in self.a.handle.salvage_keys(bundle.id, part, true).await.unwrap() {
+                    let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
+                    all.insert(text(&key.key), (key.value.as_deref().map(text), key.fate));
+                }
+            }
+        }
+        all
+    }
+
+    async fn replay(&self, policy: ReplayPolicy, dry_run: bool) -> ReplayReport {
+        let mut report = ReplayReport::default();
+        for bundle in self.bundles().await {
+            for part in 0..bundle.parts {
+                report = report.and(self.a.handle.replay(bundle.id, part, policy, dry_run).await.unwrap());
+            }
+        }
+        report
+    }
+
+    async fn now(&self, name: &str) -> Option<String> {
+        self.b.value(ASYNC, name, ReadLevel::Strong).await
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_the_successor_lacks_is_in_the_bundle_key_for_key_and_only_the_untouched_is_restored() {
+    let lost = lost(options()).await;
+    lost.reinstated().await;
+    let (some, no) = (|value: &str| Some(value.to_owned()), None);
+    use SalvageFate::{Changed, Deleted, Untouched};
+    let expected = [
+        ("k0", some("lost"), Untouched),
+        ("k1", some("lost"), Changed),
+        ("k2", some("lost"), Deleted),
+        ("k3", no, Untouched),
+        ("new", some("lost"), Untouched),
+        ("again", some("lost"), Deleted),
+        ("count", some("5"), Untouched),
+    ];
+    let expected: BTreeMap<_, _> =
+        expected.into_iter().map(|(key, value, fate)| (key.to_owned(), (value, Some(fate)))).collect();
+    assert_eq!(lost.keys().await, expected, "SWI-2");
+    assert_eq!(
+        lost.a.value(ASYNC, "k0", ReadLevel::Eventual).await.as_deref(),
+        Some("both"),
+        "and gone from the state"
+    );
+
+    let would = lost.replay(ReplayPolicy::IfUnchanged, true).await;
+    assert_eq!((would.restored, would.changed, would.deleted), (4, 1, 2));
+    assert_eq!(lost.now("k0").await.as_deref(), Some("both"), "a dry run changes nothing");
+    assert_eq!(lost.replay(ReplayPolicy::IfUnchanged, false).await, would);
+    let now = [lost.now("k0").await, lost.now("k1").await, lost.now("k2").await, lost.now("k3").await];
+    assert_eq!(now, [some("lost"), some("since"), None, None]);
+    let now = [lost.now("new").await, lost.now("again").await, lost.now("count").await];
+    assert_eq!(now, [some("lost"), None, some("5")]);
+    assert_eq!(lost.replay(ReplayPolicy::IfUnchanged, false).await.restored, 0, "once is enough");
+    assert_eq!(lost.bundles().await.iter().map(|bundle| bundle.restored).sum::<u64>(), 4);
+
+    assert_eq!(lost.replay(ReplayPolicy::Skip, false).await.restored, 0);
+    assert_eq!(lost.replay(ReplayPolicy::Overwrite, false).await.restored, 7);
+    assert_eq!([lost.now("k1").await, lost.now("again").await], [some("lost"), some("lost")]);
+    for bundle in lost.bundles().await {
+        lost.a.handle.drop_salvage(bundle.id).await.unwrap();
+        assert_eq!(lost.a.handle.salvage(bundle.id).await.unwrap_err().kind, RefusalKind::NotFound);
+    }
+    assert!(lost.bundles().await.is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_bundle_is_written_once_however_often_the_old_primary_crashes_before_it_is_a_replica() {
+    // So slow that it is caught between the bundle and the end.
+    let lost = lost(Options { repair_bytes_per_s: 200, ..options() }).await;
+    eventually("a bundle is written", async || {
+        carry_all(&lost.b, &lost.a).await;
+        !lost.bundles().await.is_empty()
+    })
+    .await;
+    let image = tempfile::tempdir().unwrap();
+    lost.a.image_of_crash(image.path());
+    copy_dir(&lost.a.dir.join("salvage"), &image.path().join("salvage"));
+    let before = lost.bundles().await;
+    let again = Arc::new(RegionUnderTest::start(image.path(), A, &lost.plane).await);
+    again.listen(&lost.b).await;
+    lost.b.listen(&again).await;
+    let lost = Lost { a: again, ..lost };
+    lost.reinstated().await;
+    let after = lost.bundles().await;
+    assert!(before.iter().all(|bundle| after.contains(bundle)), "{before:?} {after:?}");
+    assert_eq!(lost.keys().await.len(), 7, "SWI-2: nothing twice, nothing missing");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn where_an_operator_is_asked_for_nothing_is_given_up_before_the_word() {
+    let lost = lost(Options { manual_reinstate: true, ..options() }).await;
+    eventually("it waits", async || {
+        carry_all(&lost.b, &lost.a).await;
+        lost.a.handle.repairs().iter().any(|it| it.waits_for.contains("meridian reinstate"))
+    })
+    .await;
+    assert!(lost.bundles().await.is_empty());
+    let elsewhere = lost.a.read(ASYNC, "k0", ReadLevel::Eventual).await.unwrap();
+    assert_eq!((elsewhere.region, text(elsewhere).as_deref()), (B, Some("both")), "what is astray is not read");
+    assert_eq!(lost.a.handle.reinstate(None), 1);
+    lost.reinstated().await;
+    assert_eq!(lost.keys().await.len(), 7);
+}
