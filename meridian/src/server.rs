@@ -265,6 +265,8 @@ impl Node {
             Ok(run.await?)
         });
         self.tasks.spawn(follow_addresses(self.metadata.changes(), Arc::clone(dialer), self.stop.clone()));
+        let ears = region.clone();
+        self.metadata.listen(move || ears.silent_regions());
         self.front.open(Data { region, replicator: handle });
         Ok(())
     }

@@ -100,6 +100,15 @@ pub enum Action {
         /// What it has seen.
         seen: Advance,
     },
+    /// A bucket's primary is lost and would have been replaced, did it not only observe.
+    Observe {
+        /// The bucket.
+        bucket: BucketId,
+        /// Its epoch when that was seen.
+        epoch: Epoch,
+        /// What was seen.
+        what: String,
+    },
 }
 
 /// What only the metadata leader sees, by its clock and its leases.
@@ -236,7 +245,8 @@ impl Action {
             Action::SetBucket { .. }
             | Action::ReportStanding { .. }
             | Action::Failover(_)
-            | Action::Advance { .. } => 3,
+            | Action::Advance { .. }
+            | Action::Observe { .. } => 3,
         }
     }
 
@@ -260,6 +270,7 @@ impl Action {
             Action::ReportStanding { .. } => "report-standing",
             Action::Failover(_) => "failover",
             Action::Advance { .. } => "advance",
+            Action::Observe { .. } => "observe",
         }
     }
 
@@ -279,6 +290,7 @@ impl Action {
                 format!("{} to {to}", selected(&spec.buckets))
             }
             Action::Abort { plan, .. } | Action::Advance { plan, .. } => plan.to_string(),
+            Action::Observe { bucket, .. } => bucket.to_string(),
             Action::ReportStanding { words, .. } => words.first().map(|it| it.bucket.to_string()).unwrap_or_default(),
         }
     }

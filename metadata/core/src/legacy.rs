@@ -144,7 +144,8 @@ impl CommandV2 {
             Action::SetBucket { .. }
             | Action::ReportStanding { .. }
             | Action::Failover(_)
-            | Action::Advance { .. } => return None,
+            | Action::Advance { .. }
+            | Action::Observe { .. } => return None,
         };
         Some(CommandV2 { operation: command.operation, who: command.who.clone(), at_ms: command.at_ms, action })
     }

@@ -19,6 +19,7 @@
 
 mod apply;
 pub mod command;
+pub mod detect;
 pub mod event;
 pub mod lease;
 mod legacy;
@@ -32,6 +33,7 @@ pub mod state;
 pub mod vigil;
 
 pub use command::{AbortScope, Action, Advance, Command, CommandError};
+pub use detect::Detector;
 pub use event::Event;
 pub use lease::{Drift, Grant, LeaseHolder, LeaseTable, Superseded};
 pub use meridian_types::OperationId;

@@ -157,6 +157,7 @@ impl Node {
 
     /// A primary says what is lacking in a shard here.
     pub(crate) fn exposed(&self, source: meridian_types::RegionId, shard: ShardId, said: &[(BucketId, Exposure)]) {
+        self.signs.of_life(source, self.clock.monotonic_ms());
         if let Some(shard) = self.shard(shard) {
             shard.exposures.say(source, self.clock.monotonic_ms(), said);
         }

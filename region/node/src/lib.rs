@@ -37,6 +37,7 @@ mod replication;
 mod retention;
 mod router;
 mod service;
+mod signs;
 mod store;
 mod upkeep;
 mod waiters;

@@ -26,6 +26,7 @@ use crate::metrics::Metrics;
 use crate::options::{Options, Place};
 use crate::peers::Peers;
 use crate::proposer::Proposer;
+use crate::signs::Signs;
 use crate::store::Store;
 
 /// The most scans at a time: each reads in a thread of its own and gathers a page per shard (RES-1).
@@ -46,6 +47,8 @@ pub(crate) struct Node {
     pub(crate) shards: Vec<ShardNode>,
     pub(crate) scans: Semaphore,
     pub(crate) metrics: Metrics,
+    /// When other regions were last heard of.
+    pub(crate) signs: Signs,
 }
 
 /// One shard on this node.
