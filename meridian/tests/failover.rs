@@ -25,7 +25,13 @@ const FIRST_WRITE_WITHIN: Duration = Duration::from_secs(5 + 3);
 const WRITERS: usize = 8;
 
 /// Writes keys in order until it is stopped, and remembers which were acknowledged.
-async fn write(client: Client, bucket: &'static str, writer: usize, stop: CancellationToken, last: Arc<AtomicU64>) -> u64 {
+async fn write(
+    client: Client,
+    bucket: &'static str,
+    writer: usize,
+    stop: CancellationToken,
+    last: Arc<AtomicU64>,
+) -> u64 {
     let bucket = client.bucket(bucket).unwrap();
     let mut acknowledged = 0;
     while !stop.is_cancelled() {
@@ -50,7 +56,8 @@ async fn missing(client: &Client, bucket: &str, acknowledged: &[u64]) -> anyhow:
     let mut missing = 0;
     for (writer, count) in acknowledged.iter().enumerate() {
         for first in (0..*count).step_by(256) {
-            let keys: Vec<String> = (first..(first + 256).min(*count)).map(|nth| format!("{writer}-{nth:08}")).collect();
+            let keys: Vec<String> =
+                (first..(first + 256).min(*count)).map(|nth| format!("{writer}-{nth:08}")).collect();
             let found = bucket.multi_get(keys.iter().map(String::as_str)).await?.found;
             missing += found.iter().filter(|found| found.is_none()).count() as u64;
         }
@@ -70,13 +77,24 @@ async fn planet(dir: &Path) -> anyhow::Result<Planet> {
 async fn create(client: &Client, name: &str, policy: Policy, mode: AutoMode) -> anyhow::Result<()> {
     let auto = AutoFailover { mode, ..AutoFailover::default() };
     let primary = Some(RegionName::new(REGIONS[0])?);
-    let spec =
-        BucketSpec { name: BucketName::new(name)?, policy, regions: Vec::new(), primary, labels: Default::default(), auto };
+    let spec = BucketSpec {
+        name: BucketName::new(name)?,
+        policy,
+        regions: Vec::new(),
+        primary,
+        labels: Default::default(),
+        auto,
+    };
     client.admin().create_bucket(&spec, false).await?;
     Ok(())
 }
 
-async fn start(planet: &Planet, bucket: &'static str, stop: &CancellationToken, last: &Arc<AtomicU64>) -> JoinSet<(usize, u64)> {
+async fn start(
+    planet: &Planet,
+    bucket: &'static str,
+    stop: &CancellationToken,
+    last: &Arc<AtomicU64>,
+) -> JoinSet<(usize, u64)> {
     let mut writers = JoinSet::new();
     for writer in 0..WRITERS {
         // Beside the region that is left: what is asked there is not lost with the connection.
@@ -166,9 +184,13 @@ async fn an_async_bucket_is_only_given_up_to_what_was_agreed() -> anyhow::Result
     let estimate = client.admin().failover_estimate(&buckets, None).await?;
     assert!(begun.elapsed() < Duration::from_secs(1), "an estimate took {:?}", begun.elapsed());
     let [bucket] = estimate.buckets.as_slice() else { anyhow::bail!("{estimate:?}") };
-    assert!(!bucket.primary_answers && !bucket.proven && bucket.lost.unbounded && bucket.said_ms.is_some(), "{bucket:?}");
+    assert!(
+        !bucket.primary_answers && !bucket.proven && bucket.lost.unbounded && bucket.said_ms.is_some(),
+        "{bucket:?}"
+    );
 
-    let spec = |consent| FailoverSpec { buckets: buckets.clone(), to: None, consent, automatic: false, reason: String::new() };
+    let spec =
+        |consent| FailoverSpec { buckets: buckets.clone(), to: None, consent, automatic: false, reason: String::new() };
     let refused = client.admin().failover(&spec(None), OperationId(1), false).await.unwrap_err();
     assert_eq!(refused.kind, RefusalKind::Consent);
     let plan = client.admin().failover(&spec(estimate.consent.clone()), OperationId(2), false).await?;

@@ -8,8 +8,8 @@
 use std::collections::BTreeSet;
 
 use meridian_types::{
-    BucketChange, BucketId, BucketName, BucketSpec, ClusterId, Epoch, Fact, FailoverSpec, Labels, NodeName, OperationId, PlanId, RegionId,
-    RegionName, Selection, StandingWord, SwitchoverSpec, Word,
+    BucketChange, BucketId, BucketName, BucketSpec, ClusterId, Epoch, Fact, FailoverSpec, Labels, NodeName,
+    OperationId, PlanId, RegionId, RegionName, Selection, StandingWord, SwitchoverSpec, Word,
 };
 use serde::{Deserialize, Serialize};
 

@@ -16,9 +16,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
-use meridian_types::{
-    AutoMode, Bucket, BucketId, Epoch, FailoverSpec, NodeId, Phase, RegionId, Selection, ShardId,
-};
+use meridian_types::{AutoMode, Bucket, BucketId, Epoch, FailoverSpec, NodeId, Phase, RegionId, Selection, ShardId};
 
 use crate::command::Action;
 use crate::lease::LeaseTable;
@@ -71,10 +69,7 @@ impl Detector {
             if !*lost.entry(from).or_insert_with(|| self.is_lost(now, from, table, state)) {
                 continue;
             }
-            let reason = format!(
-                "no node of {} holds a lease, and no region hears from it",
-                state.region_name(from)
-            );
+            let reason = format!("no node of {} holds a lease, and no region hears from it", state.region_name(from));
             match bucket.auto.mode {
                 AutoMode::Manual => {}
                 AutoMode::ObserveOnly => {

@@ -7,8 +7,8 @@ use std::time::Instant;
 use meridian_metadata_core::{AbortScope, Action, Command, Event, Reply};
 use meridian_proto::v1::metadata_peer_server::MetadataPeerServer;
 use meridian_types::{
-    Bucket, BucketChange, BucketId, BucketName, BucketSpec, Effect, FailoverSpec, Labels, NodeId, OperationId, Plan, PlanId, Refusal,
-    RefusalKind, RegionId, Selection, SwitchoverSpec, Topology, Word,
+    Bucket, BucketChange, BucketId, BucketName, BucketSpec, Effect, FailoverSpec, Labels, NodeId, OperationId, Plan,
+    PlanId, Refusal, RefusalKind, RegionId, Selection, SwitchoverSpec, Topology, Word,
 };
 use tokio::sync::{mpsc, oneshot, watch};
 

@@ -91,7 +91,9 @@ impl PeerService {
             | Action::Failover(_)
             | Action::Abort { .. } => self.check_known(caller),
             // What leases have run out, no other node can know.
-            Action::Advance { .. } | Action::Observe { .. } => Err(denied("what the metadata leader sees, only it puts on record".to_owned())),
+            Action::Advance { .. } | Action::Observe { .. } => {
+                Err(denied("what the metadata leader sees, only it puts on record".to_owned()))
+            }
             Action::Report { region, .. } | Action::ReportStanding { region, .. } => {
                 self.check_known(caller)?;
                 match self.copy.topology().nodes.get(&caller.id()) {

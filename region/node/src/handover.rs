@@ -138,7 +138,8 @@ impl Node {
         let core = shard.board.core();
         let digest = core.digest(bucket.id).cloned().unwrap_or_default();
         let seal = Seal { lsn: digest.positions.of(primary), hash: digest.hash, keys: digest.keys };
-        let broken = core.is_closed(bucket.id) || core.astray(bucket.id).is_some() || core.divergence(bucket.id).is_some();
+        let broken =
+            core.is_closed(bucket.id) || core.astray(bucket.id).is_some() || core.divergence(bucket.id).is_some();
         let remains = Remains {
             epoch: core.epoch(bucket.id),
             seal,

@@ -1,5 +1,5 @@
 use meridian_types::{
-    Acks, AutoFailover, BucketName, BucketSpec, ClusterId, Labels, NodeName, OperationId, OnPartition, Policy,
+    Acks, AutoFailover, BucketName, BucketSpec, ClusterId, Labels, NodeName, OnPartition, OperationId, Policy,
     RegionName,
 };
 

@@ -14,13 +14,16 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use meridian_types::key::{KEY_BYTES_MAX, VALUE_BYTES_MAX};
 use meridian_types::{
-    AutoMode, Breach, Bucket, Epoch, Fact, Goal, LagBound, Loss, Lsn, MaxLag, Move, Muster, Plan, Policy, RegionId, Remains, Seal, ShardId, Step, Verdict,
+    AutoMode, Breach, Bucket, Epoch, Fact, Goal, LagBound, Loss, Lsn, MaxLag, Move, Muster, Plan, Policy, RegionId,
+    Remains, Seal, ShardId, Step, Verdict,
 };
 
 use super::Next;
 
 mod begin;
 mod damping;
+#[cfg(test)]
+mod laws;
 
 /// How far a shard is.
 type Rank = (Epoch, Lsn);
@@ -163,13 +166,7 @@ struct Field<'a> {
 }
 
 impl<'a> Field<'a> {
-    fn new(
-        bucket: &Bucket,
-        from: RegionId,
-        shards: u16,
-        muster: &'a Muster,
-        absent: &BTreeSet<RegionId>,
-    ) -> Field<'a> {
+    fn new(bucket: &Bucket, from: RegionId, shards: u16, muster: &'a Muster, absent: &BTreeSet<RegionId>) -> Field<'a> {
         let is_complete = |region: &RegionId| {
             let remains = muster.remains.get(region);
             remains.is_some_and(|it| it.len() == usize::from(shards) && it.values().all(|shard| shard.whole))

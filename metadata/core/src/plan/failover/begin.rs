@@ -4,8 +4,8 @@
 use std::sync::Arc;
 
 use meridian_types::{
-    AutoMode, Bucket, Consent, Epoch, FailoverSpec, Goal, Loss, Move, Muster, Phase, Plan, PlanId, Refusal, RefusalKind, RegionId,
-    Step,
+    AutoMode, Bucket, Consent, Epoch, FailoverSpec, Goal, Loss, Move, Muster, Phase, Plan, PlanId, Refusal,
+    RefusalKind, RegionId, Step,
 };
 
 use super::{preferred, regions_needed};
