@@ -5,9 +5,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use meridian_proto::convert::{
-    bucket_to_proto, change_from_proto, digests_to_proto, estimate_request_from_proto, estimate_to_proto, facts_to_proto,
-    failover_from_proto, lag_to_proto, node_status_to_proto, plan_to_proto, spec_from_proto, status_of_refusal,
-    switchover_from_proto, topology_to_proto,
+    bucket_to_proto, change_from_proto, digests_to_proto, estimate_request_from_proto, estimate_to_proto,
+    facts_to_proto, failover_from_proto, lag_to_proto, node_status_to_proto, plan_to_proto, spec_from_proto,
+    status_of_refusal, switchover_from_proto, topology_to_proto,
 };
 use meridian_proto::identity::Identity;
 use meridian_proto::v1;

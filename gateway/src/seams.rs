@@ -6,9 +6,9 @@ use std::sync::Arc;
 
 use meridian_proto::identity::Identity;
 use meridian_types::{
-    Bucket, BucketChange, BucketId, BucketLag, BucketName, BucketSpec, Estimate, FailoverSpec, Labels, LaneStatus, NodeId, NodeStatus,
-    OperationId, Plan, PlanId, Refusal, RegionId, RegionName, Request, Response, Selection, ShardDigest, ShardFacts,
-    SwitchoverSpec, Topology,
+    Bucket, BucketChange, BucketId, BucketLag, BucketName, BucketSpec, Estimate, FailoverSpec, Labels, LaneStatus,
+    NodeId, NodeStatus, OperationId, Plan, PlanId, Refusal, RegionId, RegionName, Request, Response, Selection,
+    ShardDigest, ShardFacts, SwitchoverSpec, Topology,
 };
 
 /// On whose behalf something is asked. Cheap to clone.

@@ -283,6 +283,8 @@ impl Node {
             }
             Ok(run.await?)
         });
+        let ears = region.clone();
+        self.metadata.listen(move || ears.silent_regions());
         self.peers.open(region.clone());
         self.front.open(Data { region, replicator: handle });
         Ok(())

@@ -73,9 +73,7 @@ impl Loss {
 
     /// Whether who agrees to `self` agrees to `other`.
     pub fn covers(self, other: Loss) -> bool {
-        self.operations >= other.operations
-            && self.bytes >= other.bytes
-            && (self.unbounded || !other.unbounded)
+        self.operations >= other.operations && self.bytes >= other.bytes && (self.unbounded || !other.unbounded)
     }
 
     /// Both together.
@@ -133,7 +131,9 @@ pub enum ConsentError {
     #[error("this consent was made by a newer release: use that release to run the failover")]
     Newer,
     /// It was changed, or some of it is missing.
-    #[error("this consent was changed or cut short: copy it again from `meridian failover estimate`, whole and in quotes")]
+    #[error(
+        "this consent was changed or cut short: copy it again from `meridian failover estimate`, whole and in quotes"
+    )]
     Checksum,
 }
 
@@ -184,7 +184,8 @@ impl FromStr for Consent {
             "any" => None,
             name => Some(RegionName::new(name).map_err(|_| ConsentError::NotAConsent)?),
         };
-        let buckets: BTreeMap<_, _> = parts.map(parse_bucket).collect::<Option<_>>().ok_or(ConsentError::NotAConsent)?;
+        let buckets: BTreeMap<_, _> =
+            parts.map(parse_bucket).collect::<Option<_>>().ok_or(ConsentError::NotAConsent)?;
         if buckets.len() > CONSENT_BUCKETS_MAX {
             return Err(ConsentError::NotAConsent);
         }
@@ -234,10 +235,8 @@ mod tests {
     fn consent() -> Consent {
         let name = |name: &str| BucketName::new(name).unwrap();
         let loss = |operations, bytes, unbounded| Loss { operations, bytes, unbounded };
-        let buckets = [
-            (name("orders"), (Epoch(7), loss(120, 34567, true))),
-            (name("carts"), (Epoch(3), loss(0, 0, false))),
-        ];
+        let buckets =
+            [(name("orders"), (Epoch(7), loss(120, 34567, true))), (name("carts"), (Epoch(3), loss(0, 0, false)))];
         Consent { to: Some(RegionName::new("eu-west").unwrap()), buckets: buckets.into() }
     }
 

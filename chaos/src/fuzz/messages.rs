@@ -14,10 +14,10 @@ use meridian_replicator_core::message::{Hello, Stop, ToSource, ToTarget, Welcome
 use meridian_types::request::Found;
 use meridian_types::{
     Acks, Bucket, BucketDigest, BucketId, BucketLag, BucketName, BucketSpec, ClientId, ClusterId, Durability, Effect,
-    Epoch, Exposure, Fact, Freshness, Goal, Hlc, Lane, LaneState, LaneStatus, Loss, Lsn, Move, Muster, NodeId, NodeName, NodeStatus,
-    OperationId, Outcome, Phase, Plan, PlanId, Policy, Proof, Read, ReadLevel, Refusal, RefusalKind, RegionId,
-    RegionName, Remains, Request, RequestId, Response, Seal, Selection, SetHash, ShardDigest, ShardId, StalePolicy, Step,
-    SwitchoverSpec, Topology, Version, Word, Write, WriteAck, Verdict,
+    Epoch, Exposure, Fact, Freshness, Goal, Hlc, Lane, LaneState, LaneStatus, Loss, Lsn, Move, Muster, NodeId,
+    NodeName, NodeStatus, OperationId, Outcome, Phase, Plan, PlanId, Policy, Proof, Read, ReadLevel, Refusal,
+    RefusalKind, RegionId, RegionName, Remains, Request, RequestId, Response, Seal, Selection, SetHash, ShardDigest,
+    ShardId, StalePolicy, Step, SwitchoverSpec, Topology, Verdict, Version, Word, Write, WriteAck,
 };
 use prost::Message;
 

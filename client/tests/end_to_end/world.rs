@@ -8,10 +8,10 @@ use meridian_client::{Builder, Client, RetryPolicy, TlsMaterial};
 use meridian_gateway::{Caller, Control, Digests, Gateway, Lags, Options};
 use meridian_proto::dial;
 use meridian_types::{
-    Bucket, BucketChange, BucketDigest, BucketEstimate, BucketId, BucketLag, BucketName, BucketSpec, ClusterId, Consent, Epoch,
-    Estimate, FailoverSpec, Goal, Hlc, Labels, Lane, LaneState, LaneStatus, Loss, Lsn, Move, Muster, Node, NodeId,
-    NodeName, NodeStatus, OperationId, Phase, Plan, PlanId, Policy, Refusal, RefusalKind, Region, RegionId, RegionName,
-    Selection, SetHash, ShardDigest, ShardFacts, ShardId, Step, SwitchoverSpec, Topology,
+    Bucket, BucketChange, BucketDigest, BucketEstimate, BucketId, BucketLag, BucketName, BucketSpec, ClusterId,
+    Consent, Epoch, Estimate, FailoverSpec, Goal, Hlc, Labels, Lane, LaneState, LaneStatus, Loss, Lsn, Move, Muster,
+    Node, NodeId, NodeName, NodeStatus, OperationId, Phase, Plan, PlanId, Policy, Refusal, RefusalKind, Region,
+    RegionId, RegionName, Selection, SetHash, ShardDigest, ShardFacts, ShardId, Step, SwitchoverSpec, Topology,
 };
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;

@@ -5,9 +5,7 @@
 
 use clap::{Args, Subcommand};
 use meridian_client::Client;
-use meridian_types::{
-    Consent, Estimate, FailoverSpec, OperationId, Plan, PlanOutcome, RegionName, Step, Topology,
-};
+use meridian_types::{Consent, Estimate, FailoverSpec, OperationId, Plan, PlanOutcome, RegionName, Step, Topology};
 
 use self::estimate::View as EstimateView;
 use super::connect::Connection;
@@ -16,6 +14,7 @@ use super::operation::{View, follow, watch};
 use super::switchover::Buckets;
 use crate::output::{Format, note, show};
 
+mod auto;
 mod estimate;
 
 #[derive(Debug, Subcommand)]
@@ -24,6 +23,8 @@ pub(super) enum Command {
     Estimate(Which),
     /// Replace the primaries, watch, and say what it cost; exit code 3 when that needs consent.
     Run(RunArgs),
+    /// Show, or set, which buckets fail over by themselves.
+    Auto(auto::AutoArgs),
 }
 
 /// Which primaries are replaced, and by whom.
@@ -66,6 +67,7 @@ pub(super) async fn run(command: Command, connection: &Connection, format: Forma
             check_possible(&estimate)
         }
         Command::Run(args) => start(args, &client, format).await,
+        Command::Auto(args) => auto::run(args, &client, format).await,
     }
 }
 
@@ -133,7 +135,9 @@ fn missing_consent(agreed: Option<&Consent>, estimate: &Estimate, plan: &Plan) -
 /// What is looked at before writes are stopped.
 fn check(args: &RunArgs, estimate: &Estimate, topology: &Topology) -> Result<(), Failure> {
     if estimate.buckets.iter().any(|it| it.to.is_none()) {
-        return Err(Failure::not_ready("nothing was started: not every bucket has a successor, see the note".to_owned()));
+        return Err(Failure::not_ready(
+            "nothing was started: not every bucket has a successor, see the note".to_owned(),
+        ));
     }
     let alive = estimate.buckets.iter().find(|it| it.primary_answers);
     if let Some(alive) = alive.filter(|_| !args.even_if_alive) {

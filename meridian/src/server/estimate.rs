@@ -79,11 +79,7 @@ pub(crate) async fn gather(
     heard
 }
 
-async fn ask(
-    peers: &dyn Dial,
-    node: NodeId,
-    request: v1::FailoverFactsRequest,
-) -> Option<(RegionId, Vec<ShardFacts>)> {
+async fn ask(peers: &dyn Dial, node: NodeId, request: v1::FailoverFactsRequest) -> Option<(RegionId, Vec<ShardFacts>)> {
     let mut stub = ClusterClient::new(peers.channel(node)?).max_decoding_message_size(ANSWER_BYTES_MAX);
     match timeout(PATIENCE, stub.failover_facts(request)).await {
         Ok(Ok(answer)) => facts_from_proto(answer.into_inner()).ok(),

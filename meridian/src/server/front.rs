@@ -10,9 +10,9 @@ use meridian_proto::dial::Dial;
 use meridian_proto::identity::Identity;
 use meridian_region_node as region;
 use meridian_types::{
-    Bucket, BucketChange, BucketId, BucketName, BucketSpec, Estimate, FailoverSpec, Labels, NodeId, NodeStatus, OperationId, Plan,
-    PlanId, Refusal, RefusalKind, RegionId, RegionName, Request, Response, Selection, ShardFacts, SwitchoverSpec,
-    Topology,
+    Bucket, BucketChange, BucketId, BucketName, BucketSpec, Estimate, FailoverSpec, Labels, NodeId, NodeStatus,
+    OperationId, Plan, PlanId, Refusal, RefusalKind, RegionId, RegionName, Request, Response, Selection, ShardFacts,
+    SwitchoverSpec, Topology,
 };
 
 use super::estimate::{Asked, estimate, gather};

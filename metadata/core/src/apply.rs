@@ -116,6 +116,7 @@ impl ClusterState {
             Action::ReportStanding { region, words } => Ok(self.hear_standing(occasion.at, *region, words)),
             Action::Failover(spec) => self.plan_failover(occasion, spec),
             Action::Advance { plan, seen } => self.advance(occasion, *plan, seen),
+            Action::Observe { bucket, epoch, what } => Ok(self.observe(*bucket, *epoch, what)),
             Action::Note { deed, subject, detail } => note(deed, subject, detail),
         }
     }

@@ -8,8 +8,8 @@
 use std::collections::BTreeSet;
 
 use meridian_types::{
-    BucketChange, BucketId, BucketName, BucketSpec, ClusterId, Epoch, Fact, FailoverSpec, Labels, NodeName, OperationId, PlanId, RegionId,
-    RegionName, Selection, StandingWord, SwitchoverSpec, Word,
+    BucketChange, BucketId, BucketName, BucketSpec, ClusterId, Epoch, Fact, FailoverSpec, Labels, NodeName,
+    OperationId, PlanId, RegionId, RegionName, Selection, StandingWord, SwitchoverSpec, Word,
 };
 use serde::{Deserialize, Serialize};
 
@@ -99,6 +99,15 @@ pub enum Action {
         plan: PlanId,
         /// What it has seen.
         seen: Advance,
+    },
+    /// A bucket's primary is lost and would have been replaced, did it not only observe.
+    Observe {
+        /// The bucket.
+        bucket: BucketId,
+        /// Its epoch when that was seen.
+        epoch: Epoch,
+        /// What was seen.
+        what: String,
     },
     /// Puts on record what an operator did to what is not the metadata plane's.
     Note {
@@ -246,6 +255,7 @@ impl Action {
             | Action::ReportStanding { .. }
             | Action::Failover(_)
             | Action::Advance { .. }
+            | Action::Observe { .. }
             | Action::Note { .. } => 3,
         }
     }
@@ -270,6 +280,7 @@ impl Action {
             Action::ReportStanding { .. } => "report-standing",
             Action::Failover(_) => "failover",
             Action::Advance { .. } => "advance",
+            Action::Observe { .. } => "observe",
             Action::Note { .. } => "note",
         }
     }
@@ -290,6 +301,7 @@ impl Action {
                 format!("{} to {to}", selected(&spec.buckets))
             }
             Action::Abort { plan, .. } | Action::Advance { plan, .. } => plan.to_string(),
+            Action::Observe { bucket, .. } => bucket.to_string(),
             Action::Note { subject, .. } => subject.clone(),
             Action::ReportStanding { words, .. } => words.first().map(|it| it.bucket.to_string()).unwrap_or_default(),
         }

@@ -20,6 +20,7 @@
 mod acks;
 mod apply;
 pub mod command;
+pub mod detect;
 pub mod event;
 pub mod lease;
 mod legacy;
@@ -35,6 +36,7 @@ pub mod survival;
 pub mod vigil;
 
 pub use command::{AbortScope, Action, Advance, Command, CommandError};
+pub use detect::Detector;
 pub use event::Event;
 pub use lease::{Drift, Grant, LeaseHolder, LeaseTable, Superseded};
 pub use meridian_types::OperationId;

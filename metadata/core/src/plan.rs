@@ -31,7 +31,7 @@ pub use failover::{Assessment, assess, regions_needed};
 pub use select::{LAG_MS_MAX, NAMES_MAX, PAUSE_MS_MAX};
 
 #[cfg(test)]
-mod laws;
+pub(crate) mod laws;
 #[cfg(test)]
 mod plays;
 
@@ -275,7 +275,10 @@ impl ClusterState {
                     caught_up.len() < shards && caught_up.iter().all(|shard| shard.0 < plan.shards)
                 }
                 Step::Draining { epoch, proof, .. } => {
-                    *epoch == next && in_range(proof) && proof.ready.len() < shards && switchover::difference(proof).is_none()
+                    *epoch == next
+                        && in_range(proof)
+                        && proof.ready.len() < shards
+                        && switchover::difference(proof).is_none()
                 }
                 Step::Promoted { epoch, proof, .. } => *epoch == next && in_range(proof) && proof.ready.len() == shards,
                 Step::Restored { draining_since_ms: None, epoch, .. } => *epoch == it.epoch_before,
@@ -424,10 +427,7 @@ fn take(step: Step, before: Epoch, next: Next, at_ms: u64) -> Step {
             Step::Fencing { since_ms, epoch, .. } | Step::Pulling { since_ms, epoch, .. },
             Next::FailOver { to, verdict },
         ) => Step::FailedOver { fencing_since_ms: since_ms, at_ms, epoch, to, verdict },
-        (
-            step,
-            Next::Drain | Next::Promote | Next::Restore { .. } | Next::Pull { .. } | Next::FailOver { .. },
-        ) => step,
+        (step, Next::Drain | Next::Promote | Next::Restore { .. } | Next::Pull { .. } | Next::FailOver { .. }) => step,
     }
 }
 

@@ -113,6 +113,21 @@ impl ClusterState {
         self.formed.as_ref().map_or(0, |formed| formed.shards)
     }
 
+    /// Every bucket.
+    pub fn buckets(&self) -> impl Iterator<Item = &Arc<Bucket>> {
+        self.buckets.values()
+    }
+
+    /// Who serves a shard in a region.
+    pub fn voters(&self, region: RegionId, shard: ShardId) -> &[NodeId] {
+        self.groups.get(&(region, shard)).map_or(&[], |group| group.voters.as_slice())
+    }
+
+    /// The name of a region, or its number.
+    pub fn region_name(&self, id: RegionId) -> String {
+        self.regions.get(&id).map_or_else(|| format!("region-{id}"), |region| region.name.to_string())
+    }
+
     /// A bucket by its number.
     pub fn bucket(&self, id: BucketId) -> Option<&Arc<Bucket>> {
         self.buckets.get(&id)

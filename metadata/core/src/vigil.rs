@@ -133,7 +133,10 @@ fn absent(now: Instant, lasted: Duration, it: &Move, table: &LeaseTable, state: 
     let Some(bucket) = state.bucket(it.bucket) else { return BTreeSet::new() };
     let is_silent = |region| lasted >= SILENT_AFTER && !nodes(region, state).any(|node| table.is_live(now, node));
     let has_spoken = |region: &RegionId| {
-        muster.remains.get(region).is_some_and(|it| it.len() == usize::from(state.shards()) && it.values().all(|it| it.whole))
+        muster
+            .remains
+            .get(region)
+            .is_some_and(|it| it.len() == usize::from(state.shards()) && it.values().all(|it| it.whole))
     };
     let is_absent = |region: &RegionId| is_silent(*region) || (speaks && lasted >= SPEAK_WITHIN && !has_spoken(region));
     bucket.targets(it.from).filter(is_absent).collect()
@@ -142,3 +145,6 @@ fn absent(now: Instant, lasted: Duration, it: &Move, table: &LeaseTable, state: 
 fn nodes(region: RegionId, state: &ClusterState) -> impl Iterator<Item = NodeId> + '_ {
     state.nodes().filter(move |node| node.region == region).map(|node| node.id)
 }
+
+#[cfg(test)]
+mod tests;

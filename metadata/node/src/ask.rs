@@ -20,6 +20,7 @@ use tonic::transport::Channel;
 
 use crate::attempt::{Attempt, Backoff, leader_from_proto, refused_from_proto};
 use crate::copy::LocalCopy;
+use crate::ears::Ears;
 use crate::leader::Leader;
 use crate::metrics::Metrics;
 use crate::options::Options;
@@ -37,6 +38,7 @@ pub(crate) struct Asker {
     copy: Arc<LocalCopy>,
     dial: Arc<dyn Dial>,
     metrics: Metrics,
+    pub(crate) ears: Ears,
     attempt_timeout: Duration,
     renew_timeout: Duration,
     command_deadline: Duration,
@@ -84,6 +86,7 @@ impl Asker {
             copy,
             dial,
             metrics,
+            ears: Ears::default(),
             attempt_timeout: options.attempt_timeout(),
             renew_timeout: options.renew_timeout(),
             command_deadline: options.command_deadline(),
@@ -175,11 +178,17 @@ impl Asker {
     /// Asks once for a lease.
     pub(crate) async fn renew_once(&self, search: &Search) -> Attempt<Grant> {
         let mut client = match self.target(search) {
-            Target::Here => return self.leader.renew(self.this, self.incarnation).await,
+            Target::Here => return self.leader.renew(self.this, self.incarnation, self.ears.silent()).await,
             Target::Nobody(why) => return unreachable(why),
             Target::There(client) => client,
         };
-        let request = v1::RenewLeaseRequest { node: self.this.0, incarnation: self.incarnation };
+        let silent = self.ears.silent();
+        let request = v1::RenewLeaseRequest {
+            node: self.this.0,
+            incarnation: self.incarnation,
+            listens: silent.is_some(),
+            silent: silent.into_iter().flatten().map(|region| u32::from(region.0)).collect(),
+        };
         match answered(timeout(self.renew_timeout, client.renew_lease(request)).await) {
             Err(attempt) => attempt,
             Ok(response) => match response.result {

@@ -24,8 +24,8 @@ use crate::options::Options;
 /// How often times are looked at while there are operations: what a bound on a pause is precise to.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 
-/// How often there is a look otherwise, should a change have been missed.
-const IDLE_LOOK_EVERY: Duration = Duration::from_secs(1);
+/// How often there is a look otherwise: at leases that run out, and for a change that was missed.
+const IDLE_LOOK_EVERY: Duration = Duration::from_millis(250);
 
 /// How long a handover of the leadership may take: an election next door. Words wait for it, writes don't.
 const HANDOVER_TIMEOUT: Duration = Duration::from_secs(3);

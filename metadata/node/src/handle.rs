@@ -7,8 +7,8 @@ use std::time::Instant;
 use meridian_metadata_core::{AbortScope, Action, Command, Event, Reply};
 use meridian_proto::v1::metadata_peer_server::MetadataPeerServer;
 use meridian_types::{
-    Bucket, BucketChange, BucketId, BucketName, BucketSpec, Effect, FailoverSpec, Labels, NodeId, OperationId, Plan, PlanId, Refusal,
-    RefusalKind, Selection, SwitchoverSpec, Topology, Word,
+    Bucket, BucketChange, BucketId, BucketName, BucketSpec, Effect, FailoverSpec, Labels, NodeId, OperationId, Plan,
+    PlanId, Refusal, RefusalKind, RegionId, Selection, SwitchoverSpec, Topology, Word,
 };
 use tokio::sync::{mpsc, oneshot, watch};
 
@@ -56,6 +56,11 @@ impl Handle {
     /// Who leads the metadata group, as far as this node knows.
     pub fn leader(&self) -> Option<NodeId> {
         self.leader.leadership().leader
+    }
+
+    /// Tells the metadata leader from now on which regions this node hears nothing from: what automatic failover rests on.
+    pub fn listen(&self, silent: impl Fn() -> BTreeSet<RegionId> + Send + Sync + 'static) {
+        self.asker.ears.listen(Box::new(silent));
     }
 
     /// Whether this node votes in the metadata group.

@@ -11,12 +11,13 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use meridian_consensus::{Group, Leadership, ProposeError, ReadError};
 use meridian_failpoint::failpoint;
-use meridian_metadata_core::{Action, ClusterState, Command, Grant, LeaseTable, Vigil};
-use meridian_types::{Fact, Goal, NodeId, Plan, PlanId, Refusal, RefusalKind, Step};
+use meridian_metadata_core::{Action, ClusterState, Command, Detector, Grant, LeaseTable, Vigil};
+use meridian_types::{AutoMode, Bucket, Fact, Goal, NodeId, Plan, PlanId, Refusal, RefusalKind, RegionId, Step};
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
 use crate::attempt::Attempt;
+use crate::clock::wall_ms;
 use crate::copy::LocalCopy;
 use crate::options::Options;
 
@@ -33,6 +34,8 @@ pub(crate) struct Leader {
     copy: Arc<LocalCopy>,
     /// Of the last term in which this node led.
     leases: Mutex<Option<LeaseTable>>,
+    /// What the other nodes hear of each other's regions.
+    detector: Mutex<Detector>,
     this: NodeId,
     /// Operations for which this node, in that term, has tried to hand the leadership over.
     tried: Mutex<(u64, BTreeSet<PlanId>)>,
@@ -55,6 +58,7 @@ impl Leader {
             group,
             copy,
             leases: Mutex::new(None),
+            detector: Mutex::default(),
             this: options.this.id(),
             tried: Mutex::default(),
             commands: Semaphore::new(COMMANDS_IN_FLIGHT_MAX),
@@ -152,21 +156,34 @@ impl Leader {
     pub(crate) fn watch_failovers(&self, vigil: &mut Vigil) -> Vec<Action> {
         let leadership = self.leadership();
         let replaces = |plan: &Arc<Plan>| plan.ended_ms.is_none() && matches!(plan.goal, Goal::Failover { .. });
-        if !leadership.leads || !self.copy.read(|state| state.plans().any(replaces)) {
+        let is_watched = |bucket: &Arc<Bucket>| bucket.auto.mode != AutoMode::Manual;
+        let idle = self.copy.read(|state| !state.plans().any(replaces) && !state.buckets().any(is_watched));
+        if !leadership.leads || idle {
             return Vec::new();
         }
         // Before the table: whoever is granted a lease in between must know what this state says.
         let state = self.copy.read(ClusterState::clone);
         let mut leases = self.leases();
-        let table = leases.as_ref().filter(|table| table.term() == leadership.term);
-        match table {
-            Some(table) => vigil.look(Instant::now(), table, &state),
-            None => self.table(&mut leases, leadership.term).map_or_else(Vec::new, |_| Vec::new()),
-        }
+        let Some(table) = self.table(&mut leases, leadership.term) else { return Vec::new() };
+        let now = Instant::now();
+        let mut actions = vigil.look(now, table, &state);
+        actions.extend(self.detector().look(now, wall_ms(), table, &state));
+        actions
+    }
+
+    fn detector(&self) -> MutexGuard<'_, Detector> {
+        // A panic under this lock has condemned the node; what nodes hear is never half noted.
+        self.detector.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Grants `node` a lease. Its request has been received when this is called.
-    pub(crate) async fn renew(&self, node: NodeId, incarnation: u64) -> Attempt<Grant> {
+    /// `silent` are the regions it hears nothing from, if it listens.
+    pub(crate) async fn renew(
+        &self,
+        node: NodeId,
+        incarnation: u64,
+        silent: Option<BTreeSet<RegionId>>,
+    ) -> Attempt<Grant> {
         let Ok(_permit) = self.renewals.try_acquire() else {
             return busy("lease renewals");
         };
@@ -175,7 +192,13 @@ impl Leader {
             return Attempt::Elsewhere(before.leader);
         }
         match timeout(self.renew_timeout, self.group.confirm_leadership()).await {
-            Ok(Ok(_)) => self.grant(node, incarnation, before),
+            Ok(Ok(_)) => {
+                let granted = self.grant(node, incarnation, before);
+                if let (Attempt::Done(_), Some(silent)) = (&granted, silent) {
+                    self.detector().heard(Instant::now(), before.term, node, silent);
+                }
+                granted
+            }
             Ok(Err(ReadError::NotLeader { leader })) => Attempt::Elsewhere(leader),
             Ok(Err(error @ (ReadError::NoQuorum | ReadError::Stopped))) => Attempt::Lost(error.to_string()),
             Err(_) => Attempt::Lost("no majority of the metadata voters confirmed the leader in time".to_owned()),

@@ -23,6 +23,7 @@ mod attempt;
 mod clock;
 mod copy;
 mod duties;
+mod ears;
 mod error;
 mod executor;
 mod file;

@@ -11,7 +11,7 @@ use meridian_proto::convert::{refusal_to_proto, status_of_refusal};
 use meridian_proto::identity::Identity;
 use meridian_proto::v1;
 use meridian_proto::v1::metadata_peer_server::{MetadataPeer, MetadataPeerServer};
-use meridian_types::{NodeId, NodeName, Refusal, RefusalKind, RegionName};
+use meridian_types::{NodeId, NodeName, Refusal, RefusalKind, RegionId, RegionName};
 use tonic::{Request, Response, Status};
 
 use crate::attempt::{Attempt, leader_to_proto, lost_to_proto};
@@ -89,7 +89,12 @@ impl PeerService {
             | Action::SetBucket { .. }
             | Action::Note { .. }
             | Action::Switchover(_)
+            | Action::Failover(_)
             | Action::Abort { .. } => self.check_known(caller),
+            // What leases have run out, no other node can know.
+            Action::Advance { .. } | Action::Observe { .. } => {
+                Err(denied("what the metadata leader sees, only it puts on record".to_owned()))
+            }
             Action::Report { region, .. } | Action::ReportStanding { region, .. } => {
                 self.check_known(caller)?;
                 match self.copy.topology().nodes.get(&caller.id()) {
@@ -135,7 +140,9 @@ impl MetadataPeer for PeerService {
     ) -> Result<Response<v1::RenewLeaseResponse>, Status> {
         use v1::renew_lease_response::Result as Answer;
         let caller = Caller::of(&request)?;
-        let v1::RenewLeaseRequest { node, incarnation } = request.into_inner();
+        let v1::RenewLeaseRequest { node, incarnation, silent, listens } = request.into_inner();
+        // A number beyond is no region's, so nothing rests on it.
+        let silent = silent.into_iter().filter_map(|it| u16::try_from(it).ok()).map(RegionId).collect();
         let node = NodeId(node);
         if node != caller.id() {
             return Err(denied(format!("node `{}` can't renew the lease of node {node}", caller.name)));
@@ -143,7 +150,7 @@ impl MetadataPeer for PeerService {
         let leadership = self.leader.leadership();
         let answer = if leadership.leads {
             self.check_known(&caller)?;
-            match self.leader.renew(node, incarnation).await {
+            match self.leader.renew(node, incarnation, listens.then_some(silent)).await {
                 Attempt::Done(grant) => Answer::Grant(v1::LeaseGrant {
                     // Milliseconds in the cluster's state, so nothing is rounded.
                     ttl_ms: u64::try_from(grant.ttl.as_millis()).unwrap_or_default(),

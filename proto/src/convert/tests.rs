@@ -293,12 +293,8 @@ fn loss() -> impl Strategy<Value = Loss> {
 }
 
 fn remains() -> impl Strategy<Value = Remains> {
-    let exposure = any::<[u64; 4]>().prop_map(|n| Exposure {
-        head: Lsn(n[0]),
-        operations: n[1],
-        bytes: n[2],
-        oldest_ms: n[3],
-    });
+    let exposure =
+        any::<[u64; 4]>().prop_map(|n| Exposure { head: Lsn(n[0]), operations: n[1], bytes: n[2], oldest_ms: n[3] });
     (any::<[u64; 3]>(), any::<u128>(), option::of(exposure), any::<bool>()).prop_map(|(n, hash, exposure, whole)| {
         Remains { epoch: Epoch(n[0]), seal: Seal { lsn: Lsn(n[1]), hash: SetHash(hash), keys: n[2] }, exposure, whole }
     })

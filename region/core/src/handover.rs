@@ -15,7 +15,9 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use meridian_types::{Bucket, BucketId, Epoch, Exposure, Fact, Lsn, Phase, PlanId, RegionId, Remains, Seal, ShardId, Word};
+use meridian_types::{
+    Bucket, BucketId, Epoch, Exposure, Fact, Lsn, Phase, PlanId, RegionId, Remains, Seal, ShardId, Word,
+};
 
 /// What a node sees of a bucket in a shard that it leads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -139,7 +139,8 @@ impl Node {
         let core = shard.board.core();
         let digest = core.digest(bucket.id).cloned().unwrap_or_default();
         let seal = Seal { lsn: digest.positions.of(primary), hash: digest.hash, keys: digest.keys };
-        let broken = core.is_closed(bucket.id) || core.astray(bucket.id).is_some() || core.divergence(bucket.id).is_some();
+        let broken =
+            core.is_closed(bucket.id) || core.astray(bucket.id).is_some() || core.divergence(bucket.id).is_some();
         let remains = Remains {
             epoch: core.epoch(bucket.id),
             seal,
@@ -158,6 +159,7 @@ impl Node {
 
     /// A primary says what is lacking in a shard here.
     pub(crate) fn exposed(&self, source: meridian_types::RegionId, shard: ShardId, said: &[(BucketId, Exposure)]) {
+        self.signs.of_life(source, self.clock.monotonic_ms());
         if let Some(shard) = self.shard(shard) {
             shard.exposures.say(source, self.clock.monotonic_ms(), said);
         }

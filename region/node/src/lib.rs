@@ -40,6 +40,7 @@ mod retention;
 mod router;
 mod salvage;
 mod service;
+mod signs;
 mod store;
 mod upkeep;
 mod waiters;

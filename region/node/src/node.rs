@@ -28,6 +28,7 @@ use crate::peers::Peers;
 use crate::proposer::Proposer;
 use crate::repair::Repairs;
 use crate::salvage::Vault;
+use crate::signs::Signs;
 use crate::store::Store;
 
 /// The most scans at a time: each reads in a thread of its own and gathers a page per shard (RES-1).
@@ -50,6 +51,8 @@ pub(crate) struct Node {
     pub(crate) scans: Semaphore,
     pub(crate) repairs: Repairs,
     pub(crate) metrics: Metrics,
+    /// When other regions were last heard of.
+    pub(crate) signs: Signs,
 }
 
 /// One shard on this node.

@@ -167,6 +167,7 @@ impl Node {
         if !shard.board.leads() {
             return Err(FrameRefusal::NotLeader { leader: shard.leader().filter(|node| *node != self.place.node) });
         }
+        self.signs.of_life(header.source, self.clock.monotonic_ms());
         if self.disk.is_full() {
             return Err(FrameRefusal::Unavailable(self.disk.sentence()));
         }
@@ -180,6 +181,7 @@ impl Node {
 
     /// A lane was complete with what its source had at `echo_ms` of this node's monotonic clock, up to `last`.
     pub(crate) fn complete_up_to(&self, source: RegionId, shard: ShardId, lane: Lane, echo_ms: u64, last: Lsn) {
+        self.signs.of_life(source, self.clock.monotonic_ms());
         let Some(shard) = self.shard(shard) else { return };
         // Not yet applied here: then it says nothing about what can be read here.
         if echo_ms > 0 && shard.board.watermark(source, lane) >= last {

@@ -8,10 +8,12 @@
 //! so no request makes more than three hops, whatever the nodes' copies of the topology say.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::time::Duration;
 
 use meridian_types::{
-    Bucket, Effect, Key, Read, ReadLevel, Refusal, RefusalKind, RegionId, Request, Response, ShardId, Topology, Write,
+    Bucket, BucketId, Effect, Key, Read, ReadLevel, Refusal, RefusalKind, RegionId, Request, Response, ShardId,
+    Topology, Write,
 };
 use tokio::time::{Instant, timeout_at};
 
@@ -242,7 +244,8 @@ impl Node {
         self.ask_region(&standing.topology, region, shard, request, deadline).await
     }
 
-    /// Asks another region, until the deadline.
+    /// Asks another region, until the deadline, or until another one is the bucket's primary: then whoever was asked is gone,
+    /// or answers nobody any more, and the request is better tried again under its id (ONE-1).
     pub(crate) async fn ask_region(
         &self,
         topology: &Topology,
@@ -251,8 +254,25 @@ impl Node {
         request: &Request,
         deadline: Instant,
     ) -> Result<Response, Refusal> {
-        let answer = timeout_at(deadline, self.peers.ask_region(topology, region, shard, request)).await;
-        answer.map_err(|_| late(request))?
+        let answer = timeout_at(deadline, self.peers.ask_region(topology, region, shard, request));
+        let asked = topology.bucket_named(request.bucket().as_str()).filter(|bucket| bucket.primary == Some(region));
+        let Some(asked) = asked else { return answer.await.map_err(|_| late(request))? };
+        tokio::select! {
+            biased;
+            answer = answer => answer.map_err(|_| late(request))?,
+            () = self.replaced(asked.id, region) => Err(replaced(request)),
+        }
+    }
+
+    /// Waits until a bucket has another primary than `region`.
+    pub(crate) async fn replaced(&self, bucket: BucketId, region: RegionId) {
+        let has_another = |topology: &Arc<Topology>| {
+            topology.buckets.get(&bucket).is_some_and(|bucket| bucket.primary.is_some_and(|primary| primary != region))
+        };
+        if self.authority.topology_changes().wait_for(has_another).await.is_err() {
+            // The metadata plane is gone: the node is ending.
+            std::future::pending().await
+        }
     }
 }
 
@@ -296,6 +316,15 @@ fn bytes_of(request: &Request) -> usize {
 /// The deadline passed while another node was asked.
 pub(crate) fn late(request: &Request) -> Refusal {
     let refusal = Refusal::new(RefusalKind::Retry, "the deadline passed before the request was answered: try again");
+    match request {
+        Request::Read { .. } => refusal,
+        Request::Write { .. } => refusal.with_effect(Effect::Unknown),
+    }
+}
+
+/// Another region became the primary while the old one was asked.
+fn replaced(request: &Request) -> Refusal {
+    let refusal = Refusal::new(RefusalKind::Retry, "the bucket's primary was replaced while it was asked: try again");
     match request {
         Request::Read { .. } => refusal,
         Request::Write { .. } => refusal.with_effect(Effect::Unknown),

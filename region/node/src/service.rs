@@ -1,5 +1,6 @@
 //! The region's data cluster on one node: `Service` runs it, `Handle` is how everybody speaks to it.
 
+use std::collections::BTreeSet;
 use std::future::Future;
 use std::sync::Arc;
 
@@ -32,6 +33,7 @@ use crate::repair::{self, Repairs};
 use crate::replication::{FrameRefusal, Tail, TailError};
 use crate::router::Caller;
 use crate::salvage::{Files, Vault};
+use crate::signs::Signs;
 use crate::store::{Engine, EngineError, Store};
 use crate::upkeep;
 
@@ -150,6 +152,7 @@ impl Service {
             scans: Semaphore::new(SCANS_MAX),
             repairs: Repairs::new(options.repair_bytes_per_s),
             metrics: Metrics::new(),
+            signs: Signs::default(),
             place,
             options,
             store,
@@ -285,6 +288,13 @@ impl Handle {
     /// The primaries in `source` say what is lacking in a shard of this region.
     pub fn exposed(&self, source: RegionId, shard: ShardId, said: &[(BucketId, Exposure)]) {
         self.node.exposed(source, shard, said);
+    }
+
+    /// The other regions of which nothing came lately over any lane.
+    pub fn silent_regions(&self) -> BTreeSet<RegionId> {
+        let topology = self.node.authority.topology();
+        let others = topology.regions.keys().copied().filter(|region| *region != self.node.region());
+        self.node.signs.silent(others, self.node.clock.monotonic_ms())
     }
 
     /// What the shards that this node leads have of a bucket whose primary is elsewhere: what an estimate rests on.

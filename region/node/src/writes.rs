@@ -8,7 +8,7 @@ use meridian_types::{
     Bucket, Durability, Effect, Freshness, Lsn, Outcome, Positions, Refusal, RefusalKind, RegionId, Request, RequestId,
     Response, SessionToken, ShardId, Write, WriteAck,
 };
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, sleep_until, timeout_at};
 
 use crate::node::{Node, ShardNode, Standing};
 use crate::proposer;
@@ -258,10 +258,12 @@ impl Node {
                 Err(refusal) => return Err(refusal),
             },
         };
-        // The primary's answer got lost, but the write may still arrive.
-        match timeout_at(deadline, waiter.result()).await {
-            Ok(result) => self.answer_early(standing, shard, primary, &result),
-            Err(_) => Err(refusal),
+        // The primary's answer got lost, but the write may still arrive, until another region is the primary.
+        tokio::select! {
+            biased;
+            result = waiter.result() => self.answer_early(standing, shard, primary, &result),
+            () = self.replaced(bucket.id, primary) => Err(refusal),
+            () = sleep_until(deadline) => Err(refusal),
         }
     }
 

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use meridian_replicator_core::shipper::LaneKey;
 use meridian_types::{BucketId, BucketLag, Lane, LaneStatus, NodeId, RegionId, RegionName, ShardId, Topology};
@@ -19,7 +19,7 @@ use crate::hello::Me;
 use crate::intake::Intake;
 use crate::link::Links;
 use crate::metrics::{self, Received};
-use crate::ship::{SharedShipper, ShipLane, lock};
+use crate::ship::{SharedShipper, ShipLane, lock, wall_ms};
 use crate::tls::{Tls, TlsPem};
 use crate::{Addresses, LogSink, LogSource, Options, endpoint};
 

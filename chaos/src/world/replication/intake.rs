@@ -51,7 +51,9 @@ impl Intake {
             Ok(ToTarget::Open { source: claimed, shard, lane }) if claimed == source => {
                 self.lane(source, shard, lane, &mut stream).await
             }
-            Ok(ToTarget::Open { .. } | ToTarget::Frame { .. } | ToTarget::Exposed(_)) => Err("the stream was not opened".to_owned()),
+            Ok(ToTarget::Open { .. } | ToTarget::Frame { .. } | ToTarget::Exposed(_)) => {
+                Err("the stream was not opened".to_owned())
+            }
             Err(why) => Err(why.to_string()),
         };
         if let Err(reason) = refused {

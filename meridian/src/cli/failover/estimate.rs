@@ -112,13 +112,17 @@ impl Row {
 
 impl Show for View {
     fn text(&self) -> String {
-        let columns = ["bucket", "from", "to", ">epoch", "lost for sure, at most", ">oldest", ">as of", "beyond that", "note"];
+        let columns =
+            ["bucket", "from", "to", ">epoch", "known to be lost", ">oldest", ">as of", "beyond that", "note"];
         let mut table = Table::new(&columns);
         for row in &self.buckets {
             let (known, oldest) = match row.to {
                 None => ("-".to_owned(), "-".to_owned()),
                 Some(_) if row.proven => ("nothing".to_owned(), "-".to_owned()),
-                Some(_) => (loss_text(&row.lost, true), if row.oldest_ms == 0 { "-".to_owned() } else { millis(row.oldest_ms) }),
+                Some(_) => (
+                    loss_text(&row.lost, true),
+                    if row.lost.is_known() { millis(row.oldest_ms) } else { "-".to_owned() },
+                ),
             };
             table.row([
                 row.bucket.clone(),
@@ -136,9 +140,13 @@ impl Show for View {
         let silent = self.silent();
         let silent = if silent.is_empty() { String::new() } else { format!("; silent: {}", silent.join(", ")) };
         let agree = self.consent.as_ref().map_or("", |_| {
-            "\n\n`lost for sure` is what the lost primary had said is missing; `beyond that` is what it may have acknowledged afterwards."
+            "\n\n`known to be lost` is what the lost primary had said is missing; `beyond that` is what it may have acknowledged afterwards."
         });
         let run = self.run.as_ref().map_or(String::new(), |run| format!("\n\nto do it: {run}"));
-        format!("answered by {} in {}; heard: {heard}{silent}\n\n{table}{agree}{run}", self.answered_by, millis(self.took_ms))
+        format!(
+            "answered by {} in {}; heard: {heard}{silent}\n\n{table}{agree}{run}",
+            self.answered_by,
+            millis(self.took_ms)
+        )
     }
 }

@@ -104,6 +104,7 @@ fn an_estimate_says_what_is_lost_what_is_not_known_and_what_to_type() {
     assert_eq!(lines[0], "answered by eu-west in 41.0 ms; heard: eu-west, ap-south; silent: us-east");
     assert!(lines[4].contains("12 operations, 1.2 KiB") && lines[4].contains("no bound"), "{text}");
     assert!(lines[5].contains("nothing") && lines[5].contains("proven by eu-west, ap-south"), "{text}");
-    let run = "to do it: meridian failover run --all-from us-east --accept-loss 'accept-loss/1;to=any;orders@7=12/1200+;sum=";
+    let run =
+        "to do it: meridian failover run --all-from us-east --accept-loss 'accept-loss/1;to=any;orders@7=12/1200+;sum=";
     assert!(lines.last().unwrap().starts_with(run), "{text}");
 }

@@ -181,7 +181,10 @@ impl Progress {
         let mut lines = vec![format!("{}: {}", plan.id, counts.join(", "))];
         let moving: Vec<_> = plan.moves.iter().filter(|it| !it.step.is_final()).collect();
         lines.extend(
-            moving.iter().take(LINES_MAX).map(|it| format!("  {:<24} {}", it.name, self.line(it, plan.shards, topology))),
+            moving
+                .iter()
+                .take(LINES_MAX)
+                .map(|it| format!("  {:<24} {}", it.name, self.line(it, plan.shards, topology))),
         );
         if let Some(more) = moving.len().checked_sub(LINES_MAX).filter(|more| *more > 0) {
             lines.push(format!("  and {more} more"));
@@ -213,7 +216,9 @@ impl Progress {
                 mustered(muster, shards, topology),
                 since.unwrap_or_default().as_secs_f64()
             ),
-            Step::Unneeded | Step::Promoted { .. } | Step::Restored { .. } | Step::FailedOver { .. } => it.step.to_string(),
+            Step::Unneeded | Step::Promoted { .. } | Step::Restored { .. } | Step::FailedOver { .. } => {
+                it.step.to_string()
+            }
         }
     }
 }

@@ -75,6 +75,11 @@ pub(in crate::cli) struct LossView {
 }
 
 impl LossView {
+    /// Whether something is known to be lost.
+    pub(in crate::cli) fn is_known(&self) -> bool {
+        self.operations > 0
+    }
+
     pub(in crate::cli) fn is_unbounded(&self) -> bool {
         self.unbounded
     }
@@ -318,9 +323,10 @@ impl View {
             let took = at.saturating_sub(self.asked_at_ms);
             format!("\n ended   {}, after {}", moment(at), millis(took))
         });
-        let bounds = self.bounds.as_ref().map_or(String::new(), |it| {
-            format!("\n bounds  lag {} ms, pause {} ms", it.lag_ms_max, it.pause_ms_max)
-        });
+        let bounds = self
+            .bounds
+            .as_ref()
+            .map_or(String::new(), |it| format!("\n bounds  lag {} ms, pause {} ms", it.lag_ms_max, it.pause_ms_max));
         format!(
             "{}: {} to {}, {}\n {asked:<7} {} by {}{reason}{ended}{bounds}\n\n",
             self.operation,
@@ -354,11 +360,6 @@ impl Show for View {
             ]);
         }
         let undo: Vec<String> = self.undo.iter().map(|command| format!("\nundo with: {command}")).collect();
-        format!(
-            "{}{table}{}{}",
-            self.heading("asked"),
-            if undo.is_empty() { "" } else { "\n" },
-            undo.concat(),
-        )
+        format!("{}{table}{}{}", self.heading("asked"), if undo.is_empty() { "" } else { "\n" }, undo.concat(),)
     }
 }

@@ -1,8 +1,9 @@
 //! What version 3 of commands and of the state added: bytes that must still open.
 
-use meridian_types::Standing;
+use meridian_types::{Consent, Exposure, FailoverSpec, Loss, Remains, Standing};
 
 use super::*;
+use crate::Advance;
 
 /// The state of version 2 goes on: ceilings, degrading, automatic failover. The words about standings are said as the state
 /// then has them, so commands and state come together.
@@ -78,4 +79,53 @@ fn what_an_older_release_knows_is_written_as_it_wrote_it() {
     let bucket = |bucket| reply::encode(7, &Ok(Reply::Bucket(bucket)))[0];
     assert_eq!(bucket(create(&mut state, 1, spec("orders", Policy::ASYNC)).unwrap()), 1);
     assert_eq!(bucket(create(&mut state, 2, spec("shop", "max-availability".parse().unwrap())).unwrap()), 2);
+}
+
+/// Failovers: one that has ended, one that was given up, one under way. The first lines are commands, the last is the state.
+#[test]
+fn failovers_written_by_version_3_still_open() {
+    let mut state = fixture().1;
+    let mut commands = Vec::new();
+    let mut run = |action: Action| {
+        let next = command(61 + commands.len() as u128, action);
+        state.apply(state.index() + 2, &next).unwrap();
+        commands.push(next);
+        state.index()
+    };
+    let consent = |epoch| {
+        let loss = Loss { operations: 12, bytes: 3400, unbounded: true };
+        Consent { to: Some(region("eu-west")), buckets: [(bucket_name("capped"), (Epoch(epoch), loss))].into() }
+    };
+    let failover = |epoch| {
+        Action::Failover(FailoverSpec {
+            buckets: Selection::Named(vec![bucket_name("capped")]),
+            to: Some(region("eu-west")),
+            consent: Some(consent(epoch)),
+            automatic: false,
+            reason: "a fire".to_owned(),
+        })
+    };
+    let exposure = Exposure { head: Lsn(99), operations: 2, bytes: 340, oldest_ms: 80 };
+    let seal = Seal { lsn: Lsn(97), hash: SetHash(5), keys: 3 };
+    let remains = Remains { epoch: Epoch(1), seal, exposure: Some(exposure), whole: true };
+    let capped = BucketId(4);
+    let plan = PlanId(run(failover(1)));
+    let facts = (0..4).map(|shard| (ShardId(shard), Fact::Fenced(remains))).collect();
+    let word = Word { plan, bucket: capped, epoch: Epoch(2), facts };
+    run(Action::Report { region: RegionId(2), words: vec![word] });
+    let seen = Advance { buckets: vec![(capped, Epoch(2))], absent: [RegionId(3)].into(), quiet: true };
+    run(Action::Advance { plan, seen });
+    run(Action::Observe { bucket: capped, epoch: Epoch(2), what: "a silence".to_owned() });
+    let stored: Vec<_> = include_str!("../../testdata/failovers-v3.hex").lines().collect();
+    let written: Vec<_> = commands.iter().map(|command| hex(&command.encode().unwrap())).collect();
+    let written: Vec<_> = written.into_iter().chain([hex(&state.encode())]).collect();
+    if std::env::var_os("REWRITE").is_some() {
+        let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("testdata/failovers-v3.hex");
+        return std::fs::write(path, written.join("\n") + "\n").unwrap();
+    }
+    assert_eq!(stored, written, "the format has changed: give it a new version");
+    let (last, lines) = stored.split_last().unwrap();
+    let read: Vec<_> = lines.iter().map(|line| Command::decode(&unhex(line)).unwrap()).collect();
+    assert_eq!(read, commands);
+    assert_eq!(ClusterState::decode(&unhex(last)).unwrap(), state);
 }

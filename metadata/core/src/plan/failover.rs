@@ -14,12 +14,16 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use meridian_types::key::{KEY_BYTES_MAX, VALUE_BYTES_MAX};
 use meridian_types::{
-    Breach, Bucket, Epoch, Fact, Loss, Lsn, MaxLag, Move, Muster, Plan, Policy, RegionId, Remains, Seal, ShardId, Step, Verdict,
+    AutoMode, Breach, Bucket, Epoch, Fact, Goal, LagBound, Loss, Lsn, MaxLag, Move, Muster, Plan, Policy, RegionId,
+    Remains, Seal, ShardId, Step, Verdict,
 };
 
 use super::Next;
 
 mod begin;
+mod damping;
+#[cfg(test)]
+mod laws;
 
 /// How far a shard is.
 type Rank = (Epoch, Lsn);
@@ -67,7 +71,13 @@ pub(super) fn next(
     }
     let to = field.choose(wish, bucket)?;
     let verdict = field.verdict(bucket, to);
-    if let Err(why) = agreed(&verdict, muster.accepted, &field, label) {
+    let bound = match (plan.goal, bucket.auto.mode) {
+        (Goal::Failover { automatic: true, .. }, AutoMode::Bounded { max_lag }) => Some(max_lag),
+        _ => None,
+    };
+    // A bound is what the bucket's owner agreed to beforehand.
+    let within = bound.is_some_and(|bound| field.is_within(bound, verdict.lost));
+    if let Err(why) = if within { Ok(()) } else { agreed(&verdict, muster.accepted, &field, label) } {
         return Some(Next::Restore { why });
     }
     match (field.has_most(to), muster.quiet) {
@@ -156,13 +166,7 @@ struct Field<'a> {
 }
 
 impl<'a> Field<'a> {
-    fn new(
-        bucket: &Bucket,
-        from: RegionId,
-        shards: u16,
-        muster: &'a Muster,
-        absent: &BTreeSet<RegionId>,
-    ) -> Field<'a> {
+    fn new(bucket: &Bucket, from: RegionId, shards: u16, muster: &'a Muster, absent: &BTreeSet<RegionId>) -> Field<'a> {
         let is_complete = |region: &RegionId| {
             let remains = muster.remains.get(region);
             remains.is_some_and(|it| it.len() == usize::from(shards) && it.values().all(|shard| shard.whole))
@@ -217,6 +221,18 @@ impl<'a> Field<'a> {
             at_top.all(|seal| Some(seal) == first)
         };
         top(self.muster, &self.heard) == self.top && self.top.iter().all(|(shard, rank)| same(shard, rank))
+    }
+
+    /// Whether what the lost primary had said is missing is within a bound that was agreed to beforehand. What was never said
+    /// is within none.
+    fn is_within(&self, bound: LagBound, lost: Loss) -> bool {
+        let said = |shard: &ShardId| {
+            let mut told = self.muster.remains.values().filter_map(|shards| shards.get(shard)?.exposure).peekable();
+            told.peek().is_some() && told.all(|it| bound.ms.is_none_or(|ms| it.oldest_ms <= ms))
+        };
+        self.top.keys().all(said)
+            && bound.operations.is_none_or(|most| lost.operations <= most)
+            && bound.bytes.is_none_or(|most| lost.bytes <= most)
     }
 
     /// What the lost primary had said is missing, of what nobody has who is there.

@@ -3,9 +3,9 @@
 use std::collections::BTreeMap;
 
 use meridian_types::{
-    BucketId, BucketName, BucketSpec, ClusterId, Consent, Epoch, Fact, FailoverSpec, Labels, Loss, Lsn, NodeName, Phase,
-    PlanId, Policy, Refusal, RefusalKind, RegionId, RegionName, Seal, Selection, SetHash, ShardId, Step, SwitchoverSpec,
-    Word,
+    BucketId, BucketName, BucketSpec, ClusterId, Consent, Epoch, Fact, FailoverSpec, Labels, Loss, Lsn, NodeName,
+    Phase, PlanId, Policy, Refusal, RefusalKind, RegionId, RegionName, Seal, Selection, SetHash, ShardId, Step,
+    SwitchoverSpec, Word,
 };
 use proptest::prelude::*;
 
@@ -14,7 +14,7 @@ use crate::command::{Form, NodeSpec};
 use crate::{AbortScope, Action, Advance, ClusterState, Command, OperationId, Reply};
 
 const REGIONS: [&str; 3] = ["us", "eu", "ap"];
-pub(super) const SHARDS: u16 = 3;
+pub(crate) const SHARDS: u16 = 3;
 const BUCKETS: [&str; 3] = ["orders", "carts", "ledger"];
 
 fn bucket(name: &str) -> BucketName {
@@ -26,14 +26,14 @@ fn region(at: usize) -> RegionName {
 }
 
 /// A cluster with three regions and three buckets, whose primary is the first region, and a clock.
-pub(super) struct World {
-    pub(super) state: ClusterState,
-    pub(super) now_ms: u64,
+pub(crate) struct World {
+    pub(crate) state: ClusterState,
+    pub(crate) now_ms: u64,
     operations: u128,
 }
 
 impl World {
-    pub(super) fn new() -> World {
+    pub(crate) fn new() -> World {
         let member = |name: &str| NodeSpec {
             name: NodeName::new(&format!("{name}-1")).unwrap(),
             region: RegionName::new(name).unwrap(),
@@ -54,14 +54,15 @@ impl World {
     }
 
     /// A bucket in these regions, the primary first.
-    pub(super) fn create_in(&mut self, name: &str, policy: Policy, regions: &[&str]) {
+    pub(crate) fn create_in(&mut self, name: &str, policy: Policy, regions: &[&str]) {
         let regions: Vec<_> = regions.iter().map(|name| RegionName::new(name).unwrap()).collect();
         let primary = regions.first().cloned();
         let (labels, auto) = (Labels::new(), Default::default());
-        self.run(Action::CreateBucket(BucketSpec { name: bucket(name), policy, regions, primary, labels, auto })).unwrap();
+        self.run(Action::CreateBucket(BucketSpec { name: bucket(name), policy, regions, primary, labels, auto }))
+            .unwrap();
     }
 
-    pub(super) fn create(&mut self, name: &str, policy: Policy, regions: &[&str]) {
+    pub(crate) fn create(&mut self, name: &str, policy: Policy, regions: &[&str]) {
         let regions = regions.iter().map(|name| RegionName::new(name).unwrap()).collect();
         let labels = Labels::from([("team".to_owned(), name.chars().take(1).collect())]);
         self.run(Action::CreateBucket(BucketSpec {
@@ -75,12 +76,12 @@ impl World {
         .unwrap();
     }
 
-    pub(super) fn run(&mut self, action: Action) -> Result<Reply, Refusal> {
+    pub(crate) fn run(&mut self, action: Action) -> Result<Reply, Refusal> {
         self.operations += 1;
         self.run_as(self.operations, action)
     }
 
-    pub(super) fn run_as(&mut self, operation: u128, action: Action) -> Result<Reply, Refusal> {
+    pub(crate) fn run_as(&mut self, operation: u128, action: Action) -> Result<Reply, Refusal> {
         let command =
             Command { operation: OperationId(operation), who: "alice".to_owned(), at_ms: self.now_ms, action };
         let answer = self.state.apply(self.state.index() + 1, &command);
@@ -88,7 +89,7 @@ impl World {
         answer
     }
 
-    pub(super) fn switchover(&mut self, to: &str, buckets: Selection) -> Result<PlanId, Refusal> {
+    pub(crate) fn switchover(&mut self, to: &str, buckets: Selection) -> Result<PlanId, Refusal> {
         let spec = SwitchoverSpec {
             to: RegionName::new(to).unwrap(),
             buckets,
@@ -102,7 +103,7 @@ impl World {
         })
     }
 
-    pub(super) fn failover(
+    pub(crate) fn failover(
         &mut self,
         to: Option<&str>,
         buckets: Selection,
@@ -117,13 +118,13 @@ impl World {
     }
 
     /// What an estimate would ask to agree to, of one bucket.
-    pub(super) fn consent(&self, name: &str, operations: u64, bytes: u64) -> Consent {
+    pub(crate) fn consent(&self, name: &str, operations: u64, bytes: u64) -> Consent {
         let loss = Loss { operations, bytes, unbounded: true };
         Consent { to: None, buckets: [(bucket(name), (self.bucket(name).epoch, loss))].into() }
     }
 
     /// The metadata leader has looked.
-    pub(super) fn advance(&mut self, plan: PlanId, name: &str, absent: &[&str], quiet: bool) -> Result<Reply, Refusal> {
+    pub(crate) fn advance(&mut self, plan: PlanId, name: &str, absent: &[&str], quiet: bool) -> Result<Reply, Refusal> {
         let it = self.bucket(name);
         let topology = self.state.topology();
         let absent = absent.iter().map(|name| topology.region_named(name).unwrap().id).collect();
@@ -131,38 +132,38 @@ impl World {
         self.run(Action::Advance { plan, seen })
     }
 
-    pub(super) fn tell(&mut self, region: RegionId, word: Word) {
+    pub(crate) fn tell(&mut self, region: RegionId, word: Word) {
         assert_eq!(self.run(Action::Report { region, words: vec![word] }), Ok(Reply::Reported));
     }
 
-    pub(super) fn abort(&mut self, plan: PlanId, scope: AbortScope, why: &str) -> Result<Reply, Refusal> {
+    pub(crate) fn abort(&mut self, plan: PlanId, scope: AbortScope, why: &str) -> Result<Reply, Refusal> {
         self.run(Action::Abort { plan, scope, why: why.to_owned() })
     }
 
-    pub(super) fn bucket(&self, name: &str) -> meridian_types::Bucket {
+    pub(crate) fn bucket(&self, name: &str) -> meridian_types::Bucket {
         meridian_types::Bucket::clone(self.state.bucket_named(&bucket(name)).unwrap())
     }
 
-    pub(super) fn step(&self, plan: PlanId, name: &str) -> Step {
+    pub(crate) fn step(&self, plan: PlanId, name: &str) -> Step {
         let id = self.bucket(name).id;
         self.state.plan(plan).unwrap().move_of(id).unwrap().step.clone()
     }
 }
 
-pub(super) fn seal(shard: u16, version: u64) -> Seal {
+pub(crate) fn seal(shard: u16, version: u64) -> Seal {
     Seal { lsn: Lsn(10 + u64::from(shard)), hash: SetHash(u128::from(version)), keys: version }
 }
 
-pub(super) fn all(fact: impl Fn(u16) -> Fact) -> Vec<(ShardId, Fact)> {
+pub(crate) fn all(fact: impl Fn(u16) -> Fact) -> Vec<(ShardId, Fact)> {
     (0..SHARDS).map(|shard| (ShardId(shard), fact(shard))).collect()
 }
 
-pub(super) fn named(names: &[&str]) -> Selection {
+pub(crate) fn named(names: &[&str]) -> Selection {
     Selection::Named(names.iter().map(|name| bucket(name)).collect())
 }
 
-pub(super) const US: RegionId = RegionId(1);
-pub(super) const EU: RegionId = RegionId(2);
+pub(crate) const US: RegionId = RegionId(1);
+pub(crate) const EU: RegionId = RegionId(2);
 const ORDERS: BucketId = BucketId(1);
 
 fn word(plan: PlanId, epoch: u64, facts: Vec<(ShardId, Fact)>) -> Word {

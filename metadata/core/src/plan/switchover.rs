@@ -71,4 +71,3 @@ pub(super) fn differs_now(before: &Move, after: &Move) -> bool {
         _ => false,
     }
 }
-

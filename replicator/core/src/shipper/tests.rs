@@ -323,3 +323,32 @@ fn lag_is_right_when_the_source_counts_only_since_its_restart() {
     play.head(5);
     assert_eq!(lag(&mut play, 2), 2);
 }
+
+#[test]
+fn the_target_is_told_what_it_lacks_whenever_that_is_news() {
+    let (mut play, _) = Play::streaming(Lane::Sync, 0, 0);
+    play.tail(vec![], 0, true);
+    let size = entry(1, SYNC, 100).entry.len() as u64;
+    let said = |play: &mut Play, total: u64| {
+        let now = play.base + Duration::from_millis(play.ms);
+        play.shipper.exposures(now, 50, &|_| (total, total * size))
+    };
+    let nothing = Exposure { head: Lsn(0), ..Exposure::default() };
+    assert_eq!(said(&mut play, 7), [(SYNC, nothing)], "seven of before are there");
+    assert_eq!(said(&mut play, 7), [], "it knows");
+    play.head(2);
+    play.ms = 30;
+    let lacks = Exposure { head: Lsn(2), operations: 2, bytes: 2 * size, oldest_ms: 30 };
+    assert_eq!(said(&mut play, 9), [(SYNC, lacks)]);
+    play.tail(vec![entry(1, SYNC, 100), entry(2, SYNC, 100)], 2, true);
+    play.encoded(10);
+    assert_eq!(said(&mut play, 9), [(SYNC, Exposure { oldest_ms: 49, ..lacks })], "sent is not yet there");
+    play.step(Input::Message(ToSource::Ack { lsn: Lsn(2) }));
+    assert_eq!(said(&mut play, 9), [(SYNC, Exposure { head: Lsn(2), ..Exposure::default() })]);
+    assert_eq!(said(&mut play, 9), []);
+    play.step(Input::Lost { reason: "cut".to_owned() });
+    assert_eq!(said(&mut play, 11), [], "nobody listens");
+    play.step(Input::Opened);
+    play.step(Input::Message(ToSource::Position { round: 1, lsn: Lsn(2) }));
+    assert_eq!(said(&mut play, 9).len(), 1, "a new stream begins anew");
+}

@@ -13,8 +13,8 @@ use meridian_replicator_quic::{
 use meridian_types::entry::{Body, Header, Kind, WriteBody};
 use meridian_types::frame::Frame;
 use meridian_types::{
-    Acks, Bucket, BucketId, BucketName, ClientId, ClusterId, Epoch, Exposure, Hlc, Key, Lane, Lsn, Node, NodeId, NodeName, Phase,
-    Policy, Region, RegionId, RegionName, RequestId, ShardId, Topology, Value, Write,
+    Acks, Bucket, BucketId, BucketName, ClientId, ClusterId, Epoch, Exposure, Hlc, Key, Lane, Lsn, Node, NodeId,
+    NodeName, Phase, Policy, Region, RegionId, RegionName, RequestId, ShardId, Topology, Value, Write,
 };
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair, SanType};
 use tokio::sync::watch;

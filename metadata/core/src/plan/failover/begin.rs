@@ -4,8 +4,8 @@
 use std::sync::Arc;
 
 use meridian_types::{
-    Bucket, Consent, Epoch, FailoverSpec, Goal, Loss, Move, Muster, Phase, Plan, PlanId, Refusal, RefusalKind, RegionId,
-    Step,
+    AutoMode, Bucket, Consent, Epoch, FailoverSpec, Goal, Loss, Move, Muster, Phase, Plan, PlanId, Refusal,
+    RefusalKind, RegionId, Step,
 };
 
 use super::{preferred, regions_needed};
@@ -94,7 +94,11 @@ impl ClusterState {
         let step = if to == Some(from) {
             Step::Unneeded
         } else {
-            let accepted = accepted(bucket, epoch_before, spec.consent.as_ref())?;
+            if spec.automatic {
+                self.check_damping(bucket, occasion.at_ms)?;
+            }
+            let bounded = spec.automatic && matches!(bucket.auto.mode, AutoMode::Bounded { .. });
+            let accepted = if bounded { None } else { accepted(bucket, epoch_before, spec.consent.as_ref())? };
             let first = to.or_else(|| preferred(bucket).find(|region| *region != from));
             Step::Fencing {
                 since_ms: occasion.at_ms,

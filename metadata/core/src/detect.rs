@@ -1,0 +1,152 @@
+//! When a region counts as lost, and which buckets the cluster replaces the primary of by itself (design 7).
+//!
+//! Two things must agree, so that no single observer can move a primary:
+//!
+//! ```text
+//! leases   no node that serves some shard there has renewed for a whole lease, in this leader's own term
+//! lanes    every other region that is there hears nothing from it over the lanes its primaries ship by
+//! ```
+//! A leader that is cut off grants no leases and commits nothing. A region that only lost its way to the metadata plane still
+//! ships, and is left alone: it stops acknowledging by itself, and a person may decide. What other regions hear travels with
+//! their lease renewals: it is soft, and forgotten with the term.
+//!
+//! Nobody is promoted on this alone: what is done is a failover like an operator's, which proves or gives up ([`crate::plan`]).
+//! How often it may be tried is decided where it is planned.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::{Duration, Instant};
+
+use meridian_types::{AutoMode, Bucket, BucketId, Epoch, FailoverSpec, NodeId, Phase, RegionId, Selection, ShardId};
+
+use crate::command::Action;
+use crate::lease::LeaseTable;
+use crate::plan::regions_needed;
+use crate::state::ClusterState;
+
+/// How long what a node hears counts: two renewals, and the time they take.
+pub const HEARD_FOR: Duration = Duration::from_secs(3);
+
+/// What one node hears of other regions.
+#[derive(Clone, Debug)]
+struct Watch {
+    at: Instant,
+    /// Regions whose lanes are silent there.
+    silent: BTreeSet<RegionId>,
+}
+
+/// The leader's eyes, in one term.
+#[derive(Debug, Default)]
+pub struct Detector {
+    term: u64,
+    watches: BTreeMap<NodeId, Watch>,
+    /// Buckets that only observe, for which it was said already.
+    observed: BTreeSet<(BucketId, Epoch)>,
+}
+
+impl Detector {
+    /// A node has renewed its lease and told which regions are silent to it.
+    pub fn heard(&mut self, now: Instant, term: u64, node: NodeId, silent: BTreeSet<RegionId>) {
+        self.enter(term);
+        self.watches.insert(node, Watch { at: now, silent });
+    }
+
+    fn enter(&mut self, term: u64) {
+        if self.term != term {
+            *self = Detector { term, ..Detector::default() };
+        }
+    }
+
+    /// What is to be put on record now; `now_ms` is the wall clock.
+    pub fn look(&mut self, now: Instant, now_ms: u64, table: &LeaseTable, state: &ClusterState) -> Vec<Action> {
+        self.enter(table.term());
+        let mut lost: BTreeMap<RegionId, bool> = BTreeMap::new();
+        let mut actions = Vec::new();
+        for bucket in state.buckets() {
+            let Some(from) = bucket.primary else { continue };
+            if bucket.auto.mode == AutoMode::Manual || is_being_replaced(bucket) {
+                continue;
+            }
+            if !*lost.entry(from).or_insert_with(|| self.is_lost(now, from, table, state)) {
+                continue;
+            }
+            let reason = format!("no node of {} holds a lease, and no region hears from it", state.region_name(from));
+            match bucket.auto.mode {
+                AutoMode::Manual => {}
+                AutoMode::ObserveOnly => {
+                    if self.observed.insert((bucket.id, bucket.epoch)) {
+                        actions.push(Action::Observe { bucket: bucket.id, epoch: bucket.epoch, what: reason });
+                    }
+                }
+                AutoMode::ZeroLoss | AutoMode::Bounded { .. } => {
+                    let enough = self.has_enough(now, bucket, from, table, state);
+                    if enough && state.check_damping(bucket, now_ms).is_ok() {
+                        actions.push(Action::Failover(FailoverSpec {
+                            buckets: Selection::Named(vec![bucket.name.clone()]),
+                            to: None,
+                            consent: None,
+                            automatic: true,
+                            reason,
+                        }));
+                    }
+                }
+            }
+        }
+        actions
+    }
+
+    /// Whether enough regions are there to prove that nothing is lost, where that is what is asked: stopping writes for nothing
+    /// would help nobody.
+    fn has_enough(
+        &self,
+        now: Instant,
+        bucket: &Bucket,
+        from: RegionId,
+        table: &LeaseTable,
+        state: &ClusterState,
+    ) -> bool {
+        let there = bucket.targets(from).filter(|region| is_there(now, *region, table, state)).count();
+        match bucket.auto.mode {
+            AutoMode::ZeroLoss => regions_needed(bucket).is_some_and(|needed| there >= needed),
+            AutoMode::Bounded { .. } => there > 0,
+            AutoMode::Manual | AutoMode::ObserveOnly => false,
+        }
+    }
+
+    fn is_lost(&self, now: Instant, region: RegionId, table: &LeaseTable, state: &ClusterState) -> bool {
+        let has_run_out = |node: &NodeId| table.expires(*node) <= now;
+        let shard_is_dead = |shard| {
+            let voters = state.voters(region, shard);
+            !voters.is_empty() && voters.iter().all(has_run_out)
+        };
+        if !(0..state.shards()).map(ShardId).any(shard_is_dead) {
+            return false;
+        }
+        let others: BTreeSet<RegionId> = state.nodes().map(|node| node.region).filter(|it| *it != region).collect();
+        let there: Vec<_> = others.into_iter().filter(|it| is_there(now, *it, table, state)).collect();
+        !there.is_empty() && there.into_iter().all(|observer| self.hears_nothing(now, observer, region, state))
+    }
+
+    /// Whether every node of a region that has told something lately hears nothing of `region`, and one has.
+    fn hears_nothing(&self, now: Instant, observer: RegionId, region: RegionId, state: &ClusterState) -> bool {
+        let nodes = state.nodes().filter(|node| node.region == observer);
+        let fresh: Vec<_> = nodes
+            .filter_map(|node| self.watches.get(&node.id))
+            .filter(|watch| now.saturating_duration_since(watch.at) <= HEARD_FOR)
+            .collect();
+        !fresh.is_empty() && fresh.iter().all(|watch| watch.silent.contains(&region))
+    }
+}
+
+fn is_being_replaced(bucket: &Bucket) -> bool {
+    match bucket.phase {
+        Phase::Steady | Phase::CatchingUp { .. } | Phase::Draining { .. } => false,
+        Phase::Fencing { .. } | Phase::Pulling { .. } => true,
+    }
+}
+
+fn is_there(now: Instant, region: RegionId, table: &LeaseTable, state: &ClusterState) -> bool {
+    state.nodes().any(|node| node.region == region && table.is_live(now, node.id))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,161 @@
+use meridian_types::{
+    Acks, AutoFailover, BucketName, BucketSpec, ClusterId, Labels, NodeName, OnPartition, OperationId, Policy,
+    RegionName,
+};
+
+use super::*;
+use crate::command::{Form, NodeSpec};
+use crate::{Command, Reply};
+
+const TTL: Duration = Duration::from_secs(5);
+const LOST: RegionId = RegionId(1);
+
+struct World {
+    state: ClusterState,
+    table: LeaseTable,
+    detector: Detector,
+    start: Instant,
+    operations: u128,
+}
+
+#[expect(clippy::disallowed_methods, reason = "tests need some instant to count from; which one does not matter")]
+fn origin() -> Instant {
+    Instant::now()
+}
+
+fn node(region: &str) -> NodeId {
+    NodeId::of(&NodeName::new(&format!("{region}-1")).unwrap())
+}
+
+impl World {
+    fn new(mode: AutoMode) -> World {
+        let member = |region: &str| NodeSpec {
+            name: NodeName::new(&format!("{region}-1")).unwrap(),
+            region: RegionName::new(region).unwrap(),
+            zone: "a".to_owned(),
+            rpc_address: "h:1".to_owned(),
+            replication_address: "h:2".to_owned(),
+            version: String::new(),
+        };
+        let members = ["us", "eu", "ap"].iter().map(|name| member(name)).collect();
+        let start = origin();
+        let mut world = World {
+            state: ClusterState::default(),
+            table: LeaseTable::elected(start, 1, TTL),
+            detector: Detector::default(),
+            start,
+            operations: 0,
+        };
+        world.run(Action::FormCluster(Form { cluster: ClusterId(1), shards: 2, lease_ttl_ms: 5000, members }));
+        world.run(Action::CreateBucket(BucketSpec {
+            name: BucketName::new("pay").unwrap(),
+            policy: Policy::Sync { acks: Acks::Majority, on_partition: OnPartition::Block },
+            regions: Vec::new(),
+            primary: None,
+            labels: Labels::new(),
+            auto: AutoFailover { mode, ..AutoFailover::default() },
+        }));
+        world
+    }
+
+    fn run(&mut self, action: Action) -> Reply {
+        self.operations += 1;
+        let operation = OperationId(self.operations);
+        let command = Command { operation, who: "leader".to_owned(), at_ms: 1000, action };
+        self.state.apply(self.state.index() + 1, &command).unwrap()
+    }
+
+    fn at(&self, ms: u64) -> Instant {
+        self.start + Duration::from_millis(ms)
+    }
+
+    /// A node renews, and says whom it does not hear.
+    fn renews(&mut self, ms: u64, region: &str, silent: &[RegionId]) {
+        let now = self.at(ms);
+        self.table.grant(now, node(region), 1, self.state.index()).unwrap();
+        self.detector.heard(now, 1, node(region), silent.iter().copied().collect());
+    }
+
+    fn look(&mut self, ms: u64) -> Vec<Action> {
+        self.detector.look(self.at(ms), 1000 + ms, &self.table, &self.state)
+    }
+}
+
+#[test]
+fn a_region_is_lost_when_its_leases_are_out_and_nobody_hears_from_it() {
+    let mut world = World::new(AutoMode::ZeroLoss);
+    world.renews(0, "us", &[]);
+    for ms in [4000, 5200] {
+        world.renews(ms, "eu", &[LOST]);
+        world.renews(ms, "ap", &[LOST]);
+    }
+    assert!(world.look(4900).is_empty(), "its lease has not run out");
+    let actions = world.look(5300);
+    let [Action::Failover(spec)] = actions.as_slice() else { panic!("{actions:?}") };
+    assert!(spec.automatic && spec.consent.is_none() && spec.reason.contains("us"), "{spec:?}");
+    world.run(actions[0].clone());
+    assert!(world.look(5400).is_empty(), "it is being replaced already");
+}
+
+#[test]
+fn one_observer_is_not_enough() {
+    let mut world = World::new(AutoMode::ZeroLoss);
+    world.renews(5200, "eu", &[LOST]);
+    world.renews(5200, "ap", &[]);
+    assert!(world.look(5300).is_empty(), "ap still hears from it: only its way to the metadata plane is cut");
+    world.renews(5400, "ap", &[LOST]);
+    assert_eq!(world.look(5500).len(), 1);
+    assert!(world.look(5500 + 3000).is_empty(), "what was heard too long ago counts for nothing");
+}
+
+#[test]
+fn a_new_leader_waits_a_whole_lease_of_its_own() {
+    let mut world = World::new(AutoMode::ZeroLoss);
+    world.table = LeaseTable::elected(world.at(3000), 2, TTL);
+    for region in ["eu", "ap"] {
+        let now = world.at(7900);
+        world.table.grant(now, node(region), 1, world.state.index()).unwrap();
+        world.detector.heard(now, 2, node(region), [LOST].into());
+    }
+    assert!(world.look(7990).is_empty());
+    assert_eq!(world.look(8010).len(), 1);
+}
+
+#[test]
+fn too_few_that_are_there_prove_nothing_so_writes_are_not_stopped() {
+    let mut world = World::new(AutoMode::ZeroLoss);
+    world.renews(5200, "eu", &[LOST, RegionId(3)]);
+    assert!(world.look(5300).is_empty(), "with two copies of three it takes both others");
+}
+
+#[test]
+fn who_only_observes_says_so_once() {
+    let mut world = World::new(AutoMode::ObserveOnly);
+    world.renews(5200, "eu", &[LOST]);
+    world.renews(5200, "ap", &[LOST]);
+    let actions = world.look(5300);
+    let [observed @ Action::Observe { .. }] = actions.as_slice() else { panic!("{actions:?}") };
+    assert!(world.look(5400).is_empty());
+    world.run(observed.clone());
+    let event = world.state.events().next_back().unwrap();
+    assert!(event.verb == "observe" && event.subject == "pay" && event.detail.contains("would"), "{event:?}");
+    let mut manual = World::new(AutoMode::Manual);
+    manual.renews(5200, "eu", &[LOST]);
+    manual.renews(5200, "ap", &[LOST]);
+    assert!(manual.look(5300).is_empty());
+}
+
+#[test]
+fn it_is_not_tried_again_and_again() {
+    let mut world = World::new(AutoMode::ZeroLoss);
+    world.renews(5200, "eu", &[LOST]);
+    world.renews(5200, "ap", &[LOST]);
+    let actions = world.look(5300);
+    let Reply::Operation { plan } = world.run(actions[0].clone()) else { panic!("no plan") };
+    let why = "a test".to_owned();
+    world.run(Action::Abort { plan, scope: crate::AbortScope::All, why });
+    assert!(world.look(5400).is_empty(), "it was given up a moment ago");
+    world.renews(40_000, "eu", &[LOST]);
+    world.renews(40_000, "ap", &[LOST]);
+    assert_eq!(world.look(40_100).len(), 1, "after a while it is tried again");
+}
