@@ -249,7 +249,7 @@ fn only_a_node_of_the_cluster_is_served_and_only_for_itself() {
     let name = |name: &str| NodeName::new(name).unwrap();
     let renew = |identity: Identity, node: u64| {
         let mut client = MetadataPeerClient::new(world.connect_as(&identity, leader));
-        let request = v1::RenewLeaseRequest { node, incarnation: 1 };
+        let request = v1::RenewLeaseRequest { node, incarnation: 1, ..Default::default() };
         world.outside(client.renew_lease(request)).map(|_| ()).map_err(|status| refusal_of_status(&status).kind)
     };
     let eu = world.places[1].member.id().0;
