@@ -42,6 +42,7 @@ TOML
 mkdir "$dir/redis"
 redis-server --port 7910 --bind 127.0.0.1 --dir "$dir/redis" --appendonly yes --appendfsync always --save '' \
     >"$dir/redis.log" & pids+=($!)
+ticks() { awk '{ print $14 + $15 }' "/proc/${pids[1]}/stat"; } # hundredths of a second of Redis' CPU
 
 connection=(--endpoint https://127.0.0.1:7900 --ca "$dir/pki/ca.pem" --cert "$dir/pki/bench.pem" --key "$dir/pki/bench-key.pem")
 until "$meridian" "${connection[@]}" bucket create bench --policy async >/dev/null 2>&1; do sleep 0.2; done
@@ -55,7 +56,10 @@ ours() { # label, arguments
 }
 redis() { # label, clients, command, requests
     printf '\n-- redis (appendfsync always), %s\n' "$1"
+    local before
+    before=$(ticks)
     redis-benchmark -p 7910 -c "$2" -n "$4" -d 256 -r 100000 -t "$3" --csv | tail -n +2
+    echo "CPU per operation: server $((($(ticks) - before) * 10000 / $4)) µs"
 }
 
 for run in $(seq "$runs"); do
