@@ -13,9 +13,9 @@ use meridian_client::{Client, TlsMaterial};
 use meridian_gateway::{Caller, Control, Digests, Gateway, Lags, Options, Store};
 use meridian_proto::dial;
 use meridian_types::{
-    Bucket, BucketChange, BucketName, BucketSpec, Durability, Epoch, Freshness, Hlc, Labels, NodeId, NodeStatus,
-    OperationId, Outcome, Plan, PlanId, Refusal, RefusalKind, RegionId, Request, Response, SessionToken,
-    SwitchoverSpec, Topology, Version, request::Found,
+    Bucket, BucketChange, BucketId, BucketName, BucketSpec, Durability, Epoch, Estimate, FailoverSpec, Freshness, Hlc,
+    Labels, NodeId, NodeStatus, OperationId, Outcome, Plan, PlanId, Refusal, RefusalKind, RegionId, RegionName,
+    Request, Response, Selection, SessionToken, ShardFacts, SwitchoverSpec, Topology, Version, request::Found,
 };
 use tokio::net::TcpListener;
 use tokio_stream::wrappers::TcpListenerStream;
@@ -91,6 +91,15 @@ impl Control for NoControl {
         none()
     }
     async fn switchover(&self, _: SwitchoverSpec, _: OperationId, _: bool, _: Caller) -> Result<Arc<Plan>, Refusal> {
+        none()
+    }
+    async fn failover_estimate(&self, _: Selection, _: Option<RegionName>) -> Result<Estimate, Refusal> {
+        none()
+    }
+    fn failover_facts(&self, _: Vec<BucketId>) -> Result<(RegionId, Vec<ShardFacts>), Refusal> {
+        none()
+    }
+    async fn failover(&self, _: FailoverSpec, _: OperationId, _: bool, _: Caller) -> Result<Arc<Plan>, Refusal> {
         none()
     }
     fn operations(&self, _: Option<PlanId>) -> Result<Vec<Arc<Plan>>, Refusal> {

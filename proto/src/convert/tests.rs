@@ -7,11 +7,11 @@ use bytes::Bytes;
 use meridian_types::key::{MULTI_ITEMS_MAX, SCAN_ITEMS_MAX};
 use meridian_types::{
     Acks, AutoFailover, AutoMode, Breach, Bucket, BucketChange, BucketDigest, BucketId, BucketLag, BucketName,
-    BucketSpec, ClientId, ClusterId, Durability, Effect, Epoch, Freshness, Goal, Hlc, Key, LagBound, Lane, LaneState,
-    LaneStatus, Lsn, MaxLag, Move, Node, NodeId, NodeName, NodeStatus, OnPartition, OperationId, Outcome, Phase, Plan,
-    PlanId, Policy, Proof, Read, ReadLevel, Refusal, RefusalKind, Region, RegionId, RegionName, Request, RequestId,
-    Response, Seal, Selection, SessionToken, SetHash, ShardDigest, ShardId, StalePolicy, Standing, Step,
-    SwitchoverSpec, Topology, Value, Version, Write, WriteAck, request::Found,
+    BucketSpec, ClientId, ClusterId, Durability, Effect, Epoch, Exposure, Freshness, Goal, Hlc, Key, LagBound, Lane,
+    LaneState, LaneStatus, Loss, Lsn, MaxLag, Move, Muster, Node, NodeId, NodeName, NodeStatus, OnPartition,
+    OperationId, Outcome, Phase, Plan, PlanId, Policy, Proof, Read, ReadLevel, Refusal, RefusalKind, Region, RegionId,
+    RegionName, Remains, Request, RequestId, Response, Seal, Selection, SessionToken, SetHash, ShardDigest, ShardId,
+    StalePolicy, Standing, Step, SwitchoverSpec, Topology, Value, Verdict, Version, Write, WriteAck, request::Found,
 };
 use proptest::collection::{btree_map, vec};
 use proptest::option;

@@ -151,6 +151,7 @@ impl Settings {
             auto: self.auto(named(&bucket.auto, topology))?,
             max_lag: matches!(policy, Policy::Async { .. } if changed).then(|| policy.max_lag()),
             on_partition: on_partition.filter(|_| changed),
+            acks: None,
         })
     }
 }

@@ -92,7 +92,7 @@ impl Told {
                 let Some(plan) = self.plan else { return };
                 let absent: Vec<&str> =
                     [(1, "eu"), (2, "ap")].iter().filter(|(bit, _)| absent & bit != 0).map(|(_, name)| *name).collect();
-                self.quiet |= quiet && bucket.is_between_primaries();
+                self.quiet |= *quiet && bucket.is_between_primaries();
                 self.world.advance(plan, "pay", &absent, *quiet).unwrap();
             }
             Happens::GivenUp => {
