@@ -5,7 +5,9 @@
 
 mod arguments;
 mod callers;
+mod failovers;
 mod figures;
+mod forced;
 mod stage;
 mod switchovers;
 

@@ -31,8 +31,8 @@ async fn write(
     writer: usize,
     stop: CancellationToken,
     last: Arc<AtomicU64>,
-) -> u64 {
-    let bucket = client.bucket(bucket).unwrap();
+) -> anyhow::Result<u64> {
+    let bucket = client.bucket(bucket)?;
     let mut acknowledged = 0;
     while !stop.is_cancelled() {
         let key = format!("{writer}-{acknowledged:08}");
@@ -47,7 +47,7 @@ async fn write(
             last.fetch_add(1, Ordering::Relaxed);
         }
     }
-    acknowledged
+    Ok(acknowledged)
 }
 
 /// How many of the acknowledged keys of each writer are not there.
@@ -94,15 +94,15 @@ async fn start(
     bucket: &'static str,
     stop: &CancellationToken,
     last: &Arc<AtomicU64>,
-) -> JoinSet<(usize, u64)> {
+) -> anyhow::Result<JoinSet<anyhow::Result<(usize, u64)>>> {
     let mut writers = JoinSet::new();
     for writer in 0..WRITERS {
         // Beside the region that is left: what is asked there is not lost with the connection.
-        let client = planet.client(1 + writer % 2).await.unwrap();
+        let client = planet.client(1 + writer % 2).await?;
         let (stop, last) = (stop.clone(), Arc::clone(last));
-        writers.spawn(async move { (writer, write(client, bucket, writer, stop, last).await) });
+        writers.spawn(async move { Ok((writer, write(client, bucket, writer, stop, last).await?)) });
     }
-    writers
+    Ok(writers)
 }
 
 async fn ended(client: &Client, find: impl Fn(&Plan) -> bool) -> anyhow::Result<Plan> {
@@ -117,9 +117,10 @@ async fn ended(client: &Client, find: impl Fn(&Plan) -> bool) -> anyhow::Result<
     }
 }
 
-fn in_writers_order(mut counts: Vec<(usize, u64)>) -> Vec<u64> {
+fn in_writers_order(counts: Vec<anyhow::Result<(usize, u64)>>) -> anyhow::Result<Vec<u64>> {
+    let mut counts = counts.into_iter().collect::<anyhow::Result<Vec<_>>>()?;
     counts.sort_unstable();
-    counts.into_iter().map(|(_, count)| count).collect()
+    Ok(counts.into_iter().map(|(_, count)| count).collect())
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -130,7 +131,7 @@ async fn a_sync_bucket_whose_region_is_killed_gets_another_primary_and_misses_no
     let sync = Policy::Sync { acks: Acks::Majority, on_partition: OnPartition::Block };
     create(&client, "pay", sync, AutoMode::ZeroLoss).await?;
     let (stop, last) = (CancellationToken::new(), Arc::new(AtomicU64::new(0)));
-    let writers = start(&planet, "pay", &stop, &last).await;
+    let writers = start(&planet, "pay", &stop, &last).await?;
     while last.load(Ordering::Relaxed) < 500 {
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
@@ -147,7 +148,7 @@ async fn a_sync_bucket_whose_region_is_killed_gets_another_primary_and_misses_no
     let outage = killed.elapsed();
     tokio::time::sleep(Duration::from_millis(500)).await;
     stop.cancel();
-    let acknowledged = in_writers_order(writers.join_all().await);
+    let acknowledged = in_writers_order(writers.join_all().await)?;
     let plan = ended(&client, |_| true).await?;
     eprintln!("first write {outage:?} after the kill; {} acknowledged; {plan:?}", acknowledged.iter().sum::<u64>());
     let Step::FailedOver { verdict, .. } = &plan.moves[0].step else { anyhow::bail!("{plan:?}") };
@@ -171,13 +172,13 @@ async fn an_async_bucket_is_only_given_up_to_what_was_agreed() -> anyhow::Result
     let client = planet.client(1).await?;
     create(&client, "feed", Policy::ASYNC, AutoMode::Manual).await?;
     let (stop, last) = (CancellationToken::new(), Arc::new(AtomicU64::new(0)));
-    let writers = start(&planet, "feed", &stop, &last).await;
+    let writers = start(&planet, "feed", &stop, &last).await?;
     while last.load(Ordering::Relaxed) < 500 {
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     planet.kill(0)?;
     stop.cancel();
-    let acknowledged = in_writers_order(writers.join_all().await);
+    let acknowledged = in_writers_order(writers.join_all().await)?;
 
     let buckets = Selection::AllFrom(RegionName::new(REGIONS[0])?);
     let begun = Instant::now();

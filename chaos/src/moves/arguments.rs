@@ -5,16 +5,31 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{bail, ensure};
+use meridian_types::AutoMode;
 
 use super::stage::{Options, Stage};
-use super::switchovers;
+use super::{failovers, forced, switchovers};
 use crate::wan::namespaces;
+
+/// How the primary moves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+enum How {
+    /// Switchovers: planned, without loss.
+    Switchover,
+    /// The primary's region is killed, and the cluster replaces it by itself.
+    Failover,
+    /// The region of an async bucket is killed, and an operator agrees to the loss.
+    Forced,
+}
 
 /// What `chaos moves` is told.
 #[derive(Clone, Debug, clap::Args)]
 pub struct Arguments {
-    /// How often the primary moves.
-    #[arg(long, default_value_t = 200)]
+    /// How the primary moves.
+    #[arg(long, value_enum, default_value = "switchover")]
+    how: How,
+    /// How often; failovers at most 96 times, which is all a bucket may do by itself in a day.
+    #[arg(long, default_value_t = 90)]
     rounds: usize,
     /// Callers, each with one request under way.
     #[arg(long, default_value_t = 64)]
@@ -50,7 +65,9 @@ impl Arguments {
             binary: crate::wan::binary(self.binary.as_deref())?,
             round_trips: [first, second, third].map(|ms| Duration::from_secs_f64(ms / 1000.0)),
             policy: self.policy,
+            auto: if self.how == How::Failover { AutoMode::ZeroLoss } else { AutoMode::Manual },
             callers: self.clients,
+            calls: self.how != How::Forced,
             think: Duration::from_millis(self.think_ms),
         };
         let prefix = format!("{}{}-", namespaces::PREFIX, std::process::id());
@@ -68,7 +85,11 @@ impl Arguments {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         runtime.block_on(async {
             let mut stage = Stage::set_up(options, tools, dir).await?;
-            switchovers::play(&mut stage, self.rounds, out).await
+            match self.how {
+                How::Switchover => switchovers::play(&mut stage, self.rounds, out).await,
+                How::Failover => failovers::play(&mut stage, self.rounds, out).await,
+                How::Forced => forced::play(&mut stage, self.rounds, out).await,
+            }
         })
     }
 }

@@ -60,6 +60,13 @@ impl Callers {
         self.read(|book| longest_gap(&book.acknowledged, from, until))
     }
 
+    /// When the first acknowledgement came at or after a moment, of all callers.
+    pub(super) fn first_after(&self, moment: Instant) -> Option<Instant> {
+        let first =
+            |book: &Book| book.acknowledged[book.acknowledged.partition_point(|at| *at < moment)..].first().copied();
+        self.read(first).into_iter().flatten().min()
+    }
+
     /// Acknowledgements so far.
     pub(super) fn acknowledged(&self) -> usize {
         self.read(|book| book.acknowledged.len()).into_iter().sum()

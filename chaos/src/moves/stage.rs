@@ -1,14 +1,16 @@
 //! Three regions over the emulated WAN, one bucket, and callers that never stop.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::Context;
-use meridian_client::{Admin, BucketName, Client, Policy, RegionName};
-use meridian_types::RegionId;
+use meridian_client::{Admin, BucketName, BucketSpec, Client, Policy, RegionName};
+use meridian_types::failover::PER_DAY_MAX;
+use meridian_types::{AutoFailover, AutoMode, RegionId};
 
 use super::callers::Callers;
-use crate::real::{Planet, REGIONS, create_bucket};
+use crate::real::{Planet, REGIONS};
 use crate::wan::tools::Tools;
 use crate::wan::weather::Distances;
 
@@ -26,8 +28,12 @@ pub(super) struct Options {
     pub(super) round_trips: [Duration; 3],
     /// How the bucket replicates.
     pub(super) policy: Policy,
+    /// What it does by itself when its primary is lost.
+    pub(super) auto: AutoMode,
     /// How many callers.
     pub(super) callers: usize,
+    /// Whether they call all the time.
+    pub(super) calls: bool,
     /// The pause of each between two requests.
     pub(super) think: Duration,
 }
@@ -38,9 +44,11 @@ pub(super) struct Stage {
     /// An operator's view, from beside the first region.
     pub(super) operator: Client,
     pub(super) round_trips: [Duration; 3],
+    /// How many write where callers don't call.
+    pub(super) writers: usize,
     // Behind whoever speaks to them.
     pub(super) planet: Planet,
-    _tools: Tools,
+    tools: Tools,
 }
 
 impl Stage {
@@ -57,9 +65,16 @@ impl Stage {
         }
         planet.ready(PATIENCE).await?;
         let operator = planet.client(0).await?;
-        create_bucket(&operator, BUCKET, options.policy).await?;
-        let callers = Callers::start(&planet, options).await?;
-        Ok(Stage { callers, operator, round_trips: options.round_trips, planet, _tools: tools })
+        create(&operator, options).await?;
+        let callers = if options.calls { Callers::start(&planet, options).await? } else { Callers::default() };
+        let (round_trips, writers) = (options.round_trips, options.callers);
+        Ok(Stage { callers, operator, round_trips, writers, planet, tools })
+    }
+
+    /// Starts a region that was killed.
+    pub(super) fn start(&mut self, region: usize) -> anyhow::Result<()> {
+        let launch = self.tools.launch(region, 0)?;
+        self.planet.start_with(region, &launch)
     }
 
     /// What operators ask.
@@ -80,6 +95,16 @@ impl Stage {
     pub(super) fn round_trip(&self, a: usize, b: usize) -> Duration {
         Distances::of_three(self.round_trips).round_trip(a, b)
     }
+}
+
+/// Creates the bucket, with as little damping as there can be.
+async fn create(operator: &Client, options: &Options) -> anyhow::Result<()> {
+    let auto =
+        AutoFailover { mode: options.auto, interval_ms_min: 0, per_day_max: PER_DAY_MAX, successors: Vec::new() };
+    let (regions, primary, labels) = (Vec::new(), None, BTreeMap::new());
+    let spec = BucketSpec { name: bucket_name()?, policy: options.policy, regions, primary, labels, auto };
+    operator.admin().create_bucket(&spec, false).await?;
+    Ok(())
 }
 
 /// The bucket's name.

@@ -106,7 +106,7 @@ fn equal(plan: &meridian_client::Plan) -> usize {
 }
 
 /// Stops the load; every region equal, every counter as its caller knows it.
-async fn judge(stage: &mut Stage, out: &mut impl Write) -> anyhow::Result<Vec<String>> {
+pub(super) async fn judge(stage: &mut Stage, out: &mut impl Write) -> anyhow::Result<Vec<String>> {
     let failed = stage.callers.failed();
     writeln!(out, "{} increments acknowledged, {} requests failed", stage.callers.acknowledged(), failed.len())?;
     let mut wrong: Vec<String> =

@@ -34,6 +34,9 @@ pub const FENCING_MAX: Duration = Duration::from_secs(60);
 /// How long a pull may last. What it moves is what two regions differ by.
 pub const PULLING_MAX: Duration = Duration::from_secs(600);
 
+/// Which regions are absent, and whether the lost one is quiet.
+type Sighting = (BTreeSet<RegionId>, bool);
+
 /// A bucket whose primary is being replaced.
 type Stage = (PlanId, BucketId, Epoch, bool);
 
@@ -61,7 +64,7 @@ impl Vigil {
         let before = std::mem::take(&mut self.watched);
         let mut actions = Vec::new();
         for plan in state.plans().filter(|plan| plan.ended_ms.is_none()) {
-            let mut seen: BTreeMap<(BTreeSet<RegionId>, bool), Vec<(BucketId, Epoch)>> = BTreeMap::new();
+            let mut seen: BTreeMap<Sighting, Vec<(BucketId, Epoch)>> = BTreeMap::new();
             let mut late = Vec::new();
             for it in &plan.moves {
                 let Some(stage) = stage(plan, it) else { continue };
