@@ -17,7 +17,9 @@ use tokio::task::JoinSet;
 use crate::admission::Admission;
 use crate::authority::Authority;
 use crate::blocking::Blocking;
+use crate::ceiling;
 use crate::clock::{Clock, SystemClock};
+use crate::degrade;
 use crate::disk::{Disk, Gauge, Space, SystemGauge};
 use crate::group::Groups;
 use crate::handover;
@@ -140,6 +142,8 @@ impl Service {
             shards,
             scans: Semaphore::new(SCANS_MAX),
             metrics: Metrics::new(),
+            breaches: Default::default(),
+            exposures: Default::default(),
             place,
             options,
             store,
@@ -187,6 +191,8 @@ impl Service {
         tasks.push(("write-back", upkeep::write_back(Arc::clone(&node)).boxed()));
         tasks.push(("key expiry", upkeep::expire_keys(Arc::clone(&node)).boxed()));
         tasks.push(("handover", handover::hand_over(Arc::clone(&node)).boxed()));
+        tasks.push(("copies", degrade::keep_copies(Arc::clone(&node)).boxed()));
+        tasks.push(("ceilings", ceiling::keep_ceilings(Arc::clone(&node)).boxed()));
         tasks.push(("bucket removal", upkeep::drop_buckets(Arc::clone(&node)).boxed()));
         tasks.push(("client expiry", upkeep::expire_clients(node).boxed()));
         tasks
@@ -325,6 +331,8 @@ impl Handle {
         if self.node.disk.is_full() {
             problems.push(self.node.disk.sentence());
         }
+        problems.extend(self.node.breaches().values().cloned());
+        problems.extend(self.node.standings());
         for shard in self.node.shards.iter().filter(|shard| shard.leader().is_none()) {
             problems.push(format!(
                 "shard {} has no leader in this region: check that a majority of its nodes is up and reachable",
