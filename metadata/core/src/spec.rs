@@ -97,6 +97,11 @@ impl ClusterState {
         for name in names {
             let id = self.known_region("regions", name)?;
             if ids.contains(&id) {
+                let least = LagBound {
+                    operations: bound.operations.and(least.operations),
+                    bytes: bound.bytes.and(least.bytes),
+                    ..least
+                };
                 return Err(invalid(format!("`regions` names `{name}` twice: name each region once")));
             }
             ids.push(id);

@@ -193,7 +193,7 @@ impl Watch {
             sights.iter().filter(|sight| holds(sight)).map(|sight| sight.shard).collect()
         };
         let lacking = |shards: BTreeSet<ShardId>| {
-            let reason = reason(needed, sights.iter().filter(|sight| shards.contains(&sight.shard)), label);
+            let reason = self.reason(needed, sights.iter().filter(|sight| shards.contains(&sight.shard)), label);
             (!shards.is_empty()).then_some(Copies::Lacking { shards, reason })
         };
         let overdue = || after_ms.and_then(|after| lacking(of(&|it| self.waited_ms(now_ms, it.shard) >= after)));
@@ -234,6 +234,26 @@ impl Watch {
         sight.acked.iter().filter(|(region, lsn)| whole.contains(region) && lsn >= stood).count() >= needed
     }
 
+    /// Who has not confirmed what has waited longest.
+    fn reason<'a>(
+        &self,
+        needed: usize,
+        sights: impl Iterator<Item = &'a CopiesSight>,
+        label: &dyn Fn(RegionId) -> String,
+    ) -> String {
+        let oldest = |sight: &CopiesSight| {
+            let waiting = self.trails.get(&sight.shard).and_then(|trail| trail.waiting.front());
+            waiting.map_or(sight.lsn, |(lsn, _)| *lsn)
+        };
+        let behind: BTreeSet<RegionId> = sights
+            .flat_map(|sight| sight.acked.iter().filter(|(_, lsn)| *lsn < oldest(sight)).map(|(region, _)| *region))
+            .collect();
+        let names: Vec<String> = behind.into_iter().map(label).collect();
+        let verb = if names.len() == 1 { "does" } else { "do" };
+        let others = if needed == 1 { "one other region".to_owned() } else { format!("{needed} other regions") };
+        format!("{} {verb} not confirm writes in time, which {others} must", names.join(", "))
+    }
+
     fn is_news(&self, now_ms: u64, copies: &Copies) -> bool {
         self.said.as_ref().is_none_or(|(said, at)| said != copies || at + AGAIN_MS <= now_ms)
     }
@@ -247,18 +267,4 @@ fn reached(needed: usize, acked: impl Iterator<Item = Lsn>) -> Lsn {
         None => Lsn(u64::MAX),
         Some(last) => all.get(last).copied().unwrap_or_default(),
     }
-}
-
-fn reason<'a>(
-    needed: usize,
-    sights: impl Iterator<Item = &'a CopiesSight>,
-    label: &dyn Fn(RegionId) -> String,
-) -> String {
-    let behind: BTreeSet<RegionId> = sights
-        .flat_map(|sight| sight.acked.iter().filter(|(_, lsn)| *lsn < sight.lsn).map(|(region, _)| *region))
-        .collect();
-    let names: Vec<String> = behind.into_iter().map(label).collect();
-    let verb = if names.len() == 1 { "does" } else { "do" };
-    format!("{} {verb} not confirm writes in time; {needed} other regions must", names.join(", "))
-        .replace("; 1 other regions must", "; one other region must")
 }

@@ -220,11 +220,11 @@ fn sentence(bucket: &Bucket) -> Option<String> {
     match &bucket.standing {
         Standing::Sync { .. } => None,
         Standing::Degraded { reason, .. } => Some(format!(
-            "bucket {} is DEGRADED ({reason}): its writes may exist in this region only, so losing it may lose them; bring the others back, or forbid it with `meridian bucket set {} --on-partition block`",
+            "bucket {} is DEGRADED ({reason}): its writes may lack copies, so losing this region may lose them; bring the others back, or forbid it with `meridian bucket set {} --on-partition block`",
             bucket.name, bucket.name
         )),
         Standing::Recovering { .. } => Some(format!(
-            "bucket {} is RECOVERING: new writes have their copies, older ones may still exist in this region only; it becomes SYNC by itself",
+            "bucket {} is RECOVERING: new writes have their copies, older ones may not yet; it becomes SYNC by itself",
             bucket.name
         )),
     }

@@ -167,11 +167,11 @@ impl ExposureView {
 
     fn long(&self) -> String {
         if self.operations == 0 {
-            return "nothing: enough other regions have every write".to_owned();
+            return "nothing: enough regions have every write".to_owned();
         }
         let eta = self.eta_ms.map_or(String::new(), |eta| format!("; at the present rate gone in {}", millis(eta)));
         let (operations, bytes) = (count(self.operations), bytes(self.bytes));
-        format!("{operations} operations, {bytes}: what losing the primary region now could cost{eta}")
+        format!("{operations} operations, {bytes}: not yet in as many regions as it takes to survive{eta}")
     }
 }
 
@@ -206,7 +206,7 @@ impl StandingView {
         let Some(exposed_since_ms) = self.exposed_since_ms else { return self.state.clone() };
         let reason = self.reason.as_ref().map_or(String::new(), |reason| format!(": {reason}"));
         format!(
-            "{} since {}{reason}; writes since {} may exist in the primary region only; {} of shards back",
+            "{} since {}{reason}; writes since {} may lack copies; {} of shards back",
             self.state,
             moment(self.since_ms),
             moment(exposed_since_ms),
@@ -224,9 +224,14 @@ impl AutoView {
         if self.mode == "manual" {
             return format!("manual{preferred}");
         }
-        let (interval, count) = (millis(self.min_interval_ms), self.max_per_day);
+        let (interval, count) = (minutes(self.min_interval_ms), self.max_per_day);
         format!("{}, at most every {interval} and {count} times a day{preferred}", self.mode)
     }
+}
+
+/// A time that people give in minutes.
+fn minutes(ms: u64) -> String {
+    if ms.is_multiple_of(60_000) { format!("{} min", ms / 60_000) } else { millis(ms) }
 }
 
 #[cfg(test)]
@@ -281,9 +286,6 @@ mod tests {
         let bucket = View { primary: Some("us-east".into()), standing: Some(standing), ..View::default() };
         assert_eq!(bucket.copies(), "DEGRADED (19 % of shards back)");
         let text = bucket.described();
-        assert!(
-            text.contains("eu-west does not answer") && text.contains("may exist in the primary region only"),
-            "{text}"
-        );
+        assert!(text.contains("eu-west does not answer") && text.contains("may lack copies"), "{text}");
     }
 }

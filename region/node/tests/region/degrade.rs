@@ -89,10 +89,14 @@ async fn a_bucket_that_blocks_never_takes_fewer() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn deg_1_it_is_sync_again_only_when_the_other_region_has_everything() {
     let (_dir, a, b) = two().await;
-    stands(&a, degraded());
+    stands(
+        &a,
+        Standing::Degraded { since: Hlc(1), exposed_since: Hlc(1), reason: String::new(), ready: BTreeSet::new() },
+    );
     for name in ["k0", "k1", "k2", "k3", "k4"] {
         a.put(SHOP, name, "v").await.unwrap();
     }
+    stands(&a, degraded());
     a_moment().await;
     assert_ne!(a.plane.copies(SHOP), Some(all_shards()), "the other region has nothing");
     carry_all(&a, &b).await;
