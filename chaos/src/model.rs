@@ -19,6 +19,7 @@
 mod actions;
 mod bounds;
 pub mod cli;
+pub mod degrade;
 mod promises;
 mod state;
 

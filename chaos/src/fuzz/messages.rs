@@ -13,11 +13,12 @@ use meridian_proto::v1;
 use meridian_replicator_core::message::{Hello, Stop, ToSource, ToTarget, Welcome};
 use meridian_types::request::Found;
 use meridian_types::{
-    Acks, Bucket, BucketDigest, BucketId, BucketLag, BucketName, BucketSpec, ClientId, ClusterId, Durability, Effect,
-    Epoch, Exposure, Fact, Freshness, Goal, Hlc, Lane, LaneState, LaneStatus, Loss, Lsn, Move, Muster, NodeId,
-    NodeName, NodeStatus, OperationId, Outcome, Phase, Plan, PlanId, Policy, Proof, Read, ReadLevel, Refusal,
-    RefusalKind, RegionId, RegionName, Remains, Request, RequestId, Response, Seal, Selection, SetHash, ShardDigest,
-    ShardId, StalePolicy, Step, SwitchoverSpec, Topology, Verdict, Version, Word, Write, WriteAck,
+    Acks, AutoFailover, AutoMode, Breach, Bucket, BucketChange, BucketDigest, BucketId, BucketLag, BucketName,
+    BucketSpec, ClientId, ClusterId, Copies, Durability, Effect, Epoch, Exposure, Fact, Freshness, Goal, Hlc, LagBound,
+    Lane, LaneState, LaneStatus, Loss, Lsn, MaxLag, Move, Muster, NodeId, NodeName, NodeStatus, OnPartition,
+    OperationId, Outcome, Phase, Plan, PlanId, Policy, Proof, Read, ReadLevel, Refusal, RefusalKind, RegionId,
+    RegionName, Remains, Request, RequestId, Response, Seal, Selection, SetHash, ShardDigest, ShardId, StalePolicy,
+    StandingWord, Step, SwitchoverSpec, Topology, Verdict, Version, Word, Write, WriteAck,
 };
 use prost::Message;
 
@@ -133,7 +134,22 @@ fn actions() -> Vec<Action> {
         Action::Switchover(switchover()),
         Action::Report { region: RegionId(1), words: vec![word] },
         Action::Abort { plan: PlanId(12), scope: AbortScope::All, why: "late".to_owned() },
+        Action::SetBucket { name: spec().name, change: change() },
+        Action::ReportStanding { region: RegionId(1), words: vec![standing_word()] },
     ]
+}
+
+fn change() -> BucketChange {
+    let bound = LagBound { ms: Some(5000), operations: None, bytes: Some(1 << 30) };
+    let max_lag = MaxLag { bound, on_breach: Breach::Throttle };
+    let mode = AutoMode::Bounded { max_lag: bound };
+    let auto = AutoFailover { mode, ..AutoFailover::default() };
+    BucketChange { auto: Some(auto), max_lag: Some(Some(max_lag)), on_partition: Some(OnPartition::DEGRADE) }
+}
+
+fn standing_word() -> StandingWord {
+    let copies = Copies::Lacking { shards: [ShardId(0)].into(), reason: "silent".to_owned() };
+    StandingWord { bucket: BucketId(1), epoch: Epoch(1), since: Hlc(5), copies }
 }
 
 fn sample_commands() -> Vec<Command> {

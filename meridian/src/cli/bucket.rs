@@ -1,6 +1,7 @@
 //! `meridian bucket`: create, list, show, set, delete, label.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use clap::Subcommand;
 use meridian_client::Client;
@@ -112,10 +113,7 @@ pub(super) async fn run(command: Command, connection: &Connection, format: Forma
             let views = topology.buckets.values().map(|bucket| View::of(bucket, &topology)).collect();
             show(format, &List { buckets: views })
         }
-        Command::Show { name } => {
-            let topology = client.admin().topology().await?;
-            show(format, &Described { buckets: vec![View::of(existing(&topology, &name)?, &topology)] })
-        }
+        Command::Show { name } => describe(&client, &name, format).await,
         Command::Set { name, acks, settings, dry_run } => set(&client, &name, acks, &settings, dry_run, format).await,
         Command::Delete { name, dry_run, yes } => delete(&client, &name, dry_run, yes).await,
         Command::Label { name, labels } => {
@@ -130,6 +128,35 @@ fn existing<'a>(topology: &'a Topology, name: &BucketName) -> Result<&'a Bucket,
     topology.bucket_named(name.as_str()).map(AsRef::as_ref).ok_or_else(|| {
         Failure::invalid(format!("there is no bucket `{name}`: `meridian bucket list` shows what there is"))
     })
+}
+
+/// How long a return is watched before its rate is told.
+const RATE_OVER: Duration = Duration::from_secs(1);
+
+async fn describe(client: &Client, name: &BucketName, format: Format) -> anyhow::Result<()> {
+    let (bucket, mut view) = seen(client, name).await?;
+    if !bucket.standing.is_sync() {
+        let before = view;
+        tokio::time::sleep(RATE_OVER).await;
+        (_, view) = seen(client, name).await?;
+        view.since(&before, 1000);
+    }
+    show(format, &Described { buckets: vec![view] })
+}
+
+/// A bucket, with what its primary's region says of the others.
+async fn seen(client: &Client, name: &BucketName) -> anyhow::Result<(Bucket, View)> {
+    let topology = client.admin().topology().await?;
+    let bucket = existing(&topology, name)?;
+    let mut view = View::of(bucket, &topology);
+    for region in client.admin().lag(Some(name)).await? {
+        if let Ok(lag) = region.answer
+            && view.primary.as_deref() == Some(region.region.as_str())
+        {
+            view.expose(bucket, &lag.buckets);
+        }
+    }
+    Ok((bucket.clone(), view))
 }
 
 async fn set(

@@ -67,6 +67,11 @@ async fn add_lanes(
     for region in &regions {
         // A region that doesn't answer is in the table of nodes already.
         let Ok(lag) = &region.answer else { continue };
+        for (view, bucket) in report.buckets.iter_mut().zip(topology.buckets.values()) {
+            if view.primary.as_deref() == Some(region.region.as_str()) {
+                view.expose(bucket, &lag.buckets);
+            }
+        }
         for lane in lag.lanes.iter().filter(|lane| lane.state != LaneState::Streaming) {
             let target = topology.region_label(lane.target);
             report.problems.push(format!(

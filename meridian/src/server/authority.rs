@@ -7,7 +7,7 @@ use futures::FutureExt;
 use futures::future::BoxFuture;
 use meridian_metadata_node::Handle;
 use meridian_region_node::Authority;
-use meridian_types::{Refusal, Topology, Word};
+use meridian_types::{Refusal, StandingWord, Topology, Word};
 use tokio::sync::watch;
 
 /// The metadata plane's handle, seen as the region's source of authority (FEN-1).
@@ -29,5 +29,14 @@ impl Authority for MetadataAuthority {
     fn tell(&self, word: Word) -> BoxFuture<'static, Result<(), Refusal>> {
         let metadata = self.0.clone();
         async move { metadata.tell(word).await }.boxed()
+    }
+
+    fn tell_standing(&self, word: StandingWord) -> BoxFuture<'static, Result<(), Refusal>> {
+        let metadata = self.0.clone();
+        async move { metadata.tell_standing(word).await }.boxed()
+    }
+
+    fn lease_ttl_ms(&self) -> u64 {
+        self.0.lease_ttl_ms()
     }
 }

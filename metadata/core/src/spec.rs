@@ -2,8 +2,10 @@
 
 use std::collections::BTreeSet;
 
+use meridian_types::policy::LAG_BYTES_MIN;
 use meridian_types::{
-    AutoFailover, BucketSpec, Labels, Policy, PolicyError, Refusal, RefusalKind, RegionId, RegionName,
+    AutoFailover, Breach, BucketSpec, Labels, LagBound, MaxLag, Policy, PolicyError, Refusal, RefusalKind, RegionId,
+    RegionName,
 };
 
 use crate::command::{Form, NodeSpec};
@@ -57,6 +59,7 @@ impl ClusterState {
         let named = self.named_regions(&spec.regions)?;
         let primary = self.primary(spec, &named)?;
         spec.policy.validate(named.len()).map_err(|e| contradiction(&e))?;
+        self.check_ceiling(spec.policy)?;
         let auto = self.auto(&spec.auto, spec.policy, &named)?;
         if self.bucket_ids.contains_key(&spec.name) {
             return Err(Refusal::new(
@@ -99,6 +102,11 @@ impl ClusterState {
                 )));
             }
             if ids.contains(&id) {
+                let least = LagBound {
+                    operations: bound.operations.and(least.operations),
+                    bytes: bound.bytes.and(least.bytes),
+                    ..least
+                };
                 return Err(invalid(format!("`regions` names `{name}` twice: name each region once")));
             }
             ids.push(id);
@@ -114,6 +122,20 @@ impl ClusterState {
                 format!("`{field}` names `{name}`, which is no region of this cluster: use {}", known.join(", ")),
             )
         })
+    }
+
+    /// A ceiling that blocks is divided among shards, so that it holds whoever leads them: each must have room for one write.
+    pub(crate) fn check_ceiling(&self, policy: Policy) -> Result<(), Refusal> {
+        let Some(MaxLag { bound, on_breach: Breach::Block }) = policy.max_lag() else { return Ok(()) };
+        let shards = self.formed.as_ref().map_or(0, |formed| u64::from(formed.shards));
+        let least = LagBound { ms: None, operations: Some(shards), bytes: Some(LAG_BYTES_MIN.saturating_mul(shards)) };
+        let short = |is: Option<u64>, least: Option<u64>| is.is_some_and(|is| Some(is) < least);
+        if short(bound.operations, least.operations) || short(bound.bytes, least.bytes) {
+            return Err(invalid(format!(
+                "`max-lag = {bound}` is too small for `on-breach = block`: each of {shards} shards has its part of it and needs room for a write; use at least {least}, or another `on-breach`"
+            )));
+        }
+        Ok(())
     }
 
     /// What a bucket may do by itself, after everything about it was found valid.

@@ -62,6 +62,7 @@ impl ClusterState {
             bucket.auto = self.auto(auto, bucket.policy, &bucket.regions)?;
         }
         bucket.policy.validate(bucket.regions.len()).map_err(|why| invalid(why.to_string()))?;
+        self.check_ceiling(bucket.policy)?;
         if bucket.policy.degrade_after_ms().is_none() {
             bucket.standing = stopped(bucket.standing, occasion.at);
         }

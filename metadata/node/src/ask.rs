@@ -71,6 +71,11 @@ enum Target {
 }
 
 impl Asker {
+    /// The node it asks for.
+    pub(crate) fn this(&self) -> NodeId {
+        self.this
+    }
+
     pub(crate) fn new(
         options: &Options,
         leader: Arc<Leader>,

@@ -4,11 +4,12 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Instant;
 
-use meridian_metadata_core::{AbortScope, Action, Command, Event, Reply};
+use meridian_metadata_core::state::LEASE_TTL_MS_MAX;
+use meridian_metadata_core::{AbortScope, Action, ClusterState, Command, Event, Reply};
 use meridian_proto::v1::metadata_peer_server::MetadataPeerServer;
 use meridian_types::{
     Bucket, BucketChange, BucketId, BucketName, BucketSpec, Effect, FailoverSpec, Labels, NodeId, OperationId, Plan,
-    PlanId, Refusal, RefusalKind, RegionId, Selection, SwitchoverSpec, Topology, Word,
+    PlanId, Refusal, RefusalKind, RegionId, Selection, StandingWord, SwitchoverSpec, Topology, Word,
 };
 use tokio::sync::{mpsc, oneshot, watch};
 
@@ -256,6 +257,27 @@ impl Handle {
         let stopped = || Refusal::new(RefusalKind::Unavailable, "the metadata plane has stopped on this node");
         self.words.send(Telling { word, heard }).await.map_err(|_| stopped())?;
         answer.await.unwrap_or_else(|_| Err(stopped()))
+    }
+
+    /// Tells the metadata plane how copies of a bucket come along in this node's shards. Resolves once it is on record, or was
+    /// no longer news.
+    ///
+    /// # Errors
+    /// [`RefusalKind::Unavailable`] when no metadata quorum was reached in time: tell it again, it can't count twice.
+    pub async fn tell_standing(&self, word: StandingWord) -> Result<(), Refusal> {
+        let topology = self.topology();
+        let node = topology.nodes.get(&self.asker.this()).ok_or_else(|| {
+            Refusal::new(RefusalKind::Retry, "this node is not registered yet: nobody would believe its words")
+        })?;
+        let action = Action::ReportStanding { region: node.region, words: vec![word] };
+        let command = command(OperationId(rand::random()), action, node.name.as_str());
+        self.asker.propose(&command).await.map(|_| ())
+    }
+
+    /// How long a lease lasts, in milliseconds; the longest there can be until the cluster is formed.
+    pub fn lease_ttl_ms(&self) -> u64 {
+        let ttl = self.copy.read(ClusterState::lease_ttl);
+        ttl.map_or(LEASE_TTL_MS_MAX, |ttl| u64::try_from(ttl.as_millis()).unwrap_or(LEASE_TTL_MS_MAX))
     }
 
     async fn run(&self, action: Action, dry_run: bool, who: &str) -> Result<Reply, Refusal> {

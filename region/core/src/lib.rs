@@ -13,7 +13,9 @@
 
 mod body;
 mod counter;
+pub mod degrade;
 pub mod error;
+pub mod exposure;
 #[doc(hidden)]
 pub mod fuzz;
 pub mod handover;
@@ -32,6 +34,7 @@ pub mod shard;
 mod testing;
 pub mod view;
 
+pub use degrade::{CopiesDuty, CopiesSight, Degrading, Proof};
 pub use error::{ApplyError, Damage, LoadError, ReadError};
 pub use handover::{Duty, Handover, Sight};
 pub use keys::shard_range;

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use futures::future::BoxFuture;
-use meridian_types::{Refusal, Topology, Word};
+use meridian_types::{Refusal, StandingWord, Topology, Word};
 use tokio::sync::watch;
 
 /// The metadata plane, as this node sees it. What it asks for is cheap: it is asked for every request.
@@ -24,4 +24,13 @@ pub trait Authority: Send + Sync + 'static {
     /// # Errors
     /// When it could not be told, or not for certain: it is told again.
     fn tell(&self, word: Word) -> BoxFuture<'static, Result<(), Refusal>>;
+
+    /// Tells the metadata plane how copies of a bucket come along (DEG-1); resolves once that is on record.
+    ///
+    /// # Errors
+    /// When it could not be told, or not for certain: it is told again.
+    fn tell_standing(&self, word: StandingWord) -> BoxFuture<'static, Result<(), Refusal>>;
+
+    /// How long a lease lasts, in milliseconds: so long after a change is seen here, no node acts on what was before.
+    fn lease_ttl_ms(&self) -> u64;
 }

@@ -14,6 +14,7 @@ use meridian_types::frame::DigestNote;
 use meridian_types::{BucketDigest, BucketId, Epoch, Head, Hlc, Lane, Lsn, Positions, RegionId, RequestId};
 use tokio::sync::watch;
 
+use crate::ceiling::Ceilings;
 use crate::retention::Retained;
 use crate::waiters::Waiters;
 
@@ -34,6 +35,7 @@ pub(crate) struct Board {
     notes: Mutex<Notes>,
     retained: Mutex<Retained>,
     pub(crate) waiters: Arc<Waiters>,
+    pub(crate) ceilings: Ceilings,
 }
 
 /// What can be read at any time.
@@ -75,7 +77,7 @@ pub(crate) struct News {
     pub(crate) digests: Vec<(BucketId, Option<BucketDigest>)>,
     pub(crate) epochs: Vec<(BucketId, Epoch, Epoch)>,
     pub(crate) conditions: Option<Conditions>,
-    pub(crate) own: Vec<(BucketId, u64)>,
+    pub(crate) own: Vec<(BucketId, Lsn, u64)>,
     pub(crate) notes: Vec<(Lsn, DigestNote)>,
     pub(crate) frames: Vec<FrameApplied>,
     pub(crate) answered: Vec<(RequestId, Bytes)>,
@@ -112,6 +114,7 @@ impl Board {
             notes: Mutex::new(Notes { recent: VecDeque::new(), most: notes_max.max(1) }),
             retained: Mutex::new(Retained::default()),
             waiters: Arc::new(Waiters::default()),
+            ceilings: Ceilings::default(),
             core: Mutex::new(core),
         };
         let core = board.core();
@@ -176,6 +179,7 @@ impl Board {
         self.retained.lock().unwrap_or_else(PoisonError::into_inner).grew(news.applied, news.bytes);
         self.hlc.fetch_max(news.hlc.0, Ordering::AcqRel);
         self.own_hlc.fetch_max(news.own_hlc.0, Ordering::AcqRel);
+        self.ceilings.applied(&news.own, news.own_hlc);
         {
             let mut public = self.public.write().unwrap_or_else(PoisonError::into_inner);
             for (bucket, digest) in news.digests {
@@ -185,7 +189,7 @@ impl Board {
                 }
             }
             public.epochs.extend(news.epochs.into_iter().map(|(bucket, epoch, fence)| (bucket, (epoch, fence))));
-            for (bucket, bytes) in news.own {
+            for (bucket, _, bytes) in news.own {
                 let own = public.own.entry(bucket).or_default();
                 *own = (own.0 + 1, own.1 + bytes);
             }
@@ -223,6 +227,7 @@ impl Board {
     /// This node came to lead the shard, or no longer does.
     pub(crate) fn set_leads(&self, leads: bool) {
         self.leads.store(leads, Ordering::Release);
+        self.ceilings.start_anew();
         self.head.send_if_modified(|head| {
             // Read under the head's own lock: an apply announces to `applied` first, so no later one is missed.
             let now = leads.then(|| Head { lsn: self.applied(), closed: self.own_hlc() });

@@ -16,8 +16,10 @@ mod admission;
 mod authority;
 mod blocking;
 mod board;
+mod ceiling;
 mod clock;
 mod copies;
+mod degrade;
 mod disk;
 mod exposures;
 #[doc(hidden)]

@@ -87,7 +87,7 @@ impl Machine {
 
 fn gather(news: &mut News, entry: &Committed, applied: Applied) {
     if let Some(note) = applied.note {
-        news.own.push((note.bucket, entry.payload.len() as u64));
+        news.own.push((note.bucket, entry.lsn, entry.payload.len() as u64));
         news.notes.push((entry.lsn, note));
     }
     // Whoever waits here forwarded a request, and takes this region's copy for the second one. What this region ordered

@@ -4,7 +4,8 @@ use std::collections::HashMap;
 use std::sync::{Arc, PoisonError, RwLock, Weak};
 use std::time::Duration;
 
-use meridian_types::{BucketName, Read, Refusal, RefusalKind, Request, Response, Write};
+use meridian_region_core::exposure::Exposed;
+use meridian_types::{Bucket, BucketName, Policy, Read, Refusal, RefusalKind, Request, Response, Standing, Write};
 use opentelemetry::metrics::{Histogram, Meter};
 use opentelemetry::{KeyValue, global};
 
@@ -118,6 +119,59 @@ pub(crate) fn observe(node: &Arc<Node>) {
         Some(node.shards.get(shard)?.board.retained().bytes())
     });
     staleness(node);
+    standings(node);
+    exposures(node);
+}
+
+/// Per sync bucket whose primary is here.
+fn standings(node: &Arc<Node>) {
+    let node = Arc::downgrade(node);
+    meter()
+        .u64_observable_gauge("meridian.region.bucket.standing")
+        .with_description("How copies of a sync bucket stand, at its primary: 0 SYNC, 1 RECOVERING, 2 DEGRADED")
+        .with_callback(move |observer| {
+            let Some(node) = node.upgrade() else { return };
+            let topology = node.authority.topology();
+            let here = |bucket: &&Arc<Bucket>| {
+                bucket.primary == Some(node.region()) && matches!(bucket.policy, Policy::Sync { .. })
+            };
+            for bucket in topology.buckets.values().filter(here) {
+                let value = match bucket.standing {
+                    Standing::Sync { .. } => 0,
+                    Standing::Recovering { .. } => 1,
+                    Standing::Degraded { .. } => 2,
+                };
+                observer.observe(value, &[KeyValue::new("bucket", bucket.name.to_string())]);
+            }
+        })
+        .build();
+}
+
+/// Per bucket with a ceiling whose primary is here: what no other region has of this node's shards.
+fn exposures(node: &Arc<Node>) {
+    type Figure = fn(&Exposed) -> u64;
+    let figures: [(&'static str, &'static str, Figure); 3] = [
+        ("meridian.region.exposed.operations", "{operation}", |exposed| exposed.operations),
+        ("meridian.region.exposed.bytes", "By", |exposed| exposed.bytes),
+        ("meridian.region.exposed.age", "ms", |exposed| exposed.ms),
+    ];
+    for (name, unit, figure) in figures {
+        let node = Arc::downgrade(node);
+        meter()
+            .u64_observable_gauge(name)
+            .with_unit(unit)
+            .with_description("What no other region has yet of a bucket with max-lag, in the shards this node leads")
+            .with_callback(move |observer| {
+                let Some(node) = node.upgrade() else { return };
+                let topology = node.authority.topology();
+                for (id, exposed) in node.exposures().iter() {
+                    if let Some(bucket) = topology.buckets.get(id) {
+                        observer.observe(figure(exposed), &[KeyValue::new("bucket", bucket.name.to_string())]);
+                    }
+                }
+            })
+            .build();
+    }
 }
 
 fn per_shard(

@@ -1,10 +1,12 @@
 //! Everything of the region's data cluster that one node holds, shared by its requests and its background tasks.
 
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use meridian_consensus::Leadership;
+use meridian_region_core::exposure::Exposed;
 use meridian_types::entry::{Header, Kind};
 use meridian_types::{
     Bucket, BucketId, Epoch, Hlc, Lane, Lsn, NodeId, RegionId, Request, RequestId, ShardId, Topology,
@@ -53,6 +55,10 @@ pub(crate) struct Node {
     pub(crate) metrics: Metrics,
     /// When other regions were last heard of.
     pub(crate) signs: Signs,
+    /// Buckets at their ceiling, in a sentence each.
+    pub(crate) breaches: Mutex<BTreeMap<BucketId, String>>,
+    /// What buckets with a ceiling have exposed here, at the last look.
+    pub(crate) exposures: Mutex<BTreeMap<BucketId, Exposed>>,
 }
 
 /// One shard on this node.
@@ -163,6 +169,7 @@ impl ShardNode {
             // Who gave up a moment ago needs no telling.
             let _ = tell.send(());
         }
+        self.board.ceilings.elsewhere(lane, target, lsn);
     }
 
     /// Nobody needs entries up to here.

@@ -306,7 +306,8 @@ impl Node {
             let lsn = positions.of(self.region());
             let shard = self.shard(*shard).ok_or_else(missing_shard)?;
             let others = self.others(bucket, shard.id);
-            if lsn > Lsn(0) && !shard.copied(bucket.policy.lane(), lsn, &others, needed, deadline).await {
+            // While DEGRADED is on record one copy is what writes are acknowledged with, and so what can be read (DEG-1).
+            if lsn > Lsn(0) && !self.copied_or_fewer(standing, shard, lsn, &others, (needed, 0), deadline).await {
                 return Err(Refusal::new(
                     RefusalKind::Unavailable,
                     "what was read is not yet in as many regions as the bucket requires, so a failover could still undo it: try again, or read with session or eventual",

@@ -20,7 +20,9 @@ use tokio::task::JoinSet;
 use crate::admission::Admission;
 use crate::authority::Authority;
 use crate::blocking::Blocking;
+use crate::ceiling;
 use crate::clock::{Clock, SystemClock};
+use crate::degrade;
 use crate::disk::{Disk, Gauge, Space, SystemGauge};
 use crate::group::Groups;
 use crate::handover;
@@ -153,6 +155,8 @@ impl Service {
             repairs: Repairs::new(options.repair_bytes_per_s),
             metrics: Metrics::new(),
             signs: Signs::default(),
+            breaches: Default::default(),
+            exposures: Default::default(),
             place,
             options,
             store,
@@ -201,6 +205,8 @@ impl Service {
         tasks.push(("key expiry", upkeep::expire_keys(Arc::clone(&node)).boxed()));
         tasks.push(("repair", repair::watch(Arc::clone(&node)).boxed()));
         tasks.push(("handover", handover::hand_over(Arc::clone(&node)).boxed()));
+        tasks.push(("copies", degrade::keep_copies(Arc::clone(&node)).boxed()));
+        tasks.push(("ceilings", ceiling::keep_ceilings(Arc::clone(&node)).boxed()));
         tasks.push(("bucket removal", upkeep::drop_buckets(Arc::clone(&node)).boxed()));
         tasks.push(("client expiry", upkeep::expire_clients(node).boxed()));
         tasks
@@ -447,6 +453,8 @@ impl Handle {
         if self.node.disk.is_full() {
             problems.push(self.node.disk.sentence());
         }
+        problems.extend(self.node.breaches().values().cloned());
+        problems.extend(self.node.standings());
         for shard in self.node.shards.iter().filter(|shard| shard.leader().is_none()) {
             problems.push(format!(
                 "shard {} has no leader in this region: check that a majority of its nodes is up and reachable",

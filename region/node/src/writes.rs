@@ -17,6 +17,8 @@ use crate::proposer;
 struct Required {
     /// Regions, the ordering one counted.
     regions: usize,
+    /// How many while DEGRADED is on record: what the request itself asks for (DEG-1).
+    degraded: usize,
 }
 
 /// A write that its shard has decided.
@@ -41,7 +43,7 @@ impl Required {
                 ),
             ));
         }
-        Ok(Required { regions })
+        Ok(Required { regions, degraded: ack.required_regions(1, holders) })
     }
 }
 
@@ -68,7 +70,9 @@ impl Node {
             self.seen_here(bucket, shard, seen, deadline).await?;
         }
         let entry = self.encode(standing, shard, write, id, lowest_outstanding)?;
+        let room = self.room(bucket, shard, entry.len(), deadline).await?;
         let (proposal, stamped) = shard.proposer.propose_stamped(entry)?;
+        room.ordered(stamped);
         let applied = timeout_at(deadline, proposal).await.map_err(|_| unconfirmed(shard))?;
         let applied = applied.map_err(|why| proposer::refusal(&why))?;
         failpoint("write.applied");
@@ -170,13 +174,15 @@ impl Node {
             }
         } else if required.regions > 1 {
             let lane = bucket.policy.lane();
-            let enough = shard.copied(lane, at, &others, required.regions - 1, deadline).await;
+            let needed = (required.regions - 1, required.degraded - 1);
+            let enough = self.copied_or_fewer(standing, shard, at, &others, needed, deadline).await;
             failpoint("write.copied");
             // Who began to be repaired meanwhile holds no copy now.
             let now = self.others(bucket, shard.id);
             let holders = shard.holders(lane, at, &now);
-            let enough = enough && holders.len() + 1 >= required.regions;
-            if !enough && holders.len() + 1 < required.regions {
+            let all = holders.len() + 1 >= required.regions;
+            let fewer = enough && holders.len() + 1 >= required.degraded && self.may_take_fewer(standing);
+            if !all && !fewer {
                 return Err(self.too_few(standing, &others, &holders, &required, &result));
             }
             regions += holders.len();

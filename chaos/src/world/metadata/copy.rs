@@ -9,7 +9,7 @@ use std::time::Instant;
 use futures::future::BoxFuture;
 use meridian_metadata_core::{Action, ClusterState, Drift, Grant, LeaseHolder};
 use meridian_region_node::Authority;
-use meridian_types::{Bucket, BucketId, Epoch, Refusal, Topology, Word};
+use meridian_types::{Bucket, BucketId, Epoch, Refusal, StandingWord, Topology, Word};
 use tokio::sync::watch;
 
 use super::ask::Asker;
@@ -122,6 +122,11 @@ impl Copy {
         self.topology.subscribe()
     }
 
+    fn lease_ttl_ms(&self) -> u64 {
+        let ttl = self.read(ClusterState::lease_ttl).unwrap_or_default();
+        u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX)
+    }
+
     fn lease_holds(&self) -> bool {
         let until = self.inner().until;
         until.is_some_and(|until| self.clock.instant() < until)
@@ -150,5 +155,15 @@ impl Authority for Spokesman {
     fn tell(&self, word: Word) -> BoxFuture<'static, Result<(), Refusal>> {
         let (asker, region) = (Arc::clone(&self.asker), self.copy.replica.region);
         Box::pin(async move { asker.propose("a node", Action::Report { region, words: vec![word] }).await.map(drop) })
+    }
+
+    fn tell_standing(&self, word: StandingWord) -> BoxFuture<'static, Result<(), Refusal>> {
+        let (asker, region) = (Arc::clone(&self.asker), self.copy.replica.region);
+        let action = Action::ReportStanding { region, words: vec![word] };
+        Box::pin(async move { asker.propose("a node", action).await.map(drop) })
+    }
+
+    fn lease_ttl_ms(&self) -> u64 {
+        self.copy.lease_ttl_ms()
     }
 }

@@ -2,11 +2,11 @@
 
 use std::collections::BTreeMap;
 
-use meridian_types::{Bucket, Phase, Policy, Standing, Topology};
+use meridian_types::{Bucket, BucketLag, Phase, Policy, Standing, Topology};
 use serde::Serialize;
 
 use crate::cli::moment::moment;
-use crate::output::millis;
+use crate::output::{bytes, count, millis, share};
 
 /// A bucket with names instead of numbers.
 #[derive(Debug, Default, Serialize)]
@@ -24,6 +24,17 @@ pub(in crate::cli) struct View {
     /// For sync buckets: how their copies stand.
     pub(in crate::cli) standing: Option<StandingView>,
     pub(in crate::cli) auto: AutoView,
+    /// For buckets that may lack copies: what enough other regions do not have yet, as the primary knows it.
+    pub(in crate::cli) exposure: Option<ExposureView>,
+}
+
+/// What a loss of the primary's region could cost now.
+#[derive(Clone, Debug, Default, Serialize)]
+pub(in crate::cli) struct ExposureView {
+    operations: u64,
+    bytes: u64,
+    /// How long until nothing is exposed, at the rate just seen.
+    eta_ms: Option<u64>,
 }
 
 /// How copies stand.
@@ -74,12 +85,35 @@ impl View {
             labels: bucket.labels.clone(),
             standing: matches!(bucket.policy, Policy::Sync { .. })
                 .then(|| StandingView::of(&bucket.standing, topology.shards)),
+            exposure: None,
             auto: AutoView {
                 mode: bucket.auto.mode.to_string(),
                 min_interval_ms: bucket.auto.interval_ms_min,
                 max_per_day: bucket.auto.per_day_max,
                 successors: labels(&bucket.auto.successors),
             },
+        }
+    }
+
+    /// Adds what the primary's region says of the other regions' lag: of those that count, the last one.
+    pub(in crate::cli) fn expose(&mut self, bucket: &Bucket, lags: &[BucketLag]) {
+        let counts = bucket.policy.max_lag().is_some() || !bucket.standing.is_sync();
+        let needed = bucket.policy.required_regions(bucket.regions.len()).max(2) - 1;
+        let of = |lag: &BucketLag| {
+            (lag.unshipped_operations + lag.unapplied_operations, lag.unshipped_bytes + lag.unapplied_bytes)
+        };
+        let mut behind: Vec<_> = lags.iter().filter(|lag| lag.bucket == bucket.id).map(of).collect();
+        behind.sort_unstable();
+        let last = behind.get(needed - 1).filter(|_| counts);
+        self.exposure =
+            last.map(|(operations, bytes)| ExposureView { operations: *operations, bytes: *bytes, eta_ms: None });
+    }
+
+    /// Says how long it will take, given what was exposed `ms` before.
+    pub(in crate::cli) fn since(&mut self, before: &View, ms: u64) {
+        if let (Some(now), Some(before)) = (&mut self.exposure, &before.exposure) {
+            let gone = before.bytes.saturating_sub(now.bytes);
+            now.eta_ms = now.bytes.saturating_mul(ms).checked_div(gone);
         }
     }
 
@@ -93,7 +127,12 @@ impl View {
 
     /// How its copies stand, in a word or two.
     pub(super) fn copies(&self) -> String {
-        self.standing.as_ref().map_or_else(|| "-".to_owned(), StandingView::short)
+        let standing = self.standing.as_ref().map_or_else(|| "-".to_owned(), StandingView::short);
+        match &self.exposure {
+            Some(exposure) if self.standing.is_some() => format!("{standing}, {}", exposure.short()),
+            Some(exposure) => exposure.short(),
+            None => standing,
+        }
     }
 
     /// Everything about it, a line each.
@@ -106,6 +145,7 @@ impl View {
             ("epoch", format!("{}, {}", self.epoch, self.moving())),
         ];
         lines.extend(self.standing.as_ref().map(|standing| ("copies", standing.long())));
+        lines.extend(self.exposure.as_ref().map(|exposure| ("exposed", exposure.long())));
         if self.primary.is_some() {
             lines.push(("failover", self.auto.long()));
         }
@@ -115,6 +155,24 @@ impl View {
         }
         let line = |(name, value): (&str, String)| format!(" {name:<10}{value}");
         lines.into_iter().map(line).collect::<Vec<_>>().join("\n")
+    }
+}
+
+impl ExposureView {
+    fn short(&self) -> String {
+        match self.operations {
+            0 => "nothing exposed".to_owned(),
+            operations => format!("{} operations exposed", count(operations)),
+        }
+    }
+
+    fn long(&self) -> String {
+        if self.operations == 0 {
+            return "nothing: enough regions have every write".to_owned();
+        }
+        let eta = self.eta_ms.map_or(String::new(), |eta| format!("; at the present rate gone in {}", millis(eta)));
+        let (operations, bytes) = (count(self.operations), bytes(self.bytes));
+        format!("{operations} operations, {bytes}: not yet in as many regions as it takes to survive{eta}")
     }
 }
 
@@ -137,20 +195,23 @@ impl StandingView {
     fn short(&self) -> String {
         match self.exposed_since_ms {
             None => self.state.clone(),
-            Some(_) => format!("{} ({} of {} shards back)", self.state, self.shards_ready, self.shards),
+            Some(_) => format!("{} ({} of shards back)", self.state, self.percent()),
         }
+    }
+
+    fn percent(&self) -> String {
+        share(self.shards_ready as u64, u64::from(self.shards))
     }
 
     fn long(&self) -> String {
         let Some(exposed_since_ms) = self.exposed_since_ms else { return self.state.clone() };
         let reason = self.reason.as_ref().map_or(String::new(), |reason| format!(": {reason}"));
         format!(
-            "{} since {}{reason}; writes since {} may exist in the primary region only; {} of {} shards back",
+            "{} since {}{reason}; writes since {} may lack copies; {} of shards back",
             self.state,
             moment(self.since_ms),
             moment(exposed_since_ms),
-            self.shards_ready,
-            self.shards
+            self.percent()
         )
     }
 }
@@ -164,9 +225,14 @@ impl AutoView {
         if self.mode == "manual" {
             return format!("manual{preferred}");
         }
-        let (interval, count) = (millis(self.min_interval_ms), self.max_per_day);
+        let (interval, count) = (minutes(self.min_interval_ms), self.max_per_day);
         format!("{}, at most every {interval} and {count} times a day{preferred}", self.mode)
     }
+}
+
+/// A time that people give in minutes.
+fn minutes(ms: u64) -> String {
+    if ms.is_multiple_of(60_000) { format!("{} min", ms / 60_000) } else { millis(ms) }
 }
 
 #[cfg(test)]
@@ -219,11 +285,8 @@ mod tests {
             shards: 16,
         };
         let bucket = View { primary: Some("us-east".into()), standing: Some(standing), ..View::default() };
-        assert_eq!(bucket.copies(), "DEGRADED (3 of 16 shards back)");
+        assert_eq!(bucket.copies(), "DEGRADED (19 % of shards back)");
         let text = bucket.described();
-        assert!(
-            text.contains("eu-west does not answer") && text.contains("may exist in the primary region only"),
-            "{text}"
-        );
+        assert!(text.contains("eu-west does not answer") && text.contains("may lack copies"), "{text}");
     }
 }

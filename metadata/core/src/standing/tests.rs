@@ -251,6 +251,10 @@ fn settings_change_without_an_epoch_and_only_where_they_belong() {
         assert!(refused.message.contains(says), "{}", refused.message);
         assert!(matches!(refused.kind, RefusalKind::Invalid | RefusalKind::NotFound));
     }
+    let small =
+        "3ops".parse().map(|bound| meridian_types::MaxLag { bound, on_breach: meridian_types::Breach::Block }).ok();
+    let refused = world.set("logs", BucketChange { max_lag: Some(small), ..BucketChange::default() }).unwrap_err();
+    assert!(refused.message.contains("at least 4ops, or"), "{}", refused.message);
     let auto = AutoFailover {
         mode: AutoMode::ZeroLoss,
         successors: vec![RegionName::new("ap-south").unwrap()],

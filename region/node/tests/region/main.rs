@@ -3,6 +3,8 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, missing_docs, unreachable_pub, reason = "tests")]
 
+mod ceiling;
+mod degrade;
 mod durability;
 mod freshness;
 mod handover;

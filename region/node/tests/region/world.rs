@@ -84,7 +84,11 @@ pub struct Plane {
     topology: watch::Sender<Arc<Topology>>,
     lease: Mutex<Option<Instant>>,
     told: Mutex<Vec<Word>>,
+    standings: Mutex<Vec<StandingWord>>,
 }
+
+/// How long leases last.
+pub const LEASE_TTL_MS: u64 = 400;
 
 impl Plane {
     pub fn new() -> Arc<Plane> {
@@ -93,6 +97,7 @@ impl Plane {
             topology: watch::Sender::new(Arc::new(topology())),
             lease: Mutex::new(Some(far)),
             told: Mutex::default(),
+            standings: Mutex::default(),
         })
     }
 
@@ -122,6 +127,14 @@ impl Plane {
         told.iter().filter(|word| word.bucket == bucket).flat_map(|word| word.facts.clone()).collect()
     }
 
+    /// What nodes told the metadata plane of copies of a bucket in its present stretch, if anything: the last word counts.
+    pub fn copies(&self, name: &str) -> Option<Copies> {
+        let bucket = self.bucket(name);
+        let told = self.standings.lock().unwrap();
+        let of = |word: &&StandingWord| word.bucket == bucket.id && word.since == bucket.standing.since();
+        told.iter().rev().find(of).map(|word| word.copies.clone())
+    }
+
     pub fn bucket(&self, name: &str) -> Arc<Bucket> {
         self.topology.borrow().bucket_named(name).unwrap().clone()
     }
@@ -143,6 +156,15 @@ impl Authority for Plane {
     fn tell(&self, word: Word) -> BoxFuture<'static, Result<(), Refusal>> {
         self.told.lock().unwrap().push(word);
         Box::pin(async { Ok(()) })
+    }
+
+    fn tell_standing(&self, word: StandingWord) -> BoxFuture<'static, Result<(), Refusal>> {
+        self.standings.lock().unwrap().push(word);
+        Box::pin(async { Ok(()) })
+    }
+
+    fn lease_ttl_ms(&self) -> u64 {
+        LEASE_TTL_MS
     }
 }
 

@@ -1,0 +1,119 @@
+//! The ceiling of what an async bucket may risk, on real shards: what would go beyond it is not taken.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use meridian_types::*;
+
+use crate::world::*;
+
+const CAPPED: &str = "capped";
+
+fn policy(bound: &str, on_breach: Breach) -> Policy {
+    let bound = match bound {
+        // Below what operators may ask for: a test need not write megabytes.
+        "2KB" => LagBound { bytes: Some(2000), ..LagBound::default() },
+        text => text.parse().unwrap(),
+    };
+    Policy::Async { max_lag: Some(MaxLag { bound, on_breach }) }
+}
+
+async fn two(policy: Policy) -> (tempfile::TempDir, Arc<RegionUnderTest>, RegionUnderTest) {
+    let dir = tempfile::tempdir().unwrap();
+    let plane = Plane::new();
+    plane.change(|topology| add_bucket(topology, CAPPED, policy, Some(A)));
+    let a = RegionUnderTest::start(&dir.path().join("a"), A, &plane).await;
+    let b = RegionUnderTest::start(&dir.path().join("b"), B, &plane).await;
+    (dir, Arc::new(a), b)
+}
+
+async fn refused(a: &RegionUnderTest, name: &str) -> Refusal {
+    let refusal = a.execute(soon(write_request(CAPPED, put(name, "v")))).await.unwrap_err();
+    assert_eq!((refusal.kind, refusal.effect), (RefusalKind::Retry, Effect::None), "{}", refusal.message);
+    assert_eq!(a.value(CAPPED, name, ReadLevel::Strong).await, None, "it was not ordered");
+    refusal
+}
+
+fn breach(a: &RegionUnderTest) -> Option<String> {
+    a.handle.problems().into_iter().find(|it| it.contains("max-lag"))
+}
+
+/// Each of two shards has half of the ceiling.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn with_block_a_write_beyond_the_ceiling_waits_and_then_fails_as_retryable() {
+    let (_dir, a, b) = two(policy("4ops", Breach::Block)).await;
+    let names = names_in_one_shard(&a.plane, CAPPED, 6);
+    for name in &names[..2] {
+        a.put(CAPPED, name, "v").await.unwrap();
+    }
+    let refusal = refused(&a, &names[2]).await;
+    assert!(refusal.message.contains("2 operations") && refusal.message.contains("eu-west"), "{}", refusal.message);
+    let elsewhere =
+        (0..).map(|n| format!("o{n}")).find(|it| shard_of(&a.plane, CAPPED, it) != shard_of(&a.plane, CAPPED, "k0"));
+    a.put(CAPPED, &elsewhere.unwrap(), "v").await.unwrap();
+    eventually("it is said", async || breach(&a).is_some()).await;
+
+    let waiting = tokio::spawn({
+        let (a, name) = (a.clone(), names[3].clone());
+        async move { a.put(CAPPED, &name, "v").await }
+    });
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    assert!(!waiting.is_finished());
+    carry_all(&a, &b).await;
+    waiting.await.unwrap().unwrap();
+    a.put(CAPPED, &names[4], "v").await.unwrap();
+    refused(&a, &names[5]).await;
+    carry_all(&a, &b).await;
+    eventually("it is below again", async || breach(&a).is_none()).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn bytes_and_time_are_bounded_as_operations_are() {
+    let (_dir, a, b) = two(policy("2KB", Breach::Block)).await;
+    let names = names_in_one_shard(&a.plane, CAPPED, 3);
+    a.put(CAPPED, &names[0], &"v".repeat(800)).await.unwrap();
+    let long = soon(write_request(CAPPED, put(&names[1], &"v".repeat(300))));
+    assert_eq!(a.execute(long).await.unwrap_err().kind, RefusalKind::Retry);
+    carry_all(&a, &b).await;
+
+    a.plane.turn(CAPPED, |bucket| bucket.policy = policy("500ms", Breach::Block));
+    a.put(CAPPED, &names[1], "v").await.unwrap();
+    a.clock.advance(400);
+    a.put(CAPPED, &names[0], "v").await.unwrap();
+    a.clock.advance(100);
+    refused(&a, &names[2]).await;
+    carry_all(&a, &b).await;
+    a.put(CAPPED, &names[2], "v").await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_leader_that_does_not_know_what_is_elsewhere_takes_nothing_until_it_does() {
+    let (dir, a, b) = two(policy("100ops", Breach::Block)).await;
+    let names = names_in_one_shard(&a.plane, CAPPED, 3);
+    a.put(CAPPED, &names[0], "v").await.unwrap();
+    let plane = a.plane.clone();
+    Arc::into_inner(a).unwrap().stop().await;
+    let a = Arc::new(RegionUnderTest::start(&dir.path().join("a"), A, &plane).await);
+    let refusal = refused(&a, &names[1]).await;
+    assert!(refusal.message.contains("the leader of shard"), "{}", refusal.message);
+    carry_all(&a, &b).await;
+    a.put(CAPPED, &names[2], "v").await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn with_alarm_and_throttle_writes_go_on_and_somebody_is_told() {
+    for on_breach in [Breach::Alarm, Breach::Throttle] {
+        let (_dir, a, b) = two(policy("4ops", on_breach)).await;
+        let began = std::time::Instant::now();
+        for n in 0..8 {
+            a.put(CAPPED, &format!("k{n}"), "v").await.unwrap();
+            tokio::time::sleep(Duration::from_millis(120)).await;
+        }
+        let slowed = began.elapsed() > Duration::from_millis(8 * 120 + 500);
+        assert_eq!(slowed, on_breach == Breach::Throttle, "{:?} after {:?}", on_breach, began.elapsed());
+        let said = breach(&a).unwrap();
+        assert!(said.contains("8 operations") && said.contains("eu-west"), "{said}");
+        carry_all(&a, &b).await;
+        eventually("it is below again", async || breach(&a).is_none()).await;
+    }
+}
