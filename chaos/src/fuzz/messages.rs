@@ -144,7 +144,12 @@ fn change() -> BucketChange {
     let max_lag = MaxLag { bound, on_breach: Breach::Throttle };
     let mode = AutoMode::Bounded { max_lag: bound };
     let auto = AutoFailover { mode, ..AutoFailover::default() };
-    BucketChange { auto: Some(auto), max_lag: Some(Some(max_lag)), on_partition: Some(OnPartition::DEGRADE) }
+    BucketChange {
+        auto: Some(auto),
+        max_lag: Some(Some(max_lag)),
+        on_partition: Some(OnPartition::DEGRADE),
+        acks: Some(Acks::All),
+    }
 }
 
 fn standing_word() -> StandingWord {

@@ -2,6 +2,7 @@
 
 use std::io::Write;
 
+use super::degrade::{Degrading, Flaw};
 use super::{Bounds, Mistake, Outcome, explore};
 
 /// What is looked at.
@@ -36,6 +37,17 @@ pub fn model(arguments: &ModelArguments, out: &mut dyn Write) -> anyhow::Result<
             let outcome = explore(mistake.bounds(), arguments.threads);
             good &= !outcome.broken.is_empty();
             print(&name, &outcome, out)?;
+        }
+    }
+    for flaw in [Flaw::None].into_iter().chain(Flaw::ALL) {
+        let name = format!("degrade, {flaw:?}");
+        if chosen(&name) {
+            let (broken, states, never) = Degrading::with(flaw).explore();
+            good &= broken.is_some() == (flaw != Flaw::None) && (flaw != Flaw::None || never.is_empty());
+            writeln!(out, "{name}: {states} states")?;
+            if let Some(steps) = broken {
+                writeln!(out, "  broken: {steps:?}")?;
+            }
         }
     }
     Ok(good)

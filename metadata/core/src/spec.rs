@@ -102,11 +102,6 @@ impl ClusterState {
                 )));
             }
             if ids.contains(&id) {
-                let least = LagBound {
-                    operations: bound.operations.and(least.operations),
-                    bytes: bound.bytes.and(least.bytes),
-                    ..least
-                };
                 return Err(invalid(format!("`regions` names `{name}` twice: name each region once")));
             }
             ids.push(id);
@@ -131,6 +126,11 @@ impl ClusterState {
         let least = LagBound { ms: None, operations: Some(shards), bytes: Some(LAG_BYTES_MIN.saturating_mul(shards)) };
         let short = |is: Option<u64>, least: Option<u64>| is.is_some_and(|is| Some(is) < least);
         if short(bound.operations, least.operations) || short(bound.bytes, least.bytes) {
+            let least = LagBound {
+                operations: bound.operations.and(least.operations),
+                bytes: bound.bytes.and(least.bytes),
+                ..least
+            };
             return Err(invalid(format!(
                 "`max-lag = {bound}` is too small for `on-breach = block`: each of {shards} shards has its part of it and needs room for a write; use at least {least}, or another `on-breach`"
             )));

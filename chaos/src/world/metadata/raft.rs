@@ -16,7 +16,7 @@ pub(crate) struct Durable {
     pub(crate) log: Vec<(u64, Option<Bytes>)>,
 }
 
-/// Milliseconds: as `Pace::between_regions` of consensus.
+/// Milliseconds: elections as in `Pace::between_regions` of consensus, heartbeats a little more often.
 const HEARTBEAT_MS: u64 = 200;
 const ELECTION_MS: (u64, u64) = (700, 1200);
 

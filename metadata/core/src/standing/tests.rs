@@ -8,6 +8,8 @@ use meridian_types::{
     StandingWord, SwitchoverSpec,
 };
 
+use proptest::prelude::*;
+
 use crate::command::{Action, Command, Form, NodeSpec};
 use crate::state::ClusterState;
 
@@ -276,4 +278,47 @@ fn a_degraded_bucket_that_may_no_longer_degrade_recovers_before_it_is_sync() {
     assert!(matches!(world.standing("orders"), Standing::Recovering { .. }), "it may not degrade");
     world.hear("orders", ready(0..4));
     assert!(world.standing("orders").is_sync());
+}
+
+/// What somebody says: of now, or again what was said some words ago; shards by bits.
+fn says() -> impl Strategy<Value = (bool, u8, usize, bool)> {
+    (prop::bool::weighted(0.3), 1u8..16, 0usize..12, prop::bool::weighted(0.9))
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(300))]
+
+    /// DEG-1: whatever comes late, twice or from elsewhere, a stretch ends only by what was said of it.
+    #[test]
+    fn a_stretch_ends_only_when_every_shard_of_the_primary_said_so_of_it(history in prop::collection::vec(says(), 1..80)) {
+        let mut world = World::new();
+        let mut said: Vec<(StandingWord, bool)> = Vec::new();
+        for (is_lacking, bits, back, from_primary) in history {
+            let shards: BTreeSet<_> = (0..SHARDS).filter(|shard| bits & (1 << shard) != 0).map(ShardId).collect();
+            let copies =
+                if is_lacking { Copies::Lacking { shards, reason: String::new() } } else { Copies::Ready(shards) };
+            let late = said.len().checked_sub(back + 1).filter(|_| back > 6).and_then(|at| said.get(at)).cloned();
+            let (word, from_primary) = late.unwrap_or_else(|| (world.word("orders", copies), from_primary));
+            let before = world.standing("orders");
+            world.say(if from_primary { US } else { EU }, word.clone());
+            said.push((word, from_primary));
+            let after = world.standing("orders");
+            if after.since() == before.since() {
+                continue;
+            }
+            let of_it: Vec<_> =
+                said.iter().filter(|(word, heard)| *heard && word.since == before.since()).map(|(word, _)| word).collect();
+            let ready: BTreeSet<_> = of_it.iter().flat_map(|word| match &word.copies {
+                Copies::Ready(shards) => shards.clone(),
+                Copies::Lacking { .. } => BTreeSet::new(),
+            }).collect();
+            if after.is_degraded() {
+                let was_lacking = of_it.iter().any(|word| matches!(word.copies, Copies::Lacking { .. }));
+                prop_assert!(was_lacking);
+            } else {
+                prop_assert_eq!(ready.len(), usize::from(SHARDS));
+                prop_assert_eq!(after.is_sync(), matches!(before, Standing::Recovering { .. }));
+            }
+        }
+    }
 }
