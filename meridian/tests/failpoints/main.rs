@@ -20,8 +20,8 @@ use tokio::time::{Instant, sleep};
 use crate::load::Load;
 use crate::points::{ALL, Reached};
 
-/// How long a node that is to come to a failpoint is given, before another is sent.
-const PATIENCE: Duration = Duration::from_secs(10);
+/// How long a node that is to come to a failpoint is given, before another is sent: long, since machines may be busy.
+const PATIENCE: Duration = Duration::from_secs(40);
 /// How long the planet may take to be whole again.
 const RECOVERY: Duration = Duration::from_secs(60);
 const SIGKILL: i32 = 9;
