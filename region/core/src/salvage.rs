@@ -282,7 +282,7 @@ mod tests {
             let digits = text.trim().as_bytes().as_chunks::<2>().0;
             digits.iter().map(|it| u8::from_str_radix(std::str::from_utf8(it).unwrap(), 16).unwrap()).collect()
         };
-        let fixture = include_str!("../testdata/salvage-v1.hex");
+        let fixture = include_str!("../tests/fixtures/salvage-v1.hex");
         let written: Vec<Vec<u8>> = fixture.lines().map(hex).collect();
         assert_eq!(written, samples());
         assert_eq!(Head::decode(&written[0]).unwrap().cut(), Lsn(7));

@@ -8,7 +8,8 @@ use meridian_failpoint::failpoint;
 use meridian_region_core::{ControlResult, Duty, Handover, Sight};
 use meridian_types::entry::{Body, Header, Kind};
 use meridian_types::{
-    Bucket, BucketId, Epoch, Exposure, Phase, Positions, Refusal, RefusalKind, Remains, Seal, ShardFacts, ShardId, Word,
+    Bucket, BucketId, Epoch, Exposure, Fact, Phase, Positions, Refusal, RefusalKind, Remains, Seal, ShardFacts,
+    ShardId, Word,
 };
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
@@ -165,10 +166,10 @@ impl Node {
         }
     }
 
-    /// A replica that is being repaired is on no history yet: nothing is said of it.
+    /// A replica that is being repaired is on no history yet: nothing is said of it, but that it is not whole.
     fn as_far_as_open(&self, mut word: Word) -> Word {
         let closed = |shard: &ShardId| self.shard(*shard).is_some_and(|shard| shard.board.is_closed(word.bucket));
-        word.facts.retain(|(shard, _)| !closed(shard));
+        word.facts.retain(|(shard, fact)| matches!(fact, Fact::Fenced(_)) || !closed(shard));
         word
     }
 

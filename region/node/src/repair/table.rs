@@ -158,7 +158,7 @@ impl Table {
         let gone: Vec<Place> = inner.asked.keys().filter(|place| !possible(place)).copied().collect();
         for place in gone {
             for tell in inner.asked.remove(&place).map(|asked| asked.tell).unwrap_or_default() {
-                let why = "this node no longer leads the shard: ask again";
+                let why = "this node no longer leads the shard, or the repair is no longer wanted: look again";
                 let _ = tell.send(Err(Refusal::new(RefusalKind::Retry, why)));
             }
         }
