@@ -13,14 +13,17 @@ const EVERY: Duration = Duration::from_secs(1);
 /// The log is purged in steps of at least so many entries, so that a mark is not written for each …
 const PURGE_ENTRIES: u64 = 256;
 
-/// … or else so often: a group that grows slowly must not keep the segments in which its few entries lie, and with them
-/// everything that others wrote since.
-const PURGE_EVERY: Duration = Duration::from_secs(10);
+/// … or else so often, up to where it could have been the last time: a group that grows slowly must not keep the segments
+/// in which its few entries lie, and with them everything that others wrote since. What is younger is kept for peers that
+/// were away for a moment and would need a snapshot without it.
+const PURGE_EVERY: Duration = Duration::from_secs(30);
 
 /// When a group was last looked after.
 struct Last {
     persisted: Instant,
     purged: Instant,
+    /// What could have been purged then.
+    purgeable: u64,
 }
 
 /// Runs until it is dropped.
@@ -32,14 +35,16 @@ pub(crate) async fn run(groups: impl Fn() -> Vec<Arc<Inner>>, options: Options) 
         ticks.tick().await;
         for group in groups() {
             let now = Instant::now();
-            let last = since.entry(group.id).or_insert(Last { persisted: now, purged: now });
+            let last = since.entry(group.id).or_insert(Last { persisted: now, purged: now, purgeable: 0 });
             if group.wants_persist(&options, last.persisted.elapsed()) {
                 last.persisted = now;
                 // A "snapshot" makes the state durable and tells Raft up to where.
                 drop(group.raft.trigger().snapshot().await);
             }
-            if group.purge(last.purged.elapsed() >= PURGE_EVERY).await {
-                last.purged = now;
+            let due = last.purged.elapsed() >= PURGE_EVERY;
+            let purgeable = group.purge(due.then_some(last.purgeable)).await;
+            if due {
+                (last.purged, last.purgeable) = (now, purgeable);
             }
         }
     }
@@ -53,15 +58,15 @@ impl Inner {
         applied > persisted && (bytes >= options.persist_bytes || elapsed >= options.persist_every)
     }
 
-    /// Gives up what nobody needs, unless that is little and not `due`; whether there was something.
-    async fn purge(&self, due: bool) -> bool {
+    /// Gives up what nobody needs, if that is much, or what is `due`; returns up to where it could.
+    async fn purge(&self, due: Option<u64>) -> u64 {
         let persisted = self.progress.persisted.load(Ordering::Relaxed);
         let up_to = self.purge_allowed.load(Ordering::Relaxed).min(persisted);
         let purged = self.log.bounds().0.map_or(0, |purged| purged.index);
-        let worth_it = up_to >= purged + if due { 1 } else { PURGE_ENTRIES };
-        if worth_it {
-            drop(self.raft.trigger().purge_log(up_to).await);
+        let chosen = if up_to >= purged + PURGE_ENTRIES { up_to } else { due.unwrap_or_default() };
+        if chosen > purged {
+            drop(self.raft.trigger().purge_log(chosen).await);
         }
-        worth_it
+        up_to
     }
 }

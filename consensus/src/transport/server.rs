@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::path::PathBuf;
 use std::pin::Pin;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use futures::stream::FuturesUnordered;
@@ -87,6 +88,9 @@ impl ConsensusPeer for PeerService {
         Ok(Response::new(Box::pin(ReceiverStream::new(stream))))
     }
 }
+
+/// How many spools this process has begun.
+static SPOOLS: AtomicU64 = AtomicU64::new(0);
 
 /// Snapshots that a peer is sending, one per group at most.
 struct Spools {
@@ -205,7 +209,7 @@ async fn answer(
             raft.handle_transfer_leader(transfer).await.map(Answer::Transfer).map_err(fatal)
         }
         Question::SnapshotBegin => {
-            let path = spools.dir.join(format!("{group}-from-{peer}.snapshot"));
+            let path = spools.path(group, peer);
             let spool = Spool::create(path).map_err(|error| error.to_string());
             spool.map(|spool| {
                 spools.open.lock().unwrap_or_else(PoisonError::into_inner).insert(group, spool);
@@ -232,6 +236,13 @@ fn fatal(error: Fatal<TypeConfig<TokioRuntime>>) -> String {
 }
 
 impl Spools {
+    /// Never given out before: a sender that begins anew must not touch the file that its first attempt may still be
+    /// installed from.
+    fn path(&self, group: GroupId, peer: NodeId) -> PathBuf {
+        let number = SPOOLS.fetch_add(1, Ordering::Relaxed);
+        self.dir.join(format!("{group}-from-{peer}-{number}.snapshot"))
+    }
+
     fn add(&self, group: GroupId, piece: &[u8], checksum: u32) -> Result<(), String> {
         let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
         let spool = open.get_mut(&group).ok_or("no snapshot was begun")?;
@@ -243,5 +254,21 @@ impl Spools {
         let mut spool = spool.ok_or("no snapshot was begun")?;
         spool.finish(checksum).map_err(|error| error.to_string())?;
         Ok(spool)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_snapshot_that_is_begun_anew_leaves_the_file_of_the_first_attempt_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        let spools = Spools { dir: dir.path().to_owned(), open: Mutex::default() };
+        let begin = || Spool::create(spools.path(GroupId::METADATA, NodeId(1))).unwrap();
+        let (mut first, second) = (begin(), begin());
+        first.finish(0).unwrap();
+        drop(second);
+        assert!(first.pieces().is_ok());
     }
 }
