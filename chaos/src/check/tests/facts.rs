@@ -117,7 +117,7 @@ fn durability_that_was_claimed_too_early_is_dishonest() {
     let asked = Entry { request: RequestId { client: ClientId(2), sequence: 1 }, ..entry(1) };
     let story = |copied_ms| {
         let story = Story::default().put(asks(1, 1, 0, 50, SYNC), "k", "a", v(1));
-        story.applied(10, 1, 1, asked.clone()).applied(copied_ms, 2, 1, asked.clone())
+        story.applied(10, 1, 1, asked).applied(copied_ms, 2, 1, asked)
     };
     assert_eq!(found_by("durable", &story(40).evidence()), None);
     catches("durable", &story(60).evidence(), "was acknowledged at 0.050000s as held by 2 regions; 1 had it");
