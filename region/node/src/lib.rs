@@ -35,6 +35,7 @@ mod options;
 mod peer_service;
 mod peers;
 mod proposer;
+mod pull;
 mod reads;
 mod repair;
 mod replication;

@@ -311,8 +311,8 @@ impl View {
             return String::new();
         }
         format!(
-            "\n\nwhen {} is back, it fences itself and follows as a replica; whatever it had acknowledged and nobody else received \
-             stays there: see `meridian status`",
+            "\n\nwhen {} is back, it fences itself and follows as a replica; what it had acknowledged and nobody else received is written \
+             down there before: `meridian salvage list`",
             self.from()
         )
     }
