@@ -133,7 +133,7 @@ impl Node {
         Sight { shard: shard.id, epoch, fence, state: seal, acked: seal.lsn, exposure, whole }
     }
 
-    pub(crate) fn facts_of(&self, shard: &ShardNode, bucket: &Bucket) -> (Epoch, ShardFacts) {
+    fn facts_of(&self, shard: &ShardNode, bucket: &Bucket) -> (Epoch, ShardFacts) {
         let primary = bucket.primary.unwrap_or_default();
         let complete = shard.lanes.complete_ms(primary, bucket.policy.lane());
         let said = shard.exposures.said(primary, bucket.id, complete);

@@ -35,7 +35,6 @@ mod options;
 mod peer_service;
 mod peers;
 mod proposer;
-mod pull;
 mod reads;
 mod repair;
 mod replication;

@@ -31,7 +31,6 @@ use crate::metrics::{self, Metrics};
 use crate::node::{Node, SCANS_MAX, ShardNode};
 use crate::options::{Options, Place};
 use crate::peers::{Exchanges, Neighbours, Peers};
-use crate::pull;
 use crate::repair::{self, Repairs};
 use crate::replication::{FrameRefusal, Tail, TailError};
 use crate::router::Caller;
@@ -208,7 +207,6 @@ impl Service {
         tasks.push(("handover", handover::hand_over(Arc::clone(&node)).boxed()));
         tasks.push(("copies", degrade::keep_copies(Arc::clone(&node)).boxed()));
         tasks.push(("ceilings", ceiling::keep_ceilings(Arc::clone(&node)).boxed()));
-        tasks.push(("pull", pull::pull(Arc::clone(&node)).boxed()));
         tasks.push(("bucket removal", upkeep::drop_buckets(Arc::clone(&node)).boxed()));
         tasks.push(("client expiry", upkeep::expire_clients(node).boxed()));
         tasks
