@@ -55,10 +55,11 @@ pub(super) enum Command {
         /// Its name.
         name: BucketName,
     },
-    /// Change what can be changed at any time: none of it interrupts writes or moves the primary.
+    /// Change what can be changed while it serves: none of it moves the primary, and only --acks lets writes wait, for
+    /// some milliseconds.
     #[command(group(clap::ArgGroup::new("what").required(true).multiple(true).args(
         ["max_lag", "on_breach", "on_partition", "degrade_after", "auto", "auto_max_lag", "auto_min_interval",
-         "auto_max_per_day", "successors"])))]
+         "auto_max_per_day", "successors", "acks"])))]
     Set {
         /// Its name.
         name: BucketName,

@@ -62,8 +62,11 @@ async fn recover(args: Recover, format: Format) -> anyhow::Result<()> {
     }
     found.check(args.confirm.as_deref())?;
     survivor.recover(wall_ms(), config.node.as_str())?;
-    note("recovered; start this node now, then the others:");
-    show(format, &found)
+    note(&format!(
+        "recovered: generation {} begins with {} as its only voter. Start this node now, then the others; `meridian status` shows who follows",
+        found.generation, found.node
+    ));
+    show(format, &Done(found))
 }
 
 /// Who voted, and who of them answers now.
@@ -120,6 +123,17 @@ struct Found {
     confirm: String,
 }
 
+/// The same once it is done: what was changed, without what there was to think about before.
+#[derive(Debug, Serialize)]
+#[serde(transparent)]
+struct Done(Found);
+
+impl Show for Done {
+    fn text(&self) -> String {
+        self.0.changes()
+    }
+}
+
 #[derive(Debug, Serialize)]
 struct Raised {
     bucket: String,
@@ -156,6 +170,21 @@ impl Found {
                 .collect(),
             given_up: given_up.iter().map(ToString::to_string).collect(),
             confirm: format!("lose-changes-after-{}", standing.last.0),
+        }
+    }
+
+    /// What a recovery changes of the cluster.
+    fn changes(&self) -> String {
+        let mut table = Table::new(&["bucket", "primary", ">epoch", ">raised to"]);
+        for it in &self.raised {
+            let (before, after) = (it.epoch_before.to_string(), it.epoch.to_string());
+            table.row([it.bucket.as_str(), it.primary.as_str(), before.as_str(), after.as_str()]);
+        }
+        let raised =
+            if table.is_empty() { "no bucket has a primary: no epoch is raised".to_owned() } else { table.to_string() };
+        match self.given_up.as_slice() {
+            [] => raised,
+            given_up => format!("{raised}\n\ngiven up: {}", given_up.join(", ")),
         }
     }
 
@@ -200,18 +229,7 @@ impl Show for Found {
             };
             table.row([it.name.as_str(), it.address.as_str(), state]);
         }
-        let _ = write!(text, "{table}\n\n");
-        let mut table = Table::new(&["bucket", "primary", ">epoch", ">raised to"]);
-        for it in &self.raised {
-            let (before, after) = (it.epoch_before.to_string(), it.epoch.to_string());
-            table.row([it.bucket.as_str(), it.primary.as_str(), before.as_str(), after.as_str()]);
-        }
-        if !table.is_empty() {
-            let _ = write!(text, "{table}\n\n");
-        }
-        if !self.given_up.is_empty() {
-            let _ = write!(text, "given up: {}\n\n", self.given_up.join(", "));
-        }
+        let _ = write!(text, "{table}\n\n{}\n\n", self.changes());
         let _ = write!(
             text,
             "WHAT MAY BE LOST: every change of the cluster that the lost voters committed and this node had not heard of: buckets\n\

@@ -196,18 +196,19 @@ fn label(kind: Kind) -> &'static str {
 
 /// The last line of all.
 fn verdict(survival: &Survival) -> String {
-    let can = |kept: &dyn Fn(Kind) -> bool| {
-        let kinds = [Kind::Node, Kind::Zone, Kind::Region].into_iter().filter(|kind| kept(*kind)).map(label);
-        match kinds.collect::<Vec<_>>().as_slice() {
-            [] => "not every node, zone or region".to_owned(),
-            [one] => format!("any one {one}"),
-            [all @ .., last] => format!("any one {} or {last}", all.join(", ")),
-        }
-    };
-    let all = |of: usize, fine: usize| of > 0 && of == fine;
-    let keeping = can(&|kind| survival.keeping.iter().any(|it| it.kind == kind && all(it.of, it.fine)));
-    let serving = can(&|kind| survival.serving.iter().any(|it| it.kind == kind && all(it.of, it.fine)));
-    format!("right now {keeping} can die without losing an acknowledged write, and {serving} without stopping writes")
+    let keeping = any_one(&survival.keeping, "losing an acknowledged write");
+    let serving = any_one(&survival.serving, "stopping writes");
+    format!("right now {keeping}, and {serving}")
+}
+
+/// What may die of all buckets together, in words.
+fn any_one<W>(tallies: &[Tally<W>], without: &str) -> String {
+    let safe = tallies.iter().filter(|it| is_single(it.kind) && it.of > 0 && it.of == it.fine).map(|it| label(it.kind));
+    match safe.collect::<Vec<_>>().as_slice() {
+        [] => format!("some single failure can't happen without {without} of some bucket"),
+        [one] => format!("any one {one} can die without {without}"),
+        [all @ .., last] => format!("any one {} or {last} can die without {without}", all.join(", ")),
+    }
 }
 
 /// Puts decisions into words.
@@ -256,9 +257,11 @@ impl Words<'_> {
             let name = super::bucket_label(self.topology, row.bucket);
             row.loss_now.iter().for_each(|loss| tell(&name, None, self.loss(loss)));
             row.stop_now.iter().for_each(|stop| tell(&name, None, self.stop(stop)));
-            let losses = row.keeping.iter().filter(|it| is_single(it.kind)).flat_map(|it| &it.cases);
+            // What is so already needs no other death to be so.
+            let (keeps, serves) = (row.loss_now.is_none(), row.stop_now.is_none());
+            let losses = row.keeping.iter().filter(|it| keeps && is_single(it.kind)).flat_map(|it| &it.cases);
             losses.for_each(|case| tell(&name, Some(&case.dead), self.loss(&case.why)));
-            let stops = row.serving.iter().filter(|it| is_single(it.kind)).flat_map(|it| &it.cases);
+            let stops = row.serving.iter().filter(|it| serves && is_single(it.kind)).flat_map(|it| &it.cases);
             stops.for_each(|case| tell(&name, Some(&case.dead), self.stop(&case.why)));
         }
         reasons
@@ -283,12 +286,12 @@ impl Words<'_> {
     fn loss(&self, loss: &Loss) -> String {
         match loss {
             Loss::Exposed { origins, known: Some(it) } => format!(
-                "loses what only {} has: {} writes ({}{}) as of {} ago, and what came since",
+                "loses what only {} has: {} writes ({}{}) as of {}, and what comes meanwhile",
                 self.regions(origins),
                 count(it.operations),
                 bytes(it.bytes),
                 if it.operations == 0 { String::new() } else { format!(", the oldest {} old", millis(it.oldest_ms)) },
-                millis(it.age_ms),
+                if it.age_ms == 0 { "now".to_owned() } else { format!("{} ago", millis(it.age_ms)) },
             ),
             Loss::Exposed { origins, known: None } => format!(
                 "loses what only {} has; how much that is nobody tells: see `meridian lag`",
@@ -401,6 +404,7 @@ mod tests {
             assert!(text.contains(expected), "{expected} is missing in\n{text}");
         }
         assert_eq!(text.matches("loses what only us-east has").count(), 1, "each reason once\n{text}");
+        assert!(text.contains("as of now") && text.contains("some single failure can't happen"), "{text}");
     }
 
     #[test]
