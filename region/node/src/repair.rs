@@ -20,7 +20,6 @@
 mod attempt;
 mod lanes;
 mod pace;
-mod pulls;
 mod serve;
 mod table;
 mod watch;

@@ -153,9 +153,14 @@ impl Table {
     }
 
     /// What was asked for is given up where it can't be done on this node any more.
-    pub(crate) fn keep_asked(&self, possible: &dyn Fn(&Place) -> bool) {
+    pub(crate) fn keep_asked(&self, possible: &dyn Fn(&Place, &Need) -> bool) {
         let mut inner = self.inner();
-        let gone: Vec<Place> = inner.asked.keys().filter(|place| !possible(place)).copied().collect();
+        let gone: Vec<Place> = inner
+            .asked
+            .iter()
+            .filter(|(place, asked)| !possible(place, &asked.need))
+            .map(|(place, _)| *place)
+            .collect();
         for place in gone {
             for tell in inner.asked.remove(&place).map(|asked| asked.tell).unwrap_or_default() {
                 let why = "this node no longer leads the shard, or the repair is no longer wanted: look again";
@@ -232,7 +237,7 @@ mod tests {
     fn what_can_t_be_done_here_any_more_is_given_back() {
         let table = Table::default();
         let mut told = table.ask(place(0), need()).unwrap();
-        table.keep_asked(&|_| false);
+        table.keep_asked(&|_, _| false);
         assert!(matches!(told.try_recv(), Ok(Err(_))));
     }
 }

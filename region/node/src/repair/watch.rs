@@ -7,12 +7,11 @@ use std::time::Duration;
 use meridian_region_core::repair::need::{lags_behind_its_epoch, need, want};
 use meridian_region_core::repair::survey::Claim;
 use meridian_region_core::repair::{Need, Want};
-use meridian_types::{BucketId, Refusal, RefusalKind, RegionId, RepairReason, ShardId, Topology};
+use meridian_types::{BucketId, Phase, Refusal, RefusalKind, RegionId, RepairReason, ShardId, Topology};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
 
 use super::lanes::Lanes;
-use super::pulls::Pulls;
 use super::{Place, WAITS_FOR_CONSENT, attempt};
 use crate::node::Node;
 
@@ -41,7 +40,6 @@ pub(crate) async fn watch(node: Arc<Node>) {
 #[derive(Default)]
 struct Watch {
     lanes: Lanes,
-    pulls: Pulls,
     /// Replicas whose epoch has not begun, and since when.
     late: BTreeMap<Place, Instant>,
     jobs: JoinSet<()>,
@@ -51,9 +49,10 @@ impl Watch {
     async fn look(&mut self, node: &Arc<Node>) {
         let (topology, now) = (node.authority.topology(), Instant::now());
         node.repairs.sources.expire(node.clock.monotonic_ms());
-        node.repairs.table.keep_asked(&|(shard, _)| node.shard(*shard).is_some_and(|shard| shard.board.leads()));
+        node.repairs.table.keep_asked(&|(shard, _), need| {
+            node.shard(*shard).is_some_and(|shard| shard.board.leads()) && is_wanted(node.region(), &topology, need)
+        });
         self.lanes.look(node, &topology, now);
-        self.pulls.look(node, &topology, now);
         let mut wants: Vec<(Place, Want)> =
             node.repairs.table.asked().into_iter().map(|(place, need)| (place, Want::Repair(need))).collect();
         wants.extend(self.wants(node, &topology, now));
@@ -103,6 +102,13 @@ impl Watch {
             self.jobs.spawn(async move { carry_out(&node, place, want, need).await });
         }
     }
+}
+
+/// Whether what was asked for still makes sense: a pull for a failover that is over, or was given up, does not.
+fn is_wanted(region: RegionId, topology: &Topology, need: &Need) -> bool {
+    let Some(bucket) = topology.buckets.get(&need.bucket) else { return false };
+    let settled = bucket.phase == Phase::Steady && bucket.primary != Some(need.source);
+    bucket.primary != Some(region) && !(settled && need.claim == Claim::Replica)
 }
 
 async fn carry_out(node: &Node, place: Place, want: Want, need: Need) {
