@@ -20,6 +20,7 @@
 mod attempt;
 mod lanes;
 mod pace;
+mod pulls;
 mod serve;
 mod table;
 mod watch;

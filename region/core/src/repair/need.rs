@@ -71,6 +71,17 @@ fn interrupted(own: &Shard, bucket: &Bucket, before: RegionId) -> Option<Need> {
     need(own, bucket, reason)
 }
 
+/// What the next primary fetches from the survivor that has most of a lost one's log, if any has more than it: whoever ranks
+/// highest, by the epoch in force and then by position, has everything that any of them has.
+pub fn pull<'a>(own: &Shard, bucket: &Bucket, others: impl Iterator<Item = (RegionId, &'a Sighting)>) -> Option<Need> {
+    let lost = bucket.primary?;
+    let whole = others.filter(|(region, seen)| *region != lost && seen.unfit.is_empty() && !seen.diverged);
+    let (source, seen) = whole.max_by_key(|(_, seen)| (seen.epoch, seen.positions.of(lost)))?;
+    let rank = (own.epoch(bucket.id), own.positions(bucket.id).of(lost));
+    let more = (seen.epoch, seen.positions.of(lost)) > rank;
+    more.then_some(Need { bucket: bucket.id, source, claim: Claim::Replica, reason: RepairReason::Asked })
+}
+
 /// Whether the bucket's epoch has not begun in a replica. It may be about to: only one that stays so is stuck.
 pub fn lags_behind_its_epoch(own: &Shard, bucket: &Bucket) -> bool {
     let follows = bucket.primary.is_some_and(|primary| primary != own.region()) && bucket.is_in(own.region());
@@ -195,6 +206,23 @@ mod tests {
         assert_eq!(missed(&bucket(Some(EU))), [], "the tail of a primary that was lost is no part of the history");
         assert_eq!(missed(&bucket(None)), [need(US, Claim::ActiveActive)]);
         assert_eq!(missed(&Bucket { regions: vec![US, AP], ..bucket(None) }), []);
+    }
+
+    #[test]
+    fn a_successor_fetches_from_whoever_ranks_highest_and_nothing_when_that_is_itself() {
+        let own = shard();
+        let lost = Bucket { phase: Phase::Pulling { plan: PlanId(1), to: EU }, ..bucket(Some(US)) };
+        let source = |others: &[(RegionId, Sighting)]| {
+            pull(&own, &lost, others.iter().map(|(region, seen)| (*region, seen))).map(|need| (need.source, need.claim))
+        };
+        let later = Sighting { epoch: Epoch(2), ..seen(3) };
+        assert_eq!(source(&[(AP, seen(0))]), None);
+        assert_eq!(source(&[(US, seen(9))]), None, "the lost one is not asked");
+        assert_eq!(source(&[(AP, seen(5)), (RegionId(4), later)]), Some((RegionId(4), Claim::Replica)));
+        assert_eq!(
+            source(&[(AP, seen(5)), (RegionId(4), Sighting { diverged: true, ..seen(9) })]),
+            Some((AP, Claim::Replica))
+        );
     }
 
     #[test]

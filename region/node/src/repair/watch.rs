@@ -12,6 +12,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
 
 use super::lanes::Lanes;
+use super::pulls::Pulls;
 use super::{Place, WAITS_FOR_CONSENT, attempt};
 use crate::node::Node;
 
@@ -40,6 +41,7 @@ pub(crate) async fn watch(node: Arc<Node>) {
 #[derive(Default)]
 struct Watch {
     lanes: Lanes,
+    pulls: Pulls,
     /// Replicas whose epoch has not begun, and since when.
     late: BTreeMap<Place, Instant>,
     jobs: JoinSet<()>,
@@ -53,6 +55,7 @@ impl Watch {
             node.shard(*shard).is_some_and(|shard| shard.board.leads()) && is_wanted(node.region(), &topology, need)
         });
         self.lanes.look(node, &topology, now);
+        self.pulls.look(node, &topology, now);
         let mut wants: Vec<(Place, Want)> =
             node.repairs.table.asked().into_iter().map(|(place, need)| (place, Want::Repair(need))).collect();
         wants.extend(self.wants(node, &topology, now));
