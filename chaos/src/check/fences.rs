@@ -33,7 +33,9 @@ pub(super) fn check(evidence: &Evidence) -> Result<Stats, Violation> {
             Fact::Applied { replica, shard, entry } if counts(entry) => {
                 stats.checked += 1;
                 let known = fences.get(&(*replica, *shard)).map_or(&[][..], Vec::as_slice);
-                let above = known.iter().find(|(_, bucket, epoch)| *bucket == entry.bucket && *epoch > entry.epoch);
+                // The seal of a fenced epoch is no write of it: a successor ends a lost epoch with one.
+                let bound = |epoch: Epoch| epoch > entry.epoch && entry.kind != Kind::Seal;
+                let above = known.iter().find(|(_, bucket, epoch)| *bucket == entry.bucket && bound(*epoch));
                 if let Some((at, _, epoch)) = above {
                     let sentence = format!(
                         "region {} applied a write of bucket {} under epoch {} at position {}, behind the fence of epoch {epoch} at {at} ({})",

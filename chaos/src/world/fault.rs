@@ -174,6 +174,14 @@ pub enum Fault {
         /// For how long writes may stop, in milliseconds.
         pause_ms_max: u64,
     },
+    /// Nothing breaks: an operator gives a bucket's primary up for lost, rightly or not, and agrees to no loss.
+    Failover {
+        /// Which bucket.
+        bucket: usize,
+        /// The node whose region is to be the primary; whoever has most without one.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        to: Option<usize>,
+    },
     /// A record of a node's log gets a wrong bit.
     RotLog {
         /// Whose.
@@ -212,6 +220,7 @@ impl Fault {
             Fault::Step { .. } => "clock step",
             Fault::CrashMetadataLeader { .. } => "crash of the metadata leader",
             Fault::Switchover { .. } => "switchover",
+            Fault::Failover { .. } => "failover",
             Fault::RotLog { .. } => "bit rot in the log",
             Fault::RotState { .. } => "bit rot in the state",
         }
@@ -254,6 +263,7 @@ impl Fault {
             Fault::Switchover { bucket, to, lag_ms_max, pause_ms_max } => {
                 planet.switch_over(bucket, to, lag_ms_max, pause_ms_max).await;
             }
+            Fault::Failover { bucket, to } => planet.fail_over(bucket, to).await,
             Fault::RotLog { node } => rot(planet, node, true),
             Fault::RotState { node } => rot(planet, node, false),
         }

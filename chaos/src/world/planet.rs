@@ -10,8 +10,8 @@ use meridian_metadata_core::command::{Form, NodeSpec};
 use meridian_metadata_core::{Action, Reply};
 use meridian_region_node::{Caller, Handle, Options, StoreOptions};
 use meridian_types::{
-    Bucket, BucketSpec, ClusterId, Effect, NameError, NodeId, NodeName, PlanOutcome, Refusal, RefusalKind, RegionId,
-    RegionName, Request, Response, Selection, SwitchoverSpec,
+    Bucket, BucketSpec, ClusterId, Effect, FailoverSpec, NameError, NodeId, NodeName, PlanOutcome, Refusal,
+    RefusalKind, RegionId, RegionName, Request, Response, Selection, SwitchoverSpec,
 };
 use tokio::time::{sleep, timeout};
 
@@ -253,17 +253,33 @@ impl Planet {
     /// An operator has a bucket's primary moved to the region of a node, and waits for what comes of it.
     pub(crate) async fn switch_over(&self, bucket: usize, to: usize, lag_ms_max: u64, pause_ms_max: u64) {
         let (Some(spec), Some(body)) = (self.0.buckets.get(bucket), self.0.bodies.get(to)) else { return };
-        let Some(operator) = self.lives().next() else { return };
-        let spec = SwitchoverSpec {
+        let action = Action::Switchover(SwitchoverSpec {
             to: body.region_name.clone(),
             buckets: Selection::Named(vec![spec.name.clone()]),
             lag_ms_max,
             pause_ms_max,
             reason: String::new(),
-        };
-        let Ok(Reply::Operation { plan }) = operator.asker.propose("an operator", Action::Switchover(spec)).await
-        else {
-            return self.hit("switchover refused");
+        });
+        self.operate(action, ["switchover refused", "switchover done", "switchover given up"]).await;
+    }
+
+    /// An operator has a bucket taken from its primary, which need not answer, and waits for what comes of it.
+    pub(crate) async fn fail_over(&self, bucket: usize, to: Option<usize>) {
+        let Some(spec) = self.0.buckets.get(bucket) else { return };
+        let action = Action::Failover(FailoverSpec {
+            buckets: Selection::Named(vec![spec.name.clone()]),
+            to: to.and_then(|node| self.0.bodies.get(node)).map(|body| body.region_name.clone()),
+            consent: None,
+            automatic: false,
+            reason: String::new(),
+        });
+        self.operate(action, ["failover refused", "failover done", "failover given up"]).await;
+    }
+
+    async fn operate(&self, action: Action, [refused, done, given_up]: [&'static str; 3]) {
+        let Some(operator) = self.lives().next() else { return };
+        let Ok(Reply::Operation { plan }) = operator.asker.propose("an operator", action).await else {
+            return self.hit(refused);
         };
         loop {
             sleep(Duration::from_millis(100)).await;
@@ -271,8 +287,8 @@ impl Planet {
             let known = self.lives().find_map(|life| life.plane.copy.read(|state| state.plan(plan).cloned()));
             let Some(known) = known.filter(|it| it.ended_ms.is_some()) else { continue };
             return self.hit(match known.outcome() {
-                PlanOutcome::Done => "switchover done",
-                PlanOutcome::UnderWay | PlanOutcome::PartlyRestored | PlanOutcome::Restored => "switchover given up",
+                PlanOutcome::Done => done,
+                PlanOutcome::UnderWay | PlanOutcome::PartlyRestored | PlanOutcome::Restored => given_up,
             });
         }
     }
