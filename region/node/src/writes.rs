@@ -257,7 +257,10 @@ impl Node {
         tokio::pin!(answer);
         let refusal = tokio::select! {
             biased;
-            result = waiter.result() => return self.answer_early(standing, shard, primary, &result),
+            result = waiter.result() => return match rules_known(standing, shard) {
+                true => self.answer_early(standing, shard, primary, &result),
+                false => (&mut answer).await,
+            },
             answer = &mut answer => match answer {
                 Ok(response) => return Ok(response),
                 Err(refusal) if refusal.effect == Effect::Unknown => refusal,
@@ -267,7 +270,10 @@ impl Node {
         // The primary's answer got lost, but the write may still arrive, until another region is the primary.
         tokio::select! {
             biased;
-            result = waiter.result() => self.answer_early(standing, shard, primary, &result),
+            result = waiter.result() => match rules_known(standing, shard) {
+                true => self.answer_early(standing, shard, primary, &result),
+                false => Err(refusal),
+            },
             () = self.replaced(bucket.id, primary) => Err(refusal),
             () = sleep_until(deadline) => Err(refusal),
         }
@@ -290,6 +296,13 @@ impl Node {
         failpoint("write.answer-early.before");
         respond(standing, shard, self.region(), origin, result, Durability { regions: 2, nodes })
     }
+}
+
+/// Whether the epoch in force in the shard is the one this gateway has heard of: what an early answer says, and how many copies it
+/// takes, are rules of the epoch that the write was ordered under. Who hears of it too late leaves the answer to the
+/// primary (FEN-1, DUR-2).
+fn rules_known(standing: &Standing, shard: &ShardNode) -> bool {
+    shard.board.epoch(standing.bucket.id) == standing.bucket.epoch
 }
 
 /// The region whose log a result's position is in, as far as the result says it.
