@@ -132,6 +132,8 @@ fn first_topology() -> anyhow::Result<Topology> {
     for (number, name) in REGIONS.iter().enumerate() {
         let id = RegionId(number as u16 + 1);
         topology.regions.insert(id, Region { id, name: RegionName::new(name)? });
+        // A region without groups would be a witness.
+        topology.groups.insert((id, ShardId(0)), vec![NodeId(u64::from(id.0))]);
     }
     add_bucket(&mut topology, "orders", Policy::ASYNC, Labels::new());
     Ok(topology)
