@@ -72,6 +72,18 @@ pub enum RepairStep {
     },
     /// Applies some of what waited; the last one opens the bucket.
     Unpark,
+    /// From here on the state remembers which of these keys are removed, and where in the own log: keys of a salvage bundle.
+    Watch {
+        /// Keys of the bucket in this shard.
+        keys: Vec<Bytes>,
+    },
+    /// These keys were removed in a part of the history that a repair passes over.
+    PassedOver {
+        /// Keys of the bucket in this shard; those that nobody watches are ignored.
+        removed: Vec<Bytes>,
+    },
+    /// Forgets what it remembers, some at a time.
+    Unwatch,
 }
 
 /// Why a bucket in a shard is made equal to another region's.

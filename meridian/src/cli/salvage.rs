@@ -3,9 +3,9 @@
 use std::io::Write;
 use std::path::PathBuf;
 
-use clap::{Subcommand, ValueEnum};
+use clap::{Args, Subcommand, ValueEnum};
 use meridian_client::Client;
-use meridian_types::{Node, ReplayPolicy, ReplayReport, SalvageBundle, SalvageId, SalvageKey};
+use meridian_types::{BucketName, Node, ReplayPolicy, ReplayReport, SalvageBundle, SalvageId, SalvageKey};
 
 use super::connect::Connection;
 use super::exit::Failure;
@@ -43,10 +43,10 @@ pub(super) enum Command {
         /// The file; `-` for standard output.
         file: PathBuf,
     },
-    /// Write its keys back.
+    /// Write their keys back.
     Replay {
-        /// As `salvage list` names it.
-        bundle: SalvageId,
+        #[command(flatten)]
+        which: Which,
         /// Which keys.
         #[arg(long, value_enum, default_value_t = Policy::IfUnchanged)]
         policy: Policy,
@@ -54,14 +54,25 @@ pub(super) enum Command {
         #[arg(long)]
         dry_run: bool,
     },
-    /// Forget one for good.
+    /// Forget them for good.
     Drop {
-        /// As `salvage list` names it.
-        bundle: SalvageId,
+        #[command(flatten)]
+        which: Which,
         /// Only say what would be forgotten.
         #[arg(long)]
         dry_run: bool,
     },
+}
+
+/// Which bundles: a failover leaves one per shard.
+#[derive(Debug, Args)]
+#[group(required = true, multiple = false)]
+pub(super) struct Which {
+    /// As `salvage list` names them.
+    bundles: Vec<SalvageId>,
+    /// All of this bucket.
+    #[arg(long)]
+    bucket: Option<BucketName>,
 }
 
 /// Which keys are written back.
@@ -92,8 +103,10 @@ pub(super) async fn run(command: Command, connection: &Connection, format: Forma
         Command::Show { bundle, limit } => keys(&client, bundle, limit, false, format).await,
         Command::Diff { bundle, limit } => keys(&client, bundle, limit, true, format).await,
         Command::Export { bundle, file } => export(&client, bundle, &file).await,
-        Command::Replay { bundle, policy, dry_run } => replay(&client, bundle, policy.into(), dry_run, format).await,
-        Command::Drop { bundle, dry_run } => drop_bundle(&client, bundle, dry_run).await,
+        Command::Replay { which, policy, dry_run } => {
+            replay(&client, &chosen(&client, which).await?, policy.into(), dry_run, format).await
+        }
+        Command::Drop { which, dry_run } => drop_bundles(&client, &chosen(&client, which).await?, dry_run).await,
     }
 }
 
@@ -108,23 +121,54 @@ async fn list(client: &Client, format: Format) -> anyhow::Result<()> {
     Err(Failure::not_ready("the bundles of some nodes are not known").into())
 }
 
-/// Where a bundle is.
-async fn find(client: &Client, id: SalvageId) -> anyhow::Result<(Node, SalvageBundle)> {
-    let mut silent = Vec::new();
+/// Every bundle with the node that keeps it, and the nodes that do not say.
+async fn kept(client: &Client) -> anyhow::Result<(Vec<Kept>, Vec<String>)> {
+    let (mut kept, mut silent) = (Vec::new(), Vec::new());
     for (node, answer) in client.admin().salvages().await? {
         match answer {
-            Ok(bundles) => {
-                if let Some(bundle) = bundles.into_iter().find(|bundle| bundle.id == id) {
-                    return Ok((node, bundle));
-                }
-            }
+            Ok(bundles) => kept.extend(bundles.into_iter().map(|bundle| (node.clone(), bundle))),
             Err(_) => silent.push(node.name.to_string()),
         }
     }
+    Ok((kept, silent))
+}
+
+/// A bundle and where it is.
+type Kept = (Node, SalvageBundle);
+
+async fn find(client: &Client, id: SalvageId) -> anyhow::Result<Kept> {
+    let (kept, silent) = kept(client).await?;
+    kept.into_iter().find(|(_, bundle)| bundle.id == id).ok_or_else(|| missing(id, &silent).into())
+}
+
+fn missing(id: SalvageId, silent: &[String]) -> Failure {
     if silent.is_empty() {
-        return Err(Failure::invalid(format!("there is no bundle {id}: `meridian salvage list` shows all")).into());
+        return Failure::invalid(format!("there is no bundle {id}: `meridian salvage list` shows all"));
     }
-    Err(Failure::not_ready(format!("no node that answers has bundle {id}; {} do not answer", silent.join(", "))).into())
+    Failure::not_ready(format!("no node that answers has bundle {id}; {} do not answer", silent.join(", ")))
+}
+
+/// All that were asked for, or an error before anything is done with one of them.
+async fn chosen(client: &Client, which: Which) -> anyhow::Result<Vec<Kept>> {
+    let (kept, silent) = kept(client).await?;
+    let Some(name) = which.bucket else {
+        let found = which.bundles.into_iter().map(|id| {
+            kept.iter().find(|(_, bundle)| bundle.id == id).cloned().ok_or_else(|| missing(id, &silent).into())
+        });
+        return found.collect();
+    };
+    if !silent.is_empty() {
+        let why = format!("{} do not answer, so it is not known which bundles of {name} there are", silent.join(", "));
+        return Err(Failure::not_ready(why).into());
+    }
+    let topology = client.known_topology();
+    let id = topology.buckets.values().find(|bucket| bucket.name == name).map(|bucket| bucket.id);
+    let of_bucket: Vec<Kept> = kept.into_iter().filter(|(_, bundle)| Some(bundle.id.bucket) == id).collect();
+    if of_bucket.is_empty() {
+        let why = format!("there are no bundles of bucket {name}: `meridian salvage list` shows all");
+        return Err(Failure::invalid(why).into());
+    }
+    Ok(of_bucket)
 }
 
 async fn keys(client: &Client, id: SalvageId, limit: usize, judged: bool, format: Format) -> anyhow::Result<()> {
@@ -162,21 +206,22 @@ async fn export(client: &Client, id: SalvageId, file: &std::path::Path) -> anyho
 
 async fn replay(
     client: &Client,
-    id: SalvageId,
+    bundles: &[Kept],
     policy: ReplayPolicy,
     dry_run: bool,
     format: Format,
 ) -> anyhow::Result<()> {
-    let (node, bundle) = find(client, id).await?;
-    let progress =
-        Progress::of_steps(if dry_run { "comparing" } else { "writing back" }, u64::from(bundle.parts), "parts");
+    let parts = bundles.iter().map(|(_, bundle)| u64::from(bundle.parts)).sum();
+    let progress = Progress::of_steps(if dry_run { "comparing" } else { "writing back" }, parts, "parts");
     let mut report = ReplayReport::default();
-    for part in 0..bundle.parts {
-        report = report.and(client.admin().replay(&node, id, part, policy, dry_run).await?);
-        progress.advance(1);
+    for (node, bundle) in bundles {
+        for part in 0..bundle.parts {
+            report = report.and(client.admin().replay(node, bundle.id, part, policy, dry_run).await?);
+            progress.advance(1);
+        }
     }
     progress.finish();
-    show(format, &Report::of(id, policy, dry_run, report))?;
+    show(format, &Report::of(bundles.iter().map(|(_, bundle)| bundle.id), policy, dry_run, report))?;
     if report.failed > 0 {
         return Err(Failure::failed(format!(
             "{} keys could not be read or written: run it again",
@@ -187,19 +232,20 @@ async fn replay(
     Ok(())
 }
 
-async fn drop_bundle(client: &Client, id: SalvageId, dry_run: bool) -> anyhow::Result<()> {
-    let (node, bundle) = find(client, id).await?;
-    let what = format!(
-        "{} keys ({}), {} of them written back",
-        count(bundle.keys),
-        bytes(bundle.bytes),
-        count(bundle.restored)
-    );
-    client.admin().drop_salvage(&node, id, dry_run).await?;
-    note(&if dry_run {
-        format!("would forget {id} on {}: {what}", node.name)
-    } else {
-        format!("forgotten: {id}, {what}")
-    });
+async fn drop_bundles(client: &Client, bundles: &[Kept], dry_run: bool) -> anyhow::Result<()> {
+    for (node, bundle) in bundles {
+        let what = format!(
+            "{} keys ({}), {} of them written back",
+            count(bundle.keys),
+            bytes(bundle.bytes),
+            count(bundle.restored)
+        );
+        client.admin().drop_salvage(node, bundle.id, dry_run).await?;
+        note(&if dry_run {
+            format!("would forget {} on {}: {what}", bundle.id, node.name)
+        } else {
+            format!("forgotten: {}, {what}", bundle.id)
+        });
+    }
     Ok(())
 }

@@ -70,6 +70,15 @@ pub(crate) enum RepairStepRef<'a> {
         goal: RepairGoal,
     },
     Unpark,
+    Watch {
+        #[serde(borrow)]
+        keys: Vec<&'a [u8]>,
+    },
+    PassedOver {
+        #[serde(borrow)]
+        removed: Vec<&'a [u8]>,
+    },
+    Unwatch,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
@@ -235,15 +244,19 @@ mod tests {
     }
 
     fn own_step(step: RepairStepRef<'_>) -> RepairStep {
+        let own = |keys: &[&[u8]]| keys.iter().map(|key| key.to_vec().into()).collect();
         match step {
             RepairStepRef::Begin { source } => RepairStep::Begin { source },
             RepairStepRef::Rows { begun, mode, puts, deletes } => {
                 let row = |row: RowRef<'_>| Row { key: row.key.to_vec().into(), value: row.value.to_vec().into() };
                 let puts = puts.into_iter().map(row).collect();
-                RepairStep::Rows { begun, mode, puts, deletes: deletes.iter().map(|key| key.to_vec().into()).collect() }
+                RepairStep::Rows { begun, mode, puts, deletes: own(&deletes) }
             }
             RepairStepRef::End { begun, mode, goal } => RepairStep::End { begun, mode, goal },
             RepairStepRef::Unpark => RepairStep::Unpark,
+            RepairStepRef::Watch { keys } => RepairStep::Watch { keys: own(&keys) },
+            RepairStepRef::PassedOver { removed } => RepairStep::PassedOver { removed: own(&removed) },
+            RepairStepRef::Unwatch => RepairStep::Unwatch,
         }
     }
 
@@ -266,6 +279,9 @@ mod tests {
                 goal: RepairGoal { results: SetHash(hash), ..RepairGoal::default() },
             }),
             Just(RepairStep::Unpark),
+            prop::collection::vec(bytes(), 0..4).prop_map(|keys| RepairStep::Watch { keys }),
+            prop::collection::vec(bytes(), 0..4).prop_map(|removed| RepairStep::PassedOver { removed }),
+            Just(RepairStep::Unwatch),
         ]
     }
 

@@ -8,6 +8,7 @@
 //! shard u16 | 3 | bucket u32 | expires at, ms u64 | key      the expiry index
 //! shard u16 | 4 | bucket u32 | origin u16 | client u128 | slot u16   a kept result
 //! shard u16 | 5 | bucket u32 | epoch u64 | seal u8 | origin u16 | lsn u64   an entry that waits for a seal
+//! shard u16 | 6 | bucket u32 | key                           a key of a salvage bundle: where it was removed last
 //! ```
 //!
 //! Numbers are big-endian, so that byte order is number order. A shard is one contiguous range, and so
@@ -20,6 +21,7 @@ pub(crate) const DATA: u8 = 2;
 const EXPIRY: u8 = 3;
 pub(crate) const RESULT: u8 = 4;
 const PARKED: u8 = 5;
+const WATCHED: u8 = 6;
 
 const META_SHARD: u8 = 1;
 const META_WATERMARK: u8 = 2;
@@ -128,6 +130,30 @@ pub(crate) fn parked_up_to(shard: ShardId, bucket: BucketId, epoch: Epoch) -> (V
     let mut last = from.clone();
     last.extend_from_slice(&epoch.0.to_be_bytes());
     (from, successor(&last))
+}
+
+pub(crate) fn watched(shard: ShardId, bucket: BucketId, key: &[u8]) -> Vec<u8> {
+    let mut bytes = start(shard, WATCHED, 4 + key.len());
+    bytes.extend_from_slice(&bucket.0.to_be_bytes());
+    bytes.extend_from_slice(key);
+    bytes
+}
+
+pub(crate) fn watched_of_bucket(shard: ShardId, bucket: BucketId) -> (Vec<u8>, Vec<u8>) {
+    range(shard, WATCHED, bucket)
+}
+
+/// Where the watched keys of a shard are, behind those of bucket `after`.
+pub(crate) fn watched_behind(shard: ShardId, after: Option<BucketId>) -> (Vec<u8>, Vec<u8>) {
+    let all = start(shard, WATCHED, 0);
+    let from = after.map_or_else(|| all.clone(), |bucket| watched_of_bucket(shard, bucket).1);
+    (from, successor(&all))
+}
+
+/// The bucket of a watched key; `None` when it is none.
+pub(crate) fn parse_watched(key: &[u8]) -> Option<BucketId> {
+    let (bucket, _) = key.get(3..)?.split_first_chunk()?;
+    Some(BucketId(u32::from_be_bytes(*bucket)))
 }
 
 pub(crate) fn shard_meta(shard: ShardId) -> Vec<u8> {
@@ -252,6 +278,7 @@ mod tests {
             expiry(shard, bucket, u64::MAX, &[0xff; 64]),
             result(shard, bucket, region, ClientId(u128::MAX), u16::MAX),
             parked(shard, bucket, Epoch(u64::MAX), true, region, Lsn(u64::MAX)),
+            watched(shard, bucket, &[0xff; 64]),
         ] {
             assert!(from <= key && key < to, "{key:?}");
         }
@@ -270,6 +297,7 @@ mod tests {
         assert_eq!(parse_expiry(&expiry(shard, bucket, 77, b"key")), Some((77, b"key".as_slice())));
         let waiting = (bucket, Epoch(4), region, Lsn(77));
         assert_eq!(parse_parked(&parked(shard, bucket, Epoch(4), false, region, Lsn(77))), Some(waiting));
+        assert_eq!(parse_watched(&watched(shard, bucket, b"key")), Some(bucket));
         assert_eq!(parse_meta(b"x"), None);
         assert_eq!(parse_result(b"xxxxxxx"), None);
         assert_eq!(parse_expiry(b"xxxxxxxxx"), None);

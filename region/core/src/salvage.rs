@@ -7,7 +7,6 @@
 //!
 //! Bytes: a version, then postcard. Deliberately not here: files, checksums, and what became of the keys at the winner.
 
-use std::collections::BTreeSet;
 use std::ops::ControlFlow;
 
 use bytes::Bytes;
@@ -206,14 +205,15 @@ fn of_tail(record: &Bytes, head: &Head, up_to: Lsn) -> Result<Option<LostValue>,
     Ok(wrote.then_some(LostValue { value, version, lsn, expires_at_ms: reading.expires_at_ms }))
 }
 
-/// Judges a key by what the winner has of it now: where that was written, if it is there. `removals`: keys that were
-/// removed since the fork, `None` when the logs no longer tell.
-pub fn fate(head: &Head, lost: &Lost, now: Option<(RegionId, Lsn)>, removals: Option<&BTreeSet<Bytes>>) -> SalvageFate {
-    match (now, removals) {
+/// Judges a key by what the winner has of it now: where that was written, if it is there. `removed_at`: where in the log of
+/// the bundle's region it was removed last, as [`crate::removed_at`] tells.
+pub fn fate(head: &Head, lost: &Lost, now: Option<(RegionId, Lsn)>, removed_at: Option<Lsn>) -> SalvageFate {
+    match (now, removed_at) {
         (Some((origin, lsn)), _) if lsn <= head.fork.of(origin) => SalvageFate::Untouched,
         (Some(_), _) => SalvageFate::Changed,
         (None, _) if lost.removed => SalvageFate::Deleted,
-        (None, Some(removals)) if removals.contains(&lost.key) => SalvageFate::Deleted,
+        // Behind the tail: what the tail itself removed, or somebody before it, is no change since.
+        (None, Some(at)) if at > head.end => SalvageFate::Deleted,
         (None, Some(_)) if head.known.is_some() => SalvageFate::Untouched,
         (None, _) => SalvageFate::Unknown,
     }
@@ -291,16 +291,17 @@ mod tests {
 
     #[test]
     fn a_key_is_untouched_only_where_that_is_certain() {
-        let (head, none) = (head(), BTreeSet::new());
+        let (head, never) = (head(), Some(Lsn(0)));
         let at = |region, lsn| Some((RegionId(region), Lsn(lsn)));
-        assert_eq!(fate(&head, &lost(false), at(1, 7), Some(&none)), SalvageFate::Untouched, "as at the fork");
+        assert_eq!(fate(&head, &lost(false), at(1, 7), never), SalvageFate::Untouched, "as at the fork");
         assert_eq!(fate(&head, &lost(false), at(2, 3), None), SalvageFate::Untouched);
-        assert_eq!(fate(&head, &lost(false), at(2, 4), Some(&none)), SalvageFate::Changed);
-        assert_eq!(fate(&head, &lost(true), None, Some(&none)), SalvageFate::Deleted);
-        assert_eq!(fate(&head, &lost(false), None, Some(&none)), SalvageFate::Untouched, "it was never there");
-        assert_eq!(fate(&head, &lost(false), None, Some(&[lost(false).key].into())), SalvageFate::Deleted);
+        assert_eq!(fate(&head, &lost(false), at(2, 4), never), SalvageFate::Changed);
+        assert_eq!(fate(&head, &lost(true), None, never), SalvageFate::Deleted);
+        assert_eq!(fate(&head, &lost(false), None, never), SalvageFate::Untouched, "it was never there");
+        assert_eq!(fate(&head, &lost(false), None, Some(Lsn(8))), SalvageFate::Untouched, "the tail removed it");
+        assert_eq!(fate(&head, &lost(false), None, Some(Lsn(9))), SalvageFate::Deleted);
         assert_eq!(fate(&head, &lost(false), None, None), SalvageFate::Unknown);
-        assert_eq!(fate(&Head { known: None, ..head }, &lost(false), None, Some(&none)), SalvageFate::Unknown);
+        assert_eq!(fate(&Head { known: None, ..head }, &lost(false), None, never), SalvageFate::Unknown);
     }
 
     proptest! {

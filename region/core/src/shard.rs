@@ -18,6 +18,7 @@ mod frame;
 mod merge;
 mod plain;
 mod repair;
+mod watch;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::ControlFlow;
@@ -45,6 +46,7 @@ pub use self::epoch::{CLOSED_BYTES_MAX, CLOSED_ENTRIES_MAX, PARKED_BYTES_MAX, PA
 pub use self::facts::Due;
 pub use self::repair::RELEASED_MAX;
 use self::repair::Step;
+pub use self::watch::removed_at;
 
 /// One shard's metadata in memory: digests, watermarks, fences, the index of kept results. The data
 /// itself stays behind the [`StateView`].
@@ -59,6 +61,8 @@ pub struct Shard {
     sessions: Sessions,
     /// Counted here, kept in the state.
     parked: BTreeMap<BucketId, Parked>,
+    /// Buckets of which the state remembers which keys of salvage bundles are removed.
+    watched: BTreeSet<BucketId>,
     dirty: Dirty,
 }
 
@@ -118,6 +122,7 @@ impl Shard {
             watermarks: BTreeMap::new(),
             sessions: Sessions::load(view, shard)?,
             parked: BTreeMap::new(),
+            watched: watch::load(view, shard)?,
             dirty: Dirty::default(),
         };
         let mut damage = None;
@@ -369,8 +374,10 @@ impl Shard {
     ) -> Result<Bytes, ReadError> {
         let version = Version { hlc: header.hlc, region: header.origin };
         let meta = self.buckets.entry(header.bucket).or_default();
-        let mut editor =
-            Editor { shard: self.id, bucket: header.bucket, meta, view, out, stamp: Stamp { version, lsn } };
+        let (bucket, stamp) = (header.bucket, Stamp { version, lsn });
+        // Where in the *own* log, wherever the entry comes from.
+        let watch = self.watched.contains(&bucket).then_some(self.meta.applied);
+        let mut editor = Editor { shard: self.id, bucket, meta, view, out, stamp, watch };
         let result = match body {
             BodyRef::Write(write) => decide(&mut editor, &mut self.sessions, self.shards, header, write)?,
             BodyRef::Expire { due } => control::done(plain::expire(&mut editor, due)?, false).encode(),

@@ -30,6 +30,7 @@ use std::sync::Mutex;
 
 use meridian_types::BucketId;
 
+pub(crate) use attempt::propose;
 pub(crate) use pace::Pace;
 pub(crate) use serve::Sources;
 pub(crate) use table::Table;

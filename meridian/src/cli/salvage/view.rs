@@ -97,7 +97,10 @@ impl Show for List {
                 if row.replayed_ms == 0 { "-".to_owned() } else { count(row.restored) },
             ]);
         }
-        format!("{table}\n\nnext: `meridian salvage diff BUNDLE` compares one with what is there now")
+        format!(
+            "{table}\n\nnext: `meridian salvage diff BUNDLE` compares one with what is there now; \
+             `meridian salvage replay --bucket BUCKET --dry-run` says what would be written back of all"
+        )
     }
 }
 
@@ -186,7 +189,7 @@ fn base64(bytes: &[u8]) -> String {
 
 #[derive(Debug, Serialize)]
 pub(super) struct Report {
-    bundle: String,
+    bundles: Vec<String>,
     policy: ReplayPolicy,
     dry_run: bool,
     #[serde(flatten)]
@@ -194,8 +197,13 @@ pub(super) struct Report {
 }
 
 impl Report {
-    pub(super) fn of(id: SalvageId, policy: ReplayPolicy, dry_run: bool, report: ReplayReport) -> Report {
-        Report { bundle: id.to_string(), policy, dry_run, report }
+    pub(super) fn of(
+        bundles: impl Iterator<Item = SalvageId>,
+        policy: ReplayPolicy,
+        dry_run: bool,
+        report: ReplayReport,
+    ) -> Report {
+        Report { bundles: bundles.map(|id| id.to_string()).collect(), policy, dry_run, report }
     }
 }
 

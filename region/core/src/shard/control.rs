@@ -39,21 +39,15 @@ impl Shard {
         self.dirty.buckets.insert(bucket);
         self.sessions.drop_bucket(bucket);
         self.parked.remove(&bucket);
-        let mut left = Vec::new();
-        let ranges = [keys::data_range, keys::expiry_range, keys::results_of_bucket, keys::parked_of_bucket];
-        for (from, to) in ranges.map(|range| range(self.id, bucket)) {
-            out.over(view).scan(&from, &to, &mut |key, _| {
-                left.push(key.to_vec());
-                if left.len() > REMOVALS_MAX { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
-            })?;
-            if left.len() > REMOVALS_MAX {
-                break;
-            }
-        }
-        let more = left.len() > REMOVALS_MAX;
-        left.truncate(REMOVALS_MAX);
-        let removed = left.len() as u64;
-        left.into_iter().for_each(|key| out.delete(key));
+        self.watched.remove(&bucket);
+        let ranges = [
+            keys::data_range,
+            keys::expiry_range,
+            keys::results_of_bucket,
+            keys::parked_of_bucket,
+            keys::watched_of_bucket,
+        ];
+        let (removed, more) = remove_some(view, &ranges.map(|range| range(self.id, bucket)), out)?;
         Ok(done(removed, more))
     }
 
@@ -66,6 +60,29 @@ impl Shard {
         let (removed, more) = self.sessions.expire(self.id, before, &last, REMOVALS_MAX, out);
         done(removed, more)
     }
+}
+
+/// Removes what is in the ranges, at most [`REMOVALS_MAX`]: how many, and whether there are more.
+pub(super) fn remove_some(
+    view: &dyn StateView,
+    ranges: &[(Vec<u8>, Vec<u8>)],
+    out: &mut Mutations,
+) -> Result<(u64, bool), ReadError> {
+    let mut left = Vec::new();
+    for (from, to) in ranges {
+        out.over(view).scan(from, to, &mut |key, _| {
+            left.push(key.to_vec());
+            if left.len() > REMOVALS_MAX { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        })?;
+        if left.len() > REMOVALS_MAX {
+            break;
+        }
+    }
+    let more = left.len() > REMOVALS_MAX;
+    left.truncate(REMOVALS_MAX);
+    let removed = left.len() as u64;
+    left.into_iter().for_each(|key| out.delete(key));
+    Ok((removed, more))
 }
 
 pub(super) fn done(removed: u64, more: bool) -> ControlResult {

@@ -4,6 +4,7 @@
 use bytes::Bytes;
 use meridian_types::{BucketId, Lsn, ShardId};
 
+use super::watch;
 use crate::error::{Damage, ReadError};
 use crate::keys;
 use crate::meta::BucketMeta;
@@ -19,6 +20,8 @@ pub(super) struct Editor<'a> {
     pub(super) out: &'a mut Mutations,
     /// The entry's version and its position in its origin's log.
     pub(super) stamp: Stamp,
+    /// Where in the own log a removal is noted, in a bucket of which some keys are watched.
+    pub(super) watch: Option<Lsn>,
 }
 
 /// A key with the record it had.
@@ -80,11 +83,14 @@ impl Editor<'_> {
     }
 
     /// Removes a key; tells whether there was a record.
-    pub(super) fn remove(&mut self, slot: Slot) -> Result<bool, Damage> {
+    pub(super) fn remove(&mut self, slot: Slot) -> Result<bool, ReadError> {
         let existed = slot.record.is_some();
         if existed {
             self.take_out(&slot)?;
             self.removed(self.stamp.lsn);
+            if let Some(at) = self.watch {
+                watch::note(self.view, self.out, (self.shard, self.bucket), slot.key(), at)?;
+            }
             self.out.delete(slot.state_key);
         }
         Ok(existed)

@@ -85,6 +85,9 @@ impl Shard {
                 Err(refusal) => Err(refusal),
             },
             RepairStepRef::Unpark => Ok(self.release(&mut at, bucket, &mut told)?),
+            RepairStepRef::Watch { keys } => Ok(self.watch(&mut at, bucket, keys)?),
+            RepairStepRef::PassedOver { removed } => Ok(self.pass_over(&mut at, bucket, removed)?),
+            RepairStepRef::Unwatch => Ok(self.unwatch(&mut at, bucket)?),
         };
         self.dirty.buckets.insert(bucket);
         let result = match outcome {
@@ -137,7 +140,8 @@ impl Shard {
         if let Some(Repair { phase: RepairPhase::Moving { rows, .. }, .. }) = &mut meta.repair {
             *rows = Moved::Some;
         }
-        let mut editor = Editor { shard: self.id, bucket, meta, view: at.view, out: at.out, stamp: Stamp::default() };
+        let stamp = Stamp::default();
+        let mut editor = Editor { shard: self.id, bucket, meta, view: at.view, out: at.out, stamp, watch: None };
         for row in puts {
             match row.key.split_first() {
                 Some((&keys::DATA, key)) => {

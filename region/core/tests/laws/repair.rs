@@ -7,7 +7,7 @@ use meridian_region_core::repair::message::{Ask, Told};
 use meridian_region_core::repair::source::{Opening, Source};
 use meridian_region_core::repair::survey::{Claim, Survey};
 use meridian_region_core::repair::{Action, Input, Target, Terms};
-use meridian_region_core::{ControlResult, FrameResult, MemoryState, Mutations, Shard};
+use meridian_region_core::{ControlResult, FrameResult, MemoryState, Mutations, Shard, removed_at};
 use meridian_types::entry::{Body, Header, Kind, WriteBody};
 use meridian_types::frame::{self, Frame};
 use meridian_types::{
@@ -535,4 +535,37 @@ fn undisturbed_but(target: &mut Replica, source: &mut Replica, look: impl Fn(&Sh
         look(&target.shard, &Shard::load(&target.state, target.region, SHARD).unwrap());
         false
     });
+}
+
+/// SWI-2: "never there" and "deleted" look alike unless somebody watched.
+#[test]
+fn swi_2_a_watched_key_remembers_where_it_was_removed_last_whoever_removed_it() {
+    let (mut source, mut target) = (Replica::new(1), Replica::new(2));
+    let removed = |of: &Replica, k: &str| removed_at(&of.state, SHARD, PLAIN, key(k).as_bytes()).unwrap();
+    let keys = ["theirs", "skipped", "never"];
+    let watch = RepairStep::Watch { keys: keys.iter().map(|k| key(k).as_bytes().clone()).collect() };
+    for k in keys {
+        source.write(id(7, 1), put(k, "v"));
+    }
+    target.follow(&source, Lane::Sync, 9);
+    assert_eq!(removed(&target, "never"), None, "nobody watches");
+    propose(&mut target, PLAIN, watch.clone());
+    let begun = target.next_lsn();
+    source.write(id(8, 1), Write::Delete { key: key("theirs") });
+    source.write(id(8, 2), Write::Delete { key: key("other") });
+    target.follow(&source, Lane::Sync, 9);
+    target.restart();
+    assert!(target.shard.is_watched(PLAIN));
+    let at = removed(&target, "theirs").unwrap();
+    assert!(at >= begun, "{at:?}");
+    propose(&mut target, PLAIN, watch);
+    let passed_over =
+        RepairStep::PassedOver { removed: ["skipped", "other"].iter().map(|k| key(k).as_bytes().clone()).collect() };
+    let (skipped, _) = propose(&mut target, PLAIN, passed_over);
+    let told: Vec<_> = ["theirs", "skipped", "never", "other"].iter().map(|k| removed(&target, k)).collect();
+    assert_eq!(told, [Some(at), Some(skipped), Some(Lsn(0)), None], "watching again forgets nothing");
+    assert!(!propose(&mut target, PLAIN, RepairStep::Unwatch).1.more);
+    target.restart();
+    assert!(!target.shard.is_watched(PLAIN));
+    assert_eq!(removed(&target, "theirs"), None);
 }

@@ -111,7 +111,7 @@ impl Attempt<'_> {
 }
 
 /// Puts a step into the own log.
-async fn propose(
+pub(crate) async fn propose(
     node: &Node,
     shard: &ShardNode,
     bucket: BucketId,

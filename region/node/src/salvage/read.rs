@@ -1,18 +1,21 @@
 //! Bundles as operators see them: which there are, what is in them, and what became of their keys at the winner.
 
-use std::collections::BTreeSet;
 use std::io;
 use std::str::FromStr;
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures::StreamExt;
 use futures::stream;
+use meridian_region_core::propose::refusal;
+use meridian_region_core::removed_at;
 use meridian_region_core::repair::message::{Ask, Told};
 use meridian_region_core::salvage::{Head, Lost, Part, fate};
 use meridian_types::{
-    Bucket, Key, Lsn, Outcome, Positions, Read, ReadLevel, Refusal, RefusalKind, Request, SalvageBundle, SalvageFate,
-    SalvageId, SalvageKey, SessionToken, StalePolicy, Version,
+    Bucket, Key, Lsn, Outcome, Read, ReadLevel, Refusal, RefusalKind, Request, SalvageBundle, SalvageFate, SalvageId,
+    SalvageKey, SessionToken, StalePolicy, Version,
 };
+use tokio::time::Instant;
 
 use super::{head_name, part_name, replayed_name, unseal};
 use crate::node::Node;
@@ -23,6 +26,9 @@ const LOOKUPS_MAX: usize = 64;
 
 /// How long one of them may take, in milliseconds.
 const LOOKUP_MS: u32 = 10_000;
+
+/// How long a replica may take to come to where the primary is.
+const CATCH_UP: Duration = Duration::from_secs(5);
 
 /// A key of a bundle, and what the winner has of it.
 pub(super) struct Judged {
@@ -90,7 +96,17 @@ impl Node {
         names.extend((0..head.parts).map(|part| part_name(id, part)));
         let vault = self.vault.clone();
         let removed = self.blocking.run(move || names.iter().try_for_each(|name| vault.remove(name)));
-        removed.await.map_err(stopping)?.map_err(|why| failed(&why))
+        removed.await.map_err(stopping)?.map_err(|why| failed(&why))?;
+        let others = self.salvages().await?;
+        let others = others.iter().any(|other| (other.id.bucket, other.id.shard) == (id.bucket, id.shard));
+        match self.shard(id.shard).filter(|shard| !others && shard.board.core().is_watched(id.bucket)) {
+            Some(shard) => {
+                let unwatched = self.unwatch(shard, id.bucket).await;
+                unwatched
+                    .map_err(|why| Refusal::new(RefusalKind::Unavailable, format!("the bundle is gone, but {why}")))
+            }
+            None => Ok(()),
+        }
     }
 
     pub(super) async fn salvage_head(&self, id: SalvageId) -> Result<Head, Refusal> {
@@ -137,29 +153,37 @@ impl Node {
             .buffered(LOOKUPS_MAX)
             .collect()
             .await;
+        // What this region remembers of removals is complete once it has what the primary had when it was asked.
         let absent = looked_up.iter().any(|(lost, now)| matches!(now, Ok(None)) && !lost.removed);
-        let removals = match &head.known {
-            Some(known) if absent => match self.positions_at_the_winner(bucket, id).await {
-                Some(now) => self.removals((id.shard, id.bucket), &now, known).await,
-                None => None,
-            },
-            _ => None,
-        };
-        let removals: Option<BTreeSet<Bytes>> = removals.map(|(removals, _)| removals);
+        let complete = absent && self.has_what_the_primary_has(bucket, id).await;
         let judge = |(lost, now): (Lost, Result<Option<Found>, Refusal>)| {
             let now = now?;
-            let fate = fate(&head, &lost, now.map(|found| (found.version.region, found.lsn)), removals.as_ref());
+            let removed = match now {
+                None if complete => {
+                    removed_at(&self.store, id.shard, id.bucket, &lost.key).map_err(|why| refusal(&why))?
+                }
+                _ => None,
+            };
+            let fate = fate(&head, &lost, now.map(|found| (found.version.region, found.lsn)), removed);
             Ok(Judged { lost, fate, version: now.map(|found| found.version) })
         };
         Ok(looked_up.into_iter().map(judge).collect())
     }
 
-    async fn positions_at_the_winner(&self, bucket: &Bucket, id: SalvageId) -> Option<Positions> {
-        let primary = bucket.primary.filter(|primary| *primary != self.region())?;
+    /// Waits for it, not for long: a replica that is far behind can't tell.
+    async fn has_what_the_primary_has(&self, bucket: &Bucket, id: SalvageId) -> bool {
+        let Some(shard) = self.shard(id.shard) else { return false };
+        let Some(primary) = bucket.primary.filter(|primary| *primary != self.region()) else {
+            return bucket.primary.is_some();
+        };
         let ask = Ask::Survey { shard: id.shard };
-        let answer = self.peers.ask_about_repair(&self.authority.topology(), (primary, id.shard), &ask).await.ok()?;
-        let (_, Told::Survey(mut survey)) = answer else { return None };
-        Some(survey.buckets.remove(&bucket.id).unwrap_or_default().positions)
+        let topology = self.authority.topology();
+        let Ok((_, Told::Survey(mut survey))) = self.peers.ask_about_repair(&topology, (primary, id.shard), &ask).await
+        else {
+            return false;
+        };
+        let there = survey.buckets.remove(&bucket.id).unwrap_or_default().positions;
+        self.covers(shard, bucket, &there, Some(Instant::now() + CATCH_UP)).await
     }
 
     async fn now_at_the_winner(&self, bucket: &Bucket, id: SalvageId, key: &Bytes) -> Result<Option<Found>, Refusal> {

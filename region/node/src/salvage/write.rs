@@ -7,11 +7,12 @@ use meridian_consensus::ReadLogError;
 use meridian_region_core::repair::Terms;
 use meridian_region_core::repair::message::Pinned;
 use meridian_region_core::salvage::{Head, Lost, Part, is_of_tail, keys_of, lost_rows, outcome};
-use meridian_types::Lsn;
 use meridian_types::entry::Header;
+use meridian_types::{BucketId, Lsn, RepairStep};
 
 use super::{head_name, id_of, part_name, seal};
 use crate::node::{Node, ShardNode};
+use crate::repair::propose;
 
 /// Bytes of entries and values in one part: what an operator's request brings at a time.
 const PART_BYTES: usize = 1 << 20;
@@ -21,6 +22,9 @@ const ROWS_AT_A_TIME: usize = 1024;
 
 /// Bytes of log read at a time.
 const LOOK_BYTES: usize = 1 << 20;
+
+/// Removed keys in one entry of the log: 4 MiB, if all are as long as keys can be.
+const REMOVED_AT_A_TIME: usize = 1024;
 
 /// A bundle that is being written.
 struct Bundle<'a> {
@@ -38,6 +42,7 @@ impl Node {
     /// Writes down what this region has of its own beyond what the source has of it, if anything. To be called once the
     /// bucket is closed and before the first of its rows is replaced: nothing of it changes meanwhile.
     pub(crate) async fn salvage(&self, shard: &ShardNode, terms: &Terms, pinned: &Pinned) -> Result<(), String> {
+        self.pass_over(shard, terms, pinned).await?;
         let Some(head) = self.head_of(shard, terms, pinned) else { return Ok(()) };
         let id = id_of(&head);
         if self.kept(head_name(id)).await?.is_some() {
@@ -66,6 +71,38 @@ impl Node {
             entries = head.entries, keys = head.keys, bytes = head.bytes, salvage = %id,
             "what only this region had of the bucket was written down: see `meridian salvage list`"
         );
+        Ok(())
+    }
+
+    /// What this repair passes over of the history is told to those who watch for removals; if it can't be told, nothing is
+    /// claimed about them any more.
+    async fn pass_over(&self, shard: &ShardNode, terms: &Terms, pinned: &Pinned) -> Result<(), String> {
+        let seen = {
+            let core = shard.board.core();
+            if !core.is_watched(terms.bucket) {
+                return Ok(());
+            }
+            core.positions(terms.bucket)
+        };
+        let place = (terms.shard, terms.bucket);
+        let Some((removed, _)) = self.removals(place, &pinned.goal.digest.positions, &seen).await else {
+            tracing::warn!(
+                region = %self.region(), shard = %terms.shard, bucket = %terms.bucket,
+                "a repair passes over a part of the history that no log has any more: of keys of earlier salvage bundles that are \
+                 absent it can't be told whether they were deleted"
+            );
+            return self.unwatch(shard, terms.bucket).await;
+        };
+        let removed: Vec<Bytes> = removed.into_iter().collect();
+        for some in removed.chunks(REMOVED_AT_A_TIME) {
+            propose(self, shard, terms.bucket, RepairStep::PassedOver { removed: some.to_vec() }).await?;
+        }
+        Ok(())
+    }
+
+    /// Forgets which keys of the bucket are watched.
+    pub(super) async fn unwatch(&self, shard: &ShardNode, bucket: BucketId) -> Result<(), String> {
+        while propose(self, shard, bucket, RepairStep::Unwatch).await?.1.more {}
         Ok(())
     }
 
@@ -192,6 +229,8 @@ impl Bundle<'_> {
         }
         self.head.bytes += std::mem::take(&mut self.part_bytes) as u64;
         self.gathered.clear();
+        let keys = part.keys.iter().map(|lost| lost.key.clone()).collect();
+        propose(self.node, self.shard, self.head.bucket, RepairStep::Watch { keys }).await?;
         self.node.keep(part_name(id_of(&self.head), self.head.parts), part.encode()).await?;
         self.head.parts += 1;
         Ok(())

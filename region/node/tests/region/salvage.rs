@@ -115,6 +115,7 @@ impl Lost {
 async fn what_the_successor_lacks_is_in_the_bundle_key_for_key_and_only_the_untouched_is_restored() {
     let lost = lost(options()).await;
     lost.reinstated().await;
+    let _carrier = Carrier::start(&lost.b, &lost.a);
     let (some, no) = (|value: &str| Some(value.to_owned()), None);
     use SalvageFate::{Changed, Deleted, Untouched};
     let expected = [
@@ -154,6 +155,33 @@ async fn what_the_successor_lacks_is_in_the_bundle_key_for_key_and_only_the_unto
         assert_eq!(lost.a.handle.salvage(bundle.id).await.unwrap_err().kind, RefusalKind::NotFound);
     }
     assert!(lost.bundles().await.is_empty());
+}
+
+/// No log is asked: by then it may be purged, as soon as every region has applied it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_key_that_is_created_and_deleted_after_the_bundle_was_written_is_not_restored() {
+    let lost = lost(options()).await;
+    lost.reinstated().await;
+    let fate = async |lost: &Lost, key: &str| lost.keys().await[key].1.unwrap();
+    {
+        let _carrier = Carrier::start(&lost.b, &lost.a);
+        assert_eq!(fate(&lost, "new").await, SalvageFate::Untouched);
+        lost.b.put(ASYNC, "new", "since").await.unwrap();
+        assert_eq!(fate(&lost, "new").await, SalvageFate::Changed);
+        lost.b.write(ASYNC, Write::Delete { key: key("new") }).await.unwrap();
+        assert_eq!(fate(&lost, "new").await, SalvageFate::Deleted, "SWI-2");
+        assert_eq!(lost.now("new").await, None);
+    }
+    let image = tempfile::tempdir().unwrap();
+    lost.a.image_of_crash(image.path());
+    copy_dir(&lost.a.dir.join("salvage"), &image.path().join("salvage"));
+    let again = Arc::new(RegionUnderTest::start(image.path(), A, &lost.plane).await);
+    again.listen(&lost.b).await;
+    lost.b.listen(&again).await;
+    let _carrier = Carrier::start(&lost.b, &again);
+    let lost = Lost { a: again, ..lost };
+    assert_eq!(fate(&lost, "new").await, SalvageFate::Deleted, "and so it stays after a crash");
+    assert_eq!(fate(&lost, "count").await, SalvageFate::Untouched);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
