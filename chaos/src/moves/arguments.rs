@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{bail, ensure};
-use meridian_types::AutoMode;
+use meridian_types::{AutoMode, Breach, LagBound, MaxLag, Policy};
 
 use super::stage::{Options, Stage};
 use super::{failovers, forced, switchovers};
@@ -37,9 +37,12 @@ pub struct Arguments {
     /// Pause of a caller between two requests, in milliseconds.
     #[arg(long, default_value_t = 20)]
     think_ms: u64,
-    /// The policy of the bucket: async, sync.
+    /// The policy of the bucket, of one that is not forced: async, sync.
     #[arg(long, default_value = "sync")]
-    policy: meridian_types::Policy,
+    policy: Policy,
+    /// Operations that an async bucket which is forced may be behind before it takes no more: what an estimate is proven by.
+    #[arg(long, default_value_t = 1000)]
+    ceiling: u64,
     /// Round trips in milliseconds: us-east to eu-west, us-east to ap-south, eu-west to ap-south.
     #[arg(long, value_delimiter = ',', default_value = "30,80,120")]
     rtt: Vec<f64>,
@@ -64,7 +67,7 @@ impl Arguments {
         let options = Options {
             binary: crate::wan::binary(self.binary.as_deref())?,
             round_trips: [first, second, third].map(|ms| Duration::from_secs_f64(ms / 1000.0)),
-            policy: self.policy,
+            policy: if self.how == How::Forced { self.ceiling() } else { self.policy },
             auto: if self.how == How::Failover { AutoMode::ZeroLoss } else { AutoMode::Manual },
             callers: self.clients,
             calls: self.how != How::Forced,
@@ -77,6 +80,11 @@ impl Arguments {
             writeln!(out, "the evidence is kept in {}", dir.keep().display())?;
         }
         Ok(kept)
+    }
+
+    fn ceiling(&self) -> Policy {
+        let bound = LagBound { operations: Some(self.ceiling), ..LagBound::default() };
+        Policy::Async { max_lag: Some(MaxLag { bound, on_breach: Breach::Block }) }
     }
 
     fn play(&self, options: &Options, dir: &Path, out: &mut impl Write) -> anyhow::Result<bool> {

@@ -30,7 +30,8 @@ const KEYS_AT_ONCE: usize = 500;
 struct Sums {
     lost: usize,
     acknowledged: usize,
-    estimated: u64,
+    /// What was lost, and what was estimated, where most was lost.
+    worst: (u64, u64),
     restored: u64,
     left: u64,
     estimates: Durations,
@@ -49,8 +50,8 @@ pub(super) async fn play(stage: &mut Stage, rounds: usize, out: &mut impl Write)
     }
     writeln!(
         out,
-        "{rounds} forced failovers: {} writes acknowledged, {} keys lost, at most {} estimated; {} written back, {} left as they were written since",
-        sums.acknowledged, sums.lost, sums.estimated, sums.restored, sums.left
+        "{rounds} forced failovers: {} writes acknowledged, {} keys lost, {} in the worst round, where at most {} were estimated; {} written back, {} left as they were written since",
+        sums.acknowledged, sums.lost, sums.worst.0, sums.worst.1, sums.restored, sums.left
     )?;
     writeln!(out, "an estimate takes: {}", sums.estimates)?;
     let equal = verdict::regions_are_equal(&stage.operator, &[BUCKET], PATIENCE).await;
@@ -71,8 +72,8 @@ async fn lose(stage: &mut Stage, round: usize, sums: &mut Sums) -> anyhow::Resul
     let bucket = survivor.bucket(BUCKET)?;
     let missing = missing(&bucket, &written.tried).await?;
     let lost: BTreeSet<String> = missing.intersection(&written.acknowledged).cloned().collect();
-    (sums.lost, sums.acknowledged) = (sums.lost + missing.len(), sums.acknowledged + written.acknowledged.len());
-    sums.estimated += estimated;
+    (sums.lost, sums.acknowledged) = (sums.lost + lost.len(), sums.acknowledged + written.acknowledged.len());
+    sums.worst = sums.worst.max((lost.len() as u64, estimated));
     if lost.len() as u64 > estimated {
         wrong.push(format!("{} acknowledged writes are lost, at most {estimated} were estimated", lost.len()));
     }
@@ -136,7 +137,8 @@ async fn replace(survivor: &Client, sums: &mut Sums) -> anyhow::Result<u64> {
     let began = Instant::now();
     let estimate = survivor.admin().failover_estimate(&buckets, None).await?;
     sums.estimates.add(began.elapsed());
-    let estimated = if estimate.lost().unbounded { u64::MAX } else { estimate.lost().operations };
+    ensure!(!estimate.lost().unbounded, "the bucket has a ceiling, and its loss is said to have none");
+    let estimated = estimate.lost().operations;
     let spec =
         FailoverSpec { buckets, to: None, consent: estimate.consent, automatic: false, reason: "lost".to_owned() };
     let mut plan = survivor.admin().failover(&spec, OperationId(rand::random()), false).await?;
