@@ -1,18 +1,18 @@
-//! Repairs of replicas and what lost primaries kept, as operators ask for them: node by node, since each answers for the
-//! shards it leads and the disk it has.
+//! Repairs of replicas, what lost primaries kept and rehearsals of a failover, as operators ask for them: node by node, since
+//! each answers for the shards it leads and the disk it has.
 
 use std::time::Duration;
 
 use futures::future::join_all;
 use meridian_proto::convert::{
-    bundle_from_proto, refusal_of_status, repair_from_proto, replay_from_proto, replay_policy_to_proto,
-    salvage_key_from_proto,
+    bundle_from_proto, drill_news_from_proto, drill_to_proto, refusal_of_status, repair_from_proto, replay_from_proto,
+    replay_policy_to_proto, salvage_key_from_proto,
 };
 use meridian_proto::v1;
 use meridian_proto::v1::recovery_client::RecoveryClient;
 use meridian_types::{
-    BucketName, Effect, Node, Refusal, RefusalKind, RepairStatus, ReplayPolicy, ReplayReport, SalvageBundle, SalvageId,
-    SalvageKey,
+    BucketName, DrillNews, DrillProgress, DrillReport, Effect, Node, Refusal, RefusalKind, RepairStatus, ReplayPolicy,
+    ReplayReport, SalvageBundle, SalvageId, SalvageKey,
 };
 use tonic::transport::Channel;
 use tonic::{Response, Status};
@@ -116,6 +116,32 @@ impl Admin {
     pub async fn drop_salvage(&self, node: &Node, id: SalvageId, dry_run: bool) -> Result<(), Error> {
         let request = v1::DropSalvageRequest { id: id.to_string(), dry_run };
         self.once(node, REPORT_TIMEOUT, async |mut stub| stub.drop_salvage(request).await).await.map(|_| ())
+    }
+
+    /// Has a node rehearse a failover of buckets to its region, with a sample of so many keys of each, and tells how far it is.
+    /// Dropping the future gives the drill up; the node removes its copy.
+    ///
+    /// # Errors
+    /// NotFound and Invalid for buckets that can't fail over to there; Retry while another drill is under way; Unavailable
+    /// without room on its disk. What a drill finds to be wrong is in the report.
+    pub async fn drill_failover(
+        &self,
+        node: &Node,
+        buckets: &[BucketName],
+        sample: u32,
+        mut progress: impl FnMut(DrillProgress),
+    ) -> Result<DrillReport, Error> {
+        let request = drill_to_proto(buckets, sample);
+        // Once it has begun, it takes as long as it takes: that the node is there is seen by the connection.
+        let mut news = self.once(node, REPORT_TIMEOUT, async |mut stub| stub.drill_failover(request).await).await?;
+        while let Some(told) = news.message().await.map_err(|status| refusal_of_status(&status))? {
+            match drill_news_from_proto(told)? {
+                DrillNews::Progress(so_far) => progress(so_far),
+                DrillNews::Done(report) => return Ok(*report),
+            }
+        }
+        let why = format!("node {} ended the drill without a report: is it being stopped?", node.name);
+        Err(Refusal::new(RefusalKind::Unavailable, why).into())
     }
 
     async fn of_every_node<T, R>(

@@ -1,21 +1,28 @@
-//! The `Recovery` service: repairs of replicas, and what lost primaries kept, as operators ask this node for them.
+//! The `Recovery` service: repairs of replicas, what lost primaries kept, and rehearsals of a failover, as operators ask this
+//! node for them.
 
 use std::future::Future;
 use std::sync::Arc;
 
+use futures::StreamExt;
+use futures::stream::BoxStream;
 use meridian_proto::convert::{
-    bundle_to_proto, repair_to_proto, replay_policy_from_proto, replay_to_proto, salvage_id, salvage_key_to_proto,
-    status_of_refusal,
+    bundle_to_proto, drill_from_proto, drill_news_to_proto, repair_to_proto, replay_policy_from_proto, replay_to_proto,
+    salvage_id, salvage_key_to_proto, status_of_refusal,
 };
 use meridian_proto::identity::Identity;
 use meridian_proto::v1;
 use meridian_proto::v1::recovery_server::Recovery;
 use meridian_types::{
-    BucketName, Refusal, RefusalKind, RepairStatus, ReplayPolicy, ReplayReport, SalvageBundle, SalvageId, SalvageKey,
+    BucketName, DrillNews, Refusal, RefusalKind, RepairStatus, ReplayPolicy, ReplayReport, SalvageBundle, SalvageId,
+    SalvageKey,
 };
 use tonic::{Request, Response, Status};
 
-/// Repairs and salvage of the node that answers.
+/// What a drill tells, until it is over.
+pub type DrillStream = BoxStream<'static, Result<DrillNews, Refusal>>;
+
+/// Repairs, salvage and drills of the node that answers.
 pub trait Recoveries: Send + Sync + 'static {
     /// Its repairs: under way, waiting, and the last that are over.
     ///
@@ -75,6 +82,12 @@ pub trait Recoveries: Send + Sync + 'static {
         dry_run: bool,
         who: Identity,
     ) -> impl Future<Output = Result<(), Refusal>> + Send;
+
+    /// Rehearses a failover of buckets to this node's region; dropping what it tells gives it up.
+    ///
+    /// # Errors
+    /// NotFound and Invalid for buckets that can't fail over to here; Retry while another drill is under way.
+    fn drill(&self, buckets: Vec<BucketName>, sample: u32, who: Identity) -> Result<DrillStream, Refusal>;
 }
 
 /// Serves operators.
@@ -91,6 +104,8 @@ impl<R: Recoveries> RecoveryService<R> {
 
 #[tonic::async_trait]
 impl<R: Recoveries> Recovery for RecoveryService<R> {
+    type DrillFailoverStream = BoxStream<'static, Result<v1::DrillNews, Status>>;
+
     async fn repairs(&self, request: Request<v1::RepairsRequest>) -> Result<Response<v1::RepairsResponse>, Status> {
         caller(&request)?;
         let repairs = self.recoveries.repairs().map_err(status_of_refusal)?;
@@ -150,6 +165,16 @@ impl<R: Recoveries> Recovery for RecoveryService<R> {
         let id = salvage_id(&request.id).map_err(status_of_refusal)?;
         self.recoveries.drop_salvage(id, request.dry_run, who).await.map_err(status_of_refusal)?;
         Ok(Response::new(v1::DropSalvageResponse {}))
+    }
+
+    async fn drill_failover(
+        &self,
+        request: Request<v1::DrillFailoverRequest>,
+    ) -> Result<Response<Self::DrillFailoverStream>, Status> {
+        let who = caller(&request)?;
+        let (buckets, sample) = drill_from_proto(request.into_inner()).map_err(status_of_refusal)?;
+        let news = self.recoveries.drill(buckets, sample, who).map_err(status_of_refusal)?;
+        Ok(Response::new(news.map(|told| told.map(drill_news_to_proto).map_err(status_of_refusal)).boxed()))
     }
 }
 

@@ -10,6 +10,7 @@ mod cert;
 mod connect;
 mod demo;
 mod dev;
+mod drill;
 mod exit;
 mod failover;
 mod kv;
@@ -79,6 +80,9 @@ enum Command {
     /// Replace primaries of a lost region: what it would cost, doing it, and whether it happens by itself.
     #[command(subcommand)]
     Failover(failover::Command),
+    /// Rehearse a failover on a copy of the data, which is removed afterwards.
+    #[command(subcommand)]
+    Drill(drill::Command),
     /// List, show, watch and give up operations.
     #[command(subcommand)]
     Operation(operation::Command),
@@ -139,6 +143,7 @@ fn run(cli: Cli) -> anyhow::Result<()> {
                 Command::Lag(args) => lag::run(args, &connection, output).await,
                 Command::Switchover(command) => switchover::run(command, &connection, output).await,
                 Command::Failover(command) => failover::run(command, &connection, output).await,
+                Command::Drill(command) => drill::run(command, &connection, output).await,
                 Command::Operation(command) => operation::run(command, &connection, output).await,
                 Command::Metadata(command) => metadata::run(command, output).await,
                 Command::Salvage(command) => salvage::run(command, &connection, output).await,

@@ -5,6 +5,7 @@
 
 mod bucket;
 mod cluster;
+mod drill;
 mod failover;
 mod operation;
 mod recovery;
@@ -23,6 +24,7 @@ pub use cluster::{
     digests_from_proto, digests_to_proto, lag_from_proto, lag_to_proto, node_status_from_proto, node_status_to_proto,
     topology_from_proto, topology_to_proto,
 };
+pub use drill::{drill_from_proto, drill_news_from_proto, drill_news_to_proto, drill_to_proto};
 pub use failover::{
     estimate_from_proto, estimate_request_from_proto, estimate_request_to_proto, estimate_to_proto, facts_from_proto,
     facts_to_proto, failover_from_proto, failover_to_proto,

@@ -7,6 +7,7 @@
 
 pub mod bucket;
 pub mod digest;
+pub mod drill;
 pub mod entry;
 pub mod estimate;
 pub mod failover;
@@ -29,6 +30,10 @@ pub mod topology;
 
 pub use bucket::{Bucket, BucketChange, BucketSpec, Labels, Phase};
 pub use digest::{BucketDigest, SetHash};
+pub use drill::{
+    DRILL_SAMPLE_MAX, DrillBucket, DrillLatency, DrillNews, DrillProgress, DrillReport, DrillShard, DrillSpec,
+    DrillStep,
+};
 pub use estimate::{BucketEstimate, Estimate, ShardFacts};
 pub use failover::{AutoFailover, AutoMode};
 pub use id::{

@@ -39,6 +39,8 @@ fn commands_read_as_people_type_them() {
         "meridian switchover plan --to eu-west --label team=shop --max-lag 200 --max-pause 2s",
         "meridian switchover run --to eu-west --bucket orders --bucket carts --op-id m-7 --reason disks --at 2026-11-20T02:00Z",
         "meridian switchover run --to eu-west --bucket orders,carts --dry-run --at +10m -o json",
+        "meridian drill failover --to eu-west --all-from us-east --sample 500 --keep-going -o json",
+        "meridian drill failover --to eu-west --bucket orders,carts",
         "meridian operation list",
         "meridian operation show op-12",
         "meridian operation watch 12",
@@ -70,6 +72,10 @@ fn what_makes_no_sense_is_refused_at_once() {
         "meridian switchover run --to eu-west --bucket orders --all-from us-east",
         "meridian switchover run --to eu-west --bucket orders --at tomorrow",
         "meridian switchover check --to eu-west --bucket orders --max-pause soon",
+        "meridian drill failover --to eu-west",
+        "meridian drill failover --bucket orders",
+        "meridian drill failover --to eu-west --bucket orders --sample 0",
+        "meridian drill failover --to eu-west --bucket orders --sample 10001",
         "meridian operation show orders",
     ] {
         assert!(parse(line).is_err(), "{line}");

@@ -1,9 +1,12 @@
-//! Repairs and salvage of this node, as operators ask for them; what changes data is put on record (who, when, how much).
+//! Repairs, salvage and drills of this node, as operators ask for them; what changes data is put on record (who, when, how
+//! much).
 
-use meridian_gateway::Recoveries;
+use futures::StreamExt;
+use futures::stream;
+use meridian_gateway::{DrillStream, Recoveries};
 use meridian_proto::identity::Identity;
 use meridian_types::{
-    BucketName, Refusal, RepairStatus, ReplayPolicy, ReplayReport, SalvageBundle, SalvageId, SalvageKey,
+    BucketName, DrillSpec, Refusal, RepairStatus, ReplayPolicy, ReplayReport, SalvageBundle, SalvageId, SalvageKey,
 };
 
 use super::front::Front;
@@ -58,6 +61,15 @@ impl Recoveries for Front {
         let detail = format!("{} keys, of which {} had been written back", bundle.keys, bundle.restored);
         self.note("drop-salvage", id, detail, &who).await;
         Ok(())
+    }
+
+    fn drill(&self, buckets: Vec<BucketName>, sample: u32, who: Identity) -> Result<DrillStream, Refusal> {
+        let ids = buckets.iter().map(|name| self.bucket_id(Some(name.clone())));
+        let ids: Vec<_> = ids.filter_map(Result::transpose).collect::<Result<_, _>>()?;
+        let news = self.data()?.region.drill(DrillSpec { buckets: ids, sample })?;
+        tracing::info!(buckets = buckets.len(), sample, %who, "an operator rehearses a failover to this region");
+        let next = |mut news: tokio::sync::mpsc::Receiver<_>| async move { news.recv().await.map(|told| (told, news)) };
+        Ok(stream::unfold(news, next).boxed())
     }
 }
 

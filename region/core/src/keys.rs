@@ -44,6 +44,13 @@ pub fn data_range(shard: ShardId, bucket: BucketId) -> (Vec<u8>, Vec<u8>) {
     range(shard, DATA, bucket)
 }
 
+/// Every record of a bucket in a shard whose user key begins with `prefix`: from (inclusive), to (exclusive).
+pub fn data_under(shard: ShardId, bucket: BucketId, prefix: &[u8]) -> (Vec<u8>, Vec<u8>) {
+    let from = data(shard, bucket, prefix);
+    let to = successor(&from);
+    (from, to)
+}
+
 /// The state key of a record.
 pub fn data(shard: ShardId, bucket: BucketId, key: &[u8]) -> Vec<u8> {
     let mut bytes = start(shard, DATA, 4 + key.len());
@@ -181,6 +188,13 @@ pub(crate) fn meta_range(shard: ShardId) -> (Vec<u8>, Vec<u8>) {
     let from = start(shard, META, 0);
     let to = successor(&from);
     (from, to)
+}
+
+/// The positions of a shard and what it has of other regions: its metadata without that of buckets.
+pub(crate) fn positions_range(shard: ShardId) -> (Vec<u8>, Vec<u8>) {
+    let mut to = start(shard, META, 1);
+    to.push(META_BUCKET);
+    (start(shard, META, 0), to)
 }
 
 /// A metadata key taken apart.

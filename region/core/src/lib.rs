@@ -14,6 +14,7 @@
 mod body;
 mod counter;
 pub mod degrade;
+pub mod drill;
 pub mod error;
 pub mod exposure;
 #[doc(hidden)]

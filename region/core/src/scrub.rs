@@ -32,6 +32,19 @@ impl Contents {
 /// # Errors
 /// [`ReadError`] when the state can't be read or a record is damaged.
 pub fn recompute_digest(view: &dyn StateView, shard: ShardId, bucket: BucketId) -> Result<Contents, ReadError> {
+    recompute_visiting(view, shard, bucket, &mut |_| {})
+}
+
+/// As [`recompute_digest`], and calls `visit` with every live key on the way, in byte order.
+///
+/// # Errors
+/// As [`recompute_digest`].
+pub fn recompute_visiting(
+    view: &dyn StateView,
+    shard: ShardId,
+    bucket: BucketId,
+    visit: &mut dyn FnMut(&[u8]),
+) -> Result<Contents, ReadError> {
     let mut contents = Contents::default();
     let mut outcome = Ok(());
     let (from, to) = keys::data_range(shard, bucket);
@@ -48,6 +61,7 @@ pub fn recompute_digest(view: &dyn StateView, shard: ShardId, bucket: BucketId) 
         if let Some(live) = record.live_bytes() {
             contents.keys += 1;
             contents.bytes += key.len() as u64 + live;
+            visit(key);
         }
         ControlFlow::Continue(())
     })?;

@@ -21,6 +21,7 @@ mod clock;
 mod copies;
 mod degrade;
 mod disk;
+mod drill;
 mod exposures;
 #[doc(hidden)]
 pub mod fuzz;

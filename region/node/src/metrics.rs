@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use meridian_region_core::exposure::Exposed;
 use meridian_types::{Bucket, BucketName, Policy, Read, Refusal, RefusalKind, Request, Response, Standing, Write};
-use opentelemetry::metrics::{Histogram, Meter};
+use opentelemetry::metrics::{Histogram, Meter, MeterProvider, NoopMeterProvider};
 use opentelemetry::{KeyValue, global};
 
 use crate::node::Node;
@@ -39,7 +39,16 @@ pub(crate) struct Call {
 
 impl Metrics {
     pub(crate) fn new() -> Metrics {
-        let operations = meter()
+        Metrics::of(&meter())
+    }
+
+    /// Instruments that nobody reads.
+    pub(crate) fn unseen() -> Metrics {
+        Metrics::of(&NoopMeterProvider::new().meter("unseen"))
+    }
+
+    fn of(meter: &Meter) -> Metrics {
+        let operations = meter
             .f64_histogram("meridian.region.operation.duration")
             .with_unit("s")
             .with_description("How long operations took on this node, by kind, bucket and outcome")

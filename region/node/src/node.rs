@@ -21,6 +21,7 @@ use crate::board::Board;
 use crate::clock::Clock;
 use crate::copies::{Copies, Ticket};
 use crate::disk::Disk;
+use crate::drill::Drills;
 use crate::exposures::Exposures;
 use crate::group::ShardGroup;
 use crate::lanes::Lanes;
@@ -52,6 +53,7 @@ pub(crate) struct Node {
     pub(crate) shards: Vec<ShardNode>,
     pub(crate) scans: Semaphore,
     pub(crate) repairs: Repairs,
+    pub(crate) drills: Drills,
     pub(crate) metrics: Metrics,
     /// When other regions were last heard of.
     pub(crate) signs: Signs,

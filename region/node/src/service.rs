@@ -10,11 +10,11 @@ use futures::future::BoxFuture;
 use meridian_consensus::{Consensus, StartError, StateError};
 use meridian_proto::dial::Dial;
 use meridian_types::{
-    Bucket, BucketId, Exposure, GroupId, Head, Hlc, Lane, Lsn, Refusal, RefusalKind, RegionId, RepairStatus,
-    ReplayPolicy, ReplayReport, Request, Response, SalvageBundle, SalvageId, SalvageKey, ShardDigest, ShardFacts,
-    ShardId, Topology,
+    Bucket, BucketId, DrillNews, DrillSpec, Exposure, GroupId, Head, Hlc, Lane, Lsn, Refusal, RefusalKind, RegionId,
+    RepairStatus, ReplayPolicy, ReplayReport, Request, Response, SalvageBundle, SalvageId, SalvageKey, ShardDigest,
+    ShardFacts, ShardId, Topology,
 };
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::task::JoinSet;
 
 use crate::admission::Admission;
@@ -24,6 +24,7 @@ use crate::ceiling;
 use crate::clock::{Clock, SystemClock};
 use crate::degrade;
 use crate::disk::{Disk, Gauge, Space, SystemGauge};
+use crate::drill::{self, Drills};
 use crate::group::Groups;
 use crate::handover;
 use crate::machine::{Machine, Witness};
@@ -114,6 +115,7 @@ pub enum Error {
 pub struct Service {
     node: Arc<Node>,
     gauge: Arc<dyn Gauge>,
+    drills: mpsc::Receiver<drill::Job>,
 }
 
 /// How everybody speaks to the region's data cluster of this node. Cheap to clone.
@@ -128,6 +130,29 @@ impl Service {
     /// # Errors
     /// [`Error`] says which of these failed.
     pub async fn open(place: Place, options: Options, parts: Parts) -> Result<(Service, Handle), Error> {
+        if parts.engine.is_none() {
+            let dir = place.dir.clone();
+            parts.blocking.run(move || drill::sweep(&dir)).await.map_err(Error::Task)?;
+        }
+        let (service, handle) = Service::open_with(place, options, parts, Metrics::new()).await?;
+        metrics::observe(&handle.node);
+        Ok((service, handle))
+    }
+
+    /// As [`Service::open`], but no metric tells of it: for a drill's copy, which must not be taken for the node.
+    ///
+    /// # Errors
+    /// As [`Service::open`].
+    pub(crate) async fn open_unseen(place: Place, options: Options, parts: Parts) -> Result<(Service, Handle), Error> {
+        Service::open_with(place, options, parts, Metrics::unseen()).await
+    }
+
+    async fn open_with(
+        place: Place,
+        options: Options,
+        parts: Parts,
+        metrics: Metrics,
+    ) -> Result<(Service, Handle), Error> {
         let Parts { groups, engine, authority, neighbours, clock, gauge, vault, blocking, witness } = parts;
         let store = match engine {
             Some(engine) => Store::over(engine),
@@ -144,6 +169,7 @@ impl Service {
         }
         let disk = Disk::new(place.dir.clone(), options.disk_reserve_bytes);
         disk.check(gauge.as_ref());
+        let (drills, waiting) = Drills::new(Arc::clone(&gauge));
         let vault = vault.unwrap_or_else(|| Arc::new(Files::new(place.dir.with_file_name("salvage"))));
         let node = Arc::new(Node {
             vault,
@@ -153,7 +179,8 @@ impl Service {
             shards,
             scans: Semaphore::new(SCANS_MAX),
             repairs: Repairs::new(options.repair_bytes_per_s),
-            metrics: Metrics::new(),
+            drills,
+            metrics,
             signs: Signs::default(),
             breaches: Default::default(),
             exposures: Default::default(),
@@ -164,8 +191,7 @@ impl Service {
             authority,
             clock,
         });
-        metrics::observe(&node);
-        Ok((Service { node: Arc::clone(&node), gauge }, Handle { node }))
+        Ok((Service { node: Arc::clone(&node), gauge, drills: waiting }, Handle { node }))
     }
 
     /// Runs the background tasks until `stop` resolves.
@@ -207,6 +233,7 @@ impl Service {
         tasks.push(("handover", handover::hand_over(Arc::clone(&node)).boxed()));
         tasks.push(("copies", degrade::keep_copies(Arc::clone(&node)).boxed()));
         tasks.push(("ceilings", ceiling::keep_ceilings(Arc::clone(&node)).boxed()));
+        tasks.push(("drills", drill::serve(Arc::clone(&node), self.drills).boxed()));
         tasks.push(("bucket removal", upkeep::drop_buckets(Arc::clone(&node)).boxed()));
         tasks.push(("client expiry", upkeep::expire_clients(node).boxed()));
         tasks
@@ -429,6 +456,17 @@ impl Handle {
     /// As [`Handle::salvage`].
     pub async fn drop_salvage(&self, id: SalvageId) -> Result<(), Refusal> {
         self.node.drop_salvage(id).await
+    }
+
+    /// Rehearses a failover of buckets to this region on a copy of what this node has, which is removed afterwards. Whoever
+    /// stops listening gives it up.
+    ///
+    /// # Errors
+    /// [`RefusalKind::NotFound`] and [`RefusalKind::Invalid`] for buckets that can't fail over to here;
+    /// [`RefusalKind::Retry`] while another drill is under way, or a primary is being moved. Later, as the last that is heard:
+    /// [`RefusalKind::Unavailable`] when there is no room, [`RefusalKind::Corrupt`] when a shard can't be read.
+    pub fn drill(&self, spec: DrillSpec) -> Result<mpsc::Receiver<Result<DrillNews, Refusal>>, Refusal> {
+        self.node.drill(spec)
     }
 
     /// Shards this node leads, and holds.

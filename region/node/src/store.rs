@@ -13,6 +13,7 @@
 //! The engine below is a small trait, so that another one can take fjall's place.
 
 pub(crate) mod engine;
+pub(crate) mod fork;
 pub(crate) mod transfer;
 
 use std::ops::ControlFlow;

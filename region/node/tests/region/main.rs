@@ -5,6 +5,7 @@
 
 mod ceiling;
 mod degrade;
+mod drill;
 mod durability;
 mod freshness;
 mod handover;
