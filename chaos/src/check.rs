@@ -14,8 +14,11 @@ mod digests;
 mod durable;
 mod epochs;
 mod evidence;
+mod exposed;
 mod fences;
+mod fewer;
 mod floor;
+mod forks;
 mod fresh;
 mod linear;
 mod lists;
@@ -25,11 +28,13 @@ mod once;
 mod order;
 mod prefix;
 mod revival;
+mod salvaged;
 mod served;
 mod sessions;
 mod show;
 mod stale;
 mod torn;
+mod unasked;
 mod writer;
 
 #[cfg(test)]
@@ -37,7 +42,8 @@ mod tests;
 
 use std::fmt;
 
-pub use evidence::{Assumption, Evidence, Final, Known, Limits, Setup};
+pub use evidence::{Assumption, Evidence, Final, Known, Limits, Salvaged, Setup};
+pub use forks::{Failover, Forks, Undone};
 
 /// A promise that was not kept.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -109,6 +115,10 @@ checkers! {
     digests: "ORD-1";
     durable: "DUR-2";
     lost: "DUR-1", rests on ClockRates ClockAhead Disks;
+    fewer: "DEG-1", rests on ClockRates;
+    exposed: "RPO";
+    salvaged: "SWI-2", rests on ClockRates ClockAhead Disks;
+    unasked: "SWI-3", rests on ClockRates Disks;
     writer: "FEN-1", rests on ClockRates;
     fences: "FEN-2";
     epochs: "FEN-1";

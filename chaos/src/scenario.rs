@@ -20,11 +20,12 @@
 //! ```
 
 mod draw;
+mod words;
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use meridian_types::{BucketName, BucketSpec, Labels, NameError, Policy, RegionName};
+use meridian_types::{AutoFailover, AutoMode, BucketName, BucketSpec, Labels, NameError, Policy, RegionName};
 use serde::{Deserialize, Serialize};
 
 use crate::workload::Kind;
@@ -66,9 +67,13 @@ pub struct Scenario {
 pub struct BucketPlan {
     /// Its name.
     pub name: BucketName,
-    /// Its policy: `async`, `sync:one`, `sync:majority`, `sync:all`, `sync:2`, `active-active`.
-    #[serde(with = "policy")]
+    /// Its policy: `async`, `async block:20ops`, `sync:one`, `sync:majority`, `sync:all`, `sync:2`, `sync:2 degrade:1500`,
+    /// `active-active`.
+    #[serde(with = "words::policy")]
     pub policy: Policy,
+    /// What it does by itself when its primary is lost: `manual`, `observe-only`, `zero-loss`, `bounded:5s,20ops`.
+    #[serde(with = "words::auto", default, skip_serializing_if = "is_manual")]
+    pub auto: AutoMode,
     /// What clients do there.
     pub workloads: Vec<WorkloadPlan>,
 }
@@ -78,7 +83,7 @@ pub struct BucketPlan {
 #[serde(deny_unknown_fields)]
 pub struct WorkloadPlan {
     /// What they do.
-    #[serde(with = "kind")]
+    #[serde(with = "words::kind")]
     pub kind: Kind,
     /// How many.
     #[serde(default = "clients")]
@@ -102,6 +107,10 @@ pub struct Planned {
     pub at_ms: u64,
     /// What.
     pub what: Fault,
+}
+
+fn is_manual(mode: &AutoMode) -> bool {
+    *mode == AutoMode::Manual
 }
 
 fn regions() -> usize {
@@ -167,6 +176,10 @@ pub enum Error {
     },
 }
 
+/// How often a bucket may fail over by itself: a world lasts a minute.
+const AUTO_INTERVAL_MS: u64 = 3_000;
+const AUTO_PER_DAY: u32 = 20;
+
 /// Regions a planet may have, in this order: cities with large data centres.
 const PLACES: [(&str, f64, f64); 6] = [
     ("us-east", 38.9, -77.4),
@@ -225,6 +238,8 @@ impl Scenario {
         }
         for bucket in &self.buckets {
             bucket.policy.validate(self.regions).or_else(|why| invalid("policy", why.to_string()))?;
+            let auto = AutoFailover::<RegionName> { mode: bucket.auto, ..AutoFailover::default() };
+            auto.validate(bucket.policy, &[]).or_else(|why| invalid("auto", why.to_string()))?;
             let active = bucket.policy == Policy::ActiveActive;
             let fits = |kind: &Kind| {
                 if active { Kind::ACTIVE_ACTIVE.contains(kind) } else { Kind::WITH_PRIMARY.contains(kind) }
@@ -251,7 +266,12 @@ impl Scenario {
             regions: Vec::new(),
             primary: None,
             labels: Labels::default(),
-            auto: Default::default(),
+            auto: AutoFailover {
+                mode: plan.auto,
+                interval_ms_min: AUTO_INTERVAL_MS,
+                per_day_max: AUTO_PER_DAY,
+                ..AutoFailover::default()
+            },
         };
         Ok(Setup {
             regions,
@@ -266,58 +286,6 @@ impl Scenario {
     /// When everything is healed, after clients began.
     pub fn heals_after(&self) -> Duration {
         Duration::from_secs(self.seconds) * 2 / 3
-    }
-}
-
-/// Policies as people write them.
-mod policy {
-    use meridian_types::Policy;
-    use serde::{Deserialize, Deserializer, Serialize, Serializer};
-
-    pub(super) fn serialize<S: Serializer>(policy: &Policy, serializer: S) -> Result<S::Ok, S::Error> {
-        match policy {
-            Policy::Sync { acks, .. } => format!("sync:{acks}").serialize(serializer),
-            Policy::Async { .. } | Policy::ActiveActive => policy.to_string().serialize(serializer),
-        }
-    }
-
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Policy, D::Error> {
-        let text = String::deserialize(deserializer)?;
-        let policy = match text.strip_prefix("sync:") {
-            Some(acks) => acks.parse().map(Policy::sync),
-            None => text.parse(),
-        };
-        policy.map_err(serde::de::Error::custom)
-    }
-}
-
-/// Kinds of workloads by their names.
-mod kind {
-    use serde::{Deserialize, Deserializer, Serialize, Serializer};
-
-    use crate::workload::Kind;
-
-    const NAMES: [(Kind, &str); 7] = [
-        (Kind::Register, "register"),
-        (Kind::Counter, "counter"),
-        (Kind::Append, "append"),
-        (Kind::Chain, "chain"),
-        (Kind::Bank, "bank"),
-        (Kind::Session, "session"),
-        (Kind::ActiveActive, "active-active"),
-    ];
-
-    pub(super) fn serialize<S: Serializer>(kind: &Kind, serializer: S) -> Result<S::Ok, S::Error> {
-        NAMES.iter().find(|(known, _)| known == kind).map_or("", |(_, name)| name).serialize(serializer)
-    }
-
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Kind, D::Error> {
-        let name = String::deserialize(deserializer)?;
-        let known = NAMES.iter().find(|(_, known)| *known == name);
-        known.map(|(kind, _)| *kind).ok_or_else(|| {
-            let names: Vec<_> = NAMES.iter().map(|(_, name)| *name).collect();
-            serde::de::Error::custom(format!("`{name}` is no kind of workload: use {}", names.join(", ")))
-        })
     }
 }
 

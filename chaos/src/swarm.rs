@@ -175,6 +175,7 @@ async fn run(seed: u64, scenario: &Scenario, planet: &Planet) -> Outcome {
         violated: planet.violated(),
     };
     let evidence = Evidence::new(setup, operations, Some(planet.trace().records()), finals, Some(healed_us));
+    let evidence = evidence.with_salvage(planet.salvages().await);
     let verdict = check::all(&evidence);
     let broken = verdict.violations.iter().map(|violation| (violation.checker, violation.to_string()));
     let failure = (!verdict.is_clean()).then(|| Failure::Broken(broken.collect()));

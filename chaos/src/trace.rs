@@ -16,7 +16,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use meridian_types::{BucketId, Epoch, Lsn, RegionId, ShardId};
 use xxhash_rust::xxh3::Xxh3;
 
-pub use fact::{Entry, Fact, Replica, Standing, Verdict};
+pub use fact::{Copies, Entry, Fact, Fork, Replacing, Replica, Standing, Verdict};
 
 /// A fact and when it happened.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]

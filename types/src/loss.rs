@@ -55,7 +55,7 @@ impl Remains {
 }
 
 /// How much is lost.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default, Hash, Serialize, Deserialize)]
 pub struct Loss {
     /// Acknowledged writes, at most as many as that.
     pub operations: u64,

@@ -5,10 +5,11 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use bytes::Bytes;
 use meridian_types::request::Found;
 use meridian_types::{
-    Bucket, BucketId, BucketName, Key, Outcome, Read, ReadLevel, RegionId, Request, RequestId, Response, ShardDigest,
-    ShardId, Version, Write,
+    Bucket, BucketId, BucketName, Key, Outcome, Read, ReadLevel, RegionId, Request, RequestId, Response, SalvageBundle,
+    SalvageKey, ShardDigest, ShardId, Version, Write,
 };
 
+use super::forks::Forks;
 use crate::history::{Operation, Told};
 use crate::trace::{Fact, Record, Verdict};
 
@@ -72,13 +73,30 @@ pub struct Final {
     pub digests: Vec<ShardDigest>,
 }
 
+/// A bundle of what a lost primary kept, with its keys.
+#[derive(Clone, Debug)]
+pub struct Salvaged {
+    /// The region that kept it.
+    pub region: RegionId,
+    /// The bundle.
+    pub bundle: SalvageBundle,
+    /// Its keys.
+    pub keys: Vec<SalvageKey>,
+}
+
 /// Everything known of a run.
 #[derive(Clone, Debug)]
 pub struct Evidence {
     /// What was set up.
     pub setup: Setup,
-    /// What clients did and were told, by the time they began.
+    /// What clients did and were told, by the time they began; without what a failover undid.
     pub operations: Vec<Operation>,
+    /// Of those, what clients were told of the histories that failovers undid.
+    pub undone: Vec<Operation>,
+    /// The failovers.
+    pub forks: Forks,
+    /// What lost primaries kept of what was undone; `None` when nobody looked.
+    pub salvage: Option<Vec<Salvaged>>,
     /// What truly happened, if somebody could see it.
     pub records: Option<Vec<Record>>,
     /// What every region held in the end; empty when the run ended without looking.
@@ -120,8 +138,16 @@ impl Evidence {
         healed_us: Option<u64>,
     ) -> Evidence {
         operations.sort_by_key(|operation| (operation.begun_us, operation.client));
-        let index = Index::of(&setup, &operations, records.as_deref());
-        Evidence { setup, operations, records, finals, healed_us, index }
+        let forks = Forks::of(records.as_deref().unwrap_or_default());
+        let undone = set_aside(&setup, &forks, &mut operations);
+        let index = Index::of(&setup, &operations, records.as_deref(), &forks);
+        Evidence { setup, operations, undone, forks, salvage: None, records, finals, healed_us, index }
+    }
+
+    /// With what lost primaries kept.
+    #[must_use]
+    pub fn with_salvage(self, salvage: Vec<Salvaged>) -> Evidence {
+        Evidence { salvage: Some(salvage), ..self }
     }
 
     /// The bucket of that name.
@@ -176,7 +202,7 @@ impl Evidence {
 }
 
 impl Index {
-    fn of(setup: &Setup, operations: &[Operation], records: Option<&[Record]>) -> Index {
+    fn of(setup: &Setup, operations: &[Operation], records: Option<&[Record]>, forks: &Forks) -> Index {
         let mut index = Index::default();
         index.buckets.extend(setup.buckets.iter().enumerate().map(|(at, bucket)| (bucket.name.clone(), at)));
         for (at, operation) in operations.iter().enumerate() {
@@ -187,7 +213,7 @@ impl Index {
             }
         }
         let seen = seen_versions(&index, setup, operations);
-        let decided = decided_versions(records.unwrap_or_default());
+        let decided = decided_versions(records.unwrap_or_default(), forks);
         index.versions = operations
             .iter()
             .map(|operation| {
@@ -204,6 +230,33 @@ impl Index {
             .collect();
         index
     }
+}
+
+/// Takes out what clients were told of a history that a failover undid: reads of it are left out, writes become unknown.
+fn set_aside(setup: &Setup, forks: &Forks, operations: &mut Vec<Operation>) -> Vec<Operation> {
+    let mut undone = Vec::new();
+    if forks.undone.is_empty() {
+        return undone;
+    }
+    operations.retain_mut(|operation| {
+        let bucket = setup.buckets.iter().find(|bucket| bucket.name == *operation.request.bucket());
+        let Some((bucket, answer)) = bucket.zip(operation.answer()) else { return true };
+        let at = operation.keys().into_iter().map(|key| key.shard(bucket.id, setup.shards)).find(|shard| {
+            answer.session.seen(bucket.id, *shard).is_some_and(|seen| forks.has_undone(bucket.id, *shard, seen))
+        });
+        let saw = operation.found().iter().filter_map(|(_, found)| *found).any(|it| forks.is_undone(bucket.id, it.version));
+        let is_undone = match (&operation.request, operation.written()) {
+            (Request::Write { .. }, Some(version)) => forks.is_undone(bucket.id, version),
+            (Request::Write { .. }, None) | (Request::Read { .. }, _) => saw || at.is_some(),
+        };
+        if !is_undone {
+            return true;
+        }
+        undone.push(operation.clone());
+        operation.told = Told::Nothing;
+        matches!(operation.request, Request::Write { .. })
+    });
+    undone
 }
 
 /// Whoever read a value learnt the version of its write: values are written once.
@@ -225,11 +278,12 @@ fn seen_versions<'a>(
     seen
 }
 
-fn decided_versions(records: &[Record]) -> HashMap<(BucketId, RequestId), Version> {
+fn decided_versions(records: &[Record], forks: &Forks) -> HashMap<(BucketId, RequestId), Version> {
     let mut decided = HashMap::new();
     for record in records {
-        if let Fact::Applied { entry, .. } = &record.fact
+        if let Fact::Applied { shard, entry, .. } = &record.fact
             && entry.verdict == Verdict::Took
+            && !forks.has_lost(*shard, entry)
         {
             decided.insert((entry.bucket, entry.request), Version { hlc: entry.hlc, region: entry.origin });
         }

@@ -1,9 +1,13 @@
 //! Draws scenarios from seeds. Every seed has its own few kinds of faults, as strong as it pleases (swarm testing: Groce
 //! et al., 2012): what never happens together in one world does in another.
 
+mod failovers;
+mod settings;
+mod switchovers;
+
 use std::time::Duration;
 
-use meridian_types::{Acks, BucketName, Policy};
+use meridian_types::{Acks, AutoMode, BucketName, Policy};
 
 use super::{BucketPlan, Planned, Scenario, WorkloadPlan};
 use crate::workload::Kind;
@@ -84,17 +88,21 @@ pub(super) fn scenario(seed: u64, seconds: u64) -> Scenario {
     // Another stream than the planet's own.
     let dice = Dice::new(seed ^ 0x5eed_0f5c_e4a2_1055);
     let regions = [3, 3, 3, 3, 2, 4, 5][dice.index(7)];
-    let buckets = buckets(&dice, regions);
+    let mut buckets = buckets(&dice, regions);
     let calm = dice.chance(CALM);
     let mut faults = if calm { Vec::new() } else { faults(&dice, regions, seconds) };
     if !calm && dice.chance(MOVES) {
-        faults.extend(switchovers(&dice, buckets.len(), regions, seconds));
-        faults.sort_by_key(|planned| planned.at_ms);
+        faults.extend(switchovers::draw(&dice, buckets.len(), regions, seconds));
     }
     if !calm && dice.fork().chance(BEYOND) {
         faults.push(beyond(&dice.fork(), regions, seconds));
-        faults.sort_by_key(|planned| planned.at_ms);
     }
+    // Further kinds have streams of their own: one more leaves the others of a seed as they were.
+    settings::draw(&Dice::new(seed ^ 0x5e77_1465), &mut buckets);
+    if !calm {
+        faults.extend(failovers::draw(&Dice::new(seed ^ 0xfa11_07e2), &buckets, regions, seconds));
+    }
+    faults.sort_by_key(|planned| planned.at_ms);
     Scenario {
         name: format!("seed {seed}"),
         seed: Some(seed),
@@ -131,7 +139,7 @@ fn buckets(dice: &Dice, regions: usize) -> Vec<BucketPlan> {
         // Two workloads of one kind would be one.
         workloads.dedup_by_key(|plan| plan.kind);
         let name = BucketName::new(&format!("bucket-{number}"));
-        name.ok().map(|name| BucketPlan { name, policy, workloads })
+        name.ok().map(|name| BucketPlan { name, policy, auto: AutoMode::Manual, workloads })
     };
     debug_assert!(regions >= 2);
     (1..=count).filter_map(bucket).collect()
@@ -172,21 +180,6 @@ fn beyond(dice: &Dice, nodes: usize, seconds: u64) -> Planned {
         },
     };
     Planned { at_ms: dice.between(500, (seconds * 1000 * 2 / 3).max(501)), what }
-}
-
-/// Operators at work, whatever breaks meanwhile.
-fn switchovers(dice: &Dice, buckets: usize, nodes: usize, seconds: u64) -> Vec<Planned> {
-    let end_ms = seconds * 1000 * 2 / 3;
-    let switchover = |_| Planned {
-        at_ms: dice.between(500, end_ms.max(501)),
-        what: Fault::Switchover {
-            bucket: dice.index(buckets.max(1)),
-            to: dice.index(nodes),
-            lag_ms_max: [0, 200, 1_000][dice.index(3)],
-            pause_ms_max: [300, 2_000, 10_000][dice.index(3)],
-        },
-    };
-    (0..dice.between(1, 6)).map(switchover).collect()
 }
 
 /// Durations of a fault to the millisecond.

@@ -1,7 +1,9 @@
 //! The facts.
 
 use meridian_types::entry::Kind;
-use meridian_types::{BucketDigest, BucketId, Epoch, Hlc, Lane, Lsn, NodeId, RegionId, RequestId, ShardId};
+use meridian_types::{
+    BucketDigest, BucketId, Epoch, Hlc, Lane, Loss, Lsn, NodeId, PlanId, RegionId, RequestId, ShardId,
+};
 use xxhash_rust::xxh3::Xxh3;
 
 /// One copy of a region's data: a node.
@@ -80,6 +82,48 @@ impl Standing {
             operations: digest.operations,
         }
     }
+}
+
+/// How the copies of a `sync` bucket are on record.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Copies {
+    /// SYNC.
+    Sync,
+    /// DEGRADED.
+    Degraded,
+    /// RECOVERING.
+    Recovering,
+}
+
+/// Where the replacement of a primary is, as it is on record.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Replacing {
+    /// The lost primary's epoch is over.
+    Begun {
+        /// What was agreed to lose.
+        agreed: Option<Loss>,
+        /// Whether the cluster did it by itself.
+        automatic: bool,
+    },
+    /// Another primary accepts writes.
+    Done(Fork),
+    /// The primary is as before.
+    GivenUp,
+}
+
+/// Where the history of a lost primary ends.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Fork {
+    /// The new primary.
+    pub to: RegionId,
+    /// The epoch it accepts writes under.
+    pub epoch: Epoch,
+    /// Whether it is proven that nothing acknowledged is missing.
+    pub proven: bool,
+    /// What is missing, as far as is known.
+    pub lost: Loss,
+    /// Up to where the lost primary's log counts, shard by shard.
+    pub cut: Vec<(ShardId, Lsn)>,
 }
 
 /// What happened.
@@ -198,6 +242,30 @@ pub enum Fact {
         /// Its primary.
         primary: Option<RegionId>,
     },
+    /// A node's copy of the metadata says this of the copies of a `sync` bucket.
+    CopiesKnown {
+        /// Who.
+        replica: Replica,
+        /// The metadata index.
+        index: u64,
+        /// The bucket.
+        bucket: BucketId,
+        /// How they are.
+        copies: Copies,
+    },
+    /// A node's copy of the metadata says this of a primary that is lost.
+    ReplacementKnown {
+        /// Who.
+        replica: Replica,
+        /// The operation.
+        plan: PlanId,
+        /// The bucket.
+        bucket: BucketId,
+        /// The region that is lost.
+        from: RegionId,
+        /// How far its replacement is.
+        step: Replacing,
+    },
     /// A node ended without warning.
     Crashed {
         /// Who.
@@ -231,6 +299,13 @@ pub enum Fact {
     /// Somebody broke something.
     Fault {
         /// What, for a person.
+        what: String,
+        /// Whether more than one node that is gone, or nothing, is the matter.
+        disturbs: bool,
+    },
+    /// What somebody broke is whole again.
+    Mended {
+        /// What, as it was said when it broke.
         what: String,
     },
     /// Nothing is broken from here on.

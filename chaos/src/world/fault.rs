@@ -15,6 +15,16 @@ use crate::trace::Fact;
 /// Rates of which any two differ by no more than the 1 % that is assumed.
 pub(crate) const WITHIN_DRIFT_PPM: RangeInclusive<u64> = 995_000..=1_005_000;
 
+/// How a primary is lost.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Loss {
+    /// Its node is gone at once.
+    Crash,
+    /// Its node is cut off from all others; its region's clients still reach it.
+    Cut,
+}
+
 /// Something that breaks.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "kebab-case", deny_unknown_fields)]
@@ -163,6 +173,16 @@ pub enum Fault {
         #[serde(with = "ms", rename = "away_ms")]
         away: Duration,
     },
+    /// The region that is a bucket's primary by then is lost for a while.
+    LosePrimary {
+        /// Of which bucket.
+        bucket: usize,
+        /// How.
+        how: Loss,
+        /// How long.
+        #[serde(with = "ms", rename = "lasts_ms")]
+        lasts: Duration,
+    },
     /// Nothing breaks: an operator moves a bucket's primary, while everything else goes on.
     Switchover {
         /// Which bucket.
@@ -174,13 +194,16 @@ pub enum Fault {
         /// For how long writes may stop, in milliseconds.
         pause_ms_max: u64,
     },
-    /// Nothing breaks: an operator gives a bucket's primary up for lost, rightly or not, and agrees to no loss.
+    /// Nothing breaks: an operator gives a bucket's primary up for lost, rightly or not.
     Failover {
         /// Which bucket.
         bucket: usize,
         /// The node whose region is to be the primary; whoever has most without one.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         to: Option<usize>,
+        /// Whether the loss that an estimate tells is agreed to; else none is.
+        #[serde(default)]
+        forced: bool,
     },
     /// A record of a node's log gets a wrong bit.
     RotLog {
@@ -219,8 +242,11 @@ impl Fault {
             Fault::Drift { .. } => "clock drift",
             Fault::Step { .. } => "clock step",
             Fault::CrashMetadataLeader { .. } => "crash of the metadata leader",
+            Fault::LosePrimary { how: Loss::Crash, .. } => "lost primary, crashed",
+            Fault::LosePrimary { how: Loss::Cut, .. } => "lost primary, cut off",
             Fault::Switchover { .. } => "switchover",
-            Fault::Failover { .. } => "failover",
+            Fault::Failover { forced: true, .. } => "forced failover",
+            Fault::Failover { forced: false, .. } => "failover",
             Fault::RotLog { .. } => "bit rot in the log",
             Fault::RotState { .. } => "bit rot in the state",
         }
@@ -229,7 +255,20 @@ impl Fault {
     /// Breaks it and mends it after its time.
     pub async fn strike(self, planet: &Planet) {
         planet.hit(self.kind());
-        planet.fact(Fact::Fault { what: format!("{self:?}") });
+        let what = format!("{self:?}");
+        let disturbs = !matches!(
+            self,
+            Fault::Crash { .. }
+                | Fault::LosePrimary { how: Loss::Crash, .. }
+                | Fault::Switchover { .. }
+                | Fault::Failover { .. }
+        );
+        planet.fact(Fact::Fault { what: what.clone(), disturbs });
+        self.last(planet).await;
+        planet.fact(Fact::Mended { what });
+    }
+
+    async fn last(self, planet: &Planet) {
         match self {
             Fault::Crash { node, keep, away } => {
                 planet.crash(node, keep);
@@ -252,6 +291,17 @@ impl Fault {
                 sleep(lasts).await;
                 planet.resume(node);
             }
+            Fault::LosePrimary { bucket, how, lasts } => {
+                let Some(node) = planet.primary_of(bucket) else { return };
+                match how {
+                    Loss::Crash => {
+                        planet.crash(node, Keep::All);
+                        sleep(lasts).await;
+                        planet.restart(node);
+                    }
+                    Loss::Cut => Fault::Isolate { node, lasts }.weather(planet).await,
+                }
+            }
             Fault::Partition { .. }
             | Fault::Isolate { .. }
             | Fault::Muteness { .. }
@@ -263,7 +313,7 @@ impl Fault {
             Fault::Switchover { bucket, to, lag_ms_max, pause_ms_max } => {
                 planet.switch_over(bucket, to, lag_ms_max, pause_ms_max).await;
             }
-            Fault::Failover { bucket, to } => planet.fail_over(bucket, to).await,
+            Fault::Failover { bucket, to, forced } => planet.fail_over(bucket, to, forced).await,
             Fault::RotLog { node } => rot(planet, node, true),
             Fault::RotState { node } => rot(planet, node, false),
         }

@@ -16,7 +16,7 @@ use meridian_region_node::{Blocking, Caller, Clock, Handle, Neighbours, Options,
 use meridian_replicator_core::shipper::LaneKey;
 use meridian_types::{
     BucketId, Effect, GroupId, Lane, NodeId, NodeName, Refusal, RefusalKind, RegionId, RegionName, Request, RequestId,
-    Response, ShardId, Topology, Write,
+    Response, ShardFacts, ShardId, Topology, Write,
 };
 
 use super::clock::NodeClock;
@@ -100,6 +100,7 @@ impl Life {
             incarnation: around.dice.next(),
             members: around.nodes.len(),
             form: around.form.clone(),
+            ears: OnceLock::new(),
         });
         let (number, replica) = (body.number, body.replica);
         let region = OnceLock::new();
@@ -174,8 +175,9 @@ impl Life {
             }
         }
         self.run(&consensus, service);
-        self.ship(&handle, &topology);
+        self.ship(&handle, &topology, &clock);
         // Set once per life.
+        let _ = self.asker.ears.set(handle.clone());
         let _ = self.region.set(Open { handle, consensus });
         Ok(())
     }
@@ -192,7 +194,7 @@ impl Life {
         });
     }
 
-    fn ship(self: &Arc<Self>, handle: &Handle, topology: &Topology) {
+    fn ship(self: &Arc<Self>, handle: &Handle, topology: &Topology, clock: &Arc<NodeClock>) {
         let windows = Arc::new(Windows::default());
         for (to, (_, target)) in self.around.nodes.iter().enumerate().filter(|(_, (_, it))| *it != self.replica.region)
         {
@@ -205,6 +207,7 @@ impl Life {
                     topology: self.plane.copy.topology_changes(),
                     windows: Arc::clone(&windows),
                     wires: self.around.wires.clone(),
+                    clock: Arc::clone(clock),
                     dice: self.around.dice.clone(),
                 };
                 self.task("lane", lane.run());
@@ -245,6 +248,12 @@ impl Life {
             self.acknowledged(written, response);
         }
         answer
+    }
+
+    /// What this node's shards have of a bucket: what an estimate of its failover rests on.
+    pub(crate) fn facts(&self, bucket: BucketId) -> Option<(RegionId, Vec<ShardFacts>)> {
+        let bucket = self.plane.copy.topology().buckets.get(&bucket).cloned()?;
+        Some((self.replica.region, self.region()?.facts(&bucket)))
     }
 
     /// Answers what another region asks of a repair.

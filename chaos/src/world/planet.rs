@@ -10,8 +10,8 @@ use meridian_metadata_core::command::{Form, NodeSpec};
 use meridian_metadata_core::{Action, Reply};
 use meridian_region_node::{Caller, Handle, Options, StoreOptions};
 use meridian_types::{
-    Bucket, BucketSpec, ClusterId, Effect, FailoverSpec, NameError, NodeId, NodeName, PlanOutcome, Refusal,
-    RefusalKind, RegionId, RegionName, Request, Response, Selection, SwitchoverSpec,
+    Bucket, BucketSpec, ClusterId, Effect, NameError, NodeId, NodeName, Refusal, RefusalKind, RegionId, RegionName,
+    Request, Response,
 };
 use tokio::time::{sleep, timeout};
 
@@ -24,7 +24,7 @@ use super::node::{Body, Life, Surroundings, unknown, weight};
 use super::record::Record;
 use super::replication::intake::SKEW_MS_MAX;
 use super::wires::{CallError, Wires};
-use crate::check::Assumption;
+use crate::check::{Assumption, Salvaged};
 use crate::target::Target;
 use crate::trace::{Fact, Replica, Trace};
 
@@ -204,7 +204,8 @@ impl Planet {
         }
     }
 
-    fn lives(&self) -> impl Iterator<Item = Arc<Life>> + '_ {
+    /// The nodes that run.
+    pub(crate) fn lives(&self) -> impl Iterator<Item = Arc<Life>> + '_ {
         (0..self.nodes()).filter_map(|node| self.0.wires.life(node))
     }
 
@@ -243,54 +244,27 @@ impl Planet {
         self.0.bodies.get(node).map(|body| body.disk.engine.contents()).unwrap_or_default()
     }
 
+    /// What lost primaries kept, on every node that is open.
+    pub async fn salvages(&self) -> Vec<Salvaged> {
+        let mut all = Vec::new();
+        for (node, region) in self.regions().into_iter().enumerate() {
+            let Some(handle) = self.handle(node) else { continue };
+            for bundle in handle.salvages().await.unwrap_or_default() {
+                let mut keys = Vec::new();
+                for part in 0..bundle.parts {
+                    keys.extend(handle.salvage_keys(bundle.id, part, false).await.unwrap_or_default());
+                }
+                all.push(Salvaged { region, bundle, keys });
+            }
+        }
+        all
+    }
+
     /// The buckets, as the copy of the metadata that is furthest has them.
     pub fn buckets(&self) -> Vec<Arc<Bucket>> {
         let copies = self.lives().map(|life| life.plane.copy.topology());
         let newest = copies.max_by_key(|topology| topology.index);
         newest.map(|topology| topology.buckets.values().cloned().collect()).unwrap_or_default()
-    }
-
-    /// An operator has a bucket's primary moved to the region of a node, and waits for what comes of it.
-    pub(crate) async fn switch_over(&self, bucket: usize, to: usize, lag_ms_max: u64, pause_ms_max: u64) {
-        let (Some(spec), Some(body)) = (self.0.buckets.get(bucket), self.0.bodies.get(to)) else { return };
-        let action = Action::Switchover(SwitchoverSpec {
-            to: body.region_name.clone(),
-            buckets: Selection::Named(vec![spec.name.clone()]),
-            lag_ms_max,
-            pause_ms_max,
-            reason: String::new(),
-        });
-        self.operate(action, ["switchover refused", "switchover done", "switchover given up"]).await;
-    }
-
-    /// An operator has a bucket taken from its primary, which need not answer, and waits for what comes of it.
-    pub(crate) async fn fail_over(&self, bucket: usize, to: Option<usize>) {
-        let Some(spec) = self.0.buckets.get(bucket) else { return };
-        let action = Action::Failover(FailoverSpec {
-            buckets: Selection::Named(vec![spec.name.clone()]),
-            to: to.and_then(|node| self.0.bodies.get(node)).map(|body| body.region_name.clone()),
-            consent: None,
-            automatic: false,
-            reason: String::new(),
-        });
-        self.operate(action, ["failover refused", "failover done", "failover given up"]).await;
-    }
-
-    async fn operate(&self, action: Action, [refused, done, given_up]: [&'static str; 3]) {
-        let Some(operator) = self.lives().next() else { return };
-        let Ok(Reply::Operation { plan }) = operator.asker.propose("an operator", action).await else {
-            return self.hit(refused);
-        };
-        loop {
-            sleep(Duration::from_millis(100)).await;
-            // Any copy may be late, or its node gone.
-            let known = self.lives().find_map(|life| life.plane.copy.read(|state| state.plan(plan).cloned()));
-            let Some(known) = known.filter(|it| it.ended_ms.is_some()) else { continue };
-            return self.hit(match known.outcome() {
-                PlanOutcome::Done => done,
-                PlanOutcome::UnderWay | PlanOutcome::PartlyRestored | PlanOutcome::Restored => given_up,
-            });
-        }
     }
 
     /// Which node leads the metadata plane, as far as some node knows it leads.
@@ -339,6 +313,15 @@ impl Planet {
 
     pub(crate) fn network(&self) -> &Network {
         &self.0.network
+    }
+
+    pub(crate) fn wires(&self) -> &Wires {
+        &self.0.wires
+    }
+
+    /// A bucket that the planet began with, as it was asked for.
+    pub(crate) fn spec(&self, bucket: usize) -> Option<&BucketSpec> {
+        self.0.buckets.get(bucket)
     }
 
     pub(crate) fn body(&self, node: usize) -> Option<&Body> {

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use meridian_consensus::Consensus;
 use meridian_gateway::{Caller, Control, Digests, Lags, Store};
+use meridian_metadata_core::plan::{Asked, estimate};
 use meridian_proto::dial::Dial;
 use meridian_proto::identity::Identity;
 use meridian_region_node as region;
@@ -15,7 +16,7 @@ use meridian_types::{
     SwitchoverSpec, Topology,
 };
 
-use super::estimate::{Asked, estimate, gather};
+use super::estimate::gather;
 
 /// A certificate that ends within this time is reported as a problem: a month is enough to replace it unhurried.
 const CERTIFICATE_WARNING: Duration = Duration::from_secs(30 * 24 * 3600);

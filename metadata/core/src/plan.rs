@@ -23,10 +23,12 @@ use crate::event::{WHO_BYTES_MAX, shorten};
 use crate::reply::Reply;
 use crate::state::{ClusterState, Fault, rule};
 
+mod estimate;
 mod failover;
 mod select;
 mod switchover;
 
+pub use estimate::{Asked, Heard, estimate};
 pub use failover::{Assessment, assess, regions_needed};
 pub use select::{LAG_MS_MAX, NAMES_MAX, PAUSE_MS_MAX};
 

@@ -1,15 +1,15 @@
 //! Finding the metadata leader and being served by it, and keeping this node's lease: as metadata/node does.
 
-use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use bytes::Bytes;
 use futures::FutureExt;
 use meridian_metadata_core::command::Form;
 use meridian_metadata_core::{AbortScope, Action, ClusterState, Command, Grant, OperationId, Reply, Vigil, reply};
-use meridian_region_node::Clock;
-use meridian_types::{BucketId, Effect, Epoch, Goal, PlanId, Refusal, RefusalKind, Step};
+use meridian_region_node::{Clock, Handle};
+use meridian_types::{BucketId, Effect, Epoch, Goal, PlanId, Refusal, RefusalKind, RegionId, Step};
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use super::plane::{ATTEMPT_TIMEOUT, Attempt, Plane, RENEW_TIMEOUT};
@@ -36,6 +36,8 @@ pub(crate) struct Asker {
     pub(crate) incarnation: u64,
     pub(crate) members: usize,
     pub(crate) form: Form,
+    /// Who knows which regions are silent, once there is somebody: told with each renewal.
+    pub(crate) ears: OnceLock<Handle>,
 }
 
 #[derive(Default)]
@@ -156,11 +158,12 @@ impl Asker {
     async fn renew_once(&self, search: &Search) -> Attempt<Grant> {
         let Some(target) = self.target(search) else { return Attempt::Elsewhere(None) };
         let (node, incarnation) = (self.plane.replica.node, self.incarnation);
+        let silent: Option<BTreeSet<RegionId>> = self.ears.get().map(Handle::silent_regions);
         if target == self.plane.number {
-            return self.plane.renew(node, incarnation).await;
+            return self.plane.renew(node, incarnation, silent).await;
         }
         let serve = self.wires.call(Place::Node(self.plane.number), target, 64, move |life| {
-            async move { life.plane.renew(node, incarnation).await }.boxed()
+            async move { life.plane.renew(node, incarnation, silent).await }.boxed()
         });
         answered(timeout(RENEW_TIMEOUT, serve).await)
     }

@@ -3,17 +3,20 @@
 //! Order matters: a state is published *before* the lease hears of its index, so whoever sees a lease that rests on
 //! index `i` also sees a topology of at least `i` (FEN-1).
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use futures::future::BoxFuture;
 use meridian_metadata_core::{Action, ClusterState, Drift, Grant, LeaseHolder};
 use meridian_region_node::Authority;
-use meridian_types::{Bucket, BucketId, Epoch, Refusal, StandingWord, Topology, Word};
+use meridian_types::{
+    Bucket, BucketId, Epoch, Goal, PlanId, Refusal, RegionId, Standing, StandingWord, Step, Topology, Word,
+};
 use tokio::sync::watch;
 
 use super::ask::Asker;
-use crate::trace::{Fact, Replica};
+use crate::trace::{Copies, Fact, Fork, Replacing, Replica};
 use crate::world::clock::NodeClock;
 use crate::world::record::Record;
 
@@ -56,6 +59,7 @@ impl Copy {
     /// Changes the state and publishes the result.
     pub(crate) fn change<T>(&self, change: impl FnOnce(&mut ClusterState) -> T) -> T {
         let mut inner = self.inner();
+        let replacing = replacements(&inner.state);
         let result = change(&mut inner.state);
         let before = Arc::clone(&self.topology.borrow());
         let topology = Arc::new(inner.state.topology());
@@ -65,6 +69,16 @@ impl Copy {
             if before.buckets.get(id).is_none_or(|before| known(before) != (epoch, primary)) {
                 let (replica, index) = (self.replica, topology.index);
                 self.record.fact(Fact::BucketKnown { replica, index, bucket: *id, epoch, primary });
+            }
+            let known = copies(bucket);
+            if before.buckets.get(id).is_none_or(|before| copies(before) != known) {
+                let (replica, index) = (self.replica, topology.index);
+                self.record.fact(Fact::CopiesKnown { replica, index, bucket: *id, copies: known });
+            }
+        }
+        for ((plan, bucket), (from, step)) in replacements(&inner.state) {
+            if replacing.get(&(plan, bucket)).is_none_or(|(_, before)| *before != step) {
+                self.record.fact(Fact::ReplacementKnown { replica: self.replica, plan, bucket, from, step });
             }
         }
         self.topology.send_replace(topology);
@@ -131,6 +145,40 @@ impl Copy {
         let until = self.inner().until;
         until.is_some_and(|until| self.clock.instant() < until)
     }
+}
+
+fn copies(bucket: &Bucket) -> Copies {
+    match bucket.standing {
+        Standing::Sync { .. } => Copies::Sync,
+        Standing::Degraded { .. } => Copies::Degraded,
+        Standing::Recovering { .. } => Copies::Recovering,
+    }
+}
+
+/// Every primary that is, or was, being replaced: which one, and how far that is.
+fn replacements(state: &ClusterState) -> BTreeMap<(PlanId, BucketId), (RegionId, Replacing)> {
+    let mut found = BTreeMap::new();
+    for plan in state.plans() {
+        let Goal::Failover { automatic, .. } = plan.goal else { continue };
+        for it in &plan.moves {
+            let step = match &it.step {
+                Step::Fencing { muster, .. } | Step::Pulling { muster, .. } => {
+                    Replacing::Begun { agreed: muster.accepted, automatic }
+                }
+                Step::FailedOver { epoch, to, verdict, .. } => Replacing::Done(Fork {
+                    to: *to,
+                    epoch: *epoch,
+                    proven: verdict.proven,
+                    lost: verdict.lost,
+                    cut: verdict.cut.iter().map(|(shard, seal)| (*shard, seal.lsn)).collect(),
+                }),
+                Step::Restored { .. } => Replacing::GivenUp,
+                Step::Unneeded | Step::CatchingUp { .. } | Step::Draining { .. } | Step::Promoted { .. } => continue,
+            };
+            found.insert((plan.id, it.bucket), (it.from, step));
+        }
+    }
+    found
 }
 
 /// The copy, and a voice.

@@ -1,13 +1,13 @@
 //! One node's part of the metadata plane: its member of the Raft group, and what only the leader can do.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
-use meridian_metadata_core::{Action, ClusterState, Command, Grant, LeaseTable, Vigil, reply};
+use meridian_metadata_core::{Action, ClusterState, Command, Detector, Grant, LeaseTable, Vigil, reply};
 use meridian_region_node::Clock;
-use meridian_types::{NodeId, Refusal, RefusalKind};
+use meridian_types::{AutoMode, Bucket, Goal, NodeId, Plan, Refusal, RefusalKind, RegionId};
 use tokio::sync::{Notify, oneshot};
 use tokio::time::{sleep, timeout};
 
@@ -58,6 +58,8 @@ struct Inner {
     /// Up to where the log is applied.
     applied: u64,
     leases: Option<LeaseTable>,
+    /// What the other nodes hear of each other's regions.
+    detector: Detector,
     waiting: BTreeMap<u64, (u64, oneshot::Sender<Bytes>)>,
     confirming: Vec<(u64, u64, oneshot::Sender<()>)>,
 }
@@ -83,8 +85,9 @@ impl Plane {
         let copy = Arc::new(Copy::new(replica, Arc::clone(&clock), record.clone(), state));
         let members = (0..nodes.len()).collect();
         let raft = Raft::new(number, members, durable, clock.monotonic_ms(), dice.fork());
-        let inner = Inner { raft, applied, leases: None, waiting: BTreeMap::new(), confirming: Vec::new() };
-        let inner = Mutex::new(inner);
+        let (waiting, confirming) = (BTreeMap::new(), Vec::new());
+        let detector = Detector::default();
+        let inner = Mutex::new(Inner { raft, applied, leases: None, detector, waiting, confirming });
         Plane { replica, number, copy, nodes, clock, disk, dice, record, wires, inner, moved: Notify::new() }
     }
 
@@ -203,7 +206,13 @@ impl Plane {
     }
 
     /// Grants `node` a lease. Its request has been received when this is called.
-    pub(crate) async fn renew(self: &Arc<Self>, node: NodeId, incarnation: u64) -> Attempt<Grant> {
+    /// `silent` are the regions it hears nothing from, if it listens.
+    pub(crate) async fn renew(
+        self: &Arc<Self>,
+        node: NodeId,
+        incarnation: u64,
+        silent: Option<BTreeSet<RegionId>>,
+    ) -> Attempt<Grant> {
         let now_ms = self.clock.monotonic_ms();
         let (tell, told) = oneshot::channel();
         let before = {
@@ -216,7 +225,13 @@ impl Plane {
         let Some(round) = self.step(|raft, out| raft.confirm(now_ms, out)) else { return Attempt::Elsewhere(None) };
         self.inner().confirming.push((round, before, tell));
         match timeout(RENEW_TIMEOUT, told).await {
-            Ok(Ok(())) => self.grant(node, incarnation, before),
+            Ok(Ok(())) => {
+                let granted = self.grant(node, incarnation, before);
+                if let (Attempt::Done(_), Some(silent)) = (&granted, silent) {
+                    self.inner().detector.heard(self.clock.instant(), before, node, silent);
+                }
+                granted
+            }
             Ok(Err(_)) => Attempt::Elsewhere(self.leadership().0),
             Err(_) => Attempt::Lost("no majority of the metadata voters confirmed the leader in time".to_owned()),
         }
@@ -260,15 +275,24 @@ impl Plane {
         self.record.fact(Fact::LeaseRemembered { leader, term, node, until_us });
     }
 
-    /// What is to be put on record about failovers under way; nothing while this node does not lead.
+    /// What is to be put on record about failovers under way, or to be begun; nothing while this node does not lead.
     pub(crate) fn watch_failovers(&self, vigil: &mut Vigil) -> Vec<Action> {
+        let replaces = |plan: &Arc<Plan>| plan.ended_ms.is_none() && matches!(plan.goal, Goal::Failover { .. });
+        let is_watched = |bucket: &Arc<Bucket>| bucket.auto.mode != AutoMode::Manual;
+        if self.copy.read(|state| !state.plans().any(replaces) && !state.buckets().any(is_watched)) {
+            return Vec::new();
+        }
         // Before the table: whoever is granted a lease in between must know what this state says.
         let state = self.copy.read(ClusterState::clone);
         let mut inner = self.inner();
-        if !inner.raft.is_ready() {
+        if !inner.raft.is_ready() || self.table(&mut inner).is_none() {
             return Vec::new();
         }
-        self.table(&mut inner).map_or_else(Vec::new, |table| vigil.look(self.clock.instant(), table, &state))
+        let Inner { leases: Some(table), detector, .. } = &mut *inner else { return Vec::new() };
+        let now = self.clock.instant();
+        let mut actions = vigil.look(now, table, &state);
+        actions.extend(detector.look(now, self.clock.wall_ms(), table, &state));
+        actions
     }
 
     /// What a leader of no cluster proposes; `None` while there is no need.

@@ -6,14 +6,16 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures::FutureExt;
 use futures::future::{BoxFuture, OptionFuture};
+use meridian_region_node::Clock;
 use meridian_replicator_core::message::{Stop, ToSource, ToTarget};
 use meridian_replicator_core::shipper::{Input, LaneKey, Outbox, Plan, Shipper, Standing};
 use meridian_replicator_core::{Tail, TailError};
 use meridian_types::{Head, Topology, frame};
 use tokio::sync::watch;
-use tokio::time::{Instant, sleep, sleep_until, timeout};
+use tokio::time::{Instant, Interval, MissedTickBehavior, interval, sleep, sleep_until, timeout};
 
 use super::{Window, Windows, tail, tail_error, unprefixed};
+use crate::world::clock::NodeClock;
 use crate::world::dice::Dice;
 use crate::world::network::Place;
 use crate::world::stream::{self, End};
@@ -21,6 +23,9 @@ use crate::world::wires::Wires;
 
 /// The pause before a lane whose stream ended opens another, halved to doubled by chance.
 const REOPEN: Duration = Duration::from_millis(100);
+
+/// How often a target is told what it lacks, as by replicator/quic.
+const EXPOSE_EVERY: Duration = Duration::from_millis(200);
 
 /// How long a handshake may take.
 const CONNECT: Duration = Duration::from_secs(3);
@@ -35,6 +40,7 @@ pub(crate) struct ShipLane {
     pub(crate) topology: watch::Receiver<Arc<Topology>>,
     pub(crate) windows: Arc<Windows>,
     pub(crate) wires: Wires,
+    pub(crate) clock: Arc<NodeClock>,
     pub(crate) dice: Dice,
 }
 
@@ -127,6 +133,8 @@ impl ShipLane {
         stream.send(ToTarget::Open { source, shard, lane }.encode().0);
         let region = self.region.clone();
         let (mut reading, mut window_seen) = (None, 0);
+        let mut expose = interval(EXPOSE_EVERY);
+        expose.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut inputs = vec![Input::Opened];
         inputs.extend(head.borrow_and_update().map(Input::Head));
         loop {
@@ -161,52 +169,70 @@ impl ShipLane {
             if !inputs.is_empty() {
                 continue;
             }
-            match self.next(shipper, head, &mut stream, &mut reading, window).await {
-                Ok(input) => inputs.push(input),
+            match self.next(shipper, head, &mut stream, &mut reading, &mut expose, window).await {
+                Ok(Some(input)) => inputs.push(input),
+                Ok(None) => {
+                    self.expose(shipper, &stream);
+                    inputs.push(Input::Timer);
+                }
                 Err(over) => return over,
             }
         }
     }
 
-    /// Waits for the next thing that happens.
+    /// Tells the target what it lacks, if that is news.
+    fn expose(&self, shipper: &mut Shipper, stream: &End) {
+        let counters = |bucket| self.region.counters(self.key.shard, bucket);
+        let said = shipper.exposures(now(), self.clock.wall_ms(), &counters);
+        if !said.is_empty() {
+            stream.send(prefixed(ToTarget::Exposed(said).encode()));
+        }
+    }
+
+    /// Waits for the next thing that happens; nothing has when it is time to say what is lacking.
     async fn next(
         &mut self,
         shipper: &Shipper,
         head: &mut watch::Receiver<Option<Head>>,
         stream: &mut End,
         reading: &mut Option<BoxFuture<'_, Result<Tail, TailError>>>,
+        expose: &mut Interval,
         window: &Window,
-    ) -> Result<Input, Over> {
+    ) -> Result<Option<Input>, Over> {
         let (deadline, throttled) = (shipper.deadline(), shipper.is_throttled());
         let timer: OptionFuture<_> = deadline.map(|deadline| sleep_until(deadline.into())).into();
         tokio::select! {
             biased;
             message = stream.next() => match message.map(|message| ToSource::decode(unprefixed(message))) {
-                Some(Ok(message)) => Ok(Input::Message(message)),
+                Some(Ok(message)) => Ok(Some(Input::Message(message))),
                 Some(Err(why)) => Err(Over::Lost(why.to_string())),
                 None => Err(Over::Lost("the peer closed the stream".to_owned())),
             },
-            tail = wait(reading) => Ok(Input::Tail(tail)),
+            _ = expose.tick() => Ok(None),
+            tail = wait(reading) => Ok(Some(Input::Tail(tail))),
             changed = head.changed() => match (changed, *head.borrow_and_update()) {
-                (Ok(()), Some(head)) => Ok(Input::Head(head)),
+                (Ok(()), Some(head)) => Ok(Some(Input::Head(head))),
                 _ => Err(Over::Leading),
             },
             changed = self.topology.changed() => match changed {
-                Ok(()) => Ok(Input::Topology(Arc::clone(&self.topology.borrow_and_update()))),
+                Ok(()) => Ok(Some(Input::Topology(Arc::clone(&self.topology.borrow_and_update())))),
                 Err(_) => Err(Over::Leading),
             },
-            () = window.freed.notified(), if throttled => Ok(Input::Timer),
-            Some(()) = timer => Ok(Input::Timer),
+            () = window.freed.notified(), if throttled => Ok(Some(Input::Timer)),
+            Some(()) = timer => Ok(Some(Input::Timer)),
         }
     }
+}
+
+fn prefixed((prefix, rest): (Bytes, Bytes)) -> Bytes {
+    Bytes::from([prefix, rest].concat())
 }
 
 fn send(stream: &End, plan: Plan) -> Input {
     let round = plan.round;
     let frame = frame::encode(plan.header, &plan.notes, &plan.entries);
     let wire_bytes = frame.len();
-    let (prefix, frame) = ToTarget::Frame { round, frame }.encode();
-    stream.send(Bytes::from([prefix, frame].concat()));
+    stream.send(prefixed(ToTarget::Frame { round, frame }.encode()));
     Input::Encoded { round, wire_bytes }
 }
 

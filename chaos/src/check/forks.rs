@@ -1,0 +1,178 @@
+//! Where the history of a lost primary ends, and what it held beyond: what a failover undid.
+//!
+//! ```text
+//! the lost primary's log   … cut │ undone, written to its salvage │ end      (later: what it orders under a later epoch)
+//! its successor's                └── history goes on
+//! ```
+//! What clients saw of an undone stretch is no part of a bucket's one history any more: where nothing was promised (`async`,
+//! DEGRADED), somebody agreed to that, and SWI-2 says what becomes of it ([`super::salvaged`]). Checkers of the history are given it
+//! without those answers: a read of that stretch is left out, a write that only it has is *unknown*.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+
+use meridian_types::entry::Kind;
+use meridian_types::{BucketId, Epoch, Loss, Lsn, PlanId, Positions, RegionId, RequestId, ShardId, Version};
+
+use crate::trace::{Entry, Fact, Fork, Record, Replacing, Verdict};
+
+/// A primary that was given up for lost.
+#[derive(Clone, Debug)]
+pub struct Failover {
+    /// The bucket.
+    pub bucket: BucketId,
+    /// The region that was its primary.
+    pub from: RegionId,
+    /// When its epoch was over, as the first node heard.
+    pub begun_us: u64,
+    /// What was agreed to lose.
+    pub agreed: Option<Loss>,
+    /// Whether the cluster did it by itself.
+    pub automatic: bool,
+    /// When it was over, and how; `None` while it is under way. Without a fork the primary is as before.
+    pub end: Option<(u64, Option<Fork>)>,
+}
+
+/// An entry that a failover undid.
+#[derive(Clone, Copy, Debug)]
+pub struct Undone {
+    /// Which of [`Forks::failovers`] undid it.
+    pub failover: usize,
+    /// The shard.
+    pub shard: ShardId,
+    /// When its region applied it.
+    pub at_us: u64,
+    /// The entry.
+    pub entry: Entry,
+}
+
+impl Undone {
+    /// The version that it gave.
+    pub fn version(&self) -> Version {
+        Version { hlc: self.entry.hlc, region: self.entry.origin }
+    }
+}
+
+/// All that failovers undid in a run.
+#[derive(Clone, Debug, Default)]
+pub struct Forks {
+    /// The failovers, by the time they began.
+    pub failovers: Vec<Failover>,
+    /// Entries that are undone, in the order in which they were applied.
+    pub undone: Vec<Undone>,
+    /// Positions of a region's log that are: behind the first, up to the second.
+    stretches: HashMap<(BucketId, ShardId), Vec<(RegionId, Lsn, Lsn)>>,
+    versions: HashSet<(BucketId, Version)>,
+    positions: HashSet<(BucketId, RegionId, ShardId, Lsn)>,
+}
+
+impl Forks {
+    /// From what was seen.
+    pub fn of(records: &[Record]) -> Forks {
+        let mut forks = Forks { failovers: failovers(records), ..Forks::default() };
+        if forks.failovers.iter().any(|it| it.fork().is_some()) {
+            forks.undo(records);
+        }
+        forks
+    }
+
+    fn undo(&mut self, records: &[Record]) {
+        let cuts: Vec<(usize, BucketId, RegionId, Epoch, BTreeMap<ShardId, Lsn>)> = self
+            .failovers
+            .iter()
+            .enumerate()
+            .filter_map(|(place, it)| {
+                let fork = it.fork()?;
+                Some((place, it.bucket, it.from, fork.epoch, fork.cut.iter().copied().collect()))
+            })
+            .collect();
+        let mut ends: BTreeMap<(usize, ShardId), (Lsn, Lsn)> = BTreeMap::new();
+        for record in records {
+            let Fact::Applied { replica, shard, entry } = &record.fact else { continue };
+            let own = replica.region == entry.origin && !matches!(entry.verdict, Verdict::Void | Verdict::Parked);
+            if !own || !matches!(entry.kind, Kind::Write | Kind::Expire) {
+                continue;
+            }
+            // The first failover that its epoch did not outlive decided about it.
+            let fork = cuts.iter().find(|(_, bucket, from, epoch, _)| {
+                (*bucket, *from) == (entry.bucket, entry.origin) && entry.epoch < *epoch
+            });
+            let Some((place, .., cut)) = fork else { continue };
+            let Some(cut) = cut.get(shard).filter(|cut| entry.source_lsn > **cut) else { continue };
+            let (_, end) = ends.entry((*place, *shard)).or_insert((*cut, *cut));
+            *end = (*end).max(entry.source_lsn);
+            // A restart applies it again.
+            if self.positions.insert((entry.bucket, entry.origin, *shard, entry.source_lsn)) {
+                let undone = Undone { failover: *place, shard: *shard, at_us: record.at_us, entry: *entry };
+                self.versions.insert((entry.bucket, undone.version()));
+                self.undone.push(undone);
+            }
+        }
+        for ((place, shard), (cut, end)) in ends {
+            let Failover { bucket, from, .. } = self.failovers[place];
+            self.stretches.entry((bucket, shard)).or_default().push((from, cut, end));
+        }
+    }
+
+    /// Whether a state with these positions has something that is undone.
+    pub fn has_undone(&self, bucket: BucketId, shard: ShardId, positions: &Positions) -> bool {
+        let stretches = self.stretches.get(&(bucket, shard)).map_or(&[][..], Vec::as_slice);
+        stretches.iter().any(|(region, cut, end)| {
+            let has = positions.of(*region);
+            has > *cut && has <= *end
+        })
+    }
+
+    /// Whether a version is of an undone entry.
+    pub fn is_undone(&self, bucket: BucketId, version: Version) -> bool {
+        self.versions.contains(&(bucket, version))
+    }
+
+    /// Whether an entry is undone, wherever it was applied.
+    pub fn has_lost(&self, shard: ShardId, entry: &Entry) -> bool {
+        self.positions.contains(&(entry.bucket, entry.origin, shard, entry.source_lsn))
+    }
+
+    /// What a request came to in the stretch that failover undid.
+    pub fn undone_by(&self, bucket: BucketId, request: RequestId) -> Option<&Undone> {
+        self.undone.iter().find(|it| it.entry.bucket == bucket && it.entry.request == request)
+    }
+}
+
+impl Failover {
+    /// Where the history forked, if another primary came of it.
+    pub fn fork(&self) -> Option<&Fork> {
+        self.end.as_ref().and_then(|(_, fork)| fork.as_ref())
+    }
+}
+
+/// As the first node heard of each step.
+fn failovers(records: &[Record]) -> Vec<Failover> {
+    let mut places: BTreeMap<(PlanId, BucketId), usize> = BTreeMap::new();
+    let mut failovers: Vec<Failover> = Vec::new();
+    for record in records {
+        let Fact::ReplacementKnown { plan, bucket, from, step, .. } = &record.fact else { continue };
+        let place = *places.entry((*plan, *bucket)).or_insert_with(|| {
+            failovers.push(Failover {
+                bucket: *bucket,
+                from: *from,
+                begun_us: record.at_us,
+                agreed: None,
+                automatic: false,
+                end: None,
+            });
+            failovers.len() - 1
+        });
+        let failover = &mut failovers[place];
+        match step {
+            Replacing::Begun { agreed, automatic } => {
+                (failover.agreed, failover.automatic) = (*agreed, *automatic);
+            }
+            Replacing::Done(fork) if failover.end.is_none() => {
+                failover.end = Some((record.at_us, Some(fork.clone())));
+            }
+            Replacing::GivenUp if failover.end.is_none() => failover.end = Some((record.at_us, None)),
+            Replacing::Done(_) | Replacing::GivenUp => {}
+        }
+    }
+    failovers
+}

@@ -1,0 +1,121 @@
+//! What operators do on a planet: move primaries, and give them up for lost, with or without agreeing to a loss.
+//!
+//! An estimate is put together by the code that the product has for it; who is asked, and how long an answer is waited for,
+//! is as in `meridian/src/server/estimate.rs`.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::FutureExt;
+use futures::future::join_all;
+use meridian_metadata_core::plan::{Asked, Heard, estimate};
+use meridian_metadata_core::{Action, Reply};
+use meridian_types::{Consent, FailoverSpec, PlanOutcome, RegionName, Selection, SwitchoverSpec};
+use tokio::time::{sleep, timeout};
+
+use super::network::Place;
+use super::node::Life;
+use super::planet::Planet;
+
+/// How long other nodes may take to say what they have.
+const PATIENCE: Duration = Duration::from_millis(700);
+
+/// About the size of the question.
+const QUESTION_BYTES: usize = 100;
+
+impl Planet {
+    /// An operator has a bucket's primary moved to the region of a node, and waits for what comes of it.
+    pub(crate) async fn switch_over(&self, bucket: usize, to: usize, lag_ms_max: u64, pause_ms_max: u64) {
+        let (Some(spec), Some(to)) = (self.spec(bucket), self.region_name(to)) else { return };
+        let action = Action::Switchover(SwitchoverSpec {
+            to,
+            buckets: Selection::Named(vec![spec.name.clone()]),
+            lag_ms_max,
+            pause_ms_max,
+            reason: String::new(),
+        });
+        let Some(operator) = self.lives().next() else { return };
+        self.operate(&operator, action, ["switchover refused", "switchover done", "switchover given up"]).await;
+    }
+
+    /// An operator has a bucket taken from its primary, which need not answer, and waits for what comes of it. `forced`: what an
+    /// estimate says may be lost is agreed to.
+    pub(crate) async fn fail_over(&self, bucket: usize, to: Option<usize>, forced: bool) {
+        let Some(spec) = self.spec(bucket) else { return };
+        let to = to.and_then(|to| self.region_name(to));
+        let Some(operator) = self.survivor(bucket) else { return };
+        let (consent, words) = if forced {
+            let consent = self.consent(&operator, bucket, to.clone()).await;
+            (consent, ["forced failover refused", "forced failover done", "forced failover given up"])
+        } else {
+            (None, ["failover refused", "failover done", "failover given up"])
+        };
+        let action = Action::Failover(FailoverSpec {
+            buckets: Selection::Named(vec![spec.name.clone()]),
+            to,
+            consent,
+            automatic: false,
+            reason: String::new(),
+        });
+        self.operate(&operator, action, words).await;
+    }
+
+    fn region_name(&self, node: usize) -> Option<RegionName> {
+        self.body(node).map(|body| body.region_name.clone())
+    }
+
+    /// The node of a bucket's primary, as the copy of the metadata that is furthest has it.
+    pub(crate) fn primary_of(&self, bucket: usize) -> Option<usize> {
+        let name = &self.spec(bucket)?.name;
+        let primary = self.buckets().iter().find(|known| known.name == *name)?.primary?;
+        self.regions().iter().position(|region| *region == primary)
+    }
+
+    /// A node outside of the primary's region; any, if there is none.
+    fn survivor(&self, bucket: usize) -> Option<Arc<Life>> {
+        let primary = self.primary_of(bucket);
+        let elsewhere = self.lives().find(|life| Some(life.number) != primary);
+        elsewhere.or_else(|| self.lives().next())
+    }
+
+    /// What an operator agrees to: what a node estimates. `None` when it says that nothing need be lost, or can be done.
+    async fn consent(&self, at: &Arc<Life>, bucket: usize, to: Option<RegionName>) -> Option<Consent> {
+        let topology = at.plane.copy.topology();
+        let id = *topology.bucket_ids.get(&self.spec(bucket)?.name)?;
+        let to = to.and_then(|to| topology.region_named(to.as_str())).map(|region| region.id);
+        let others = (0..self.nodes()).filter(|node| *node != at.number);
+        let asked = others.map(|node| {
+            let answer = self.wires().call(Place::Node(at.number), node, QUESTION_BYTES, move |life| {
+                async move { life.facts(id) }.boxed()
+            });
+            timeout(PATIENCE, answer)
+        });
+        let mut heard = Heard::default();
+        for answer in join_all(asked).await {
+            if let Ok(Ok(Some(facts))) = answer {
+                heard.add(facts);
+            }
+        }
+        if let Some(own) = at.facts(id) {
+            heard.add(own);
+        }
+        let buckets = [Arc::clone(topology.buckets.get(&id)?)];
+        estimate(&Asked { here: at.replica.region, to, topology: &topology, buckets: &buckets }, &heard).consent
+    }
+
+    async fn operate(&self, operator: &Life, action: Action, [refused, done, given_up]: [&'static str; 3]) {
+        let Ok(Reply::Operation { plan }) = operator.asker.propose("an operator", action).await else {
+            return self.hit(refused);
+        };
+        loop {
+            sleep(Duration::from_millis(100)).await;
+            // Any copy may be late, or its node gone.
+            let known = self.lives().find_map(|life| life.plane.copy.read(|state| state.plan(plan).cloned()));
+            let Some(known) = known.filter(|it| it.ended_ms.is_some()) else { continue };
+            return self.hit(match known.outcome() {
+                PlanOutcome::Done => done,
+                PlanOutcome::UnderWay | PlanOutcome::PartlyRestored | PlanOutcome::Restored => given_up,
+            });
+        }
+    }
+}
