@@ -69,7 +69,8 @@ fn alone(records: &[Record], region: RegionId) -> Vec<(u64, u64)> {
             _ => continue,
         }
         let is_down = |of: RegionId| down.iter().any(|(it, _)| *it == of);
-        let is_alone = is_down(region) && down.iter().all(|(it, _)| *it == region) && broken.values().all(|it| *it == 0);
+        let is_alone =
+            is_down(region) && down.iter().all(|(it, _)| *it == region) && broken.values().all(|it| *it == 0);
         match (since_us, is_alone) {
             (None, true) => since_us = Some(record.at_us),
             (Some(since), false) => {

@@ -42,9 +42,9 @@ pub fn duration(time: Duration) -> String {
     }
 }
 
-/// A duration given in milliseconds.
+/// A duration given in whole milliseconds.
 pub fn millis(millis: u64) -> String {
-    duration(Duration::from_millis(millis))
+    if millis == 0 { "< 1 ms".to_owned() } else { duration(Duration::from_millis(millis)) }
 }
 
 /// `83 %`; `-` of nothing.
@@ -65,7 +65,7 @@ mod tests {
         assert_eq!(count(1_234_567), "1,234,567");
         assert_eq!(duration(Duration::from_micros(93)), "93.0 µs");
         assert_eq!(duration(Duration::from_micros(81_400)), "81.4 ms");
-        assert_eq!(millis(0), "0.00 µs");
+        assert_eq!(millis(0), "< 1 ms");
         assert_eq!(millis(2_500), "2.50 s");
         assert_eq!(share(1, 3), "33 %");
         assert_eq!(share(0, 0), "-");

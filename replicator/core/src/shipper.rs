@@ -435,6 +435,11 @@ impl Shipper {
             .collect()
     }
 
+    /// Whether [`Shipper::exposures`] may have something to say: an idle lane has not, and needs no timer for it.
+    pub fn has_exposures(&self) -> bool {
+        matches!(self.state, State::Streaming(_)) && self.said_all != Some((self.head.lsn, self.topology.index))
+    }
+
     /// What the target lacks of each bucket of this lane, where that is news to it (SWI-2); at most [`EXPOSED_MAX`] at a time,
     /// the others come next. Empty until the target has said where it stands.
     pub fn exposures(
@@ -443,11 +448,10 @@ impl Shipper {
         wall_ms: u64,
         counters: &dyn Fn(BucketId) -> (u64, u64),
     ) -> Vec<(BucketId, Exposure)> {
-        let State::Streaming(_) = self.state else { return Vec::new() };
-        let head = self.head.lsn;
-        if self.said_all == Some((head, self.topology.index)) {
+        if !self.has_exposures() {
             return Vec::new();
         }
+        let head = self.head.lsn;
         let lags = self.lags(now, wall_ms, counters);
         self.said.retain(|bucket, _| lags.iter().any(|lag| lag.bucket == *bucket));
         let mut news = Vec::new();

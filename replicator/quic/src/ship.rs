@@ -311,9 +311,9 @@ impl<'a> Shipment<'a> {
 
     /// Waits for the next thing that happens.
     async fn next(&mut self, head: &mut watch::Receiver<Option<Head>>, work: &mut Work<'_>) -> Result<Input, End> {
-        let (deadline, throttled) = {
+        let (deadline, throttled, exposes) = {
             let shipper = lock(self.shipper);
-            (shipper.deadline(), shipper.is_throttled())
+            (shipper.deadline(), shipper.is_throttled(), shipper.has_exposures())
         };
         let timer: OptionFuture<_> = deadline.map(|deadline| sleep_until(deadline.into())).into();
         tokio::select! {
@@ -336,7 +336,7 @@ impl<'a> Shipment<'a> {
                 Ok(Input::Encoded { round, wire_bytes })
             }
             error = self.outlet.drive() => Err(End::Lost(error.to_string())),
-            () = tick(&mut self.expose) => {
+            () = tick(&mut self.expose), if exposes => {
                 self.expose();
                 Ok(Input::Timer)
             }

@@ -1,5 +1,7 @@
 //! An estimate with names instead of numbers, for people and for programs.
 
+use std::collections::BTreeSet;
+
 use meridian_types::{BucketEstimate, Estimate, RegionId, Topology};
 use serde::Serialize;
 
@@ -11,6 +13,8 @@ use crate::output::{Show, Table, millis};
 pub(super) struct View {
     answered_by: String,
     heard: Vec<String>,
+    /// Regions that hold one of the buckets, and did not answer.
+    silent: Vec<String>,
     took_ms: u64,
     buckets: Vec<Row>,
     /// The text to agree with.
@@ -46,17 +50,24 @@ impl View {
         View {
             answered_by: topology.region_label(estimate.region),
             heard: estimate.heard.iter().map(|region| topology.region_label(*region)).collect(),
+            silent: silent(estimate, topology).into_iter().map(|region| topology.region_label(region)).collect(),
             took_ms: estimate.took_ms,
             buckets: estimate.buckets.iter().map(|it| Row::of(it, topology)).collect(),
             run: possible.then(|| format!("meridian failover run {words}{agreed}")),
             consent,
         }
     }
+}
 
-    fn silent(&self) -> Vec<&str> {
-        let silent = self.buckets.iter().filter(|row| !row.primary_answers).map(|row| row.from.as_str());
-        silent.collect::<std::collections::BTreeSet<_>>().into_iter().collect()
+fn silent(estimate: &Estimate, topology: &Topology) -> BTreeSet<RegionId> {
+    let holds = |it: &BucketEstimate| topology.buckets.get(&it.bucket).map(|bucket| bucket.regions.clone());
+    let mut silent = BTreeSet::new();
+    for it in &estimate.buckets {
+        silent.extend(holds(it).into_iter().flatten().filter(|region| *region != it.from));
+        silent.extend((!it.primary_answers).then_some(it.from));
     }
+    silent.retain(|region| !estimate.heard.contains(region));
+    silent
 }
 
 impl Row {
@@ -137,8 +148,8 @@ impl Show for View {
             ]);
         }
         let heard = self.heard.join(", ");
-        let silent = self.silent();
-        let silent = if silent.is_empty() { String::new() } else { format!("; silent: {}", silent.join(", ")) };
+        let silent =
+            if self.silent.is_empty() { String::new() } else { format!("; silent: {}", self.silent.join(", ")) };
         let agree = self.consent.as_ref().map_or("", |_| {
             "\n\n`known to be lost` is what the lost primary had said is missing; `beyond that` is what it may have acknowledged afterwards."
         });
