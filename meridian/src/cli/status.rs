@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use meridian_client::Client;
-use meridian_types::{LaneState, Node, NodeStatus, Topology};
+use meridian_types::{LaneState, Node, NodeStatus, RepairStatus, Topology};
 use serde::Serialize;
 
 use super::bucket::{self, View};
@@ -12,6 +12,7 @@ use super::exit::Failure;
 use super::lag::{bucket_label, lane_state};
 use crate::output::{Format, Show, Table, bytes, count, millis, share, show};
 
+mod repairs;
 mod survival;
 
 #[derive(Debug, clap::Args)]
@@ -41,6 +42,7 @@ async fn gather(client: &Client) -> anyhow::Result<Report> {
         nodes: Vec::new(),
         buckets: topology.buckets.values().map(|bucket| View::of(bucket, &topology)).collect(),
         keys: BTreeMap::new(),
+        repairs: Vec::new(),
         problems: Vec::new(),
         survival: survival::View::default(),
     };
@@ -51,6 +53,7 @@ async fn gather(client: &Client) -> anyhow::Result<Report> {
     }
     add_lanes(client, &mut report, &mut heard, &topology).await?;
     add_digests(client, &mut report, &mut heard, &topology).await?;
+    report.add_repairs(&client.admin().repairs().await?, &topology);
     report.survival = survival::View::of(&heard, &topology);
     report.problems.sort();
     report.problems.dedup();
@@ -119,6 +122,8 @@ struct Report {
     buckets: Vec<View>,
     /// Bucket -> region -> live keys.
     keys: BTreeMap<String, BTreeMap<String, u64>>,
+    /// What is being made equal to its source.
+    repairs: Vec<repairs::Line>,
     problems: Vec<String>,
     /// What can die right now.
     survival: survival::View,
@@ -159,6 +164,20 @@ impl Report {
             witness: node.is_witness(),
             status: status.ok().cloned(),
         });
+    }
+
+    /// A node that doesn't answer is in the table of nodes already.
+    fn add_repairs(
+        &mut self,
+        answers: &[(Node, Result<Vec<RepairStatus>, meridian_client::Error>)],
+        topology: &Topology,
+    ) {
+        let told = answers.iter().filter_map(|(node, answer)| Some((node, answer.as_ref().ok()?)));
+        let repairs = told.flat_map(|(node, repairs)| {
+            let region = topology.region_label(node.region);
+            repairs.iter().map(move |repair| (region.clone(), repair))
+        });
+        self.repairs = repairs::lines(repairs, topology);
     }
 
     fn nodes_table(&self) -> Table {
@@ -232,12 +251,13 @@ impl Show for Report {
             ),
         };
         format!(
-            "cluster {cluster}, {} shards per region, metadata at {} (* leads it)\n\n{}\n\n{}\n{}\n{problems}\n\n{}",
+            "cluster {cluster}, {} shards per region, metadata at {} (* leads it)\n\n{}\n\n{}\n{}{}\n{problems}\n\n{}",
             self.shards,
             self.metadata_index,
             self.nodes_table(),
             bucket::table(&self.buckets),
             self.keys_line(),
+            repairs::text(&self.repairs),
             self.survival.text(),
         )
     }
@@ -268,6 +288,7 @@ mod tests {
             nodes: Vec::new(),
             buckets: Vec::new(),
             keys: BTreeMap::from([("orders".to_owned(), BTreeMap::from([("us-east".to_owned(), 1234)]))]),
+            repairs: Vec::new(),
             problems: Vec::new(),
             survival: survival::View::default(),
         };

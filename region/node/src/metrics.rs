@@ -6,10 +6,11 @@ use std::time::Duration;
 
 use meridian_region_core::exposure::Exposed;
 use meridian_types::{Bucket, BucketName, Policy, Read, Refusal, RefusalKind, Request, Response, Standing, Write};
-use opentelemetry::metrics::{Histogram, Meter, MeterProvider, NoopMeterProvider};
+use opentelemetry::metrics::{AsyncInstrument, Histogram, Meter, MeterProvider, NoopMeterProvider};
 use opentelemetry::{KeyValue, global};
 
 use crate::node::Node;
+use crate::repair::Figures;
 
 /// Buckets of the latency histogram, in seconds: from a read out of memory to a deadline.
 const LATENCY_BOUNDS: [f64; 14] =
@@ -130,6 +131,58 @@ pub(crate) fn observe(node: &Arc<Node>) {
     staleness(node);
     standings(node);
     exposures(node);
+    repairs(node);
+}
+
+/// Replicas that are being made equal to their source, in the shards this node leads.
+fn repairs(node: &Arc<Node>) {
+    let figures =
+        |node: &Weak<Node>| node.upgrade().map(|node| node.repairs.table.figures(tokio::time::Instant::now()));
+    let shards = Arc::downgrade(node);
+    meter()
+        .u64_observable_gauge("meridian.region.repair.shards")
+        .with_unit("{shard}")
+        .with_description("Buckets, shard by shard, that are being repaired, or wait for it")
+        .with_callback(move |observer| {
+            if let Some(figures) = figures(&shards) {
+                observer.observe(figures.running, &[KeyValue::new("state", "running")]);
+                observer.observe(figures.waiting, &[KeyValue::new("state", "waiting")]);
+            }
+        })
+        .build();
+    type Figure = fn(&Figures) -> u64;
+    let observe = |node: &Arc<Node>, read: Figure| {
+        let node = Arc::downgrade(node);
+        move |observer: &dyn AsyncInstrument<u64>| {
+            if let Some(figures) = figures(&node) {
+                observer.observe(read(&figures), &[]);
+            }
+        }
+    };
+    meter()
+        .u64_observable_gauge("meridian.region.repair.rows.left")
+        .with_unit("{row}")
+        .with_description("Rows that running repairs have yet to compare")
+        .with_callback(observe(node, |figures| figures.rows_left))
+        .build();
+    meter()
+        .u64_observable_gauge("meridian.region.repair.eta")
+        .with_unit("ms")
+        .with_description("How long the slowest running repair still takes, about; 0 while that is not known")
+        .with_callback(observe(node, |figures| figures.eta_ms))
+        .build();
+    meter()
+        .u64_observable_counter("meridian.region.repair.ended")
+        .with_unit("{repair}")
+        .with_description("Repairs that are over")
+        .with_callback(observe(node, |figures| figures.ended_total))
+        .build();
+    meter()
+        .u64_observable_counter("meridian.region.repair.bytes")
+        .with_unit("By")
+        .with_description("Bytes received for repairs")
+        .with_callback(observe(node, |figures| figures.bytes_total))
+        .build();
 }
 
 /// Per sync bucket whose primary is here.

@@ -33,7 +33,7 @@ use meridian_types::BucketId;
 pub(crate) use attempt::propose;
 pub(crate) use pace::Pace;
 pub(crate) use serve::Sources;
-pub(crate) use table::Table;
+pub(crate) use table::{Figures, Table};
 pub(crate) use watch::watch;
 
 /// Why a primary that was lost is not made equal to its successor yet.

@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
+use futures::future::join_all;
 use meridian_region_core::drill::{latency, written_keys};
 use meridian_types::{
     Bucket, BucketId, DrillBucket, DrillLatency, DrillReport, DrillStep, Effect, Key, Outcome, Read, ReadLevel,
@@ -67,25 +68,25 @@ impl Rehearsal<'_> {
         let promoted = Instant::now();
         teller.progress(DrillStep::TakeOver, 0, 1);
         self.fork.plane.promote(self.region);
-        for bucket in self.fork.plane.buckets() {
-            let keys = written_keys(self.id, bucket.id, self.shards, self.count)?;
-            let first_us = self.first_writes(&bucket, &keys, promoted).await?;
-            let writes = DrillLatency { first_us, ..DrillLatency::default() };
-            report.buckets.push(DrillBucket {
-                bucket: bucket.id,
-                epoch: bucket.epoch,
-                writes,
-                ..DrillBucket::default()
-            });
-            self.keys.insert(bucket.id, keys);
+        let buckets = self.fork.plane.buckets();
+        for bucket in &buckets {
+            self.keys.insert(bucket.id, written_keys(self.id, bucket.id, self.shards, self.count)?);
+        }
+        let first = join_all(buckets.iter().map(|bucket| self.first_answers(bucket, promoted))).await;
+        for (bucket, first) in buckets.iter().zip(first) {
+            let (read_us, write_us) = first?;
+            let latency = |first_us| DrillLatency { first_us, ..DrillLatency::default() };
+            let (reads, writes) = (latency(read_us), latency(write_us));
+            let (bucket, epoch) = (bucket.id, bucket.epoch);
+            report.buckets.push(DrillBucket { bucket, epoch, reads, writes, faults: Vec::new() });
         }
         report.steps.push((DrillStep::TakeOver, micros(promoted)));
-        self.measure(teller, report, promoted).await;
+        self.measure(teller, report).await;
         Ok(())
     }
 
     /// Reads and writes in every bucket, one request after the other.
-    async fn measure(&self, teller: &Teller, report: &mut DrillReport, promoted: Instant) {
+    async fn measure(&self, teller: &Teller, report: &mut DrillReport) {
         let count = |many: usize| many as u64;
         let buckets = self.fork.plane.buckets();
         let (begun, mut done) = (Instant::now(), 0);
@@ -95,7 +96,7 @@ impl Rehearsal<'_> {
                 done += 1;
                 teller.progress(DrillStep::Read, done, total);
             };
-            self.read(bucket, promoted, row, tell).await;
+            self.read(bucket, row, tell).await;
         }
         report.steps.push((DrillStep::Read, micros(begun)));
 
@@ -153,35 +154,42 @@ impl Rehearsal<'_> {
         Err(Refusal::new(RefusalKind::Conflict, "not every shard of the copy is whole"))
     }
 
-    /// Writes one key in every shard, which waits until the epoch has begun there; tells when the first one was acknowledged.
-    async fn first_writes(&self, bucket: &Bucket, keys: &[Key], promoted: Instant) -> Result<u64, Refusal> {
+    /// Reads a key, and writes one in every shard, all at once as clients do that have waited: each waits until the epoch has
+    /// begun in its shard. Tells when the read was answered, and the first write acknowledged, in microseconds since `promoted`.
+    async fn first_answers(&self, bucket: &Bucket, promoted: Instant) -> Result<(u64, u64), Refusal> {
         let mut reached: BTreeMap<ShardId, &Key> = BTreeMap::new();
-        for key in keys {
+        for key in self.keys.get(&bucket.id).into_iter().flatten() {
             reached.entry(key.shard(bucket.id, self.shards)).or_insert(key);
         }
-        let mut first_us = None;
-        for key in reached.values() {
+        let read = async {
+            if let Some(first) = self.sample.get(&bucket.id).and_then(|sample| sample.first()) {
+                self.get(bucket, &first.key).await?;
+            }
+            Ok::<u64, Refusal>(micros(promoted))
+        };
+        let writes = join_all(reached.into_values().map(|key| async move {
             self.put(bucket, key).await?;
-            first_us.get_or_insert_with(|| micros(promoted));
-        }
-        Ok(first_us.unwrap_or_default())
+            Ok::<u64, Refusal>(micros(promoted))
+        }));
+        let (read, writes) = futures::future::join(read, writes).await;
+        let writes = writes.into_iter().collect::<Result<Vec<u64>, Refusal>>()?;
+        Ok((read?, writes.into_iter().min().unwrap_or_default()))
     }
 
     /// Reads the sample, and a page.
-    async fn read(&self, bucket: &Bucket, promoted: Instant, row: &mut DrillBucket, done: &mut (dyn FnMut() + Send)) {
+    async fn read(&self, bucket: &Bucket, row: &mut DrillBucket, done: &mut (dyn FnMut() + Send)) {
         let sample = self.sample.get(&bucket.id).map(Vec::as_slice).unwrap_or_default();
-        let (mut took, mut first_us) = (Vec::with_capacity(sample.len()), None);
+        let mut took = Vec::with_capacity(sample.len());
         for sampled in sample {
             let begun = Instant::now();
             let answer = self.get(bucket, &sampled.key).await;
             took.push(micros(begun));
-            first_us.get_or_insert_with(|| micros(promoted));
             if let Some(fault) = self.judge(sampled, &answer) {
                 blame(row, format!("a key of it was read wrongly: {fault}"));
             }
             done();
         }
-        row.reads = latency(first_us.unwrap_or_default(), took);
+        row.reads = latency(row.reads.first_us, took);
         match self.scan(bucket).await {
             Ok(0) if !sample.is_empty() => blame(row, "a scan finds nothing, but there are keys".to_owned()),
             Ok(_) => {}

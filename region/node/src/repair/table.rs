@@ -38,6 +38,24 @@ struct Inner {
     resting: BTreeMap<Place, Resting>,
     asked: BTreeMap<Place, Asked>,
     ended: VecDeque<RepairStatus>,
+    /// Since the node started: repairs that are over, and bytes received for any.
+    ended_total: u64,
+    bytes_total: u64,
+}
+
+/// What there is to count; totals since the node started.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub(crate) struct Figures {
+    /// Buckets, shard by shard, that are being made equal now.
+    pub(crate) running: u64,
+    /// Those that are to be, and wait.
+    pub(crate) waiting: u64,
+    /// Rows of the running ones that are not compared yet, as far as they are known.
+    pub(crate) rows_left: u64,
+    /// How long the slowest of the running ones still takes, about; 0 when that is not known.
+    pub(crate) eta_ms: u64,
+    pub(crate) ended_total: u64,
+    pub(crate) bytes_total: u64,
 }
 
 struct Running {
@@ -110,7 +128,9 @@ impl Table {
 
     /// It got on.
     pub(crate) fn note(&self, place: Place, progress: Progress, bytes: u64) {
-        if let Some(running) = self.inner().running.get_mut(&place) {
+        let mut inner = self.inner();
+        inner.bytes_total += bytes;
+        if let Some(running) = inner.running.get_mut(&place) {
             let status = &mut running.status;
             (status.rows_total, status.rows_compared) = (progress.rows_total, progress.rows_compared);
             status.rows_moved = progress.rows_moved;
@@ -129,6 +149,7 @@ impl Table {
             Ok(()) => {
                 status.done = true;
                 status.running_ms = millis(now - since);
+                inner.ended_total += 1;
                 inner.ended.push_back(status);
                 let surplus = inner.ended.len().saturating_sub(ENDED_MAX);
                 inner.ended.drain(..surplus);
@@ -172,19 +193,47 @@ impl Table {
     /// What operators see: what is under way, what waits, and what is over.
     pub(crate) fn statuses(&self, now: Instant) -> Vec<RepairStatus> {
         let inner = self.inner();
-        let running = inner.running.values().map(|running| {
-            let left = running.status.rows_total.saturating_sub(running.status.rows_compared);
-            let eta_ms = running
-                .moving
-                .filter(|_| running.status.rows_compared > 0)
-                .map_or(0, |moving| millis(now - moving).saturating_mul(left) / running.status.rows_compared.max(1));
-            RepairStatus { running_ms: millis(now - running.since), eta_ms, ..running.status.clone() }
+        let running = inner.running.values().map(|running| RepairStatus {
+            running_ms: millis(now - running.since),
+            eta_ms: running.eta_ms(now),
+            ..running.status.clone()
         });
         let resting = inner
             .resting
             .values()
             .map(|resting| RepairStatus { running_ms: millis(now - resting.since), ..resting.status.clone() });
         running.chain(resting).chain(inner.ended.iter().cloned()).collect()
+    }
+
+    /// What metrics count.
+    pub(crate) fn figures(&self, now: Instant) -> Figures {
+        let inner = self.inner();
+        let asked = inner.asked.keys().filter(|place| {
+            // What rests was asked for, maybe, and is one thing.
+            !inner.running.contains_key(place) && !inner.resting.contains_key(place)
+        });
+        Figures {
+            running: inner.running.len() as u64,
+            waiting: (inner.resting.len() + asked.count()) as u64,
+            rows_left: inner.running.values().map(Running::rows_left).sum(),
+            eta_ms: inner.running.values().map(|running| running.eta_ms(now)).max().unwrap_or_default(),
+            ended_total: inner.ended_total,
+            bytes_total: inner.bytes_total,
+        }
+    }
+}
+
+impl Running {
+    fn rows_left(&self) -> u64 {
+        self.status.rows_total.saturating_sub(self.status.rows_compared)
+    }
+
+    /// As long as what was compared took, in proportion; 0 while nothing was.
+    fn eta_ms(&self, now: Instant) -> u64 {
+        let moving = self.moving.filter(|_| self.status.rows_compared > 0);
+        moving.map_or(0, |moving| {
+            millis(now - moving).saturating_mul(self.rows_left()) / self.status.rows_compared.max(1)
+        })
     }
 }
 
@@ -222,6 +271,23 @@ mod tests {
         let over = &table.statuses(now + REST_MAX)[0];
         assert_eq!((over.done, over.attempts, over.running_ms), (true, 2, 10_000));
         assert!(table.asked().is_empty());
+    }
+
+    #[test]
+    fn what_is_counted_is_what_is_shown() {
+        let (table, now) = (Table::default(), Instant::now());
+        drop(table.ask(place(0), need()).unwrap());
+        drop(table.ask(place(1), need()).unwrap());
+        assert_eq!(table.figures(now), Figures { waiting: 2, ..Figures::default() });
+        assert!(table.begin(place(0), &need(), now) && table.begin(place(2), &need(), now));
+        table.note(place(0), Progress { rows_total: 10, rows_compared: 4, rows_moved: 1 }, 700);
+        table.end(place(2), Err("not yet".to_owned()), now);
+        let figures = table.figures(now + REST_MAX);
+        assert_eq!((figures.running, figures.waiting, figures.rows_left, figures.bytes_total), (1, 2, 6, 700));
+        assert_eq!(figures.eta_ms, table.statuses(now + REST_MAX)[0].eta_ms);
+        table.end(place(0), Ok(()), now);
+        let figures = table.figures(now);
+        assert_eq!((figures.running, figures.waiting, figures.ended_total, figures.bytes_total), (0, 2, 1, 700));
     }
 
     #[test]
