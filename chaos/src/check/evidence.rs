@@ -244,7 +244,8 @@ fn set_aside(setup: &Setup, forks: &Forks, operations: &mut Vec<Operation>) -> V
         let at = operation.keys().into_iter().map(|key| key.shard(bucket.id, setup.shards)).find(|shard| {
             answer.session.seen(bucket.id, *shard).is_some_and(|seen| forks.has_undone(bucket.id, *shard, seen))
         });
-        let saw = operation.found().iter().filter_map(|(_, found)| *found).any(|it| forks.is_undone(bucket.id, it.version));
+        let saw =
+            operation.found().iter().filter_map(|(_, found)| *found).any(|it| forks.is_undone(bucket.id, it.version));
         let is_undone = match (&operation.request, operation.written()) {
             (Request::Write { .. }, Some(version)) => forks.is_undone(bucket.id, version),
             (Request::Write { .. }, None) | (Request::Read { .. }, _) => saw || at.is_some(),

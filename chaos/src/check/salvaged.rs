@@ -25,7 +25,10 @@ pub(super) fn check(evidence: &Evidence) -> Result<Stats, Violation> {
         if !fork.lost.unbounded && count > fork.lost.operations {
             let sentence =
                 format!("{} was to lose at most {}, but undid {count} acknowledged writes", named(failover), fork.lost);
-            return Err(lost.acknowledged.iter().fold(broken("salvaged", sentence), |it, (_, write)| it.showing(write)));
+            return Err(lost
+                .acknowledged
+                .iter()
+                .fold(broken("salvaged", sentence), |it, (_, write)| it.showing(write)));
         }
         stats.checked += lost.kept(evidence, failover)?;
     }
@@ -65,11 +68,8 @@ struct Lost<'a> {
 impl<'a> Lost<'a> {
     fn of(evidence: &'a Evidence, place: usize) -> Lost<'a> {
         let known = requests(evidence);
-        let told: BTreeMap<(BucketId, RequestId), &Operation> = evidence
-            .undone
-            .iter()
-            .filter_map(|it| Some(((evidence.bucket_of(it)?.id, request(it)?), it)))
-            .collect();
+        let told: BTreeMap<(BucketId, RequestId), &Operation> =
+            evidence.undone.iter().filter_map(|it| Some(((evidence.bucket_of(it)?.id, request(it)?), it))).collect();
         let mut lost = Lost { acknowledged: Vec::new(), last: BTreeMap::new() };
         for undone in evidence.forks.undone.iter().filter(|it| it.failover == place) {
             let id = (undone.entry.bucket, undone.entry.request);
@@ -103,10 +103,11 @@ impl<'a> Lost<'a> {
                 let as_left = kept.is_some_and(|(bundle, kept)| is_as_left(bundle, kept, key, last));
                 if !as_left {
                     let what = if kept.is_some() { "is in no salvage as it was" } else { "is in no salvage" };
-                    let sentence = format!("{} undid an acknowledged write of {} that {what}", named(failover), show::key(key));
-                    let salvages = salvage.iter().map(|it| {
-                        format!("region {} kept {} with {} keys", it.region, it.bundle.id, it.keys.len())
-                    });
+                    let sentence =
+                        format!("{} undid an acknowledged write of {} that {what}", named(failover), show::key(key));
+                    let salvages = salvage
+                        .iter()
+                        .map(|it| format!("region {} kept {} with {} keys", it.region, it.bundle.id, it.keys.len()));
                     let violation = broken("salvaged", sentence).showing(operation).showing(last);
                     return Err(salvages.fold(violation, |it, line| it.showing(line)));
                 }

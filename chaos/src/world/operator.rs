@@ -85,9 +85,9 @@ impl Planet {
         let to = to.and_then(|to| topology.region_named(to.as_str())).map(|region| region.id);
         let others = (0..self.nodes()).filter(|node| *node != at.number);
         let asked = others.map(|node| {
-            let answer = self.wires().call(Place::Node(at.number), node, QUESTION_BYTES, move |life| {
-                async move { life.facts(id) }.boxed()
-            });
+            let answer = self
+                .wires()
+                .call(Place::Node(at.number), node, QUESTION_BYTES, move |life| async move { life.facts(id) }.boxed());
             timeout(PATIENCE, answer)
         });
         let mut heard = Heard::default();
