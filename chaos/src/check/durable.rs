@@ -53,17 +53,20 @@ fn acknowledged(evidence: &Evidence, copies: Option<&Copies>) -> Result<u64, Vio
 /// A write: its bucket, and its place in its origin's log.
 type Place = (BucketId, RegionId, ShardId, Lsn);
 
+/// Which region has everything up to where, and since when.
+type Brought = Vec<(RegionId, Lsn, u64)>;
+
 /// Whose an entry was, and when each region first applied it.
 struct Copies {
     first: HashMap<Place, (RequestId, Vec<(RegionId, u64)>)>,
-    /// Which region a repair brought everything up to where, and when.
-    brought: HashMap<(BucketId, RegionId, ShardId), Vec<(RegionId, Lsn, u64)>>,
+    /// What repairs brought of an origin's log.
+    brought: HashMap<(BucketId, RegionId, ShardId), Brought>,
 }
 
 impl Copies {
     fn of(records: &[Record]) -> Copies {
         let mut first: HashMap<Place, (RequestId, Vec<(RegionId, u64)>)> = HashMap::new();
-        let mut brought: HashMap<_, Vec<(RegionId, Lsn, u64)>> = HashMap::new();
+        let mut brought: HashMap<_, Brought> = HashMap::new();
         for record in records {
             if let Fact::Repaired { replica, shard, bucket, positions, .. } = &record.fact {
                 for (origin, lsn) in positions.iter().filter(|(origin, _)| *origin != replica.region) {
