@@ -13,7 +13,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::hash::{Hash, Hasher};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use meridian_types::{BucketId, Epoch, Lsn, RegionId, ShardId};
+use meridian_types::{BucketId, Epoch, Lsn, Positions, RegionId, ShardId};
 use xxhash_rust::xxh3::Xxh3;
 
 pub use fact::{Copies, Entry, Fact, Fork, Replacing, Replica, Standing, Verdict};
@@ -40,6 +40,8 @@ struct Book {
     /// Entries that wait for a seal, in the order in which it will set them free: the shard tells of them by their
     /// requests alone, and retries of one request may wait side by side.
     parked: HashMap<(Replica, ShardId), BTreeMap<Waiting, Entry>>,
+    /// How far the buckets of a replica's shard have come since its last start.
+    reached: HashMap<(Replica, ShardId), HashMap<BucketId, Positions>>,
     /// Facts are hashed but not kept.
     blind: bool,
 }
@@ -58,6 +60,9 @@ impl Trace {
     pub fn record(&self, at_us: u64, fact: Fact) {
         let record = Record { at_us, fact };
         let mut book = self.book();
+        if let Fact::Restarted { replica, shard, .. } = &record.fact {
+            book.reached.remove(&(*replica, *shard));
+        }
         record.hash(&mut book.hash);
         if !book.blind {
             book.records.push(record);

@@ -1,7 +1,7 @@
 //! DUR-2, honest durability: an acknowledgement that claims k regions is given no earlier than k regions have the write,
 //! and never claims less than the bucket's policy and the request ask for.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 
 use meridian_types::{BucketId, Lsn, RegionId, Request, RequestId, ShardId};
 
@@ -53,26 +53,50 @@ fn acknowledged(evidence: &Evidence, copies: Option<&Copies>) -> Result<u64, Vio
 /// A write: its bucket, and its place in its origin's log.
 type Place = (BucketId, RegionId, ShardId, Lsn);
 
+/// Which region has everything up to where, and since when.
+type Brought = Vec<(RegionId, Lsn, u64)>;
+
 /// Whose an entry was, and when each region first applied it.
 struct Copies {
     first: HashMap<Place, (RequestId, Vec<(RegionId, u64)>)>,
+    /// What repairs brought of an origin's log.
+    brought: HashMap<(BucketId, RegionId, ShardId), Brought>,
 }
 
 impl Copies {
     fn of(records: &[Record]) -> Copies {
         let mut first: HashMap<Place, (RequestId, Vec<(RegionId, u64)>)> = HashMap::new();
+        let mut brought: HashMap<_, Brought> = HashMap::new();
         for record in records {
+            if let Fact::Repaired { replica, shard, bucket, positions, .. } = &record.fact {
+                for (origin, lsn) in positions.iter().filter(|(origin, _)| *origin != replica.region) {
+                    let known = brought.entry((*bucket, *origin, *shard)).or_default();
+                    known.push((replica.region, *lsn, record.at_us));
+                }
+            }
             let Fact::Applied { replica, shard, entry } = &record.fact else { continue };
             if entry.verdict == Verdict::Void {
                 continue;
             }
             let place = (entry.bucket, entry.origin, *shard, entry.source_lsn);
-            let (_, copies) = first.entry(place).or_insert_with(|| (entry.request, Vec::new()));
+            // What was decided before rests on another entry: of a kept failure nobody knows on which.
+            let decides = entry.verdict != Verdict::Repeated;
+            let by = if decides { entry.request } else { RequestId::default() };
+            let (_, copies) = first.entry(place).or_insert_with(|| (by, Vec::new()));
             if copies.iter().all(|(region, _)| *region != replica.region) {
                 copies.push((replica.region, record.at_us));
             }
         }
-        Copies { first }
+        Copies { first, brought }
+    }
+
+    /// The regions that had a write by that time.
+    fn regions(&self, (bucket, origin, shard, lsn): Place, by_us: u64) -> BTreeSet<RegionId> {
+        let applied = self.first.get(&(bucket, origin, shard, lsn)).map_or(&[][..], |(_, copies)| copies.as_slice());
+        let applied = applied.iter().filter(|(_, at_us)| *at_us <= by_us).map(|(region, _)| *region);
+        let brought = self.brought.get(&(bucket, origin, shard)).map_or(&[][..], Vec::as_slice).iter();
+        let brought = brought.filter(|(_, up_to, at_us)| *up_to >= lsn && *at_us <= by_us).map(|(region, ..)| *region);
+        applied.chain(brought).collect()
     }
 
     /// A session may also have seen what others wrote: that is held to nothing here.
@@ -82,7 +106,7 @@ impl Copies {
             return Ok(());
         }
         let copies = known.map_or(&[][..], |(_, copies)| copies.as_slice());
-        let had = copies.iter().filter(|(_, at_us)| *at_us <= by_us).count();
+        let had = self.regions(place, by_us).len();
         if had >= claimed {
             return Ok(());
         }

@@ -11,7 +11,7 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 
 use meridian_types::entry::Kind;
-use meridian_types::{BucketId, Epoch, Loss, Lsn, PlanId, Positions, RegionId, RequestId, ShardId, Version};
+use meridian_types::{BucketId, Loss, Lsn, PlanId, Positions, RegionId, RequestId, ShardId, Version};
 
 use crate::trace::{Entry, Fact, Fork, Record, Replacing, Verdict};
 
@@ -52,6 +52,14 @@ impl Undone {
     }
 }
 
+/// Positions of a region's log that are undone: behind the first, up to the second.
+#[derive(Clone, Copy, Debug)]
+struct Stretch {
+    region: RegionId,
+    cut: Lsn,
+    end: Lsn,
+}
+
 /// All that failovers undid in a run.
 #[derive(Clone, Debug, Default)]
 pub struct Forks {
@@ -59,8 +67,7 @@ pub struct Forks {
     pub failovers: Vec<Failover>,
     /// Entries that are undone, in the order in which they were applied.
     pub undone: Vec<Undone>,
-    /// Positions of a region's log that are: behind the first, up to the second.
-    stretches: HashMap<(BucketId, ShardId), Vec<(RegionId, Lsn, Lsn)>>,
+    stretches: HashMap<(BucketId, ShardId), Vec<Stretch>>,
     versions: HashSet<(BucketId, Version)>,
     positions: HashSet<(BucketId, RegionId, ShardId, Lsn)>,
 }
@@ -76,15 +83,6 @@ impl Forks {
     }
 
     fn undo(&mut self, records: &[Record]) {
-        let cuts: Vec<(usize, BucketId, RegionId, Epoch, BTreeMap<ShardId, Lsn>)> = self
-            .failovers
-            .iter()
-            .enumerate()
-            .filter_map(|(place, it)| {
-                let fork = it.fork()?;
-                Some((place, it.bucket, it.from, fork.epoch, fork.cut.iter().copied().collect()))
-            })
-            .collect();
         let mut ends: BTreeMap<(usize, ShardId), (Lsn, Lsn)> = BTreeMap::new();
         for record in records {
             let Fact::Applied { replica, shard, entry } = &record.fact else { continue };
@@ -92,34 +90,36 @@ impl Forks {
             if !own || !matches!(entry.kind, Kind::Write | Kind::Expire) {
                 continue;
             }
-            // The first failover that its epoch did not outlive decided about it.
-            let fork = cuts.iter().find(|(_, bucket, from, epoch, _)| {
-                (*bucket, *from) == (entry.bucket, entry.origin) && entry.epoch < *epoch
-            });
-            let Some((place, .., cut)) = fork else { continue };
-            let Some(cut) = cut.get(shard).filter(|cut| entry.source_lsn > **cut) else { continue };
-            let (_, end) = ends.entry((*place, *shard)).or_insert((*cut, *cut));
+            let Some((place, fork)) = self.fork_of(entry) else { continue };
+            let cut = fork.cut.iter().find(|(of, cut)| of == shard && entry.source_lsn > *cut);
+            let Some((_, cut)) = cut.copied() else { continue };
+            let (_, end) = ends.entry((place, *shard)).or_insert((cut, cut));
             *end = (*end).max(entry.source_lsn);
             // A restart applies it again.
             if self.positions.insert((entry.bucket, entry.origin, *shard, entry.source_lsn)) {
-                let undone = Undone { failover: *place, shard: *shard, at_us: record.at_us, entry: *entry };
+                let undone = Undone { failover: place, shard: *shard, at_us: record.at_us, entry: *entry };
                 self.versions.insert((entry.bucket, undone.version()));
                 self.undone.push(undone);
             }
         }
         for ((place, shard), (cut, end)) in ends {
             let Failover { bucket, from, .. } = self.failovers[place];
-            self.stretches.entry((bucket, shard)).or_default().push((from, cut, end));
+            self.stretches.entry((bucket, shard)).or_default().push(Stretch { region: from, cut, end });
         }
+    }
+
+    /// The first failover that the epoch of a region's own entry did not outlive: it decided about the entry.
+    fn fork_of(&self, entry: &Entry) -> Option<(usize, &Fork)> {
+        let forks = self.failovers.iter().enumerate().filter_map(|(place, it)| Some((place, it, it.fork()?)));
+        let mut deciding = forks
+            .filter(|(_, it, fork)| (it.bucket, it.from) == (entry.bucket, entry.origin) && entry.epoch < fork.epoch);
+        deciding.next().map(|(place, _, fork)| (place, fork))
     }
 
     /// Whether a state with these positions has something that is undone.
     pub fn has_undone(&self, bucket: BucketId, shard: ShardId, positions: &Positions) -> bool {
         let stretches = self.stretches.get(&(bucket, shard)).map_or(&[][..], Vec::as_slice);
-        stretches.iter().any(|(region, cut, end)| {
-            let has = positions.of(*region);
-            has > *cut && has <= *end
-        })
+        stretches.iter().any(|it| (Lsn(it.cut.0 + 1)..=it.end).contains(&positions.of(it.region)))
     }
 
     /// Whether a version is of an undone entry.

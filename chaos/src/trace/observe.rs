@@ -6,7 +6,7 @@ use bytes::Bytes;
 use meridian_region_core::{Applied, Shard, WriteResult};
 use meridian_types::entry::{HEADER_BYTES, Header, Kind};
 use meridian_types::frame::Frame;
-use meridian_types::{BucketId, ClientId, Hlc, Lsn, Outcome, RequestId, ShardId};
+use meridian_types::{BucketId, ClientId, Hlc, Lsn, Outcome, RegionId, RequestId, ShardId};
 
 use super::Trace;
 use super::fact::{Entry, Fact, Replica, Standing, Verdict};
@@ -28,6 +28,7 @@ impl Trace {
                 let verdict = own_verdict(&header, applied);
                 let entry = fact(lsn, lsn, &header, verdict);
                 self.record(at_us, Fact::Applied { replica, shard: shard.id(), entry });
+                self.reach(replica, shard, header.bucket);
                 if header.kind == Kind::Repair {
                     self.repaired(at_us, replica, shard, header.bucket, lsn);
                 }
@@ -49,6 +50,10 @@ impl Trace {
             let Ok(header) = Header::decode(entry) else { continue };
             if !touched.contains(&header.bucket) {
                 touched.push(header.bucket);
+            }
+            // A repair has brought it, and maybe a retry of it is what the next answer is about.
+            if self.has_reached(place, header.bucket, header.origin) >= *source_lsn {
+                continue;
             }
             let identified = header.kind == Kind::Write && header.id.client != ClientId(0);
             let position = shard.digest(header.bucket).map(|digest| digest.positions.of(header.origin));
@@ -79,7 +84,23 @@ impl Trace {
         let (source, lane) = (done.source, done.lane);
         let (previous, last) = (frame.header.previous, done.watermark);
         self.record(at_us, Fact::FrameApplied { replica, shard: shard.id(), source, lane, previous, last, lsn });
-        touched.into_iter().for_each(|bucket| self.stands(at_us, replica, shard, bucket));
+        for bucket in touched {
+            self.reach(replica, shard, bucket);
+            self.stands(at_us, replica, shard, bucket);
+        }
+    }
+
+    /// Remembers how far a bucket has come, for what its next frame brings a second time.
+    fn reach(&self, replica: Replica, shard: &Shard, bucket: BucketId) {
+        let positions = shard.positions(bucket);
+        self.book().reached.entry((replica, shard.id())).or_default().insert(bucket, positions);
+    }
+
+    /// How far a bucket had come before, in the log of a region; 0 after a restart, until it is seen again.
+    fn has_reached(&self, place: (Replica, ShardId), bucket: BucketId, origin: RegionId) -> Lsn {
+        let book = self.book();
+        let known = book.reached.get(&place).and_then(|buckets| buckets.get(&bucket));
+        known.map(|positions| positions.of(origin)).unwrap_or_default()
     }
 
     fn park(&self, place: (Replica, ShardId), entry: Entry) {
@@ -126,7 +147,13 @@ impl Trace {
         if shard.closed().any(|(closed, source)| closed == bucket && source.is_some()) {
             return;
         }
-        let positions = shard.positions(bucket).0.into_iter().collect();
+        self.reach(replica, shard, bucket);
+        let positions = shard.positions(bucket);
+        // What waited for a seal and came with the repair does not wait any more.
+        if let Some(parked) = self.book().parked.get_mut(&(replica, shard.id())) {
+            parked.retain(|(of, _, _, origin, lsn), _| *of != bucket || *lsn > positions.of(*origin));
+        }
+        let positions = positions.0.into_iter().collect();
         self.record(at_us, Fact::Repaired { replica, shard: shard.id(), bucket, lsn, positions });
     }
 

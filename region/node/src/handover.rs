@@ -96,7 +96,7 @@ impl Node {
             for duty in handover.look(self.clock.monotonic_ms(), self.region(), bucket, &sights) {
                 match duty {
                     Duty::Seal { shard, epoch, next, lost } => {
-                        let after = if lost { self.positions(shard, bucket.id) } else { Positions::default() };
+                        let after = if lost { self.what_it_came_to(shard, bucket) } else { Positions::default() };
                         let header = self.header(Kind::Seal, bucket.id, epoch);
                         entries.push(self.turn(shard, header, Body::Seal { next, after }));
                     }
@@ -173,9 +173,14 @@ impl Node {
         word
     }
 
-    fn positions(&self, shard: ShardId, bucket: BucketId) -> Positions {
-        let digest = self.shard(shard).and_then(|shard| shard.board.public().digests.get(&bucket).cloned());
-        digest.unwrap_or_default().positions
+    /// What a lost primary's epoch came to. A region that nothing ever came from is in it, too: what it has nobody else has.
+    fn what_it_came_to(&self, shard: ShardId, bucket: &Bucket) -> Positions {
+        let digest = self.shard(shard).and_then(|shard| shard.board.public().digests.get(&bucket.id).cloned());
+        let mut positions = digest.unwrap_or_default().positions;
+        for region in &bucket.regions {
+            positions.0.entry(*region).or_default();
+        }
+        positions
     }
 
     /// Ends an epoch of a bucket in a shard, or fences it. What fails is tried again at the next look.

@@ -75,8 +75,11 @@ impl Machine {
         news.conditions = conditions.then(|| Conditions::of(&core));
         if everything {
             let public = self.board.public();
-            touched = core.digests().filter(|(id, it)| public.digests.get(id) != Some(it)).map(|(id, _)| id).collect();
+            // Besides those that entries of the batch name: a fence changes no digest.
+            touched.extend(core.digests().filter(|(id, it)| public.digests.get(id) != Some(it)).map(|(id, _)| id));
             touched.extend(public.digests.keys().filter(|id| core.digest(**id).is_none()));
+            touched.sort_unstable();
+            touched.dedup();
         }
         let epochs = touched.iter().map(|bucket| (*bucket, core.epoch(*bucket), core.fence(*bucket)));
         news.epochs = epochs.filter(|(_, epoch, fence)| *epoch.max(fence) > Epoch(1)).collect();
@@ -158,9 +161,34 @@ impl StateMachine for Machine {
 #[cfg(test)]
 mod tests {
     use meridian_region_core::FrameApplied;
-    use meridian_types::{Lane, RequestId};
+    use meridian_types::entry::Body;
+    use meridian_types::{Epoch, Hlc, Lane, RequestId};
 
     use super::*;
+    use crate::options::StoreOptions;
+
+    fn entry(lsn: u64, kind: Kind, bucket: u32, epoch: u64, body: &Body) -> Committed {
+        let header = Header {
+            kind,
+            origin: RegionId(1),
+            bucket: BucketId(bucket),
+            epoch: Epoch(epoch),
+            hlc: Hlc(lsn),
+            id: RequestId::default(),
+            lowest_outstanding: 0,
+        };
+        Committed { lsn: Lsn(lsn), payload: header.encode(body) }
+    }
+
+    #[test]
+    fn fen_2_a_fence_in_one_batch_with_what_changes_other_buckets_is_made_known() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path(), &StoreOptions::default()).unwrap();
+        let (mut machine, board) = Machine::open(&store, RegionId(1), ShardId(0), 1, 16, None).unwrap();
+        let batch = [entry(1, Kind::Fence, 7, 3, &Body::Fence), entry(2, Kind::DropBucket, 8, 1, &Body::DropBucket)];
+        machine.apply(&batch, &Mark { lsn: Lsn(2), bytes: Bytes::from_static(b"2") }).unwrap();
+        assert_eq!((board.epoch(BucketId(7)), board.fence(BucketId(7))), (Epoch(1), Epoch(3)));
+    }
 
     #[test]
     fn dur_2_only_what_another_region_ordered_answers_a_forwarded_request() {

@@ -5,18 +5,22 @@ use std::collections::BTreeMap;
 use meridian_types::entry::Kind;
 use meridian_types::request::Found;
 use meridian_types::{
-    Acks, Bucket, BucketId, BucketName, ClientId, Durability, Effect, Epoch, Freshness, Hlc, Key, Lane, Lsn, NodeId,
-    Outcome, Phase, Policy, Read, ReadLevel, Refusal, RefusalKind, RegionId, Request, RequestId, Response,
-    SessionToken, ShardId, StalePolicy, Value, Version, Write, WriteAck,
+    Acks, Breach, Bucket, BucketId, BucketName, ClientId, Durability, Effect, Epoch, Freshness, Hlc, Key, LagBound,
+    Lane, Lsn, MaxLag, NodeId, OnPartition, Outcome, Phase, Policy, Read, ReadLevel, Refusal, RefusalKind, RegionId,
+    Request, RequestId, Response, SessionToken, ShardId, StalePolicy, Value, Version, Write, WriteAck,
 };
 
-use crate::check::{Evidence, Final, Limits, Setup};
+use crate::check::{Evidence, Final, Limits, Salvaged, Setup};
 use crate::history::{Operation, Told};
 use crate::trace::{Entry, Fact, Record, Replica, Standing, Verdict};
 
 pub(super) const SYNC: BucketId = BucketId(1);
 pub(super) const ASYNC: BucketId = BucketId(2);
 pub(super) const ACTIVE: BucketId = BucketId(3);
+/// Sync, and may degrade.
+pub(super) const DEGRADING: BucketId = BucketId(4);
+/// Async, and may risk two operations.
+pub(super) const CAPPED: BucketId = BucketId(5);
 
 /// A run to be.
 #[derive(Clone, Default)]
@@ -26,6 +30,7 @@ pub(super) struct Story {
     pub(super) finals: Vec<Final>,
     pub(super) healed_ms: Option<u64>,
     pub(super) disks_lost: Vec<RegionId>,
+    pub(super) salvage: Option<Vec<Salvaged>>,
     sequence: u64,
 }
 
@@ -93,6 +98,7 @@ fn bucket(id: BucketId, name: &str, policy: Policy) -> Bucket {
 }
 
 pub(super) fn setup() -> Setup {
+    let bound = LagBound { operations: Some(2), ..LagBound::default() };
     Setup {
         violated: std::collections::BTreeSet::new(),
         regions: (1..=3).map(RegionId).collect(),
@@ -100,6 +106,8 @@ pub(super) fn setup() -> Setup {
             bucket(SYNC, "sync", Policy::sync(Acks::Majority)),
             bucket(ASYNC, "async", Policy::ASYNC),
             bucket(ACTIVE, "active", Policy::ActiveActive),
+            bucket(DEGRADING, "degrading", Policy::Sync { acks: Acks::Majority, on_partition: OnPartition::DEGRADE }),
+            bucket(CAPPED, "capped", Policy::Async { max_lag: Some(MaxLag { bound, on_breach: Breach::Block }) }),
         ],
         shards: 1,
         disks_lost: Vec::new(),
@@ -110,9 +118,15 @@ pub(super) fn setup() -> Setup {
 impl Story {
     pub(super) fn evidence(&self) -> Evidence {
         let setup = Setup { disks_lost: self.disks_lost.clone(), ..setup() };
-        let records = (!self.records.is_empty()).then(|| self.records.clone());
+        let mut records = self.records.clone();
+        records.sort_by_key(|record| record.at_us);
+        let records = (!records.is_empty()).then_some(records);
         let healed_us = self.healed_ms.map(|ms| ms * 1000);
-        Evidence::new(setup, self.operations.clone(), records, self.finals.clone(), healed_us)
+        let evidence = Evidence::new(setup, self.operations.clone(), records, self.finals.clone(), healed_us);
+        match &self.salvage {
+            Some(salvage) => evidence.with_salvage(salvage.clone()),
+            None => evidence,
+        }
     }
 
     pub(super) fn operation(mut self, who: Asking, request: Request, told: Told) -> Story {

@@ -1,0 +1,176 @@
+//! Primaries that are lost and replaced, copies that are too few, and what no other region has.
+
+use meridian_types::{
+    BucketId, ClientId, Loss, Lsn, PlanId, ReadLevel, RegionId, RequestId, SalvageBundle, SalvageId, SalvageKey,
+    ShardId,
+};
+
+use super::story::{ASYNC, CAPPED, DEGRADING, Story, asks, entry, found, lost_answer, put, replica, v, value, version};
+use super::{catches, found_by};
+use crate::check::Salvaged;
+use crate::trace::{Copies, Entry, Fact, Fork, Replacing};
+
+const ANYTHING: Loss = Loss { operations: 0, bytes: 0, unbounded: true };
+
+fn of(bucket: BucketId, entry: Entry) -> Entry {
+    Entry { bucket, ..entry }
+}
+
+fn step(at_ms: u64, story: Story, step: Replacing) -> Story {
+    let (replica, from) = (replica(2), RegionId(1));
+    story.fact(at_ms, Fact::ReplacementKnown { replica, plan: PlanId(9), bucket: ASYNC, from, step })
+}
+
+fn begun(agreed: Option<Loss>) -> Replacing {
+    Replacing::Begun { agreed, automatic: false }
+}
+
+fn done(proven: bool, lost: Loss) -> Replacing {
+    let cut = vec![(ShardId(0), Lsn(1))];
+    Replacing::Done(Fork { to: RegionId(2), epoch: meridian_types::Epoch(2), proven, lost, cut })
+}
+
+/// Region 1 orders two writes of `k`; region 2, which has the first only, replaces it.
+fn lost(agreed: Option<Loss>, end: Replacing) -> Story {
+    let first = of(ASYNC, entry(1));
+    let story = Story::default()
+        .put(asks(0, 1, 0, 10, ASYNC), "k", "a", v(1))
+        .put(asks(0, 1, 20, 30, ASYNC), "k", "b", v(2))
+        .read(asks(1, 1, 40, 50, ASYNC), ReadLevel::Strong, "k", Some(found("b", v(2))))
+        .applied(5, 1, 1, first)
+        .applied(25, 1, 2, of(ASYNC, entry(2)))
+        .applied(26, 2, 1, first);
+    step(300, step(100, story, begun(agreed)), end)
+        .read(asks(1, 2, 400, 410, ASYNC), ReadLevel::Strong, "k", Some(found("a", v(1))))
+        .put(asks(0, 2, 420, 430, ASYNC), "k", "c", version(9, 2))
+}
+
+fn ends(story: Story, value: &str, at: meridian_types::Version) -> Story {
+    let held = [("k", found(value, at))];
+    story.ends(ASYNC, [&held, &held, &held])
+}
+
+fn keeps(mut story: Story, keys: &[(&str, &str)]) -> Story {
+    let id = SalvageId { bucket: ASYNC, shard: ShardId(0), epoch: meridian_types::Epoch(1), cut: Lsn(1), end: Lsn(2) };
+    let kept = |(key, text): &(&str, &str)| SalvageKey {
+        key: (*key).to_owned().into(),
+        value: Some(value(text).into_bytes()),
+        expires_at_ms: None,
+        fate: None,
+    };
+    let bundle = SalvageBundle { id, whole: true, ..SalvageBundle::default() };
+    story.salvage = Some(vec![Salvaged { region: RegionId(1), bundle, keys: keys.iter().map(kept).collect() }]);
+    story
+}
+
+#[test]
+fn what_a_failover_undid_with_consent_is_no_history_and_is_in_the_salvage() {
+    let story = keeps(ends(lost(Some(ANYTHING), done(false, ANYTHING)), "c", version(9, 2)), &[("k", "b")]);
+    let evidence = story.evidence();
+    assert_eq!((evidence.undone.len(), evidence.forks.undone.len()), (2, 1));
+    for checker in ["salvaged", "lost", "order", "linear", "chains", "fresh", "served", "once"] {
+        assert_eq!(found_by(checker, &evidence), None, "{checker}");
+    }
+}
+
+#[test]
+fn without_a_failover_the_same_is_a_violation() {
+    let story = ends(lost(None, Replacing::GivenUp), "c", version(9, 2));
+    assert!(found_by("order", &story.evidence()).is_some());
+}
+
+#[test]
+fn swi_2_an_undone_write_is_in_the_salvage_as_it_was() {
+    let story = || ends(lost(Some(ANYTHING), done(false, ANYTHING)), "c", version(9, 2));
+    catches("salvaged", &keeps(story(), &[("j", "b")]).evidence(), "is in no salvage");
+    catches("salvaged", &keeps(story(), &[("k", "a")]).evidence(), "in no salvage as it was");
+    assert_eq!(found_by("salvaged", &story().evidence()), None, "nobody looked");
+}
+
+#[test]
+fn swi_2_no_more_is_lost_than_was_known_and_agreed_to() {
+    let known = |operations| Loss { operations, bytes: 100, unbounded: false };
+    let story = |agreed, end| keeps(ends(lost(agreed, end), "c", version(9, 2)), &[("k", "b")]).evidence();
+    assert_eq!(found_by("salvaged", &story(Some(known(1)), done(false, known(1)))), None);
+    catches("salvaged", &story(Some(known(1)), done(false, known(0))), "at most 0 operations");
+    catches("salvaged", &story(None, done(false, ANYTHING)), "agreed to was nothing");
+    catches("salvaged", &story(Some(known(1)), done(false, ANYTHING)), "agreed to was 1 operations");
+    catches("salvaged", &story(None, done(true, Loss::default())), "was to lose nothing");
+}
+
+#[test]
+fn what_is_undone_stays_so() {
+    let story = keeps(ends(lost(Some(ANYTHING), done(false, ANYTHING)), "b", v(2)), &[("k", "b")]);
+    catches("salvaged", &story.evidence(), "that a failover undid");
+}
+
+#[test]
+fn what_nobody_was_told_may_be_undone_without_consent() {
+    let id = RequestId { client: ClientId(1), sequence: 1 };
+    let story = Story::default().write(asks(0, 1, 0, 10, ASYNC), put("k", "a"), lost_answer()).applied(
+        5,
+        1,
+        2,
+        Entry { request: id, ..of(ASYNC, entry(2)) },
+    );
+    let story = step(300, step(100, story, begun(None)), done(true, Loss::default()));
+    assert_eq!(found_by("salvaged", &story.ends(ASYNC, [&[], &[], &[]]).evidence()), None);
+}
+
+fn region_1_is_down(until_ms: u64) -> Story {
+    let crashed = Fact::Crashed { replica: replica(1), lost_bytes: 0, disk_lost: false };
+    let restarted = Fact::Restarted { replica: replica(1), shard: ShardId(0), applied: Lsn(0) };
+    Story::default().fact(1_000, crashed).fact(until_ms, restarted)
+}
+
+#[test]
+fn swi_3_a_failover_that_waits_for_its_lost_region_is_found() {
+    let waits = |story| step(30_500, step(2_000, story, begun(None)), done(true, Loss::default()));
+    catches("unasked", &waits(region_1_is_down(30_000)).evidence(), "waits for region 1");
+    let ends = step(9_000, step(2_000, region_1_is_down(30_000), begun(None)), done(true, Loss::default()));
+    assert_eq!(found_by("unasked", &ends.evidence()), None);
+    let what = "a link".to_owned();
+    let disturbed = region_1_is_down(30_000).fact(1_500, Fact::Fault { what: what.clone(), disturbs: true });
+    assert_eq!(found_by("unasked", &waits(disturbed.clone()).evidence()), None);
+    let mended = disturbed.fact(3_000, Fact::Mended { what });
+    catches("unasked", &waits(mended).evidence(), "waits for region 1");
+}
+
+fn copies(story: Story, at_ms: u64, index: u64, copies: Copies) -> Story {
+    story.fact(at_ms, Fact::CopiesKnown { replica: replica(1), index, bucket: DEGRADING, copies })
+}
+
+#[test]
+fn deg_1_fewer_copies_are_acknowledged_only_while_that_is_on_record() {
+    let acknowledged = |story: Story, from_ms| {
+        let outcome = meridian_types::Outcome::Written { version: v(1) };
+        story.wrote_in(asks(0, 1, from_ms, from_ms + 10, DEGRADING), put("k", "a"), outcome, v(1), 1)
+    };
+    let degraded = || copies(copies(Story::default(), 0, 1, Copies::Sync), 1_000, 2, Copies::Degraded);
+    catches("fewer", &acknowledged(degraded(), 500).evidence(), "DEGRADED was not on record");
+    assert_eq!(found_by("fewer", &acknowledged(degraded(), 1_500).evidence()), None);
+    let recovering = copies(degraded(), 2_000, 3, Copies::Recovering);
+    assert_eq!(found_by("fewer", &acknowledged(recovering.clone(), 2_100).evidence()), None);
+    let again = copies(recovering, 3_000, 4, Copies::Sync);
+    catches("fewer", &acknowledged(again.clone(), 3_100).evidence(), "DEGRADED was not on record");
+    let told = |at_ms| {
+        let (replica, origin, shard) = (replica(1), RegionId(1), ShardId(0));
+        let (request, epoch) = (entry(1).request, meridian_types::Epoch(1));
+        let fact =
+            Fact::Acknowledged { replica, origin, bucket: DEGRADING, shard, epoch, lsn: Lsn(1), request, regions: 1 };
+        again.clone().fact(at_ms, fact)
+    };
+    assert_eq!(found_by("fewer", &told(1_500).evidence()), None);
+    catches("fewer", &told(3_001).evidence(), "it was from 1.000000s to 3.000000s");
+}
+
+#[test]
+fn no_more_than_the_ceiling_is_in_one_region_only() {
+    let two = || Story::default().applied(1, 1, 1, of(CAPPED, entry(1))).applied(2, 1, 2, of(CAPPED, entry(2)));
+    let third = |story: Story| story.applied(9, 1, 3, of(CAPPED, entry(3)));
+    assert_eq!(found_by("exposed", &two().evidence()), None);
+    catches("exposed", &third(two()).evidence(), "its ceiling is 2");
+    assert_eq!(found_by("exposed", &third(two().applied(5, 2, 1, of(CAPPED, entry(1)))).evidence()), None);
+    let again = third(two().applied(5, 2, 1, of(CAPPED, entry(1)))).applied(10, 1, 1, of(CAPPED, entry(1)));
+    assert_eq!(found_by("exposed", &again.evidence()), None, "a restart applies it again");
+}
