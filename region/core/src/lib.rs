@@ -16,6 +16,7 @@ mod counter;
 pub mod degrade;
 pub mod error;
 pub mod exposure;
+pub mod following;
 #[doc(hidden)]
 pub mod fuzz;
 pub mod handover;
@@ -36,6 +37,7 @@ pub mod view;
 
 pub use degrade::{CopiesDuty, CopiesSight, Degrading, Proof};
 pub use error::{ApplyError, Damage, LoadError, ReadError};
+pub use following::{Following, TurnDuty};
 pub use handover::{Duty, Handover, Sight};
 pub use keys::shard_range;
 pub use meta::Astray;
