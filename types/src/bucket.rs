@@ -9,8 +9,9 @@ use crate::failover::AutoFailover;
 use crate::id::{BucketId, BucketName, RegionId, RegionName};
 use crate::plan::PlanId;
 use crate::policy::{Acks, MaxLag, OnPartition, Policy};
-use crate::position::{Epoch, Hlc};
+use crate::position::{Epoch, Hlc, Lane};
 use crate::standing::Standing;
+use crate::turns::Turns;
 
 /// Labels: what operators select buckets by.
 pub type Labels = BTreeMap<String, String>;
@@ -32,8 +33,8 @@ pub struct BucketSpec {
     pub auto: AutoFailover<RegionName>,
 }
 
-/// What can be changed of a bucket while it serves. What is `None` stays as it is. Of all this only `acks` needs a new epoch:
-/// what is acknowledged by the old rule must not be taken for acknowledged by the new one.
+/// What can be changed of a bucket while it serves. What is `None` stays as it is. Of all this only `acks` and `policy` need a
+/// new epoch: what is acknowledged by the old rule must not be taken for acknowledged by the new one.
 #[derive(Clone, Debug, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct BucketChange {
     /// What it may do by itself when its primary is lost.
@@ -44,6 +45,10 @@ pub struct BucketChange {
     pub on_partition: Option<OnPartition>,
     /// For `sync`: how many regions must have a write, the primary counted.
     pub acks: Option<Acks>,
+    /// Another policy, with all its settings: then the three fields above say nothing. An action of its own in the metadata
+    /// log, so not part of these bytes.
+    #[serde(skip)]
+    pub policy: Option<Policy>,
 }
 
 /// Where a bucket is in its life.
@@ -121,6 +126,10 @@ pub struct Bucket {
     pub standing: Standing,
     /// What it may do by itself when its primary is lost.
     pub auto: AutoFailover,
+    /// Which of its entries travel in another lane than its policy says. Stored and sent beside these bytes, for which older
+    /// releases have no place.
+    #[serde(skip)]
+    pub turns: Turns,
 }
 
 impl Bucket {
@@ -140,6 +149,21 @@ impl Bucket {
             Phase::Steady | Phase::CatchingUp { .. } => false,
             Phase::Draining { .. } | Phase::Fencing { .. } | Phase::Pulling { .. } => true,
         }
+    }
+
+    /// The lane of an entry of that epoch (ORD-1).
+    pub fn lane_of(&self, epoch: Epoch) -> Lane {
+        self.turns.lane(epoch, self.policy.lane())
+    }
+
+    /// Whether entries of it may travel in that lane.
+    pub fn travels_in(&self, lane: Lane) -> bool {
+        self.policy.lane() == lane || self.turns.kept.iter().any(|turn| turn.from == lane)
+    }
+
+    /// Whether some region may not have followed it into its lane yet.
+    pub fn is_turning(&self) -> bool {
+        !self.turns.is_empty()
     }
 
     /// The regions a write made in `origin` must be shipped to.

@@ -27,6 +27,7 @@ pub mod session;
 pub mod standing;
 pub mod status;
 pub mod topology;
+pub mod turns;
 
 pub use bucket::{Bucket, BucketChange, BucketSpec, Labels, Phase};
 pub use digest::{BucketDigest, SetHash};
@@ -55,3 +56,4 @@ pub use session::SessionToken;
 pub use standing::{Copies, Standing, StandingWord};
 pub use status::{BucketLag, LaneState, LaneStatus, NodeStatus, ShardDigest};
 pub use topology::{Node, Region, Topology};
+pub use turns::{TURNS_MAX, Turn, Turns};

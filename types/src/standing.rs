@@ -144,4 +144,6 @@ pub enum Copies {
     },
     /// While DEGRADED: enough answer again. While RECOVERING: enough have everything.
     Ready(BTreeSet<ShardId>),
+    /// Of a bucket whose lane has turned: every region of it has applied the seal of the last turn in these shards.
+    Followed(BTreeSet<ShardId>),
 }

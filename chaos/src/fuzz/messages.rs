@@ -135,6 +135,7 @@ fn actions() -> Vec<Action> {
         Action::Report { region: RegionId(1), words: vec![word] },
         Action::Abort { plan: PlanId(12), scope: AbortScope::All, why: "late".to_owned() },
         Action::SetBucket { name: spec().name, change: change() },
+        Action::SetPolicy { name: spec().name, policy: Policy::sync(Acks::All), auto: change().auto },
         Action::ReportStanding { region: RegionId(1), words: vec![standing_word()] },
     ]
 }
@@ -149,6 +150,7 @@ fn change() -> BucketChange {
         max_lag: Some(Some(max_lag)),
         on_partition: Some(OnPartition::DEGRADE),
         acks: Some(Acks::All),
+        policy: None,
     }
 }
 
@@ -365,6 +367,7 @@ fn bucket() -> Bucket {
         created: Hlc(5),
         standing: Default::default(),
         auto: Default::default(),
+        turns: Default::default(),
     }
 }
 

@@ -29,6 +29,7 @@ fn bucket() -> Bucket {
         created: Hlc(0),
         standing: Default::default(),
         auto: Default::default(),
+        turns: Default::default(),
     }
 }
 

@@ -157,6 +157,7 @@ fn add_bucket(topology: &mut Topology, name: &str, policy: Policy, labels: Label
         created: Hlc::from_millis(1),
         standing: Default::default(),
         auto: Default::default(),
+        turns: Default::default(),
     });
     topology.buckets.insert(id, Arc::clone(&bucket));
     bucket

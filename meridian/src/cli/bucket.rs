@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use clap::Subcommand;
 use meridian_client::Client;
-use meridian_types::{Acks, Bucket, BucketChange, BucketName, BucketSpec, Policy, RegionName, Topology};
+use meridian_types::{Acks, Bucket, BucketName, BucketSpec, RegionName, Topology};
 use serde::Serialize;
 
 use super::connect::Connection;
@@ -13,9 +13,11 @@ use super::exit::Failure;
 use super::words::parse_pair;
 use crate::output::{Format, Show, Table, note, show};
 
+mod change;
 pub(super) mod settings;
 mod view;
 
+use change::Asked;
 use settings::{Settings, policy_of};
 pub(super) use view::View;
 
@@ -55,14 +57,19 @@ pub(super) enum Command {
         /// Its name.
         name: BucketName,
     },
-    /// Change what can be changed while it serves: none of it moves the primary, and only --acks lets writes wait, for
-    /// some milliseconds.
+    /// Change what can be changed while it serves: none of it moves the primary, and only --acks and --policy let writes
+    /// wait, for some milliseconds.
     #[command(group(clap::ArgGroup::new("what").required(true).multiple(true).args(
         ["max_lag", "on_breach", "on_partition", "degrade_after", "auto", "auto_max_lag", "auto_min_interval",
-         "auto_max_per_day", "successors", "acks"])))]
+         "auto_max_per_day", "successors", "acks", "policy"])))]
     Set {
         /// Its name.
         name: BucketName,
+        /// Another policy: async, sync, or a preset (max-performance, max-availability, max-protection), with the settings
+        /// that are named here and the defaults of the others. Begins a new epoch; says which promise holds meanwhile.
+        /// Setting the old one again gives it up.
+        #[arg(long)]
+        policy: Option<String>,
         /// For sync: how many regions must have a write, the primary counted: one, majority, all, or a number. Begins a new
         /// epoch; says which promise holds meanwhile.
         #[arg(long)]
@@ -72,6 +79,9 @@ pub(super) enum Command {
         /// Say what would change, change nothing.
         #[arg(long)]
         dry_run: bool,
+        /// Change it even though writes will wait for regions that are far behind.
+        #[arg(long)]
+        yes: bool,
     },
     /// Delete a bucket and everything in it, in every region.
     Delete {
@@ -115,7 +125,9 @@ pub(super) async fn run(command: Command, connection: &Connection, format: Forma
             show(format, &List { buckets: views })
         }
         Command::Show { name } => describe(&client, &name, format).await,
-        Command::Set { name, acks, settings, dry_run } => set(&client, &name, acks, &settings, dry_run, format).await,
+        Command::Set { name, policy, acks, settings, dry_run, yes } => {
+            change::set(&client, &name, Asked { policy, acks, settings, dry_run, yes }, format).await
+        }
         Command::Delete { name, dry_run, yes } => delete(&client, &name, dry_run, yes).await,
         Command::Label { name, labels } => {
             let (set, remove) = changes(&labels)?;
@@ -158,54 +170,6 @@ async fn seen(client: &Client, name: &BucketName) -> anyhow::Result<(Bucket, Vie
         }
     }
     Ok((bucket.clone(), view))
-}
-
-async fn set(
-    client: &Client,
-    name: &BucketName,
-    acks: Option<Acks>,
-    settings: &Settings,
-    dry_run: bool,
-    format: Format,
-) -> anyhow::Result<()> {
-    let topology = client.admin().topology().await?;
-    let before = existing(&topology, name)?;
-    let acks = acks.filter(|acks| !matches!(before.policy, Policy::Sync { acks: now, .. } if now == *acks));
-    let change = BucketChange { acks, ..settings.change(before, &topology)? };
-    if change == BucketChange::default() {
-        note("nothing changes: it is like that already");
-        return one(client, before, format).await;
-    }
-    let bucket = client.admin().set_bucket(name, &change, dry_run).await?;
-    note(if dry_run { "this would be the bucket; nothing was changed:" } else { "changed:" });
-    if bucket.epoch != before.epoch {
-        note(&meanwhile(before, &bucket));
-    }
-    show(format, &Described { buckets: vec![View::of(&bucket, &topology)] })
-}
-
-/// Which promise holds while the number of acknowledging regions changes, and the way back.
-fn meanwhile(before: &Bucket, after: &Bucket) -> String {
-    let holders = after.regions.len();
-    let (least, asked) = (before.policy.required_regions(holders), after.policy.required_regions(holders));
-    let back = match before.policy {
-        Policy::Sync { acks, .. } => format!("meridian bucket set {} --acks {acks}", after.name),
-        Policy::Async { .. } | Policy::ActiveActive => String::new(),
-    };
-    let promise = if asked > least {
-        format!(
-            "Until the bucket is SYNC again, writes acknowledged before have {least} regions only, and a lost primary is replaced only with consent; `meridian bucket show {}` tells.",
-            after.name
-        )
-    } else {
-        format!(
-            "What was acknowledged before has more regions than is asked now: nothing is exposed. From now on the loss of {asked} regions at once may cost a write."
-        )
-    };
-    format!(
-        "Epoch {} begins: the primary seals epoch {} in every shard, for which writes wait some milliseconds; from then on each write is acknowledged by {asked} of {holders} regions.\n{promise}\nThe way back: {back}",
-        after.epoch, before.epoch
-    )
 }
 
 /// Deleting data takes a second word, unless there is none to delete.

@@ -72,8 +72,8 @@ impl LogSink for Sink {
         self.0.complete_up_to(source, shard, lane, echo, last);
     }
 
-    fn exposed(&self, source: RegionId, shard: ShardId, said: &[(BucketId, Exposure)]) {
-        self.0.exposed(source, shard, said);
+    fn exposed(&self, source: RegionId, shard: ShardId, lane: Lane, said: &[(BucketId, Exposure)]) {
+        self.0.exposed(source, shard, lane, said);
     }
 
     fn monotonic_ms(&self) -> u64 {

@@ -9,8 +9,7 @@
 //! `e+1` is so by the new rule; and what was acknowledged before with fewer copies counts as exposed until each
 //! shard, under `e+1`, has said that its targets have it. A failover in between needs consent, as in any RECOVERING bucket.
 //!
-//! Deliberately not here: changes between `async`, `sync` and `active-active`
-//! (docs/adr/2026-11-27-online-policy-change.md).
+//! Deliberately not here: changes between `async` and `sync` (`turns.rs`).
 
 use std::collections::BTreeSet;
 

@@ -113,6 +113,7 @@ impl ClusterState {
             Action::Report { region, words } => Ok(self.hear(occasion, *region, words)),
             Action::Abort { plan, scope, why } => self.abort(occasion, *plan, scope, why),
             Action::SetBucket { name, change } => self.set_bucket(occasion, name, change),
+            Action::SetPolicy { name, policy, auto } => self.set_policy(occasion, name, *policy, auto.as_ref()),
             Action::ReportStanding { region, words } => Ok(self.hear_standing(occasion.at, *region, words)),
             Action::Failover(spec) => self.plan_failover(occasion, spec),
             Action::Advance { plan, seen } => self.advance(occasion, *plan, seen),
@@ -231,12 +232,13 @@ impl ClusterState {
             created: at,
             standing: Standing::Sync { since: at },
             auto: placement.auto,
+            turns: Default::default(),
         };
         self.last_bucket = id;
         self.bucket_ids.insert(spec.name.clone(), id);
         self.buckets.insert(id, Arc::new(bucket.clone()));
         let change = format!("bucket {id}, {}, {} regions", bucket.policy, bucket.regions.len());
-        Ok(Done::new(Reply::Bucket(bucket), Some(change)))
+        Ok(Done::new(Reply::of_bucket(bucket), Some(change)))
     }
 
     fn delete_bucket(&mut self, name: &BucketName) -> Result<Done, Refusal> {
@@ -257,7 +259,7 @@ impl ClusterState {
         check_labels(&bucket.labels)?;
         let change = (bucket.labels != before).then(|| format!("{} set, {} removed", set.len(), remove.len()));
         self.buckets.insert(bucket.id, Arc::new(bucket.clone()));
-        Ok(Done::new(Reply::Bucket(bucket), change))
+        Ok(Done::new(Reply::of_bucket(bucket), change))
     }
 
     fn is_in(&self, node: NodeId, region: RegionId) -> bool {

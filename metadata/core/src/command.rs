@@ -8,8 +8,8 @@
 use std::collections::BTreeSet;
 
 use meridian_types::{
-    BucketChange, BucketId, BucketName, BucketSpec, ClusterId, Epoch, Fact, FailoverSpec, Labels, NodeName,
-    OperationId, PlanId, RegionId, RegionName, Selection, StandingWord, SwitchoverSpec, Word,
+    AutoFailover, BucketChange, BucketId, BucketName, BucketSpec, ClusterId, Copies, Epoch, Fact, FailoverSpec, Labels,
+    NodeName, OperationId, PlanId, Policy, RegionId, RegionName, Selection, StandingWord, SwitchoverSpec, Word,
 };
 use serde::{Deserialize, Serialize};
 
@@ -20,8 +20,11 @@ use crate::legacy::{BucketSpecV1, CommandV2};
 pub const COMMAND_BYTES_MAX: usize = 512 << 10;
 
 /// The newest first byte of an encoded command. 1: up to [`Action::SetLabels`]. 2: operations. 3: ceilings, degrading and
-/// automatic failover of buckets; failovers.
-const COMMAND_FORMAT: u8 = 3;
+/// automatic failover of buckets; failovers. 4: [`Action::SetPolicy`] and who has followed it.
+const COMMAND_FORMAT: u8 = 4;
+
+/// The last format whose actions are laid out otherwise.
+const OLDER_LAYOUT: u8 = 2;
 
 /// One change to the cluster's state.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -117,6 +120,15 @@ pub enum Action {
         subject: String,
         /// What it came to, for a person.
         detail: String,
+    },
+    /// Puts another policy on a bucket while it serves.
+    SetPolicy {
+        /// Which bucket.
+        name: BucketName,
+        /// The policy, with all its settings.
+        policy: Policy,
+        /// What it may do by itself from then on; `None`: as before.
+        auto: Option<AutoFailover<RegionName>>,
     },
 }
 
@@ -223,7 +235,7 @@ impl Command {
         if !(1..=COMMAND_FORMAT).contains(format) {
             return Err(CommandError::UnknownFormat(*format));
         }
-        let (command, rest) = if *format < COMMAND_FORMAT {
+        let (command, rest) = if *format <= OLDER_LAYOUT {
             let (older, rest): (CommandV2, _) = postcard::take_from_bytes(body).map_err(CommandError::Damaged)?;
             (older.into(), rest)
         } else {
@@ -251,6 +263,8 @@ impl Action {
             | Action::SetLabels { .. } => 1,
             Action::Report { words, .. } if words.iter().any(is_of_failover) => 3,
             Action::Switchover(_) | Action::Report { .. } | Action::Abort { .. } => 2,
+            Action::SetPolicy { .. } => 4,
+            Action::ReportStanding { words, .. } if words.iter().any(is_of_a_turn) => 4,
             Action::SetBucket { .. }
             | Action::ReportStanding { .. }
             | Action::Failover(_)
@@ -277,6 +291,7 @@ impl Action {
             Action::Report { .. } => "report",
             Action::Abort { .. } => "abort",
             Action::SetBucket { .. } => "set-bucket",
+            Action::SetPolicy { .. } => "set-policy",
             Action::ReportStanding { .. } => "report-standing",
             Action::Failover(_) => "failover",
             Action::Advance { .. } => "advance",
@@ -291,9 +306,10 @@ impl Action {
             Action::FormCluster(form) => form.cluster.to_string(),
             Action::RegisterNode(node) => node.name.to_string(),
             Action::CreateBucket(spec) => spec.name.to_string(),
-            Action::DeleteBucket { name } | Action::SetLabels { name, .. } | Action::SetBucket { name, .. } => {
-                name.to_string()
-            }
+            Action::DeleteBucket { name }
+            | Action::SetLabels { name, .. }
+            | Action::SetBucket { name, .. }
+            | Action::SetPolicy { name, .. } => name.to_string(),
             Action::Switchover(spec) => format!("{} to {}", selected(&spec.buckets), spec.to),
             Action::Report { words, .. } => words.first().map(|word| word.plan.to_string()).unwrap_or_default(),
             Action::Failover(spec) => {
@@ -311,6 +327,11 @@ impl Action {
 /// What is left of a lost primary was first told in format 3.
 pub(crate) fn is_of_failover(word: &Word) -> bool {
     word.facts.iter().any(|(_, fact)| matches!(fact, Fact::Fenced(_)))
+}
+
+/// Who has followed into another lane was first told in format 4.
+fn is_of_a_turn(word: &StandingWord) -> bool {
+    matches!(word.copies, Copies::Followed(_))
 }
 
 /// A selection as events name it: a long list by its beginning and a checksum, so that two differ when their lists do.

@@ -17,6 +17,7 @@ use crate::{
 };
 
 mod version_3;
+mod version_4;
 
 fn region(name: &str) -> RegionName {
     RegionName::new(name).unwrap()
@@ -363,10 +364,17 @@ fn action() -> impl Strategy<Value = Action> {
             Action::Report { region: RegionId(region), words: vec![word] }
         }),
         3 => name_and_change().prop_map(|(name, change)| Action::SetBucket { name, change }),
-        4 => (1u16..4, 1u32..6, 1u64..4, any::<bool>(), 0u16..6).prop_map(|(region, bucket, epoch, ready, shards)| {
+        2 => (prop::sample::select(vec!["a", "b", "c", "d"]), 0usize..4).prop_map(|(name, which)| {
+            let policies = [Policy::ASYNC, Policy::sync(Acks::Majority), Policy::sync(Acks::All), Policy::ActiveActive];
+            Action::SetPolicy { name: bucket_name(name), policy: policies[which], auto: None }
+        }),
+        4 => (1u16..4, 1u32..6, 1u64..4, 0u8..3, 0u16..6).prop_map(|(region, bucket, epoch, what, shards)| {
             let shards = (0..shards).map(ShardId).collect();
-            let copies =
-                if ready { Copies::Ready(shards) } else { Copies::Lacking { shards, reason: "a law".to_owned() } };
+            let copies = match what {
+                0 => Copies::Ready(shards),
+                1 => Copies::Followed(shards),
+                _ => Copies::Lacking { shards, reason: "a law".to_owned() },
+            };
             let since = Hlc(u64::from(bucket));
             let word = StandingWord { bucket: BucketId(bucket), epoch: Epoch(epoch), since, copies };
             Action::ReportStanding { region: RegionId(region), words: vec![word] }
@@ -408,7 +416,13 @@ fn name_and_change() -> impl Strategy<Value = (BucketName, BucketChange)> {
         prop::option::weighted(0.3, on_partition),
         prop::option::weighted(0.3, prop_oneof![Just(Acks::One), Just(Acks::All), Just(Acks::Regions(3))]),
     )
-        .prop_map(|(auto, max_lag, on_partition, acks)| BucketChange { auto, max_lag, on_partition, acks });
+        .prop_map(|(auto, max_lag, on_partition, acks)| BucketChange {
+            auto,
+            max_lag,
+            on_partition,
+            acks,
+            policy: None,
+        });
     (name, change)
 }
 
@@ -675,7 +689,7 @@ fn a_state_written_by_version_2_still_opens() {
 #[test]
 fn formats_of_another_release_and_oversized_bytes_are_named() {
     assert_eq!(Command::decode(&[]), Err(CommandError::Empty));
-    assert_eq!(Command::decode(&[4, 0]), Err(CommandError::UnknownFormat(4)));
+    assert_eq!(Command::decode(&[5, 0]), Err(CommandError::UnknownFormat(5)));
     let mut older = fixture_operations()[0].encode().unwrap();
     older[0] = 1;
     assert!(matches!(Command::decode(&older), Err(CommandError::Damaged(_))), "version 1 knew no operations");
@@ -685,9 +699,9 @@ fn formats_of_another_release_and_oversized_bytes_are_named() {
     assert_eq!(Command::decode(&trailing), Err(CommandError::Trailing(1)));
 
     let mut newer = ClusterState::default().encode();
-    newer[8] = 4;
+    newer[8] = 5;
     let content = newer.len() - 4;
     let checksum = crc32c::crc32c(&newer[..content]);
     newer[content..].copy_from_slice(&checksum.to_le_bytes());
-    assert_eq!(ClusterState::decode(&newer), Err(SnapshotError::UnknownVersion(4)));
+    assert_eq!(ClusterState::decode(&newer), Err(SnapshotError::UnknownVersion(5)));
 }

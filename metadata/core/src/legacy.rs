@@ -9,7 +9,7 @@ use std::sync::Arc;
 use meridian_types::{
     Acks, AutoFailover, Bucket, BucketId, BucketName, BucketSpec, ClusterId, Epoch, Hlc, Labels, Node, NodeId,
     OnPartition, OperationId, Phase, Plan, PlanId, Policy, Refusal, Region, RegionId, RegionName, ShardId, Standing,
-    SwitchoverSpec, Word,
+    SwitchoverSpec, Turns, Word,
 };
 use serde::{Deserialize, Serialize};
 
@@ -92,8 +92,20 @@ impl BucketV1 {
             bucket.auto == AutoFailover::default() && bucket.standing == (Standing::Sync { since: bucket.created });
         let older = !matches!(bucket.phase, Phase::Pulling { .. });
         let policy = PolicyV1::of(bucket.policy).filter(|_| plain && older)?;
-        let Bucket { id, name, policy: _, epoch, phase, primary, regions, labels, created, standing: _, auto: _ } =
-            bucket.clone();
+        let Bucket {
+            id,
+            name,
+            policy: _,
+            epoch,
+            phase,
+            primary,
+            regions,
+            labels,
+            created,
+            standing: _,
+            auto: _,
+            turns: _,
+        } = bucket.clone();
         Some(BucketV1 { id, name, policy, epoch, phase, primary, regions, labels, created })
     }
 }
@@ -101,8 +113,9 @@ impl BucketV1 {
 impl From<BucketV1> for Bucket {
     fn from(bucket: BucketV1) -> Bucket {
         let BucketV1 { id, name, policy, epoch, phase, primary, regions, labels, created } = bucket;
-        let (standing, auto) = (Standing::Sync { since: created }, AutoFailover::default());
-        Bucket { id, name, policy: policy.into(), epoch, phase, primary, regions, labels, created, standing, auto }
+        let (standing, auto, turns) = (Standing::Sync { since: created }, AutoFailover::default(), Turns::default());
+        let policy = policy.into();
+        Bucket { id, name, policy, epoch, phase, primary, regions, labels, created, standing, auto, turns }
     }
 }
 
@@ -142,6 +155,7 @@ impl CommandV2 {
             Action::Report { region, words } => ActionV2::Report { region, words },
             Action::Abort { plan, scope, why } => ActionV2::Abort { plan, scope, why },
             Action::SetBucket { .. }
+            | Action::SetPolicy { .. }
             | Action::ReportStanding { .. }
             | Action::Failover(_)
             | Action::Advance { .. }

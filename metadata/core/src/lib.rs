@@ -33,6 +33,7 @@ pub mod spec;
 mod standing;
 pub mod state;
 pub mod survival;
+mod turns;
 pub mod vigil;
 
 pub use command::{AbortScope, Action, Advance, Command, CommandError};

@@ -8,7 +8,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use meridian_types::{Bucket, BucketId, Hlc, Node, NodeId, Plan, Region, RegionId, ShardId};
+use meridian_types::{Bucket, BucketId, Hlc, Node, NodeId, Plan, Region, RegionId, ShardId, Turns};
 use serde::{Deserialize, Serialize};
 
 use crate::event::Events;
@@ -20,8 +20,11 @@ use crate::state::{ClusterState, Fault, Formed, ShardGroup};
 /// state itself keep it below 128 MiB.
 pub const SNAPSHOT_BYTES_MAX: usize = 256 << 20;
 
-/// The version this release writes, and the newest it reads.
-pub const SNAPSHOT_VERSION: u32 = 3;
+/// The newest version this release writes and reads: which buckets' lanes have turned. A state without any is written as version
+/// 3, so that during an upgrade nodes of both releases take it.
+pub const SNAPSHOT_VERSION: u32 = 4;
+
+const WITHOUT_TURNS: u32 = 3;
 
 const MAGIC: &[u8; 8] = b"MRDNMETA";
 const HEADER_BYTES: usize = MAGIC.len() + 4;
@@ -47,7 +50,7 @@ pub enum SnapshotError {
     Fault(#[from] Fault),
 }
 
-/// Version 3 as written; earlier ones are in `legacy`. Field order is the format.
+/// Version 3 as written, and version 4 but for the turns behind it; earlier ones are in `legacy`. Field order is the format.
 #[derive(Serialize, Deserialize)]
 pub(crate) struct StateV3 {
     pub(crate) index: u64,
@@ -82,10 +85,17 @@ impl ClusterState {
             events: state.events,
             plans: state.plans.into_values().collect(),
         };
+        let turning = stored.buckets.values().filter(|bucket| bucket.is_turning());
+        let turns: BTreeMap<BucketId, Turns> = turning.map(|bucket| (bucket.id, bucket.turns.clone())).collect();
+        let version = if turns.is_empty() { WITHOUT_TURNS } else { SNAPSHOT_VERSION };
         let mut bytes = MAGIC.to_vec();
-        bytes.extend_from_slice(&SNAPSHOT_VERSION.to_le_bytes());
+        bytes.extend_from_slice(&version.to_le_bytes());
         // Serialising plain values into a growing vector has no way to fail; were it to, `decode` would refuse the result.
-        let mut bytes = postcard::to_extend(&stored, bytes).unwrap_or_default();
+        let mut bytes = match version {
+            WITHOUT_TURNS => postcard::to_extend(&stored, bytes),
+            _ => postcard::to_extend(&(stored, turns), bytes),
+        }
+        .unwrap_or_default();
         let checksum = crc32c::crc32c(&bytes);
         bytes.extend_from_slice(&checksum.to_le_bytes());
         bytes
@@ -108,12 +118,23 @@ impl ClusterState {
         if crc32c::crc32c(content) != u32::from_le_bytes(*checksum) {
             return Err(SnapshotError::Checksum);
         }
-        let stored: StateV3 = match u32::from_le_bytes(*version) {
+        let mut turns: BTreeMap<BucketId, Turns> = BTreeMap::new();
+        let mut stored: StateV3 = match u32::from_le_bytes(*version) {
             1 => StateV2 { base: read(body)?, plans: Vec::new() }.into(),
             2 => read::<StateV2>(body)?.into(),
-            SNAPSHOT_VERSION => read(body)?,
+            WITHOUT_TURNS => read(body)?,
+            SNAPSHOT_VERSION => {
+                let (stored, turned) = read::<(StateV3, BTreeMap<BucketId, Turns>)>(body)?;
+                turns = turned;
+                stored
+            }
             other => return Err(SnapshotError::UnknownVersion(other)),
         };
+        for (id, turns) in turns {
+            if let Some(bucket) = stored.buckets.get_mut(&id) {
+                Arc::make_mut(bucket).turns = turns;
+            }
+        }
         let state = stored.into_state();
         state.validate()?;
         Ok(state)

@@ -20,6 +20,7 @@ use crate::event::shorten;
 use crate::reply::Reply;
 use crate::spec::invalid;
 use crate::state::{ClusterState, Fault, rule};
+use crate::turns;
 
 #[cfg(test)]
 mod tests;
@@ -39,6 +40,9 @@ impl ClusterState {
             && bucket.standing.since() == word.since
             // Between primaries nobody acknowledges anything: there is nothing to degrade, and nobody to return.
             && !bucket.is_between_primaries();
+        if let (true, Copies::Followed(followed)) = (heard, &word.copies) {
+            return turns::hear(Arc::make_mut(bucket), followed, shards);
+        }
         let next = next(&bucket.policy, &bucket.standing, &word.copies, shards, at).filter(|_| heard)?;
         let step = (next.since() != bucket.standing.since()).then(|| told(bucket, &next));
         Arc::make_mut(bucket).standing = next;
@@ -55,6 +59,9 @@ impl ClusterState {
         let before = Arc::clone(self.existing(name)?);
         let mut bucket = Bucket::clone(&before);
         bucket.policy = changed(bucket.policy, change).map_err(|why| invalid(why.to_string()))?;
+        if change.max_lag.flatten().is_some() {
+            self.check_one_lane(&bucket)?;
+        }
         if let Some(acks) = change.acks {
             self.change_acks(&mut bucket, acks, occasion.at)?;
         }
@@ -69,7 +76,7 @@ impl ClusterState {
         let steps = (bucket.standing != before.standing).then(|| told(&before, &bucket.standing));
         let said = (bucket != *before).then(|| format!("{}, auto {}", bucket.policy, bucket.auto.mode));
         self.buckets.insert(bucket.id, Arc::new(bucket.clone()));
-        Ok(Done { reply: Reply::Bucket(bucket), change: said, steps: steps.into_iter().collect() })
+        Ok(Done { reply: Reply::of_bucket(bucket), change: said, steps: steps.into_iter().collect() })
     }
 
     /// Checks every rule about a bucket's standing.
@@ -134,12 +141,13 @@ fn next(policy: &Policy, now: &Standing, heard: &Copies, shards: u16, at: Hlc) -
             (all != *ready).then_some(Standing::Recovering { since, exposed_since, ready: all })
         }
         (Standing::Sync { .. } | Standing::Recovering { .. }, Copies::Lacking { .. })
-        | (Standing::Sync { .. }, Copies::Ready(_)) => None,
+        | (Standing::Sync { .. }, Copies::Ready(_))
+        | (_, Copies::Followed(_)) => None,
     }
 }
 
 /// The standing of a bucket that may not degrade any more: what it lacks already has still to come.
-fn stopped(now: Standing, at: Hlc) -> Standing {
+pub(crate) fn stopped(now: Standing, at: Hlc) -> Standing {
     match now {
         Standing::Degraded { exposed_since, .. } => {
             Standing::Recovering { since: at, exposed_since, ready: BTreeSet::new() }

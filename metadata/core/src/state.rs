@@ -267,7 +267,8 @@ impl ClusterState {
         rule(check_labels(&bucket.labels).is_ok(), "a bucket's labels are out of bounds")?;
         let auto = bucket.auto.validate(bucket.policy, &bucket.regions);
         rule(auto.is_ok(), "a bucket may do by itself what its policy leaves no room for")?;
-        self.validate_standing(bucket)
+        self.validate_standing(bucket)?;
+        self.validate_turns(bucket)
     }
 }
 

@@ -167,7 +167,11 @@ impl Handle {
         dry_run: bool,
         who: &str,
     ) -> Result<Bucket, Refusal> {
-        self.run(Action::SetBucket { name, change }, dry_run, who).await.and_then(bucket_of)
+        let action = match change.policy {
+            Some(policy) => Action::SetPolicy { name, policy, auto: change.auto },
+            None => Action::SetBucket { name, change },
+        };
+        self.run(action, dry_run, who).await.and_then(bucket_of)
     }
 
     /// Puts on record what an operator did to what is not the metadata plane's: the event ring says who, when and what.

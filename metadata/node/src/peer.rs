@@ -87,6 +87,7 @@ impl PeerService {
             | Action::DeleteBucket { .. }
             | Action::SetLabels { .. }
             | Action::SetBucket { .. }
+            | Action::SetPolicy { .. }
             | Action::Note { .. }
             | Action::Switchover(_)
             | Action::Failover(_)

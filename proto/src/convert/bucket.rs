@@ -2,10 +2,10 @@
 
 use meridian_types::{
     Acks, AutoFailover, AutoMode, Breach, Bucket, BucketChange, BucketId, BucketName, BucketSpec, Epoch, Hlc, LagBound,
-    MaxLag, OnPartition, Phase, PlanId, Policy, PolicyError, Refusal, RegionName, Standing,
+    MaxLag, OnPartition, Phase, PlanId, Policy, PolicyError, Refusal, RegionName, Standing, Turn, Turns,
 };
 
-use super::cluster::{named, unreadable};
+use super::cluster::{lane_name_from_proto, lane_name_to_proto, named, unreadable};
 use super::{invalid, region, shard};
 use crate::v1;
 use crate::v1::auto_failover::Mode as WireMode;
@@ -242,6 +242,7 @@ pub fn change_to_proto(name: &BucketName, change: &BucketChange, dry_run: bool) 
             OnPartition::Block => WirePartition::Block(true),
             OnPartition::Degrade { after_ms } => WirePartition::DegradeAfterMs(after_ms),
         }),
+        policy: change.policy.map(policy_to_proto),
     }
 }
 
@@ -260,7 +261,12 @@ pub fn change_from_proto(request: v1::SetBucketRequest) -> Result<(BucketName, B
         WirePartition::DegradeAfterMs(after_ms) => OnPartition::Degrade { after_ms },
     });
     let acks = acks_from_proto(request.acks, request.acks_regions)?;
-    let change = BucketChange { auto: request.auto.map(asked_from_proto).transpose()?, max_lag, on_partition, acks };
+    let policy = request.policy.map(policy_from_proto).transpose()?;
+    if policy.is_some() && (max_lag.is_some() || on_partition.is_some() || acks.is_some()) {
+        return Err(invalid("`policy` comes with all its settings: name each of them in it, and not beside it"));
+    }
+    let auto = request.auto.map(asked_from_proto).transpose()?;
+    let change = BucketChange { auto, max_lag, on_partition, acks, policy };
     Ok((named(BucketName::new(&request.name))?, change, request.dry_run))
 }
 
@@ -291,7 +297,19 @@ pub fn bucket_to_proto(bucket: &Bucket) -> v1::Bucket {
             successors: bucket.auto.successors.iter().map(|region| u32::from(region.0)).collect(),
             ..auto_to_proto(&bucket.auto)
         }),
+        turns: bucket.turns.kept.iter().map(turn_to_proto).collect(),
+        followed: bucket.turns.followed.iter().map(|shard| u32::from(shard.0)).collect(),
     }
+}
+
+fn turn_to_proto(turn: &Turn) -> v1::Turn {
+    v1::Turn { epoch: turn.epoch.0, from: lane_name_to_proto(turn.from).into() }
+}
+
+fn turns_from_proto(turns: &[v1::Turn], followed: Vec<u32>) -> Result<Turns, Refusal> {
+    let turn = |it: &v1::Turn| Ok(Turn { epoch: Epoch(it.epoch), from: lane_name_from_proto(it.from)? });
+    let kept = turns.iter().map(turn).collect::<Result<_, Refusal>>()?;
+    Ok(Turns { kept, followed: followed.into_iter().map(shard).collect::<Result<_, _>>()? })
 }
 
 /// A bucket that has travelled.
@@ -329,5 +347,6 @@ pub fn bucket_from_proto(bucket: v1::Bucket) -> Result<Bucket, Refusal> {
         created,
         standing: bucket.standing.map_or(Ok(Standing::Sync { since: created }), standing_from_proto)?,
         auto,
+        turns: turns_from_proto(&bucket.turns, bucket.followed)?,
     })
 }

@@ -196,15 +196,26 @@ pub fn lag_from_proto(message: v1::LagResponse) -> Result<(RegionId, Vec<BucketL
     Ok((region(message.region)?, lags, lanes))
 }
 
-fn lane_to_proto(status: LaneStatus) -> v1::LaneStatus {
-    let lane = match status.lane {
+pub(super) fn lane_name_to_proto(lane: Lane) -> WireLane {
+    match lane {
         Lane::Sync => WireLane::Sync,
         Lane::Async => WireLane::Async,
-    };
+    }
+}
+
+pub(super) fn lane_name_from_proto(lane: i32) -> Result<Lane, Refusal> {
+    match WireLane::try_from(lane) {
+        Ok(WireLane::Sync) => Ok(Lane::Sync),
+        Ok(WireLane::Async) => Ok(Lane::Async),
+        Ok(WireLane::Unspecified) | Err(_) => Err(unreadable(&format!("the lane {lane}"))),
+    }
+}
+
+fn lane_to_proto(status: LaneStatus) -> v1::LaneStatus {
     let mut message = v1::LaneStatus {
         shard: u32::from(status.shard.0),
         target: u32::from(status.target.0),
-        lane: lane.into(),
+        lane: lane_name_to_proto(status.lane).into(),
         head: status.head.0,
         sent: status.sent.0,
         acked: status.acked.0,
@@ -239,11 +250,7 @@ fn lane_to_proto(status: LaneStatus) -> v1::LaneStatus {
 }
 
 fn lane_from_proto(message: v1::LaneStatus) -> Result<LaneStatus, Refusal> {
-    let lane = match WireLane::try_from(message.lane) {
-        Ok(WireLane::Sync) => Lane::Sync,
-        Ok(WireLane::Async) => Lane::Async,
-        Ok(WireLane::Unspecified) | Err(_) => return Err(unreadable(&format!("the lane {}", message.lane))),
-    };
+    let lane = lane_name_from_proto(message.lane)?;
     let state = match State::try_from(message.state) {
         Ok(State::Connecting) => LaneState::Connecting { reason: message.detail },
         Ok(State::Streaming) => LaneState::Streaming,

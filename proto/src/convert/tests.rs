@@ -11,9 +11,10 @@ use meridian_types::{
     LaneState, LaneStatus, Loss, Lsn, MaxLag, Move, Muster, Node, NodeId, NodeName, NodeStatus, OnPartition,
     OperationId, Outcome, Phase, Plan, PlanId, Policy, Proof, Read, ReadLevel, Refusal, RefusalKind, Region, RegionId,
     RegionName, Remains, Request, RequestId, Response, Seal, Selection, SessionToken, SetHash, ShardDigest, ShardId,
-    StalePolicy, Standing, Step, SwitchoverSpec, Topology, Value, Verdict, Version, Write, WriteAck, request::Found,
+    StalePolicy, Standing, Step, SwitchoverSpec, Topology, Turn, Turns, Value, Verdict, Version, Write, WriteAck,
+    request::Found,
 };
-use proptest::collection::{btree_map, vec};
+use proptest::collection::{btree_map, btree_set, vec};
 use proptest::option;
 use proptest::prelude::*;
 use prost::Message;
@@ -247,8 +248,18 @@ fn change() -> impl Strategy<Value = BucketChange> {
         .prop_map(|after_ms| after_ms.map_or(OnPartition::Block, |after_ms| OnPartition::Degrade { after_ms }));
     let name = name().prop_map(|name| RegionName::new(name.as_str()).unwrap());
     let acks = prop_oneof![Just(Acks::One), Just(Acks::Majority), Just(Acks::All), any::<u8>().prop_map(Acks::Regions)];
-    (option::of(auto(name)), option::of(max_lag), option::of(on_partition), option::of(acks))
-        .prop_map(|(auto, max_lag, on_partition, acks)| BucketChange { auto, max_lag, on_partition, acks })
+    let settings = (option::of(auto(name)), option::of(max_lag), option::of(on_partition), option::of(acks));
+    (settings, option::weighted(0.2, policy())).prop_map(|((auto, max_lag, on_partition, acks), policy)| match policy {
+        None => BucketChange { auto, max_lag, on_partition, acks, policy },
+        Some(_) => BucketChange { auto, policy, ..BucketChange::default() },
+    })
+}
+
+fn turns() -> impl Strategy<Value = Turns> {
+    let turn = (any::<u64>(), prop::sample::select(Lane::ALL.to_vec()));
+    let turn = turn.prop_map(|(epoch, from)| Turn { epoch: Epoch(epoch), from });
+    (vec(turn, 0..3), btree_set(any::<u16>().prop_map(ShardId), 0..3))
+        .prop_map(|(kept, followed)| Turns { kept, followed })
 }
 
 fn labels() -> impl Strategy<Value = BTreeMap<String, String>> {
@@ -401,9 +412,9 @@ fn plan() -> impl Strategy<Value = Plan> {
 }
 
 fn bucket() -> impl Strategy<Value = Bucket> {
-    let life = (any::<u64>(), phase(), standing(), auto(any::<u16>().prop_map(RegionId)));
+    let life = (any::<u64>(), phase(), standing(), auto(any::<u16>().prop_map(RegionId)), turns());
     (1u32..9, name(), policy(), life, option::of(1u16..5), vec(1u16..5, 0..4), labels(), any::<u64>()).prop_map(
-        |(id, name, policy, (epoch, phase, standing, auto), primary, regions, labels, created)| Bucket {
+        |(id, name, policy, (epoch, phase, standing, auto, turns), primary, regions, labels, created)| Bucket {
             id: BucketId(id),
             name,
             policy,
@@ -415,6 +426,7 @@ fn bucket() -> impl Strategy<Value = Bucket> {
             created: Hlc(created),
             standing,
             auto,
+            turns,
         },
     )
 }

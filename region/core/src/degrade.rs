@@ -82,6 +82,8 @@ struct Watch {
     seen_ms: u64,
     trails: BTreeMap<ShardId, Trail>,
     proofs: BTreeMap<ShardId, (Lsn, BTreeSet<RegionId>)>,
+    /// When proofs were last asked for.
+    asked_ms: Option<u64>,
     said: Option<(Copies, u64)>,
 }
 
@@ -120,9 +122,15 @@ impl Degrading {
             duties.push(CopiesDuty::Tell(word));
         }
         if matches!(bucket.standing, Standing::Recovering { .. }) && now_ms >= watch.seen_ms.saturating_add(settle_ms) {
-            let shards: BTreeSet<_> =
-                sights.iter().map(|it| it.shard).filter(|shard| !watch.proofs.contains_key(shard)).collect();
+            // Once more where too few regions have all of earlier primaries, for they may by now.
+            let again = watch.asked_ms.is_none_or(|at| at + AGAIN_MS <= now_ms);
+            let lacks = |sight: &&CopiesSight| match watch.proofs.get(&sight.shard) {
+                None => true,
+                Some((_, whole)) => again && whole.len() < needed,
+            };
+            let shards: BTreeSet<_> = sights.iter().filter(lacks).map(|it| it.shard).collect();
             if !shards.is_empty() {
+                watch.asked_ms = Some(now_ms);
                 duties.push(CopiesDuty::Prove { bucket: bucket.id, since: watch.since, shards });
             }
         }
@@ -135,7 +143,8 @@ impl Degrading {
             return;
         };
         for (shard, lsn) in proof.stood {
-            watch.proofs.insert(shard, (lsn, proof.whole.clone()));
+            // Where it stood at first is what counts; who has all of earlier primaries since then has what came before, too.
+            watch.proofs.entry(shard).or_insert_with(|| (lsn, BTreeSet::new())).1.extend(&proof.whole);
         }
     }
 
@@ -146,8 +155,15 @@ impl Degrading {
 
     fn watch(&mut self, now_ms: u64, bucket: &Bucket) -> &mut Watch {
         let (epoch, since) = (bucket.epoch, bucket.standing.since());
-        let fresh =
-            || Watch { epoch, since, seen_ms: now_ms, trails: BTreeMap::new(), proofs: BTreeMap::new(), said: None };
+        let fresh = || Watch {
+            epoch,
+            since,
+            seen_ms: now_ms,
+            trails: BTreeMap::new(),
+            proofs: BTreeMap::new(),
+            asked_ms: None,
+            said: None,
+        };
         let watch = self.buckets.entry(bucket.id).or_insert_with(fresh);
         if watch.epoch != epoch {
             *watch = fresh();

@@ -205,6 +205,7 @@ mod tests {
             created: Hlc(0),
             standing: Default::default(),
             auto: Default::default(),
+            turns: Default::default(),
         }
     }
 

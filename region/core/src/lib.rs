@@ -17,6 +17,7 @@ pub mod degrade;
 pub mod drill;
 pub mod error;
 pub mod exposure;
+pub mod following;
 #[doc(hidden)]
 pub mod fuzz;
 pub mod handover;
@@ -37,6 +38,7 @@ pub mod view;
 
 pub use degrade::{CopiesDuty, CopiesSight, Degrading, Proof};
 pub use error::{ApplyError, Damage, LoadError, ReadError};
+pub use following::{Following, TurnDuty};
 pub use handover::{Duty, Handover, Sight};
 pub use keys::shard_range;
 pub use meta::Astray;

@@ -286,7 +286,12 @@ impl Shard {
                 }
                 let result = self.apply_history(view, out, lsn, header, entry.len(), body)?;
                 let note = self.note(header.bucket);
-                Ok(Applied { answered: answered(header, &result), result, note, frame: None })
+                let mut answered = answered(header, &result);
+                if let BodyRef::Seal { .. } = body {
+                    // What waited here for epochs that are passed over has no place in the history any more.
+                    self.unpark(view, header.bucket, usize::MAX, out, &mut answered)?;
+                }
+                Ok(Applied { answered, result, note, frame: None })
             }
         }
     }

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures::future::join_all;
 use meridian_region_core::{CopiesDuty, CopiesSight, Degrading, Proof};
 use meridian_types::{
     Bucket, BucketId, Hlc, Lsn, Policy, Positions, Read, ReadLevel, RegionId, Request, SessionToken, ShardId,
@@ -28,7 +29,7 @@ const SWEEP_EVERY: Duration = Duration::from_secs(1);
 const TELL_PATIENCE: Duration = Duration::from_secs(3);
 
 /// How long a proof may take: a round in the region, and one to each other region.
-const PROOF_PATIENCE: Duration = Duration::from_secs(3);
+pub(crate) const PROOF_PATIENCE: Duration = Duration::from_secs(3);
 
 /// How often a waiting write looks at its lease again: running out and coming back is no change of the topology.
 const LEASE_EVERY: Duration = Duration::from_millis(20);
@@ -105,7 +106,11 @@ async fn prove(node: Arc<Node>, bucket: Arc<Bucket>, since: Hlc, shards: BTreeSe
         }
         let mut positions =
             shard.board.public().digests.get(&bucket.id).map(|digest| digest.positions.clone()).unwrap_or_default();
-        stood.insert(shard.id, positions.0.remove(&node.region()).unwrap_or_default());
+        stood.insert(shard.id, positions.of(node.region()));
+        // Of a bucket whose lane has turned, what a region confirms of this one's may be parked behind its own seal, too.
+        if !bucket.is_turning() {
+            positions.0.remove(&node.region());
+        }
         earlier.insert(shard.id, positions);
     }
     let whole = node.whole(&bucket, &earlier).await;
@@ -124,14 +129,17 @@ impl Node {
         let lane = bucket.policy.lane();
         let in_force = |shard: &&ShardNode| shard.board.leads() && shard.board.epoch(bucket.id) == bucket.epoch;
         let sight = |shard: &ShardNode| {
-            let acked = bucket.targets(self.region()).map(|target| (target, shard.acked(lane, target))).collect();
+            // Who has not followed into the lane holds no copy of use.
+            let has =
+                |target| if self.has_followed(bucket, shard.id, target) { shard.acked(lane, target) } else { Lsn(0) };
+            let acked = bucket.targets(self.region()).map(|target| (target, has(target))).collect();
             let digest = shard.board.public().digests.get(&bucket.id).map(|digest| digest.positions.of(self.region()));
             CopiesSight { shard: shard.id, lsn: digest.unwrap_or_default(), acked }
         };
         self.shards.iter().filter(in_force).map(sight).collect()
     }
 
-    /// The other regions that have applied everything of earlier primaries. What they confirm of this one's may still be
+    /// The other regions that have applied everything of earlier primaries, and of earlier lanes. What they confirm of this one's may still be
     /// parked behind it (docs/adr/2026-11-20-seals.md).
     async fn whole(&self, bucket: &Bucket, earlier: &BTreeMap<ShardId, Positions>) -> BTreeSet<RegionId> {
         let mut session = SessionToken::default();
@@ -144,24 +152,17 @@ impl Node {
         if session == SessionToken::default() {
             return others.into_iter().collect();
         }
-        let topology = self.authority.topology();
         let first = earlier.keys().next().copied().unwrap_or_default();
-        let request = self.looks_for(bucket, session);
-        let mut whole = BTreeSet::new();
-        for region in others {
-            let asked = self.peers.ask_region(&topology, region, first, &request);
-            if matches!(timeout(PROOF_PATIENCE, asked).await, Ok(Ok(_))) {
-                whole.insert(region);
-            }
-        }
-        whole
+        let asked = others.iter().map(|region| self.has_seen(bucket, *region, first, session.clone()));
+        let seen = join_all(asked).await;
+        others.iter().zip(seen).filter(|(_, seen)| *seen).map(|(region, _)| *region).collect()
     }
 
     /// A read that is answered only by who has applied what the session has seen.
-    fn looks_for(&self, bucket: &Bucket, session: SessionToken) -> Request {
+    pub(crate) fn looks_for(&self, bucket: &Bucket, session: SessionToken) -> Request {
         let read = Read::Scan { prefix: Bytes::new(), after: Bytes::new(), limit: 1, values: false };
         let deadline_ms = u32::try_from(PROOF_PATIENCE.as_millis()).unwrap_or(u32::MAX);
-        let (bucket, level, stale) = (bucket.name.clone(), ReadLevel::Session, StalePolicy::Fail);
+        let (bucket, level, stale) = (bucket.name.clone(), ReadLevel::Session, StalePolicy::Wait);
         Request::Read { bucket, read, level, stale, session, deadline_ms }
     }
 

@@ -8,12 +8,13 @@ use meridian_failpoint::failpoint;
 use meridian_region_core::{ControlResult, Duty, Handover, Sight};
 use meridian_types::entry::{Body, Header, Kind};
 use meridian_types::{
-    Bucket, BucketId, Epoch, Exposure, Fact, Phase, Positions, Refusal, RefusalKind, Remains, Seal, ShardFacts,
-    ShardId, Word,
+    Bucket, BucketId, Epoch, Exposure, Fact, Lane, Lsn, Phase, Positions, Refusal, RefusalKind, RegionId, Remains,
+    Seal, ShardFacts, ShardId, Word,
 };
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
+use crate::exposures::Said;
 use crate::node::{Node, ShardNode};
 use crate::proposer;
 
@@ -117,6 +118,8 @@ impl Node {
         let digest = shard.board.public().digests.get(&bucket.id).cloned().unwrap_or_default();
         let lsn = bucket.primary.map(|primary| digest.positions.of(primary)).unwrap_or_default();
         let acked = match bucket.phase {
+            // Who has not followed into the lane may lack what is in the other one, however much it confirms.
+            Phase::CatchingUp { to, .. } if !self.has_followed(bucket, shard.id, to) => Lsn(0),
             Phase::CatchingUp { to, .. } => shard.acked(bucket.policy.lane(), to),
             Phase::Fencing { .. } | Phase::Pulling { .. } => return self.sight_of_remains(shard, bucket),
             Phase::Steady | Phase::Draining { .. } => lsn,
@@ -135,8 +138,7 @@ impl Node {
 
     fn facts_of(&self, shard: &ShardNode, bucket: &Bucket) -> (Epoch, ShardFacts) {
         let primary = bucket.primary.unwrap_or_default();
-        let complete = shard.lanes.complete_ms(primary, bucket.policy.lane());
-        let said = shard.exposures.said(primary, bucket.id, complete);
+        let said = shard.said(primary, bucket);
         let core = shard.board.core();
         let digest = core.digest(bucket.id).cloned().unwrap_or_default();
         let seal = Seal { lsn: digest.positions.of(primary), hash: digest.hash, keys: digest.keys };
@@ -145,8 +147,10 @@ impl Node {
         let remains = Remains {
             epoch: core.epoch(bucket.id),
             seal,
-            exposure: said.map(|said| said.exposure),
-            whole: !broken && !core.waits_for_seal(bucket.id),
+            exposure: said.map(|said| with_waiting(said.exposure, core.waiting(bucket.id))),
+            // While a lane turns, what waits may never be of use without the lost primary; so it was counted as a copy by
+            // nobody, and is as good as not there.
+            whole: !broken && (bucket.is_turning() || !core.waits_for_seal(bucket.id)),
         };
         let said_ms = said.map(|said| self.clock.monotonic_ms().saturating_sub(said.at_ms));
         (core.fence(bucket.id), ShardFacts { bucket: bucket.id, shard: shard.id, remains, said_ms })
@@ -159,10 +163,10 @@ impl Node {
     }
 
     /// A primary says what is lacking in a shard here.
-    pub(crate) fn exposed(&self, source: meridian_types::RegionId, shard: ShardId, said: &[(BucketId, Exposure)]) {
+    pub(crate) fn exposed(&self, source: RegionId, shard: ShardId, lane: Lane, said: &[(BucketId, Exposure)]) {
         self.signs.of_life(source, self.clock.monotonic_ms());
         if let Some(shard) = self.shard(shard) {
-            shard.exposures.say(source, self.clock.monotonic_ms(), said);
+            shard.exposures.say(source, lane, self.clock.monotonic_ms(), said);
         }
     }
 
@@ -208,6 +212,22 @@ impl Node {
             .map_err(|why| Refusal::new(RefusalKind::Internal, why.to_string()))?;
         result.refused.map_or(Ok(()), Err)
     }
+}
+
+impl ShardNode {
+    /// What a primary last said is lacking here: of all lanes in which the bucket may travel, or it is not known.
+    fn said(&self, primary: RegionId, bucket: &Bucket) -> Option<Said> {
+        let lanes = Lane::ALL.into_iter().filter(|lane| bucket.travels_in(*lane));
+        let said =
+            lanes.map(|lane| self.exposures.said(primary, lane, bucket.id, self.lanes.complete_ms(primary, lane)));
+        said.reduce(|one, other| Some(one?.and(other?))).flatten()
+    }
+}
+
+/// What is lacking, and what is here but waits for something that is lacking.
+fn with_waiting(exposure: Exposure, (operations, bytes): (u64, u64)) -> Exposure {
+    let (operations, bytes) = (exposure.operations.saturating_add(operations), exposure.bytes.saturating_add(bytes));
+    Exposure { operations, bytes, ..exposure }
 }
 
 /// Tells a word until it is on record; gives up after a while, for a later look knows better.

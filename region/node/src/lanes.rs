@@ -83,6 +83,7 @@ mod tests {
             created: Hlc(0),
             standing: Default::default(),
             auto: Default::default(),
+            turns: Default::default(),
         }
     }
 

@@ -45,6 +45,7 @@ mod salvage;
 mod service;
 mod signs;
 mod store;
+mod turns;
 mod upkeep;
 mod waiters;
 mod writes;

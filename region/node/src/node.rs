@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use meridian_consensus::Leadership;
+use meridian_region_core::Following;
 use meridian_region_core::exposure::Exposed;
 use meridian_types::entry::{Header, Kind};
 use meridian_types::{
@@ -61,6 +62,8 @@ pub(crate) struct Node {
     pub(crate) breaches: Mutex<BTreeMap<BucketId, String>>,
     /// What buckets with a ceiling have exposed here, at the last look.
     pub(crate) exposures: Mutex<BTreeMap<BucketId, Exposed>>,
+    /// Who has followed buckets whose lane has turned.
+    pub(crate) following: Mutex<Following>,
 }
 
 /// One shard on this node.

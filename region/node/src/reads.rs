@@ -305,7 +305,7 @@ impl Node {
         for (shard, positions) in &gathered.seen {
             let lsn = positions.of(self.region());
             let shard = self.shard(*shard).ok_or_else(missing_shard)?;
-            let others = self.others(bucket, shard.id);
+            let others = self.counted(standing, shard, needed, deadline).await;
             // While DEGRADED is on record one copy is what writes are acknowledged with, and so what can be read (DEG-1).
             if lsn > Lsn(0) && !self.copied_or_fewer(standing, shard, lsn, &others, (needed, 0), deadline).await {
                 return Err(Refusal::new(

@@ -38,6 +38,7 @@ use crate::router::Caller;
 use crate::salvage::{Files, Vault};
 use crate::signs::Signs;
 use crate::store::{Engine, EngineError, Store};
+use crate::turns;
 use crate::upkeep;
 
 /// What the composition root gives.
@@ -184,6 +185,7 @@ impl Service {
             signs: Signs::default(),
             breaches: Default::default(),
             exposures: Default::default(),
+            following: Default::default(),
             place,
             options,
             store,
@@ -231,6 +233,7 @@ impl Service {
         tasks.push(("key expiry", upkeep::expire_keys(Arc::clone(&node)).boxed()));
         tasks.push(("repair", repair::watch(Arc::clone(&node)).boxed()));
         tasks.push(("handover", handover::hand_over(Arc::clone(&node)).boxed()));
+        tasks.push(("turns", turns::keep_turns(Arc::clone(&node)).boxed()));
         tasks.push(("copies", degrade::keep_copies(Arc::clone(&node)).boxed()));
         tasks.push(("ceilings", ceiling::keep_ceilings(Arc::clone(&node)).boxed()));
         tasks.push(("drills", drill::serve(Arc::clone(&node), self.drills).boxed()));
@@ -319,8 +322,8 @@ impl Handle {
     }
 
     /// The primaries in `source` say what is lacking in a shard of this region.
-    pub fn exposed(&self, source: RegionId, shard: ShardId, said: &[(BucketId, Exposure)]) {
-        self.node.exposed(source, shard, said);
+    pub fn exposed(&self, source: RegionId, shard: ShardId, lane: Lane, said: &[(BucketId, Exposure)]) {
+        self.node.exposed(source, shard, lane, said);
     }
 
     /// The other regions of which nothing came lately over any lane.

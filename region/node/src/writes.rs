@@ -165,7 +165,7 @@ impl Node {
             return Err(refusal.clone());
         }
         let mut regions = 1;
-        let others = self.others(bucket, shard.id);
+        let others = self.counted(standing, shard, required.regions - 1, deadline).await;
         if let Some(old) = origin.filter(|origin| *origin != self.region()) {
             // Both primaries have what the old one sealed. Of the other regions only their own lanes from it could tell.
             regions = 2;
@@ -202,10 +202,11 @@ impl Node {
         respond(standing, shard, self.region(), origin, result, durability)
     }
 
-    /// The other regions whose copies count: not one that is being repaired, which is on no history until it is over (DUR-2).
+    /// The other regions whose copies count: not one that is being repaired, which is on no history until it is over, nor one that
+    /// has not followed into the bucket's lane, whose copies may be of no use without this region (DUR-2).
     pub(crate) fn others(&self, bucket: &Bucket, shard: ShardId) -> Vec<RegionId> {
         let whole = |region: &RegionId| !self.repairs.sources.serves(shard, bucket.id, *region);
-        bucket.targets(self.region()).filter(whole).collect()
+        bucket.targets(self.region()).filter(whole).filter(|region| self.has_followed(bucket, shard, *region)).collect()
     }
 
     fn too_few(

@@ -2,7 +2,7 @@
 
 use meridian_types::entry::Header;
 use meridian_types::topology::BucketStatus;
-use meridian_types::{Lane, RegionId, Topology};
+use meridian_types::{Bucket, Lane, RegionId, Topology};
 
 /// What becomes of an entry in a lane.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -11,26 +11,139 @@ pub enum Verdict {
     Ship,
     /// It is none of this lane's business.
     Skip,
-    /// Its bucket is newer than this copy of the topology: nothing after it may be judged either.
+    /// Its bucket, or the epoch it belongs to, is newer than this copy of the topology: nothing after it may be judged either.
     Wait,
 }
 
-/// Judges an entry of the log of region `source` for the lane to `target`.
+/// Judges an entry of the log of region `source` for the lane to `target`. Its lane is that of its epoch, a seal's that of the epoch
+/// it ends, so that every entry travels in exactly one (docs/adr/2026-11-27-online-policy-change.md). Of an epoch that
+/// this copy has not heard of nobody can tell.
 pub fn verdict(topology: &Topology, source: RegionId, target: RegionId, lane: Lane, header: &Header) -> Verdict {
     if !header.kind.is_shipped() || header.origin != source {
         return Verdict::Skip;
     }
     match topology.bucket(header.bucket) {
-        BucketStatus::Known(bucket) if bucket.is_in(target) && bucket.policy.lane() == lane => Verdict::Ship,
+        BucketStatus::Known(bucket) if !bucket.is_in(target) => Verdict::Skip,
+        BucketStatus::Known(bucket) if is_to_come(bucket, header) => Verdict::Wait,
+        BucketStatus::Known(bucket) if bucket.lane_of(header.epoch) == lane => Verdict::Ship,
         BucketStatus::Known(_) | BucketStatus::Deleted => Verdict::Skip,
         BucketStatus::NotYetKnown => Verdict::Wait,
     }
+}
+
+/// Active-active buckets have no epochs to turn.
+fn is_to_come(bucket: &Bucket, header: &Header) -> bool {
+    bucket.primary.is_some() && header.epoch > bucket.epoch
 }
 
 /// Whether region `target` needs to know how fresh this lane is: some bucket is written in `source`, read in
 /// `target`, and travels in it. Else no probe is sent, and the idle lane costs nothing.
 pub fn is_probed(topology: &Topology, source: RegionId, target: RegionId, lane: Lane) -> bool {
     topology.buckets.values().any(|bucket| {
-        bucket.policy.lane() == lane && bucket.is_in(target) && bucket.accepts_writes_in(source) && source != target
+        bucket.travels_in(lane) && bucket.is_in(target) && bucket.accepts_writes_in(source) && source != target
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+    use std::sync::Arc;
+
+    use meridian_types::entry::Kind;
+    use meridian_types::{Acks, BucketId, BucketName, Epoch, Hlc, Phase, Policy, RequestId};
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const US: RegionId = RegionId(1);
+    const EU: RegionId = RegionId(2);
+
+    fn bucket() -> Bucket {
+        Bucket {
+            id: BucketId(1),
+            name: BucketName::new("b").unwrap(),
+            policy: Policy::ASYNC,
+            epoch: Epoch(1),
+            phase: Phase::Steady,
+            primary: Some(US),
+            regions: vec![US, EU],
+            labels: BTreeMap::new(),
+            created: Hlc(0),
+            standing: Default::default(),
+            auto: Default::default(),
+            turns: Default::default(),
+        }
+    }
+
+    fn topology(bucket: &Bucket) -> Topology {
+        let buckets = [(bucket.id, Arc::new(bucket.clone()))].into();
+        Topology { buckets, last_bucket: bucket.id, ..Topology::default() }
+    }
+
+    fn header(kind: Kind, epoch: u64) -> Header {
+        Header {
+            kind,
+            origin: US,
+            bucket: BucketId(1),
+            epoch: Epoch(epoch),
+            hlc: Hlc(1),
+            id: RequestId::default(),
+            lowest_outstanding: 0,
+        }
+    }
+
+    fn turned(bucket: &mut Bucket) {
+        let from = bucket.policy.lane();
+        bucket.epoch = Epoch(bucket.epoch.0 + 1);
+        bucket.policy = if from == Lane::Async { Policy::sync(Acks::All) } else { Policy::ASYNC };
+        bucket.turns.turn(bucket.epoch, from);
+    }
+
+    #[test]
+    fn a_seal_travels_in_the_lane_of_the_epoch_it_ends_and_what_comes_behind_it_in_the_new_one() {
+        let mut bucket = bucket();
+        turned(&mut bucket);
+        let topology = topology(&bucket);
+        let of = |lane, kind, epoch| verdict(&topology, US, EU, lane, &header(kind, epoch));
+        assert_eq!(of(Lane::Async, Kind::Seal, 1), Verdict::Ship);
+        assert_eq!(of(Lane::Sync, Kind::Seal, 1), Verdict::Skip);
+        assert_eq!(of(Lane::Async, Kind::Write, 2), Verdict::Skip);
+        assert_eq!(of(Lane::Sync, Kind::Write, 2), Verdict::Ship);
+        assert!(is_probed(&topology, US, EU, Lane::Async) && is_probed(&topology, US, EU, Lane::Sync));
+    }
+
+    #[test]
+    fn an_entry_of_an_epoch_that_is_not_known_yet_waits_in_both_lanes() {
+        let topology = topology(&bucket());
+        for lane in Lane::ALL {
+            assert_eq!(verdict(&topology, US, EU, lane, &header(Kind::Write, 2)), Verdict::Wait);
+        }
+    }
+
+    proptest! {
+        /// Whatever a copy of the topology has heard of: an entry is shipped in one lane and skipped in the other, or waits in
+        /// both, and a copy that has heard of more never finds another lane for it (ORD-1).
+        #[test]
+        fn every_entry_travels_in_exactly_one_lane(turns in prop::collection::vec(any::<bool>(), 0..8), epoch in 1u64..10) {
+            let mut bucket = bucket();
+            let mut lane_found = None;
+            for turns in turns {
+                match turns {
+                    true => turned(&mut bucket),
+                    false => bucket.epoch = Epoch(bucket.epoch.0 + 1),
+                }
+                let topology = topology(&bucket);
+                let verdicts = Lane::ALL.map(|lane| (lane, verdict(&topology, US, EU, lane, &header(Kind::Write, epoch))));
+                let ships: Vec<Lane> =
+                    verdicts.iter().filter(|(_, it)| *it == Verdict::Ship).map(|(lane, _)| *lane).collect();
+                if epoch > bucket.epoch.0 {
+                    prop_assert!(verdicts.iter().all(|(_, it)| *it == Verdict::Wait));
+                    continue;
+                }
+                prop_assert_eq!(ships.len(), 1);
+                let lane = *lane_found.get_or_insert(ships[0]);
+                prop_assert_eq!(lane, ships[0]);
+            }
+        }
+    }
 }

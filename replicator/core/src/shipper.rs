@@ -422,7 +422,7 @@ impl Shipper {
     pub fn lags(&mut self, now: Instant, wall_ms: u64, counters: &dyn Fn(BucketId) -> (u64, u64)) -> Vec<BucketLag> {
         let (key, topology) = (self.key, Arc::clone(&self.topology));
         let buckets = topology.buckets.values().filter(|bucket| {
-            bucket.is_in(key.target) && bucket.accepts_writes_in(key.source) && bucket.policy.lane() == key.lane
+            bucket.is_in(key.target) && bucket.accepts_writes_in(key.source) && bucket.travels_in(key.lane)
         });
         let complete = self.is_complete();
         let behind_lsns = self.head.lsn.0.saturating_sub(self.sent.0);

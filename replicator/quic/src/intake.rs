@@ -269,7 +269,7 @@ impl LaneIntake<'_> {
             self.shared.sink.complete(self.source, self.shard, self.lane, complete.echo, complete.last);
         }
         if !out.exposed.is_empty() {
-            self.shared.sink.exposed(self.source, self.shard, &out.exposed);
+            self.shared.sink.exposed(self.source, self.shard, self.lane, &out.exposed);
         }
         for (ticket, frame) in out.apply {
             // Enqueued by the call; the room it takes is given back when it is answered.

@@ -56,8 +56,8 @@ pub trait LogSink: Send + Sync + 'static {
     /// its staleness at time `t` is at most `t - echo` (CON-3). Called only once `last` is durably applied.
     fn complete(&self, source: RegionId, shard: ShardId, lane: Lane, echo: u64, last: Lsn);
 
-    /// The primaries in `source` say what is lacking in a shard here (SWI-2).
-    fn exposed(&self, source: RegionId, shard: ShardId, said: &[(BucketId, Exposure)]);
+    /// The primaries in `source` say what of a lane is lacking in a shard here (SWI-2).
+    fn exposed(&self, source: RegionId, shard: ShardId, lane: Lane, said: &[(BucketId, Exposure)]);
 
     /// This node's monotonic clock in milliseconds, never 0: what probes carry and `complete` gets back.
     fn monotonic_ms(&self) -> u64;

@@ -94,6 +94,7 @@ fn bucket(id: BucketId, name: &str, policy: Policy) -> Bucket {
         created: Hlc(0),
         standing: Default::default(),
         auto: Default::default(),
+        turns: Default::default(),
     }
 }
 

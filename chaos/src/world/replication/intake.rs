@@ -113,7 +113,7 @@ impl Intake {
             self.region.complete_up_to(source, shard, lane, complete.echo, complete.last);
         }
         if !out.exposed.is_empty() {
-            self.region.exposed(source, shard, &out.exposed);
+            self.region.exposed(source, shard, lane, &out.exposed);
         }
         for (ticket, frame) in out.apply {
             let applying = self.region.apply_frame(&frame);

@@ -139,6 +139,15 @@ impl Settings {
         Ok((asked != now).then_some(asked))
     }
 
+    /// What the bucket may do by itself after these flags; `None`: they don't say.
+    pub(super) fn auto_of(
+        &self,
+        bucket: &Bucket,
+        topology: &Topology,
+    ) -> Result<Option<AutoFailover<RegionName>>, PolicyError> {
+        self.auto(named(&bucket.auto, topology))
+    }
+
     /// What these flags change of a bucket.
     pub(super) fn change(&self, bucket: &Bucket, topology: &Topology) -> Result<BucketChange, PolicyError> {
         let policy = self.policy(bucket.policy)?;
@@ -148,10 +157,11 @@ impl Settings {
         };
         let changed = policy != bucket.policy;
         Ok(BucketChange {
-            auto: self.auto(named(&bucket.auto, topology))?,
+            auto: self.auto_of(bucket, topology)?,
             max_lag: matches!(policy, Policy::Async { .. } if changed).then(|| policy.max_lag()),
             on_partition: on_partition.filter(|_| changed),
             acks: None,
+            policy: None,
         })
     }
 }

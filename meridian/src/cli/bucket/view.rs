@@ -23,6 +23,8 @@ pub(in crate::cli) struct View {
     pub(in crate::cli) labels: BTreeMap<String, String>,
     /// For sync buckets: how their copies stand.
     pub(in crate::cli) standing: Option<StandingView>,
+    /// While some region may not have followed it into the lane of its policy.
+    pub(in crate::cli) turning: Option<TurningView>,
     pub(in crate::cli) auto: AutoView,
     /// For buckets that may lack copies: what enough other regions do not have yet, as the primary knows it.
     pub(in crate::cli) exposure: Option<ExposureView>,
@@ -51,6 +53,34 @@ pub(in crate::cli) struct StandingView {
     /// How many shards have come as far as the state asks, of how many.
     shards_ready: usize,
     shards: u16,
+}
+
+/// A lane that has turned.
+#[derive(Debug, Default, Serialize)]
+pub(in crate::cli) struct TurningView {
+    /// The lane of its policy, and the first epoch in it.
+    lane: String,
+    epoch: u64,
+    /// In how many shards every region has everything of the epochs before, of how many.
+    shards_followed: usize,
+    shards: u16,
+}
+
+impl TurningView {
+    fn of(bucket: &Bucket, shards: u16) -> Option<TurningView> {
+        let turn = bucket.turns.kept.last()?;
+        let (lane, shards_followed) = (bucket.policy.lane().to_string(), bucket.turns.followed.len());
+        Some(TurningView { lane, epoch: turn.epoch.0, shards_followed, shards })
+    }
+
+    fn long(&self) -> String {
+        format!(
+            "since epoch {} in the {} lane; in {} of shards every region has what came before",
+            self.epoch,
+            self.lane,
+            share(self.shards_followed as u64, u64::from(self.shards))
+        )
+    }
 }
 
 /// What a bucket may do by itself.
@@ -85,6 +115,7 @@ impl View {
             labels: bucket.labels.clone(),
             standing: matches!(bucket.policy, Policy::Sync { .. })
                 .then(|| StandingView::of(&bucket.standing, topology.shards)),
+            turning: TurningView::of(bucket, topology.shards),
             exposure: None,
             auto: AutoView {
                 mode: bucket.auto.mode.to_string(),
@@ -131,6 +162,7 @@ impl View {
         match &self.exposure {
             Some(exposure) if self.standing.is_some() => format!("{standing}, {}", exposure.short()),
             Some(exposure) => exposure.short(),
+            None if self.turning.is_some() => format!("{standing}, lanes turning"),
             None => standing,
         }
     }
@@ -145,6 +177,7 @@ impl View {
             ("epoch", format!("{}, {}", self.epoch, self.moving())),
         ];
         lines.extend(self.standing.as_ref().map(|standing| ("copies", standing.long())));
+        lines.extend(self.turning.as_ref().map(|turning| ("lanes", turning.long())));
         lines.extend(self.exposure.as_ref().map(|exposure| ("exposed", exposure.long())));
         if self.primary.is_some() {
             lines.push(("failover", self.auto.long()));

@@ -63,7 +63,7 @@ impl Heard {
                     LaneState::Connecting { .. } | LaneState::Streaming | LaneState::Fenced => false,
                 };
                 let carried = topology.buckets.values().filter(|it| {
-                    stuck && it.is_in(lane.target) && it.accepts_writes_in(*source) && it.policy.lane() == lane.lane
+                    stuck && it.is_in(lane.target) && it.accepts_writes_in(*source) && it.travels_in(lane.lane)
                 });
                 unsound.extend(carried.map(|bucket| (bucket.id, lane.target)));
             }
@@ -368,6 +368,7 @@ mod tests {
             created: Hlc(1),
             standing: Standing::default(),
             auto: AutoFailover::default(),
+            turns: Default::default(),
         };
         topology.buckets.insert(bucket.id, Arc::new(bucket));
         let nodes: Vec<_> = topology.nodes.keys().copied().collect();

@@ -53,6 +53,7 @@ fn bucket(id: u32, policy: Policy, regions: u16, primary: u16) -> Bucket {
         created: Hlc(1),
         standing: Standing::default(),
         auto: AutoFailover::default(),
+        turns: Default::default(),
     }
 }
 

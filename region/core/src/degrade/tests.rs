@@ -22,6 +22,7 @@ fn bucket(standing: Standing) -> Bucket {
         created: Hlc(0),
         standing,
         auto: Default::default(),
+        turns: Default::default(),
     }
 }
 

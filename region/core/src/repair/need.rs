@@ -97,7 +97,7 @@ pub fn missed<'a>(
     bucket_of: impl Fn(BucketId) -> Option<&'a Bucket> + 'a,
 ) -> impl Iterator<Item = Need> + 'a {
     survey.missed_by(source, own).filter_map(move |id| {
-        let bucket = bucket_of(id).filter(|bucket| bucket.policy.lane() == lane && !own.is_dropped(id))?;
+        let bucket = bucket_of(id).filter(|bucket| bucket.travels_in(lane) && !own.is_dropped(id))?;
         match bucket.primary {
             // Here it lacks nothing: what the source has of it beyond this is its own, lost tail.
             Some(primary) if primary == own.region() => None,
@@ -151,6 +151,7 @@ mod tests {
             created: Hlc(0),
             standing: Default::default(),
             auto: Default::default(),
+            turns: Default::default(),
         }
     }
 

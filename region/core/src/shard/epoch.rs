@@ -127,6 +127,12 @@ impl Shard {
         self.parked.contains_key(&bucket)
     }
 
+    /// Operations and bytes of what waits here for the end of an epoch: durable, but of no use without that end.
+    pub fn waiting(&self, bucket: BucketId) -> (u64, u64) {
+        let parked = self.parked(bucket);
+        (parked.entries as u64, parked.bytes as u64)
+    }
+
     fn parked(&self, bucket: BucketId) -> Parked {
         self.parked.get(&bucket).copied().unwrap_or_default()
     }

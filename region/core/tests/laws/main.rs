@@ -8,4 +8,5 @@ mod plays;
 mod regions;
 mod repair;
 mod rules;
+mod turns;
 mod world;

@@ -169,6 +169,17 @@ impl Replica {
             Lane::Sync => PLAIN,
             Lane::Async => MERGED,
         };
+        self.frame_of(previous, lane, entries_max, &|header| header.bucket == bucket)
+    }
+
+    /// As [`Replica::frame_after`], of the entries that travel in the lane.
+    pub(crate) fn frame_of(
+        &self,
+        previous: Lsn,
+        lane: Lane,
+        entries_max: usize,
+        travels: &dyn Fn(&Header) -> bool,
+    ) -> Option<Bytes> {
         let mut notes: Option<DigestNote> = None;
         let mut entries = Vec::new();
         let mut last = previous;
@@ -178,7 +189,7 @@ impl Replica {
             }
             last = *lsn;
             let header = Header::decode(entry).unwrap();
-            if header.kind.is_shipped() && header.bucket == bucket && self.shard.is_effective(*lsn, &header) {
+            if header.kind.is_shipped() && travels(&header) && self.shard.is_effective(*lsn, &header) {
                 entries.push((*lsn, entry.clone()));
                 notes = note.clone();
             }

@@ -16,4 +16,5 @@ mod replication;
 mod restarts;
 mod salvage;
 mod throughput;
+mod turns;
 mod world;

@@ -71,6 +71,7 @@ pub fn add_bucket(topology: &mut Topology, name: &str, policy: Policy, primary: 
         created: Hlc(1),
         standing: Default::default(),
         auto: Default::default(),
+        turns: Default::default(),
     };
     topology.buckets.insert(id, Arc::new(bucket));
 }
@@ -527,7 +528,7 @@ fn travels(source: &RegionUnderTest, target: &RegionUnderTest, lane: Lane, entry
     let bucket = topology.buckets.get(&header.bucket);
     header.kind.is_shipped()
         && header.origin == source.id
-        && bucket.is_some_and(|bucket| bucket.is_in(target.id) && bucket.policy.lane() == lane)
+        && bucket.is_some_and(|bucket| bucket.is_in(target.id) && bucket.lane_of(header.epoch) == lane)
 }
 
 pub async fn carry_all(source: &RegionUnderTest, target: &RegionUnderTest) {

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::time::Instant;
 
 use bytes::Bytes;
-use meridian_types::entry::Header;
+use meridian_types::entry::{Header, Kind};
 use meridian_types::frame::{DigestNote, FRAME_RAW_BYTES, FrameHeader};
 use meridian_types::{BucketId, Hlc, Lane, Lsn};
 
@@ -75,6 +75,9 @@ pub(super) struct Streaming {
     /// Bytes of entries beyond `sent` that are none of this lane's.
     passed_bytes: usize,
     in_flight: VecDeque<InFlight>,
+    /// A seal of this region passed by since `sent`. The lane it did not travel in goes on behind it at once: whoever asks that lane
+    /// alone how far the target is would else hear that it lacks the epoch's end for as long as nobody writes.
+    passed_seal: bool,
     /// A plan is out whose frame is not made yet: `Some(carries entries or skips)`.
     encoding: Option<bool>,
     reading: Reading,
@@ -97,6 +100,7 @@ impl Streaming {
             pending: VecDeque::new(),
             pending_bytes: 0,
             passed_bytes: 0,
+            passed_seal: false,
             in_flight: VecDeque::new(),
             encoding: None,
             reading: Reading::Not { since: now, until: None },
@@ -155,7 +159,10 @@ impl Streaming {
             }
             let header = Header::decode(&entry).map_err(|error| format!("entry {lsn} can't be read: {error}"))?;
             match verdict(topology, key.source, key.target, key.lane, &header) {
-                Verdict::Skip => self.passed_bytes += entry.len(),
+                Verdict::Skip => {
+                    self.passed_bytes += entry.len();
+                    self.passed_seal |= header.kind == Kind::Seal && header.origin == key.source;
+                }
                 Verdict::Ship => {
                     ledger.pend(lsn, header.bucket, entry.len(), header.hlc);
                     self.pending_bytes += entry.len();
@@ -202,13 +209,15 @@ impl Streaming {
         ledger.ship(last);
         self.sent = last;
         self.passed_bytes = 0;
+        self.passed_seal &= !whole;
         self.encoding = Some(true);
         Some(Plan { round: self.round, header, notes, entries, raw_bytes })
     }
 
     /// A heartbeat when there is a probe to answer, a skip when the log has gone far without this lane.
     fn plan_empty(&mut self, key: &LaneKey) -> Option<Plan> {
-        let skip = self.examined.0 - self.sent.0 >= SKIP_LSNS || self.passed_bytes >= SKIP_BYTES;
+        let far = self.examined.0 - self.sent.0 >= SKIP_LSNS || self.passed_bytes >= SKIP_BYTES;
+        let skip = far || (self.passed_seal && self.examined > self.sent);
         let echo = self.take_echo();
         if !skip && echo == 0 {
             return None;
@@ -220,6 +229,7 @@ impl Streaming {
         }
         self.sent = last;
         self.passed_bytes = 0;
+        self.passed_seal &= !skip;
         self.encoding = Some(skip);
         Some(Plan { round: self.round, header, notes: Vec::new(), entries: Vec::new(), raw_bytes: 0 })
     }

@@ -30,6 +30,7 @@ fn topology() -> Arc<Topology> {
         created: Hlc(0),
         standing: Default::default(),
         auto: Default::default(),
+        turns: Default::default(),
     };
     let buckets = [bucket(ASYNC, "a", Policy::ASYNC), bucket(SYNC, "s", Policy::sync(Acks::All))];
     Arc::new(Topology {
@@ -348,4 +349,20 @@ fn the_target_is_told_what_it_lacks_whenever_that_is_news() {
     play.step(Input::Opened);
     play.step(Input::Message(ToSource::Position { round: 1, lsn: Lsn(2) }));
     assert_eq!(said(&mut play, 9).len(), 1, "a new stream begins anew");
+}
+
+#[test]
+fn a_seal_that_passes_by_moves_a_lane_at_once_and_only_once() {
+    let (mut play, _) = Play::streaming(Lane::Sync, 10, 12);
+    let TailEntry { lsn, entry, note } = entry(11, ASYNC, 10);
+    let header = Header { kind: Kind::Seal, ..Header::decode(&entry).unwrap() };
+    let seal = header.encode(&Body::Seal { next: Epoch(2), after: Default::default() });
+    let out = play.tail(vec![TailEntry { lsn, entry: seal, note }], 12, true);
+    let plan = out.ship.unwrap();
+    assert!(plan.entries.is_empty() && plan.header.last == Lsn(12), "{plan:?}");
+    let out = play.encoded(60);
+    assert!(out.ship.is_none(), "that was it");
+    play.head(13);
+    let out = play.tail(vec![self::entry(13, ASYNC, 10)], 13, true);
+    assert!(out.ship.is_none(), "of what else passes by nothing is said");
 }

@@ -78,6 +78,7 @@ fn bucket(id: u32, name: &str, policy: Policy, regions: Vec<RegionId>) -> Arc<Bu
         created: Hlc(0),
         standing: Default::default(),
         auto: Default::default(),
+        turns: Default::default(),
     })
 }
 

@@ -100,6 +100,7 @@ pub(crate) fn topology(regions: u16, shards: u16) -> Topology {
             created: Hlc(0),
             standing: Default::default(),
             auto: Default::default(),
+            turns: Default::default(),
         };
         topology.buckets.insert(id, Arc::new(bucket));
     }
@@ -290,7 +291,7 @@ impl LogSink for MemorySink {
         self.lanes.lock().unwrap().entry((source, shard, lane)).or_default().complete = Some((echo, last));
     }
 
-    fn exposed(&self, source: RegionId, shard: ShardId, said: &[(BucketId, Exposure)]) {
+    fn exposed(&self, source: RegionId, shard: ShardId, _: Lane, said: &[(BucketId, Exposure)]) {
         let mut exposed = self.exposed.lock().unwrap();
         exposed.extend(said.iter().map(|(bucket, exposure)| ((source, shard, *bucket), *exposure)));
     }

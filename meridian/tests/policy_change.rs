@@ -1,0 +1,99 @@
+//! A bucket goes from `async` to `sync` and back under load, with all regions and without one that was killed (kill -9): no acknowledged
+//! write is lost, and all regions end equal (DUR-2, ORD-1; docs/adr/2026-11-27-online-policy-change.md). Real processes.
+
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use chaos::real::{Planet, REGIONS, create_bucket, load, verdict};
+use meridian_client::Client;
+use meridian_types::{Acks, Bucket, BucketChange, BucketName, Policy};
+use tokio_util::sync::CancellationToken;
+
+const PATIENCE: Duration = Duration::from_secs(120);
+const NAME: &str = "turning";
+const WRITERS: usize = 6;
+/// A region that is not the primary.
+const KILLED: usize = 2;
+/// How long the load goes on under each policy.
+const BETWEEN: Duration = Duration::from_millis(700);
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_policy_changes_under_load_and_through_a_crash_without_losing_a_write() -> anyhow::Result<()> {
+    let dir = tempfile::Builder::new().prefix("meridian-policy-change").tempdir()?;
+    let mut planet = Planet::create(Path::new(env!("CARGO_BIN_EXE_meridian")), dir.path())?;
+    for node in 0..REGIONS.len() {
+        planet.start(node)?;
+    }
+    planet.ready(PATIENCE).await?;
+    let client = planet.client(0).await?;
+    create_bucket(&client, NAME, Policy::ASYNC).await?;
+    let stop = CancellationToken::new();
+    let mut writers = Vec::new();
+    for writer in 0..WRITERS {
+        writers.push(tokio::spawn(load::write(client.bucket(NAME)?, Policy::ASYNC, writer, stop.clone())));
+    }
+    let majority = Policy::sync(Acks::Majority);
+
+    tokio::time::sleep(BETWEEN).await;
+    let first = set(&client, majority).await?;
+    until(&client, first, "it is SYNC, and every region has followed", |it| it.standing.is_sync() && !it.is_turning())
+        .await?;
+    planet.kill(KILLED)?;
+    set(&client, Policy::ASYNC).await?;
+    let second = set(&client, majority).await?;
+    until(&client, second, "it is SYNC without the third region", |it| it.standing.is_sync()).await?;
+    anyhow::ensure!(bucket(&client).await?.is_turning(), "the region that is away can't have followed");
+    set(&client, Policy::ASYNC).await?;
+    planet.start(KILLED)?;
+    planet.ready(PATIENCE).await?;
+    let third = set(&client, Policy::sync(Acks::All)).await?;
+    until(&client, third, "every region has followed all turns", |it| it.standing.is_sync() && !it.is_turning())
+        .await?;
+    tokio::time::sleep(BETWEEN).await;
+    stop.cancel();
+
+    let bucket = client.bucket(NAME)?;
+    let (mut acknowledged, mut unknown) = (0, 0);
+    for writer in writers {
+        let ledger = writer.await?;
+        let kept = verdict::ledger_is_kept(&bucket, &ledger).await;
+        anyhow::ensure!(kept.is_ok(), "{kept:?}");
+        acknowledged += ledger.puts.values().filter(|it| **it).count();
+        unknown += ledger.puts.values().filter(|it| !**it).count();
+    }
+    verdict::regions_are_equal(&client, &[NAME], PATIENCE)
+        .await
+        .map_err(|why| anyhow::anyhow!("{}", why.join("\n")))?;
+    anyhow::ensure!(acknowledged > 50, "only {acknowledged} puts were acknowledged");
+    eprintln!("5 turns: {acknowledged} puts acknowledged and kept, {unknown} of unknown fate");
+    Ok(())
+}
+
+/// Rehearses a change, and makes it.
+async fn set(client: &Client, policy: Policy) -> anyhow::Result<Instant> {
+    let change = BucketChange { policy: Some(policy), ..BucketChange::default() };
+    let rehearsed = client.admin().set_bucket(&BucketName::new(NAME)?, &change, true).await?;
+    let before = bucket(client).await?;
+    anyhow::ensure!(before.epoch.0 + 1 == rehearsed.epoch.0, "the dry run says the epoch, and changes nothing");
+    let changed = client.admin().set_bucket(&BucketName::new(NAME)?, &change, false).await?;
+    anyhow::ensure!(changed.policy == policy && changed.epoch == rehearsed.epoch, "{changed:?}");
+    Ok(Instant::now())
+}
+
+async fn bucket(client: &Client) -> anyhow::Result<Bucket> {
+    let topology = client.admin().topology().await?;
+    topology.bucket_named(NAME).map(|bucket| bucket.as_ref().clone()).ok_or_else(|| anyhow::anyhow!("no bucket"))
+}
+
+/// Waits until the bucket is as it should be; says how long it took since the policy was set.
+async fn until(client: &Client, since: Instant, what: &str, holds: impl Fn(&Bucket) -> bool) -> anyhow::Result<()> {
+    loop {
+        let now = bucket(client).await?;
+        if holds(&now) {
+            eprintln!("{what}: after {:.1} s", since.elapsed().as_secs_f64());
+            return Ok(());
+        }
+        anyhow::ensure!(since.elapsed() < PATIENCE, "not in time: {what}: {now:?}");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}

@@ -1,0 +1,158 @@
+//! A bucket changes between `async` and `sync` on real shards: no copy counts that is parked behind the seal (DUR-2), nothing is
+//! skipped in either lane (ORD-1), and the new lane's word alone makes nobody fresh (CON-3).
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use meridian_types::*;
+
+use crate::world::*;
+
+async fn two() -> (tempfile::TempDir, Arc<RegionUnderTest>, RegionUnderTest) {
+    let dir = tempfile::tempdir().unwrap();
+    let plane = Plane::new();
+    let a = RegionUnderTest::start(&dir.path().join("a"), A, &plane).await;
+    let b = RegionUnderTest::start(&dir.path().join("b"), B, &plane).await;
+    b.listen(&a).await;
+    (dir, Arc::new(a), b)
+}
+
+/// As the metadata plane puts it on record.
+fn turn(a: &RegionUnderTest, name: &str, policy: Policy) {
+    a.plane.turn(name, |bucket| {
+        let from = bucket.policy.lane();
+        bucket.epoch = Epoch(bucket.epoch.0 + 1);
+        bucket.policy = policy;
+        bucket.turns.turn(bucket.epoch, from);
+        let since = Hlc(bucket.epoch.0);
+        bucket.standing = match policy {
+            Policy::Sync { .. } => Standing::Recovering { since, exposed_since: since, ready: BTreeSet::new() },
+            Policy::Async { .. } | Policy::ActiveActive => Standing::Sync { since },
+        };
+    });
+}
+
+async fn carry_lane(a: &RegionUnderTest, b: &RegionUnderTest, lane: Lane) {
+    for shard in (0..SHARDS).map(ShardId) {
+        carry(a, b, shard, lane).await;
+    }
+}
+
+fn all_followed() -> Copies {
+    Copies::Followed((0..SHARDS).map(ShardId).collect())
+}
+
+async fn a_moment() {
+    tokio::time::sleep(Duration::from_millis(250)).await;
+}
+
+fn put_soon(a: &Arc<RegionUnderTest>, bucket: &'static str) -> tokio::task::JoinHandle<Result<Response, Refusal>> {
+    let a = a.clone();
+    tokio::spawn(async move { a.put(bucket, "k", "new").await })
+}
+
+/// Time goes on, and what is shipped arrives.
+async fn told(a: &RegionUnderTest, b: &RegionUnderTest, bucket: &str, copies: Copies) {
+    eventually(&format!("the metadata plane is told of {copies:?}"), async || {
+        carry_all(a, b).await;
+        a.clock.advance(100);
+        a.plane.copies(bucket).as_ref() == Some(&copies)
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn dur_2_a_copy_counts_only_once_the_region_has_what_the_async_epoch_left_behind() {
+    let (_dir, a, b) = two().await;
+    a.put(ASYNC, "k", "old").await.unwrap();
+    turn(&a, ASYNC, Policy::sync(Acks::One));
+    let waiting = put_soon(&a, ASYNC);
+    eventually("it is ordered", async || a.value(ASYNC, "k", ReadLevel::Eventual).await.as_deref() == Some("new"))
+        .await;
+    carry_lane(&a, &b, Lane::Sync).await;
+    a_moment().await;
+    assert_eq!(b.value(ASYNC, "k", ReadLevel::Eventual).await, None, "it is parked behind the seal");
+    assert!(!waiting.is_finished(), "and is no copy that survives the loss of its primary");
+    assert_eq!(a.plane.copies(ASYNC), None);
+
+    carry_lane(&a, &b, Lane::Async).await;
+    let answer = waiting.await.unwrap().unwrap();
+    assert_eq!((answer.epoch, answer.durability), (Epoch(2), Some(Durability { regions: 2, nodes: 2 })));
+    assert_eq!(b.value(ASYNC, "k", ReadLevel::Eventual).await.as_deref(), Some("new"));
+    told(&a, &b, ASYNC, all_followed()).await;
+    a.clock.advance(LEASE_TTL_MS * 2);
+    told(&a, &b, ASYNC, Copies::Ready((0..SHARDS).map(ShardId).collect())).await;
+    a.plane
+        .turn(ASYNC, |bucket| (bucket.standing, bucket.turns) = (Standing::Sync { since: Hlc(9) }, Turns::default()));
+    let waiting = put_soon(&a, ASYNC);
+    eventually("it is shipped", async || {
+        carry_all(&a, &b).await;
+        waiting.is_finished()
+    })
+    .await;
+    waiting.await.unwrap().unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn from_sync_to_async_nobody_waits_and_nothing_is_skipped() {
+    let (_dir, a, b) = two().await;
+    let stuck = put_soon(&a, SYNC);
+    applied(&a, SYNC, "k").await;
+    turn(&a, SYNC, Policy::ASYNC);
+    let answer = a.put(SYNC, "later", "v").await.unwrap();
+    assert_eq!((answer.epoch, answer.durability), (Epoch(2), Some(Durability { regions: 1, nodes: 1 })));
+    carry_lane(&a, &b, Lane::Async).await;
+    assert_eq!(b.value(SYNC, "later", ReadLevel::Eventual).await, None, "the sync epoch comes first");
+    carry_lane(&a, &b, Lane::Sync).await;
+    assert_eq!(b.value(SYNC, "k", ReadLevel::Eventual).await.as_deref(), Some("new"));
+    assert_eq!(b.value(SYNC, "later", ReadLevel::Eventual).await.as_deref(), Some("v"));
+    told(&a, &b, SYNC, all_followed()).await;
+    // Ordered under the one rule, it is not acknowledged by the other.
+    let refused = stuck.await.unwrap().unwrap_err();
+    assert_eq!((refused.kind, refused.effect), (RefusalKind::Retry, Effect::Unknown));
+    let (ours, theirs) = (digests(&a), digests(&b));
+    let id = a.plane.bucket(SYNC).id;
+    for shard in (0..SHARDS).map(ShardId) {
+        let of = |all: &std::collections::BTreeMap<_, BucketDigest>| all.get(&(id, shard)).map(|it| (it.hash, it.keys));
+        assert_eq!(of(&ours), of(&theirs));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn con_3_a_replica_without_the_seal_is_not_fresh_by_the_new_lanes_word() {
+    let (_dir, a, b) = two().await;
+    a.put(ASYNC, "k", "old").await.unwrap();
+    turn(&a, ASYNC, Policy::sync(Acks::One));
+    let waiting = put_soon(&a, ASYNC);
+    eventually("it is ordered", async || a.value(ASYNC, "k", ReadLevel::Eventual).await.as_deref() == Some("new"))
+        .await;
+    carry_lane(&a, &b, Lane::Sync).await;
+    let bounded = || soon(get(ASYNC, "k", ReadLevel::Bounded { staleness_ms_max: 60_000 }));
+    let refused = b.execute(when_stale(bounded(), StalePolicy::Fail)).await.unwrap_err();
+    assert_eq!(refused.kind, RefusalKind::Stale);
+    carry_lane(&a, &b, Lane::Async).await;
+    carry_lane(&a, &b, Lane::Sync).await;
+    waiting.await.unwrap().unwrap();
+    let fresh = b.execute(when_stale(bounded(), StalePolicy::Fail)).await.unwrap();
+    assert_eq!(text(fresh).as_deref(), Some("new"));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn giving_up_goes_back_through_both_lanes() {
+    let (_dir, a, b) = two().await;
+    a.put(ASYNC, "first", "v").await.unwrap();
+    turn(&a, ASYNC, Policy::sync(Acks::One));
+    let stuck = put_soon(&a, ASYNC);
+    applied(&a, ASYNC, "k").await;
+    turn(&a, ASYNC, Policy::ASYNC);
+    assert_eq!(a.put(ASYNC, "last", "v").await.unwrap().epoch, Epoch(3));
+    assert!(stuck.await.unwrap().is_err(), "its epoch is over");
+    for _ in 0..2 {
+        carry_all(&a, &b).await;
+    }
+    for (name, value) in [("first", "v"), ("k", "new"), ("last", "v")] {
+        assert_eq!(b.value(ASYNC, name, ReadLevel::Eventual).await.as_deref(), Some(value));
+    }
+    told(&a, &b, ASYNC, all_followed()).await;
+}
