@@ -9,9 +9,11 @@ use anyhow::Context;
 use chaos::real::{Planet, REGIONS};
 use futures::future::join_all;
 use meridian_client::Client;
-use meridian_types::{DrillProgress, DrillStep, Node};
+use meridian_types::{BucketName, DRILL_SAMPLE_MAX, DrillProgress, DrillReport, DrillStep, Node};
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::process::Command;
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
 
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -53,6 +55,21 @@ async fn node(client: &Client) -> anyhow::Result<Node> {
     let topology = client.admin().topology().await?;
     let region = topology.region_named(REGIONS[TARGET]).context("the region is known")?.id;
     topology.nodes.values().find(|node| node.region == region).cloned().context("it has a node")
+}
+
+/// A long drill that has come to writing.
+async fn under_way(client: &Client, node: &Node) -> anyhow::Result<JoinHandle<anyhow::Result<DrillReport>>> {
+    let (tell, mut told) = mpsc::channel(64);
+    let (client, node) = (client.clone(), node.clone());
+    let drill = tokio::spawn(async move {
+        let progress = |it: DrillProgress| {
+            // What is too much is missed.
+            let _ = tell.try_send(it.step);
+        };
+        Ok(client.admin().drill_failover(&node, &[BucketName::new("sync")?], DRILL_SAMPLE_MAX, progress).await?)
+    });
+    while told.recv().await.context("it tells how far it is")? < DrillStep::Write {}
+    Ok(drill)
 }
 
 fn is_under_way(copy: &Path) -> bool {
@@ -105,18 +122,25 @@ async fn a_failover_is_rehearsed_and_nothing_is_left_of_it_however_it_ends() -> 
     assert_eq!(given_up.wait().await?.code(), Some(7));
     until("the copy is removed", async || !copy.exists()).await?;
 
+    // The node is told to stop in the middle of it: it does not wait for the drill.
+    let cut_off = under_way(&client, &target).await?;
+    planet.signal(TARGET, Signal::TERM)?;
+    assert!(cut_off.await?.is_err());
+    let deadline = Instant::now() + PATIENCE;
+    let ended = loop {
+        if let Some(status) = planet.ended(TARGET)? {
+            break status;
+        }
+        anyhow::ensure!(Instant::now() < deadline, "it does not stop; {}", planet.log_tail(TARGET));
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    };
+    assert!(ended.success(), "{ended}; {}", planet.log_tail(TARGET));
+    planet.start(TARGET)?;
+    planet.ready(PATIENCE).await?;
+    assert!(!copy.exists(), "the start removes what was left");
+
     // The node is killed in the middle of it.
-    let (tell, mut told) = tokio::sync::mpsc::channel(64);
-    let (of, node) = (client.clone(), target.clone());
-    let cut_off = tokio::spawn(async move {
-        let names = ["sync".parse::<meridian_types::BucketName>()?];
-        let progress = |it: DrillProgress| {
-            // What is too much is missed.
-            let _ = tell.try_send(it.step);
-        };
-        anyhow::Ok(of.admin().drill_failover(&node, &names, 10_000, progress).await?)
-    });
-    while told.recv().await.context("it tells how far it is")? < DrillStep::Write {}
+    let cut_off = under_way(&client, &target).await?;
     planet.kill(TARGET)?;
     assert!(cut_off.await?.is_err());
     assert!(is_under_way(&copy), "what was cut off is left");

@@ -77,6 +77,7 @@ impl Drills {
 pub(crate) async fn serve(node: Arc<Node>, mut jobs: mpsc::Receiver<Job>) {
     while let Some(job) = jobs.recv().await {
         let teller = Teller::new(job.news);
+        let _over = teller.until_over();
         let outcome = Drill::new(&node, &job.spec, &teller).run().await;
         tracing::info!(
             region = %node.region(), buckets = job.spec.buckets.len(),

@@ -1,5 +1,7 @@
 //! Tells whoever asked for a drill how it goes; that nobody listens any more is how a drill is given up.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use meridian_types::{DrillNews, DrillProgress, DrillStep, Refusal, RefusalKind};
@@ -8,15 +10,31 @@ use tokio::sync::mpsc;
 /// What a drill tells: news, and in the end its report or why there is none.
 pub(crate) type News = Result<DrillNews, Refusal>;
 
-/// One listener.
+/// One listener. Clones tell the same one.
 #[derive(Clone, Debug)]
 pub(super) struct Teller {
     news: mpsc::Sender<News>,
+    /// Set when the drill's own task is gone, because the node stops.
+    over: Arc<AtomicBool>,
+}
+
+/// Tells what blocks on a disk that its drill is gone, however it went.
+pub(super) struct Over(Arc<AtomicBool>);
+
+impl Drop for Over {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
 }
 
 impl Teller {
     pub(super) fn new(news: mpsc::Sender<News>) -> Teller {
-        Teller { news }
+        Teller { news, over: Arc::default() }
+    }
+
+    /// To be held as long as the drill lasts.
+    pub(super) fn until_over(&self) -> Over {
+        Over(Arc::clone(&self.over))
     }
 
     /// Tells how far it is; a listener that is slow misses some of it.
@@ -31,9 +49,9 @@ impl Teller {
         let _ = self.news.send(outcome).await;
     }
 
-    /// Refuses to go on once nobody listens.
+    /// Refuses to go on once nobody listens, or the node stops.
     pub(super) fn heard(&self) -> Result<(), Refusal> {
-        if self.news.is_closed() { Err(given_up()) } else { Ok(()) }
+        if self.news.is_closed() || self.over.load(Ordering::Relaxed) { Err(given_up()) } else { Ok(()) }
     }
 
     /// Resolves once nobody listens.

@@ -5,23 +5,15 @@ use std::ops::ControlFlow;
 
 use meridian_region_core::drill::PREFIX;
 use meridian_region_core::{StateView, ViewError, keys};
-use meridian_types::{BucketId, Epoch, Phase, ShardId, Topology};
+use meridian_types::{BucketId, Epoch, Phase, ShardId};
 
-use crate::node::Node;
+use crate::node::{Node, ShardNode};
 use crate::store::Store;
 
-/// A bucket in a shard as far as a drill could have changed it; replication goes on meanwhile and is none of it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Trace {
-    epoch: Epoch,
-    fence: Epoch,
-    /// Writes that the region's own log brought, and their bytes: none, while another region is the primary.
-    own: (u64, u64),
-}
-
-/// What was known before.
+/// What was known before; replication goes on meanwhile and is none of it.
 pub(super) struct Before {
-    traces: BTreeMap<(BucketId, ShardId), Trace>,
+    /// Writes that the region's own log brought, and their bytes: it brings none while another region is the primary.
+    own: BTreeMap<(BucketId, ShardId), (u64, u64)>,
     /// On record.
     epochs: BTreeMap<BucketId, Epoch>,
 }
@@ -30,42 +22,40 @@ impl Before {
     pub(super) fn of(node: &Node, buckets: &[BucketId]) -> Before {
         let topology = node.authority.topology();
         let epoch = |bucket: &BucketId| topology.buckets.get(bucket).map(|it| (*bucket, it.epoch));
-        Before { traces: traces(node, buckets), epochs: buckets.iter().filter_map(epoch).collect() }
+        let places = node.shards.iter().flat_map(|shard| buckets.iter().map(move |bucket| (shard, *bucket)));
+        let own = places.map(|(shard, bucket)| ((bucket, shard.id), shard.board.own_writes(bucket)));
+        Before { own: own.collect(), epochs: buckets.iter().filter_map(epoch).collect() }
     }
 
-    /// What is not as it was without an operation on record that says why, in a sentence each.
+    /// What is not as it should be, in a sentence each: an epoch or fence that is not on record, or a write of the region's own.
     pub(super) fn compare(&self, node: &Node) -> Vec<String> {
         let topology = node.authority.topology();
         let mut faults = Vec::new();
         for (bucket, epoch) in &self.epochs {
-            if !topology.buckets.contains_key(bucket) {
+            let Some(now) = topology.buckets.get(bucket) else {
                 faults.push(format!("bucket {bucket} was deleted while it was rehearsed: rehearse what there is now"));
-            } else if is_as_on_record(&topology, *bucket, *epoch) {
-                let now = traces(node, &[*bucket]);
-                let changed = now.into_iter().filter(|(at, trace)| self.traces.get(at) != Some(trace));
-                faults.extend(changed.map(|((bucket, shard), _)| {
-                    format!(
-                        "bucket {bucket} changed in shard {shard} of this node, and no operation says why: compare it with `meridian resync run`"
-                    )
-                }));
+                continue;
+            };
+            // An operation that is on record may have brought all of that meanwhile.
+            if now.epoch != *epoch || now.phase != Phase::Steady {
+                continue;
             }
+            let touched = node.shards.iter().filter(|shard| self.is_touched(shard, *bucket, *epoch));
+            faults.extend(touched.map(|shard| {
+                format!(
+                    "bucket {bucket} changed in shard {} of this node, and no operation says why: compare it with `meridian resync run`",
+                    shard.id
+                )
+            }));
         }
         faults
     }
-}
 
-fn is_as_on_record(topology: &Topology, bucket: BucketId, epoch: Epoch) -> bool {
-    topology.buckets.get(&bucket).is_some_and(|it| it.epoch == epoch && it.phase == Phase::Steady)
-}
-
-fn traces(node: &Node, buckets: &[BucketId]) -> BTreeMap<(BucketId, ShardId), Trace> {
-    let of = |shard: &crate::node::ShardNode, bucket: BucketId| Trace {
-        epoch: shard.board.epoch(bucket),
-        fence: shard.board.fence(bucket),
-        own: shard.board.own_writes(bucket),
-    };
-    let all = node.shards.iter().flat_map(|shard| buckets.iter().map(move |bucket| (shard, *bucket)));
-    all.map(|(shard, bucket)| ((bucket, shard.id), of(shard, bucket))).collect()
+    fn is_touched(&self, shard: &ShardNode, bucket: BucketId, on_record: Epoch) -> bool {
+        let before = self.own.get(&(bucket, shard.id)).copied().unwrap_or_default();
+        let epoch = shard.board.epoch(bucket).max(shard.board.fence(bucket));
+        epoch > on_record || shard.board.own_writes(bucket) != before
+    }
 }
 
 /// How many keys of the drill `id` are in the node's own store: none, ever. Blocks on the disk.
