@@ -27,6 +27,7 @@ fn topology(policy: Policy) -> Topology {
         created: Hlc(1),
         standing: Standing::default(),
         auto: AutoFailover::default(),
+        turns: Default::default(),
     };
     topology.buckets.insert(ID, Arc::new(bucket));
     topology
