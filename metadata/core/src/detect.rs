@@ -6,6 +6,8 @@
 //! leases   no node that serves some shard there has renewed for a whole lease, in this leader's own term
 //! lanes    every other region that is there hears nothing from it over the lanes its primaries ship by
 //! ```
+//! A witness has no lanes: it counts among those who decide about leases, and is not asked what it hears.
+//!
 //! A leader that is cut off grants no leases and commits nothing. A region that only lost its way to the metadata plane still
 //! ships, and is left alone: it stops acknowledging by itself, and a person may decide. What other regions hear travels with
 //! their lease renewals: it is soft, and forgotten with the term.
@@ -121,7 +123,8 @@ impl Detector {
         if !(0..state.shards()).map(ShardId).any(shard_is_dead) {
             return false;
         }
-        let others: BTreeSet<RegionId> = state.nodes().map(|node| node.region).filter(|it| *it != region).collect();
+        let listens = |it: &RegionId| *it != region && state.holds_data(*it);
+        let others: BTreeSet<RegionId> = state.nodes().map(|node| node.region).filter(listens).collect();
         let there: Vec<_> = others.into_iter().filter(|it| is_there(now, *it, table, state)).collect();
         !there.is_empty() && there.into_iter().all(|observer| self.hears_nothing(now, observer, region, state))
     }

@@ -27,17 +27,23 @@ fn node(region: &str) -> NodeId {
     NodeId::of(&NodeName::new(&format!("{region}-1")).unwrap())
 }
 
+fn member(region: &str) -> NodeSpec {
+    NodeSpec {
+        name: NodeName::new(&format!("{region}-1")).unwrap(),
+        region: RegionName::new(region).unwrap(),
+        zone: "a".to_owned(),
+        rpc_address: "h:1".to_owned(),
+        replication_address: "h:2".to_owned(),
+        version: String::new(),
+    }
+}
+
 impl World {
     fn new(mode: AutoMode) -> World {
-        let member = |region: &str| NodeSpec {
-            name: NodeName::new(&format!("{region}-1")).unwrap(),
-            region: RegionName::new(region).unwrap(),
-            zone: "a".to_owned(),
-            rpc_address: "h:1".to_owned(),
-            replication_address: "h:2".to_owned(),
-            version: String::new(),
-        };
-        let members = ["us", "eu", "ap"].iter().map(|name| member(name)).collect();
+        World::of(mode, ["us", "eu", "ap"].map(member).into())
+    }
+
+    fn of(mode: AutoMode, members: Vec<NodeSpec>) -> World {
         let start = origin();
         let mut world = World {
             state: ClusterState::default(),
@@ -158,4 +164,16 @@ fn it_is_not_tried_again_and_again() {
     world.renews(40_000, "eu", &[LOST]);
     world.renews(40_000, "ap", &[LOST]);
     assert_eq!(world.look(40_100).len(), 1, "after a while it is tried again");
+}
+
+/// With two regions and a witness, which has no lanes and hears nobody, the other region alone listens.
+#[test]
+fn a_witness_is_not_asked_what_it_hears() {
+    let witness = NodeSpec { replication_address: String::new(), ..member("w") };
+    let mut world = World::of(AutoMode::ZeroLoss, vec![member("us"), member("eu"), witness]);
+    world.table.grant(world.at(5200), node("w"), 1, world.state.index()).unwrap();
+    world.renews(5200, "eu", &[]);
+    assert!(world.look(5300).is_empty(), "eu hears from it");
+    world.renews(5400, "eu", &[LOST]);
+    assert_eq!(world.look(5500).len(), 1);
 }
