@@ -133,7 +133,8 @@ impl Node {
         loop {
             let others = self.others(&standing.bucket, shard.id);
             let waits = others.len() < needed && standing.bucket.is_turning() && !self.may_take_fewer(standing);
-            if !waits || Instant::now() >= deadline {
+            // In another epoch nothing is acknowledged any more that was ordered under this one.
+            if !waits || !self.still_primary(standing) || Instant::now() >= deadline {
                 return others;
             }
             sleep(LOOK_EVERY).await;
