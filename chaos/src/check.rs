@@ -106,11 +106,11 @@ checkers! {
     lists: "CON-1", rests on ClockRates ClockAhead Disks;
     chains: "CON-1", rests on ClockRates;
     order: "CON-1", rests on ClockRates;
-    linear: "CON-1", rests on ClockRates;
+    linear: "CON-1", rests on ClockRates ClockFarAhead;
     sessions: "CON-2", rests on ClockRates;
     stale: "CON-3", rests on ClockRates;
     fresh: "CON-3", rests on ClockRates;
-    once: "ONE-1";
+    once: "ONE-1", rests on ClockFarAhead;
     prefix: "ORD-1";
     digests: "ORD-1";
     durable: "DUR-2";

@@ -40,8 +40,8 @@ struct Book {
     /// Entries that wait for a seal, in the order in which it will set them free: the shard tells of them by their
     /// requests alone, and retries of one request may wait side by side.
     parked: HashMap<(Replica, ShardId), BTreeMap<Waiting, Entry>>,
-    /// How far the buckets of a replica's shard have come since its last start.
-    reached: HashMap<(Replica, ShardId), HashMap<BucketId, Positions>>,
+    /// How far the buckets of a replica's shard had come at which positions of its own log.
+    reached: HashMap<(Replica, ShardId), Vec<(Lsn, BucketId, Positions)>>,
     /// Facts are hashed but not kept.
     blind: bool,
 }
@@ -60,8 +60,10 @@ impl Trace {
     pub fn record(&self, at_us: u64, fact: Fact) {
         let record = Record { at_us, fact };
         let mut book = self.book();
-        if let Fact::Restarted { replica, shard, .. } = &record.fact {
-            book.reached.remove(&(*replica, *shard));
+        if let Fact::Restarted { replica, shard, applied } = &record.fact
+            && let Some(reached) = book.reached.get_mut(&(*replica, *shard))
+        {
+            reached.retain(|(lsn, ..)| lsn <= applied);
         }
         record.hash(&mut book.hash);
         if !book.blind {

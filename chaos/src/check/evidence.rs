@@ -38,6 +38,9 @@ pub enum Assumption {
     /// No node starts while its wall clock is ahead of the others by more than the skew that lanes accept: what it stamps
     /// is not taken by others before they have come to that time, too.
     ClockAhead,
+    /// No node starts while its wall clock is ahead by as long as answers are kept for retries: what its log stamps then takes
+    /// every client for one that has been silent for so long.
+    ClockFarAhead,
     /// A region of one node keeps what its disk has synced: there is no peer in the region to repair it from.
     Disks,
 }

@@ -96,6 +96,10 @@ fn intervals(evidence: &Evidence, records: &[Record]) -> Result<u64, Violation> 
         match &record.fact {
             Fact::MayAct { replica, bucket, epoch, until_us } => {
                 checked += 1;
+                // Said by a node that catches up with what it missed: its lease is over.
+                if *until_us <= record.at_us {
+                    continue;
+                }
                 let right = Right { replica: *replica, epoch: *epoch, since_us: record.at_us, until_us: *until_us };
                 let known = rights.entry(*bucket).or_default();
                 if let Some(other) = known

@@ -28,7 +28,7 @@ impl Trace {
                 let verdict = own_verdict(&header, applied);
                 let entry = fact(lsn, lsn, &header, verdict);
                 self.record(at_us, Fact::Applied { replica, shard: shard.id(), entry });
-                self.reach(replica, shard, header.bucket);
+                self.reach(replica, shard, header.bucket, lsn);
                 if header.kind == Kind::Repair {
                     self.repaired(at_us, replica, shard, header.bucket, lsn);
                 }
@@ -85,22 +85,22 @@ impl Trace {
         let (previous, last) = (frame.header.previous, done.watermark);
         self.record(at_us, Fact::FrameApplied { replica, shard: shard.id(), source, lane, previous, last, lsn });
         for bucket in touched {
-            self.reach(replica, shard, bucket);
+            self.reach(replica, shard, bucket, lsn);
             self.stands(at_us, replica, shard, bucket);
         }
     }
 
     /// Remembers how far a bucket has come, for what its next frame brings a second time.
-    fn reach(&self, replica: Replica, shard: &Shard, bucket: BucketId) {
-        let positions = shard.positions(bucket);
-        self.book().reached.entry((replica, shard.id())).or_default().insert(bucket, positions);
+    fn reach(&self, replica: Replica, shard: &Shard, bucket: BucketId, lsn: Lsn) {
+        let reached = (lsn, bucket, shard.positions(bucket));
+        self.book().reached.entry((replica, shard.id())).or_default().push(reached);
     }
 
-    /// How far a bucket had come before, in the log of a region; 0 after a restart, until it is seen again.
+    /// How far a bucket had come before, in the log of a region.
     fn has_reached(&self, place: (Replica, ShardId), bucket: BucketId, origin: RegionId) -> Lsn {
         let book = self.book();
-        let known = book.reached.get(&place).and_then(|buckets| buckets.get(&bucket));
-        known.map(|positions| positions.of(origin)).unwrap_or_default()
+        let known = book.reached.get(&place).and_then(|reached| reached.iter().rev().find(|(_, of, _)| *of == bucket));
+        known.map(|(.., positions)| positions.of(origin)).unwrap_or_default()
     }
 
     fn park(&self, place: (Replica, ShardId), entry: Entry) {
@@ -147,7 +147,7 @@ impl Trace {
         if shard.closed().any(|(closed, source)| closed == bucket && source.is_some()) {
             return;
         }
-        self.reach(replica, shard, bucket);
+        self.reach(replica, shard, bucket, lsn);
         let positions = shard.positions(bucket);
         // What waited for a seal and came with the repair does not wait any more.
         if let Some(parked) = self.book().parked.get_mut(&(replica, shard.id())) {

@@ -8,6 +8,7 @@ use bytes::Bytes;
 use futures::FutureExt;
 use meridian_metadata_core::command::{Form, NodeSpec};
 use meridian_metadata_core::{Action, Reply};
+use meridian_region_core::SESSION_TTL_MS;
 use meridian_region_node::{Caller, Handle, Options, StoreOptions};
 use meridian_types::{
     Bucket, BucketSpec, ClusterId, Effect, NameError, NodeId, NodeName, Refusal, RefusalKind, RegionId, RegionName,
@@ -352,6 +353,10 @@ impl Planet {
         if body.clock.wall_ahead_ms() > SKEW_MS_MAX {
             self.violate(Assumption::ClockAhead);
         }
+        // Clients were last seen a moment ago.
+        if body.clock.wall_ahead_ms() + KEPT_FOR_MARGIN_MS > SESSION_TTL_MS {
+            self.violate(Assumption::ClockFarAhead);
+        }
         let incarnation = {
             let mut state = self.state();
             let Some(lives) = state.lives.get_mut(node) else { return };
@@ -428,6 +433,9 @@ impl Planet {
         self.fact(Fact::Healed);
     }
 }
+
+/// Within a world a client may have been silent for so long, in milliseconds.
+const KEPT_FOR_MARGIN_MS: u64 = 120_000;
 
 fn options(setup: &Setup) -> Options {
     let store = StoreOptions::default();

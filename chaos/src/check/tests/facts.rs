@@ -142,6 +142,12 @@ fn may_act(region: u16, epoch: u64, until_ms: u64) -> Fact {
 }
 
 #[test]
+fn a_right_that_is_over_when_it_is_spoken_of_is_none() {
+    let story = Story::default().fact(10, may_act(2, 2, 50)).fact(20, may_act(1, 1, 5));
+    assert_eq!(found_by("writer", &story.evidence()), None);
+}
+
+#[test]
 fn two_regions_that_may_act_at_once_are_found_before_they_do() {
     let story = |from| Story::default().fact(0, may_act(1, 1, 100)).fact(from, may_act(2, 2, 200));
     is_clean(&story(100).evidence());
