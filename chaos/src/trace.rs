@@ -33,6 +33,9 @@ pub struct Trace {
     book: Arc<Mutex<Book>>,
 }
 
+/// A position of a replica's own log, and how far a bucket had come there.
+type Reached = (Lsn, BucketId, Positions);
+
 #[derive(Default)]
 struct Book {
     records: Vec<Record>,
@@ -41,7 +44,7 @@ struct Book {
     /// requests alone, and retries of one request may wait side by side.
     parked: HashMap<(Replica, ShardId), BTreeMap<Waiting, Entry>>,
     /// How far the buckets of a replica's shard had come at which positions of its own log.
-    reached: HashMap<(Replica, ShardId), Vec<(Lsn, BucketId, Positions)>>,
+    reached: HashMap<(Replica, ShardId), Vec<Reached>>,
     /// Facts are hashed but not kept.
     blind: bool,
 }
