@@ -151,10 +151,11 @@ impl World<'_> {
         lsn: Lsn,
         positions: &[(RegionId, Lsn)],
     ) {
+        // Of a region that is not named nothing is left.
+        let own =
+            positions.iter().find(|(origin, _)| *origin == replica.region).map_or(Lsn(0), |(_, position)| *position);
+        self.given_up.entry((replica.region, shard, bucket)).or_default().push((own, lsn));
         for (origin, position) in positions {
-            if *origin == replica.region {
-                self.given_up.entry((*origin, shard, bucket)).or_default().push((*position, lsn));
-            }
             self.progress(replica, shard).bring(bucket, *origin, *position, lsn);
         }
     }

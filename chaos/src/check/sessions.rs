@@ -4,11 +4,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use meridian_types::{BucketId, Hlc, Key, ReadLevel, Request, SessionToken, ShardId, Version, Write};
+use meridian_types::{
+    Bucket, BucketId, Effect, Hlc, Key, ReadLevel, RefusalKind, Request, SessionToken, ShardId, Version, Write,
+};
 
 use super::floor::Floor;
 use super::{Evidence, Stats, Violation, broken, show};
-use crate::history::Operation;
+use crate::history::{Operation, Told};
 
 /// Sessions never go back.
 pub(super) fn check(evidence: &Evidence) -> Result<Stats, Violation> {
@@ -26,6 +28,15 @@ pub(super) fn check(evidence: &Evidence) -> Result<Stats, Violation> {
         let Some(bucket) = evidence.bucket_of(operation) else { continue };
         let session = sessions.entry(operation.client).or_default();
         stats.checked += 1;
+        if is_sent_away(operation) {
+            if evidence.records.is_some() && !saw_what_was_given_up(evidence, bucket, operation) {
+                let sentence = "a session was sent away for having seen what was given up, and it had not".to_owned();
+                return Err(broken("sessions", sentence).showing(operation));
+            }
+            // The client begins anew.
+            *session = Session::default();
+            continue;
+        }
         match &operation.request {
             Request::Read { level, .. } => {
                 for (key, found) in operation.found() {
@@ -92,6 +103,20 @@ impl<'a> Session<'a> {
             *seen = (hlc, by);
         }
     }
+}
+
+/// Refused for good, for the sake of its token.
+fn is_sent_away(operation: &Operation) -> bool {
+    let Told::Refused(refusal) = &operation.told else { return false };
+    (refusal.kind, refusal.effect) == (RefusalKind::Invalid, Effect::None) && is_in_session(operation)
+}
+
+fn saw_what_was_given_up(evidence: &Evidence, bucket: &Bucket, operation: &Operation) -> bool {
+    let (Request::Read { session, .. } | Request::Write { session, .. }) = &operation.request;
+    operation.keys().into_iter().any(|key| {
+        let shard = evidence.shard_of(bucket, key);
+        session.seen(bucket.id, shard).is_some_and(|seen| evidence.forks.has_undone(bucket.id, shard, seen))
+    })
 }
 
 fn is_in_session(operation: &Operation) -> bool {

@@ -242,8 +242,13 @@ impl<T: Target> Client<T> {
     }
 
     fn conclude(&mut self, request: Request, region: RegionId, begun_us: u64, told: Told) -> Told {
-        if let (Some(session), Told::Done(response)) = (&mut self.session, &told) {
-            session.merge(&response.session);
+        match (&mut self.session, &told) {
+            (Some(session), Told::Done(response)) => session.merge(&response.session),
+            // It has seen what a failover gave up: it is told to begin anew.
+            (Some(session), Told::Refused(refusal)) if refusal.kind == RefusalKind::Invalid => {
+                *session = SessionToken::default();
+            }
+            _ => {}
         }
         let ended_us = self.target.now_us();
         let (client, told_too) = (self.number, told.clone());

@@ -90,7 +90,7 @@ impl Node {
             }
             let verdict = match level {
                 ReadLevel::Strong => self.judge_primary(standing, shard, deadline).await?,
-                ReadLevel::Session => self.judge_session(standing, shard, session, patience).await,
+                ReadLevel::Session => self.judge_session(standing, shard, session, patience).await?,
                 ReadLevel::Bounded { staleness_ms_max } => {
                     self.judge_bounded(standing, shard, *staleness_ms_max, patience, deadline).await?
                 }
@@ -142,16 +142,43 @@ impl Node {
         shard: &ShardNode,
         session: &SessionToken,
         patience: Option<Instant>,
-    ) -> Verdict {
+    ) -> Result<Verdict, Refusal> {
         let Some(seen) = session.seen(standing.bucket.id, shard.id) else {
-            return Verdict::Fresh(self.staleness(standing, shard));
+            return Ok(Verdict::Fresh(self.staleness(standing, shard)));
         };
+        self.check_sight(standing, shard, seen)?;
         if self.covers(shard, &standing.bucket, seen, patience).await {
-            return Verdict::Fresh(self.staleness(standing, shard));
+            return Ok(Verdict::Fresh(self.staleness(standing, shard)));
         }
         let has = positions(shard, &standing.bucket);
         let ahead = seen.0.iter().find(|(region, lsn)| has.of(**region) < **lsn).map(|(region, _)| *region);
-        Verdict::Stale(standing.bucket.primary.or(ahead).filter(|region| *region != self.region()))
+        Ok(Verdict::Stale(standing.bucket.primary.or(ahead).filter(|region| *region != self.region())))
+    }
+
+    /// Refuses for good a session that has seen what a failover gave up: no replica will ever have it, and to wait for it
+    /// would be to wait for ever (CON-2). Only a primary can tell: it has all that counts of every earlier epoch, and while its
+    /// lease holds nobody else adds to it. The lease was looked at after the session came.
+    pub(crate) fn check_sight(&self, standing: &Standing, shard: &ShardNode, seen: &Positions) -> Result<(), Refusal> {
+        let bucket = &standing.bucket;
+        let decides = bucket.primary == Some(self.region()) && standing.lease && !bucket.is_between_primaries();
+        if !decides || !shard.board.leads() || shard.board.epoch(bucket.id) != bucket.epoch {
+            return Ok(());
+        }
+        // Before the positions: of its own log it may only have to apply more.
+        let applied = shard.board.applied();
+        let has = positions(shard, bucket);
+        let is_gone = |region: RegionId, lsn: Lsn| has.of(region) < lsn && (region != self.region() || applied >= lsn);
+        match seen.0.iter().find(|(region, lsn)| is_gone(**region, **lsn)) {
+            Some((region, _)) => Err(Refusal::new(
+                RefusalKind::Invalid,
+                format!(
+                    "the session has seen writes of region {} that a failover of bucket `{}` gave up: begin a new session, and see `meridian salvage list` for what was kept of them",
+                    standing.topology.region_label(*region),
+                    bucket.name
+                ),
+            )),
+            None => Ok(()),
+        }
     }
 
     /// A replica may answer within the bound it can prove by its own clock (CON-3).

@@ -67,6 +67,7 @@ impl Node {
         }
         self.in_force(bucket, shard, deadline).await?;
         if let Some(seen) = session.seen(bucket.id, shard.id) {
+            self.check_sight(standing, shard, seen)?;
             self.seen_here(bucket, shard, seen, deadline).await?;
         }
         let entry = self.encode(standing, shard, write, id, lowest_outstanding)?;

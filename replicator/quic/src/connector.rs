@@ -25,6 +25,9 @@ const BACKOFF_MAX: Duration = Duration::from_secs(2);
 /// How long opening a stream on a live connection may take before the connection is given up.
 const OPEN_TIMEOUT: Duration = Duration::from_secs(3);
 
+/// What a connection is closed with that was kept by a process that stood still.
+const STOOD_STILL: u32 = 1;
+
 /// Why there is no stream, and when to ask again.
 #[derive(Debug)]
 pub(crate) struct Unreached {
@@ -86,6 +89,13 @@ impl Connector {
                 }
                 Err(state.failed(reason))
             }
+        }
+    }
+
+    /// Closes the connection, whatever its streams are at.
+    pub(crate) async fn hang_up(&self) {
+        if let Some((handle, _)) = self.state.lock().await.live.take() {
+            handle.close(STOOD_STILL.into());
         }
     }
 

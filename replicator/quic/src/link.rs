@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use futures::future::join_all;
 use meridian_replicator_core::Budget;
 use meridian_types::{Lane, NodeId, ShardId};
 use tokio::sync::Notify;
@@ -59,6 +60,10 @@ impl Link {
         }
     }
 
+    async fn hang_up(&self) {
+        join_all(self.asynchronous.0.iter().chain([&self.sync.0]).map(Connector::hang_up)).await;
+    }
+
     /// The connection of that lane.
     pub(crate) fn connector(&self, shard: ShardId, lane: Lane) -> &Connector {
         match lane {
@@ -87,6 +92,12 @@ pub(crate) struct Links {
 impl Links {
     pub(crate) fn new(dialling: Arc<Dialling>, window_bytes: usize, async_connections: usize) -> Links {
         Links { dialling, window_bytes, async_connections, links: Mutex::new(BTreeMap::new()) }
+    }
+
+    /// Closes every connection; lanes open others.
+    pub(crate) async fn hang_up(&self) {
+        let links: Vec<_> = self.links.lock().unwrap_or_else(PoisonError::into_inner).values().cloned().collect();
+        join_all(links.iter().map(|link| link.hang_up())).await;
     }
 
     pub(crate) fn to(&self, node: NodeId) -> Arc<Link> {

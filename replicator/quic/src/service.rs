@@ -197,17 +197,20 @@ struct Running {
     intake: Intake,
     lanes: JoinSet<()>,
     connections: JoinSet<()>,
+    /// How long a peer waits for a sign of this node.
+    patience: Duration,
 }
 
 impl Running {
     fn new(service: Service, me: Me) -> Running {
         let Service { server, client, handle, parts, options } = service;
+        let patience = Duration::from_millis(options.transport.idle_timeout_ms.max(100));
         let dialling = Dialling {
             client,
             addresses: Arc::clone(&parts.addresses),
             topology: parts.topology.clone(),
             me,
-            timeout: Duration::from_millis(options.transport.idle_timeout_ms.max(100)),
+            timeout: patience,
         };
         let intake = Intake {
             sink: Arc::clone(&parts.sink),
@@ -230,6 +233,7 @@ impl Running {
             intake,
             lanes: JoinSet::new(),
             connections: JoinSet::new(),
+            patience,
         }
     }
 
@@ -237,6 +241,7 @@ impl Running {
         let mut topology = self.parts.topology.clone();
         // Keeps the baseline of lag figures fresh even when nobody asks for them.
         let mut figures = tokio::time::interval(Duration::from_secs(1));
+        let mut awake = Instant::now();
         loop {
             let wanted = Arc::clone(&topology.borrow_and_update());
             self.start_lanes(&wanted);
@@ -249,9 +254,24 @@ impl Running {
                 },
                 Some(ended) = self.lanes.join_next() => check(ended)?,
                 Some(ended) = self.connections.join_next() => check(ended)?,
-                _ = figures.tick() => drop(self.handle.lags()),
+                _ = figures.tick() => {
+                    drop(self.handle.lags());
+                    let stood_still = std::mem::replace(&mut awake, Instant::now()).elapsed();
+                    if stood_still > self.patience {
+                        self.hang_up(stood_still);
+                    }
+                }
             }
         }
+    }
+
+    /// A process that stood still for as long as its peers wait for a sign (SIGSTOP, a suspended machine) comes back to
+    /// connections that nobody else believes in. QUIC would be long in noticing: it waits for some of the round trips it
+    /// measures, and the last one it measured has the standstill in it.
+    fn hang_up(&mut self, stood_still: Duration) {
+        tracing::warn!(?stood_still, "this process stood still: replication connects anew");
+        let links = Arc::clone(&self.links);
+        self.connections.spawn(async move { links.hang_up().await });
     }
 
     fn take(&mut self, connection: Connection) {

@@ -16,6 +16,8 @@ struct Lost {
     a: Arc<RegionUnderTest>,
     b: Arc<RegionUnderTest>,
     plane: Arc<Plane>,
+    /// What a session had seen that read nothing but what both had, and one that wrote into the tail.
+    seen: [SessionToken; 2],
 }
 
 /// `a` was the primary, and wrote what `b` never received; `b` is the primary now, and has written since.
@@ -26,13 +28,14 @@ async fn lost(of_a: Options) -> Lost {
     let b = Arc::new(RegionUnderTest::start(dirs[1].path(), B, &plane).await);
     a.listen(&b).await;
     b.listen(&a).await;
+    let mut seen = [SessionToken::default(), SessionToken::default()];
     for n in 0..20 {
-        a.put(ASYNC, &format!("k{n}"), "both").await.unwrap();
+        seen[0].merge(&a.put(ASYNC, &format!("k{n}"), "both").await.unwrap().session);
     }
     carry_all(&a, &b).await;
     for name in ["k0", "k1", "k2", "new", "again"] {
         a.put(ASYNC, name, "first").await.unwrap();
-        a.put(ASYNC, name, "lost").await.unwrap();
+        seen[1].merge(&a.put(ASYNC, name, "lost").await.unwrap().session);
     }
     a.write(ASYNC, Write::Delete { key: key("k3") }).await.unwrap();
     a.write(ASYNC, Write::Increment { key: key("count"), by: 5 }).await.unwrap();
@@ -44,7 +47,7 @@ async fn lost(of_a: Options) -> Lost {
     b.write(ASYNC, Write::Delete { key: key("k2") }).await.unwrap();
     b.put(ASYNC, "again", "since").await.unwrap();
     b.write(ASYNC, Write::Delete { key: key("again") }).await.unwrap();
-    Lost { _dirs: dirs, a, b, plane }
+    Lost { _dirs: dirs, a, b, plane, seen }
 }
 
 async fn fail_over(plane: &Plane, b: &RegionUnderTest) {
@@ -221,4 +224,20 @@ async fn where_an_operator_is_asked_for_nothing_is_given_up_before_the_word() {
     assert_eq!(lost.a.handle.reinstate(None), 1);
     lost.reinstated().await;
     assert_eq!(lost.keys().await.len(), 7);
+}
+
+/// To wait for what nobody will ever have would be to wait for ever.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn con_2_a_session_that_saw_what_was_given_up_is_told_so_and_any_other_goes_on() {
+    let lost = lost(options()).await;
+    let [of_both, of_the_tail] = &lost.seen;
+    let read = |token| with_session(get(ASYNC, "k0", ReadLevel::Session), token);
+    assert_eq!(text(lost.b.execute(read(of_both)).await.unwrap()).as_deref(), Some("both"));
+    let write = |token| with_session(write_request(ASYNC, put("k0", "new")), token);
+    for request in [read(of_the_tail), write(of_the_tail)] {
+        let refused = lost.b.execute(request).await.unwrap_err();
+        assert_eq!((refused.kind, refused.effect), (RefusalKind::Invalid, Effect::None), "{refused}");
+        assert!(refused.message.contains("begin a new session"), "{refused}");
+    }
+    lost.b.execute(write(of_both)).await.unwrap();
 }
