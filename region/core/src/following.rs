@@ -1,9 +1,9 @@
-//! Which regions have followed a bucket into another lane (docs/adr/2026-11-27-online-policy-change.md).
+//! Which regions have followed a bucket into another epoch, or another lane (docs/adr/2026-11-27-online-policy-change.md).
 //!
-//! A region confirms entries of the new lane while they are parked behind the seal in the old one. Such a copy is durable, but of no
-//! use if the primary is lost before the seal arrives; so it counts for nothing until the region has answered a read that is
-//! only answered by who has applied everything up to that seal (DUR-2). What has been applied stays so, whoever leads the shard.
-//! Once all regions have, in every shard, the turn is forgotten: each node says so of the shards it leads until it is on record.
+//! A region confirms entries of the new epoch while they are parked behind the seal of the old one. Such a copy is durable, but of no
+//! use if the primary is lost before the seal arrives, or if the region can't follow it and is yet to be repaired; so it counts for
+//! nothing until the region has answered a read that is only answered by who has applied everything up to that seal (DUR-2).
+//! What has been applied stays so, whoever leads the shard. Of a turn of the lane, once all regions have, in every shard, the turn is forgotten: each node says so of the shards it leads until it is on record.
 //!
 //! Deliberately not here: how they are asked (`region/node`).
 
@@ -47,11 +47,19 @@ struct Follow {
     said_ms: Option<u64>,
 }
 
+/// The epoch behind whose beginning a region must be before its copies count: that of the last turn, or else the one in
+/// force, unless it is the first. It may have begun with a seal that a region can't follow, having less of a lost primary's
+/// tail than the successor, or more; until it is repaired it only parks what comes.
+pub fn awaited(bucket: &Bucket) -> Option<Epoch> {
+    let turn = bucket.turns.kept.last().map(|turn| turn.epoch);
+    turn.or_else(|| (bucket.primary.is_some() && bucket.epoch > Epoch(1)).then_some(bucket.epoch))
+}
+
 impl Following {
     /// Looks at a bucket through the shards that this node leads and in which its epoch is in force. `now_ms` is the node's
     /// monotonic clock.
     pub fn look(&mut self, now_ms: u64, region: RegionId, bucket: &Bucket, led: &BTreeSet<ShardId>) -> Vec<TurnDuty> {
-        let Some(turn) = bucket.turns.kept.last().map(|turn| turn.epoch) else {
+        let Some(turn) = awaited(bucket) else {
             self.buckets.remove(&bucket.id);
             return Vec::new();
         };
@@ -73,7 +81,7 @@ impl Following {
             }
         }
         let due = follow.said_ms.is_none_or(|at| at + AGAIN_MS <= now_ms);
-        if !all.is_subset(&bucket.turns.followed) && due {
+        if bucket.is_turning() && !all.is_subset(&bucket.turns.followed) && due {
             follow.said_ms = Some(now_ms);
             let (epoch, since) = (bucket.epoch, bucket.standing.since());
             duties.push(TurnDuty::Tell(StandingWord {
@@ -84,6 +92,14 @@ impl Following {
             }));
         }
         duties
+    }
+
+    /// Whether somebody is yet to follow in these shards.
+    pub fn is_awaited(&self, region: RegionId, bucket: &Bucket, led: &BTreeSet<ShardId>) -> bool {
+        awaited(bucket).is_some_and(|turn| {
+            let has = |target| led.iter().all(|shard| self.has(bucket.id, turn, target, *shard));
+            bucket.is_turning() || !bucket.targets(region).all(has)
+        })
     }
 
     /// A region has applied everything up to the seal before `turn` in these shards.

@@ -38,7 +38,7 @@ pub mod view;
 
 pub use degrade::{CopiesDuty, CopiesSight, Degrading, Proof};
 pub use error::{ApplyError, Damage, LoadError, ReadError};
-pub use following::{Following, TurnDuty};
+pub use following::{Following, TurnDuty, awaited};
 pub use handover::{Duty, Handover, Sight};
 pub use keys::shard_range;
 pub use meta::Astray;

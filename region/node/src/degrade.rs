@@ -85,13 +85,7 @@ pub(crate) async fn keep_copies(node: Arc<Node>) {
 }
 
 async fn tell(node: Arc<Node>, word: StandingWord) -> Done {
-    let (region, bucket, epoch) = (node.region(), word.bucket, word.epoch);
-    match timeout(TELL_PATIENCE, node.authority.tell_standing(word)).await {
-        Ok(Ok(())) => {}
-        // Until it is on record nothing is acknowledged with fewer copies (DEG-1); it is said again.
-        Ok(Err(why)) => tracing::debug!(%region, %bucket, %epoch, %why, "copies could not be told of yet"),
-        Err(_) => tracing::debug!(%region, %bucket, %epoch, "the metadata plane does not answer yet"),
-    }
+    node.tell_standing(word).await;
     Done::Told
 }
 
@@ -118,6 +112,19 @@ async fn prove(node: Arc<Node>, bucket: Arc<Bucket>, since: Hlc, shards: BTreeSe
 }
 
 impl Node {
+    /// Tells the metadata plane how copies stand. Until it is on record nothing is acknowledged with fewer of them (DEG-1); what
+    /// fails is said again.
+    pub(crate) async fn tell_standing(&self, word: StandingWord) {
+        let (region, bucket, epoch) = (self.region(), word.bucket, word.epoch);
+        match timeout(TELL_PATIENCE, self.authority.tell_standing(word)).await {
+            Ok(Ok(())) => {}
+            Ok(Err(why)) => {
+                tracing::debug!(%region, %bucket, %epoch, %why, "how copies stand could not be told of yet")
+            }
+            Err(_) => tracing::debug!(%region, %bucket, %epoch, "the metadata plane does not answer yet"),
+        }
+    }
+
     /// Whether a bucket's copies are this node's business now: it may degrade, or has.
     fn watches(&self, bucket: &Bucket) -> bool {
         let sync = matches!(bucket.policy, Policy::Sync { .. });

@@ -1,5 +1,5 @@
-//! Buckets whose lane has turned: asking the other regions whether they have followed, and telling once they have
-//! (docs/adr/2026-11-27-online-policy-change.md).
+//! Buckets that are in a later epoch than their first, or whose lane has turned: asking the other regions whether they have
+//! followed, and telling once they have (docs/adr/2026-11-27-online-policy-change.md).
 //!
 //! [`Following`] decides; this half asks and tells. Until a region is known to have followed, its copies count for nothing
 //! ([`Node::has_followed`], DUR-2).
@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 use std::sync::{Arc, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use meridian_region_core::{Following, TurnDuty};
+use meridian_region_core::{Following, TurnDuty, awaited};
 use meridian_types::{Bucket, BucketId, Epoch, Lsn, RegionId, SessionToken, ShardId, StandingWord};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout};
@@ -16,14 +16,11 @@ use tokio::time::{Instant, sleep, timeout};
 use crate::degrade::PROOF_PATIENCE;
 use crate::node::{Node, ShardNode, Standing};
 
-/// How often a bucket whose lane has turned is looked at: writes may wait for it.
+/// How often a bucket that somebody is yet to follow is looked at: writes may wait for it.
 const LOOK_EVERY: Duration = Duration::from_millis(10);
 
 /// How often it is looked whether there is any, unless the topology says so.
 const SWEEP_EVERY: Duration = Duration::from_secs(1);
-
-/// How long the metadata plane may take to put a word on record.
-const TELL_PATIENCE: Duration = Duration::from_secs(3);
 
 /// What a question or a word came to.
 enum Done {
@@ -38,11 +35,15 @@ pub(crate) async fn keep_turns(node: Arc<Node>) {
     let mut asking: BTreeSet<(BucketId, RegionId)> = BTreeSet::new();
     loop {
         let topology = Arc::clone(&changes.borrow_and_update());
-        let turning = |it: &&Arc<Bucket>| it.is_turning() && it.primary == Some(node.region());
+        let turning = |it: &&Arc<Bucket>| awaited(it).is_some() && it.primary == Some(node.region());
         let turning: Vec<Arc<Bucket>> = topology.buckets.values().filter(turning).cloned().collect();
         node.following().keep(|id| turning.iter().any(|it| it.id == id));
+        let mut pause = SWEEP_EVERY;
         for bucket in turning.iter().filter(|it| !it.is_between_primaries()) {
             let led = node.shards_in_force(bucket);
+            if led.len() < node.shards.len() || node.following().is_awaited(node.region(), bucket, &led) {
+                pause = LOOK_EVERY;
+            }
             let duties = node.following().look(node.clock.monotonic_ms(), node.region(), bucket, &led);
             for duty in duties {
                 match duty {
@@ -55,7 +56,6 @@ pub(crate) async fn keep_turns(node: Arc<Node>) {
                 }
             }
         }
-        let pause = if turning.is_empty() { SWEEP_EVERY } else { LOOK_EVERY };
         tokio::select! {
             biased;
             Some(done) = tasks.join_next() => match done {
@@ -76,13 +76,7 @@ pub(crate) async fn keep_turns(node: Arc<Node>) {
 }
 
 async fn tell(node: Arc<Node>, word: StandingWord) -> Done {
-    let (region, bucket, epoch) = (node.region(), word.bucket, word.epoch);
-    match timeout(TELL_PATIENCE, node.authority.tell_standing(word)).await {
-        Ok(Ok(())) => {}
-        // It is said again until it is on record.
-        Ok(Err(why)) => tracing::debug!(%region, %bucket, %epoch, %why, "who has followed could not be told of yet"),
-        Err(_) => tracing::debug!(%region, %bucket, %epoch, "the metadata plane does not answer yet"),
-    }
+    node.tell_standing(word).await;
     Done::Told
 }
 
@@ -112,13 +106,14 @@ impl Node {
 
     /// Whether a region's copies of a bucket count in a shard: its lane has not turned, or the region has followed.
     pub(crate) fn has_followed(&self, bucket: &Bucket, shard: ShardId, region: RegionId) -> bool {
-        let Some(turn) = bucket.turns.kept.last().map(|turn| turn.epoch) else { return true };
+        let Some(turn) = awaited(bucket) else { return true };
         if self.following().has(bucket.id, turn, region, shard) {
             return true;
         }
         // On record is that all have.
         let topology = self.authority.topology();
-        topology.buckets.get(&bucket.id).is_some_and(|now| now.turns.kept.iter().all(|kept| kept.epoch != turn))
+        let of_record = |now: &Arc<Bucket>| now.turns.kept.iter().all(|kept| kept.epoch != turn);
+        bucket.is_turning() && topology.buckets.get(&bucket.id).is_some_and(of_record)
     }
 
     /// The regions whose copies count. Right after a turn it takes a moment until enough do, and as long as it takes them to
@@ -132,7 +127,7 @@ impl Node {
     ) -> Vec<RegionId> {
         loop {
             let others = self.others(&standing.bucket, shard.id);
-            let waits = others.len() < needed && standing.bucket.is_turning() && !self.may_take_fewer(standing);
+            let waits = others.len() < needed && awaited(&standing.bucket).is_some() && !self.may_take_fewer(standing);
             // In another epoch nothing is acknowledged any more that was ordered under this one.
             if !waits || !self.still_primary(standing) || Instant::now() >= deadline {
                 return others;
