@@ -47,52 +47,12 @@ impl ClusterState {
 #[cfg(test)]
 mod tests {
     use meridian_types::{
-        AutoFailover, BucketChange, BucketName, BucketSpec, ClusterId, Copies, Labels, NodeName, OperationId,
-        RefusalKind, RegionId, RegionName, Selection, ShardId, StandingWord, SwitchoverSpec,
+        BucketChange, Copies, RefusalKind, RegionId, RegionName, Selection, ShardId, StandingWord, SwitchoverSpec,
     };
 
     use super::*;
-    use crate::command::{Form, NodeSpec};
-    use crate::{Action, Answer, Command};
-
-    fn act(state: &mut ClusterState, action: Action) -> Answer {
-        let index = state.index() + 1;
-        let operation = OperationId(u128::from(index));
-        let answer =
-            state.apply(index, &Command { operation, who: "operator".to_owned(), at_ms: 1000 + index, action });
-        state.validate().unwrap();
-        answer
-    }
-
-    fn name() -> BucketName {
-        BucketName::new("orders").unwrap()
-    }
-
-    /// Three regions, two shards, and a bucket.
-    fn with(policy: Policy) -> ClusterState {
-        let node = |name: &str| NodeSpec {
-            name: NodeName::new(&format!("{name}-1")).unwrap(),
-            region: RegionName::new(name).unwrap(),
-            zone: "a".to_owned(),
-            rpc_address: "h:1".to_owned(),
-            replication_address: "h:2".to_owned(),
-            version: String::new(),
-        };
-        let members = ["us-east", "eu-west", "ap-south"].map(node).to_vec();
-        let mut state = ClusterState::default();
-        let form = Form { cluster: ClusterId(7), shards: 2, lease_ttl_ms: 5000, members };
-        act(&mut state, Action::FormCluster(form)).unwrap();
-        let spec = BucketSpec {
-            name: name(),
-            policy,
-            regions: Vec::new(),
-            primary: None,
-            labels: Labels::new(),
-            auto: AutoFailover::default(),
-        };
-        act(&mut state, Action::CreateBucket(spec)).unwrap();
-        state
-    }
+    use crate::testing::{act, name, with};
+    use crate::{Action, Answer};
 
     fn set(state: &mut ClusterState, acks: Acks) -> Answer {
         let change = BucketChange { acks: Some(acks), ..BucketChange::default() };

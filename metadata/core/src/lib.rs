@@ -33,6 +33,8 @@ pub mod spec;
 mod standing;
 pub mod state;
 pub mod survival;
+#[cfg(test)]
+mod testing;
 mod turns;
 pub mod vigil;
 

@@ -80,11 +80,12 @@ impl ClusterState {
 #[cfg(test)]
 mod tests {
     use meridian_types::{
-        AutoFailover, BucketSpec, ClusterId, Labels, NodeName, Phase, Policy, RegionName, Selection, SwitchoverSpec,
+        AutoFailover, BucketSpec, ClusterId, Labels, Phase, Policy, RegionName, Selection, SwitchoverSpec,
     };
 
     use super::*;
-    use crate::command::{Form, NodeSpec};
+    use crate::command::Form;
+    use crate::testing::member;
     use crate::{Action, Command};
 
     fn command(operation: u128, action: Action) -> Command {
@@ -92,15 +93,7 @@ mod tests {
     }
 
     fn state() -> ClusterState {
-        let node = |name: &str| NodeSpec {
-            name: NodeName::new(&format!("{name}-1")).unwrap(),
-            region: RegionName::new(name).unwrap(),
-            zone: "a".to_owned(),
-            rpc_address: "h:1".to_owned(),
-            replication_address: "h:2".to_owned(),
-            version: String::new(),
-        };
-        let members = ["us-east", "eu-west"].map(node).to_vec();
+        let members = ["us-east", "eu-west"].map(member).to_vec();
         let form = Form { cluster: ClusterId(7), shards: 1, lease_ttl_ms: 5000, members };
         let mut state = ClusterState::default();
         state.apply(1, &command(1, Action::FormCluster(form))).unwrap();

@@ -116,16 +116,23 @@ impl Disk {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod testing {
     use super::*;
 
-    struct Fixed(u64);
+    /// A disk of 1000 bytes, of which so many are free.
+    pub(crate) struct Fixed(pub(crate) u64);
 
     impl Gauge for Fixed {
         fn space(&self, _: &Path) -> io::Result<Space> {
             Ok(Space { free_bytes: self.0, total_bytes: 1000 })
         }
     }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::testing::Fixed;
+    use super::*;
 
     #[test]
     fn writes_stop_below_the_reserve_and_come_back_a_little_above_it() {

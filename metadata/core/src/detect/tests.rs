@@ -1,10 +1,10 @@
 use meridian_types::{
     Acks, AutoFailover, BucketName, BucketSpec, ClusterId, Labels, NodeName, OnPartition, OperationId, Policy,
-    RegionName,
 };
 
 use super::*;
 use crate::command::{Form, NodeSpec};
+use crate::testing::member;
 use crate::{Command, Reply};
 
 const TTL: Duration = Duration::from_secs(5);
@@ -25,17 +25,6 @@ fn origin() -> Instant {
 
 fn node(region: &str) -> NodeId {
     NodeId::of(&NodeName::new(&format!("{region}-1")).unwrap())
-}
-
-fn member(region: &str) -> NodeSpec {
-    NodeSpec {
-        name: NodeName::new(&format!("{region}-1")).unwrap(),
-        region: RegionName::new(region).unwrap(),
-        zone: "a".to_owned(),
-        rpc_address: "h:1".to_owned(),
-        replication_address: "h:2".to_owned(),
-        version: String::new(),
-    }
 }
 
 impl World {

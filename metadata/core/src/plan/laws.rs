@@ -3,14 +3,14 @@
 use std::collections::BTreeMap;
 
 use meridian_types::{
-    BucketId, BucketName, BucketSpec, ClusterId, Consent, Epoch, Fact, FailoverSpec, Labels, Loss, Lsn, NodeName,
-    Phase, PlanId, Policy, Refusal, RefusalKind, RegionId, RegionName, Seal, Selection, SetHash, ShardId, Step,
-    SwitchoverSpec, Word,
+    BucketId, BucketName, BucketSpec, ClusterId, Consent, Epoch, Fact, FailoverSpec, Labels, Loss, Lsn, Phase, PlanId,
+    Policy, Refusal, RefusalKind, RegionId, RegionName, Seal, Selection, SetHash, ShardId, Step, SwitchoverSpec, Word,
 };
 use proptest::prelude::*;
 
 use super::PLANS_MAX;
-use crate::command::{Form, NodeSpec};
+use crate::command::Form;
+use crate::testing::member;
 use crate::{AbortScope, Action, Advance, ClusterState, Command, OperationId, Reply};
 
 const REGIONS: [&str; 3] = ["us", "eu", "ap"];
@@ -34,14 +34,6 @@ pub(crate) struct World {
 
 impl World {
     pub(crate) fn new() -> World {
-        let member = |name: &str| NodeSpec {
-            name: NodeName::new(&format!("{name}-1")).unwrap(),
-            region: RegionName::new(name).unwrap(),
-            zone: "a".to_owned(),
-            rpc_address: "h:1".to_owned(),
-            replication_address: "h:2".to_owned(),
-            version: String::new(),
-        };
         let members = REGIONS.iter().map(|name| member(name)).collect();
         let mut world = World { state: ClusterState::default(), now_ms: 1000, operations: 0 };
         world

@@ -1,47 +1,13 @@
 use meridian_types::{
-    Acks, AutoMode, BucketChange, BucketSpec, Copies, Labels, Lane, NodeName, OperationId, RegionId, Selection,
-    StandingWord, SwitchoverSpec, Turn,
+    Acks, AutoMode, BucketChange, Copies, Lane, RegionId, Selection, StandingWord, SwitchoverSpec, Turn,
 };
 use proptest::prelude::*;
 
 use super::*;
-use crate::command::{Form, NodeSpec};
-use crate::{Action, Answer, Command};
+use crate::testing::{act, name, with};
+use crate::{Action, Answer};
 
-const SHARDS: u16 = 2;
 const PRIMARY: RegionId = RegionId(1);
-
-fn act(state: &mut ClusterState, action: Action) -> Answer {
-    let index = state.index() + 1;
-    let operation = OperationId(u128::from(index));
-    let answer = state.apply(index, &Command { operation, who: "operator".to_owned(), at_ms: 1000 + index, action });
-    state.validate().unwrap();
-    answer
-}
-
-fn name() -> BucketName {
-    BucketName::new("orders").unwrap()
-}
-
-/// Three regions, two shards, and a bucket.
-fn with(policy: Policy) -> ClusterState {
-    let node = |name: &str| NodeSpec {
-        name: NodeName::new(&format!("{name}-1")).unwrap(),
-        region: RegionName::new(name).unwrap(),
-        zone: "a".to_owned(),
-        rpc_address: "h:1".to_owned(),
-        replication_address: "h:2".to_owned(),
-        version: String::new(),
-    };
-    let members = ["us-east", "eu-west", "ap-south"].map(node).to_vec();
-    let mut state = ClusterState::default();
-    let form = Form { cluster: meridian_types::ClusterId(7), shards: SHARDS, lease_ttl_ms: 5000, members };
-    act(&mut state, Action::FormCluster(form)).unwrap();
-    let (regions, labels, auto) = (Vec::new(), Labels::new(), AutoFailover::default());
-    let spec = BucketSpec { name: name(), policy, regions, primary: None, labels, auto };
-    act(&mut state, Action::CreateBucket(spec)).unwrap();
-    state
-}
 
 fn set(state: &mut ClusterState, policy: Policy) -> Answer {
     act(state, Action::SetPolicy { name: name(), policy, auto: None })

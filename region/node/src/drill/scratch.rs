@@ -105,15 +105,7 @@ fn remove_if_there(dir: &Path) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::disk::Space;
-
-    struct Fixed(u64);
-
-    impl Gauge for Fixed {
-        fn space(&self, _: &Path) -> io::Result<Space> {
-            Ok(Space { free_bytes: self.0, total_bytes: 1000 })
-        }
-    }
+    use crate::disk::testing::Fixed;
 
     #[test]
     fn nothing_is_left_of_a_drill_whether_it_ends_or_its_node_does() {
