@@ -28,7 +28,7 @@ fn jobs() -> usize {
 #[test]
 fn mixed_scenarios_from_seeds_keep_every_promise() {
     let seeds = std::env::var("MERIDIAN_SEEDS").ok().and_then(|text| text.parse().ok()).unwrap_or(500);
-    let swarm = Swarm { from: 0, seeds, jobs: jobs(), seconds: SECONDS, failures_max: 5, twice: false };
+    let swarm = Swarm { from: 0, seeds, jobs: jobs(), seconds: SECONDS, failures_max: 5, twice: false, minimise: true };
     let mut said = Vec::new();
     let summary = swarm.run(&mut said).unwrap();
     eprintln!("{}", summary.line());
@@ -40,7 +40,15 @@ fn mixed_scenarios_from_seeds_keep_every_promise() {
 
 #[test]
 fn one_seed_is_one_trace() {
-    let swarm = Swarm { from: 10_000, seeds: TWICE, jobs: jobs(), seconds: SECONDS, failures_max: 1, twice: true };
+    let swarm = Swarm {
+        from: 10_000,
+        seeds: TWICE,
+        jobs: jobs(),
+        seconds: SECONDS,
+        failures_max: 1,
+        twice: true,
+        minimise: true,
+    };
     let mut said = Vec::new();
     let summary = swarm.run(&mut said).unwrap();
     assert!(summary.failures.is_empty(), "{}", String::from_utf8_lossy(&said));

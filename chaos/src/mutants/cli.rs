@@ -147,7 +147,8 @@ impl Arguments {
 
     fn play(&self, tree: &Tree) -> anyhow::Result<Ended> {
         let (seeds, jobs, seconds) = (self.seeds.to_string(), self.jobs.to_string(), self.seconds.to_string());
-        let arguments = ["swarm", "--seeds", &seeds, "--jobs", &jobs, "--seconds", &seconds, "--failures", "1"];
+        let mut arguments = vec!["swarm", "--seeds", &seeds, "--jobs", &jobs, "--seconds", &seconds];
+        arguments.extend(["--failures", "1", "--as-drawn"]);
         tree.chaos(&arguments, Duration::from_secs(self.limit))
     }
 }

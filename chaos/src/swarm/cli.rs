@@ -30,6 +30,9 @@ pub struct SwarmArguments {
     /// Play each world twice and compare everything that happened
     #[arg(long)]
     twice: bool,
+    /// Print a failure as it was drawn, without looking for the fewest faults that still fail
+    #[arg(long)]
+    as_drawn: bool,
 }
 
 /// Which world to play.
@@ -60,8 +63,8 @@ pub struct RunArguments {
 /// # Errors
 /// When `out` can't be written.
 pub fn swarm(arguments: &SwarmArguments, out: &mut impl Write) -> anyhow::Result<bool> {
-    let SwarmArguments { seeds, jobs, from, seconds, failures, twice } = *arguments;
-    let summary = Swarm { from, seeds, jobs, seconds, failures_max: failures, twice }.run(out)?;
+    let SwarmArguments { seeds, jobs, from, seconds, failures, twice, as_drawn } = *arguments;
+    let summary = Swarm { from, seeds, jobs, seconds, failures_max: failures, twice, minimise: !as_drawn }.run(out)?;
     for (what, times) in &summary.hits {
         writeln!(out, "{times:>8} × {what}")?;
     }

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use super::{Failure, Outcome, minimise, only, play};
 use crate::scenario::Scenario;
+use crate::trace::Trace;
 
 /// Which worlds to play.
 #[derive(Clone, Copy, Debug)]
@@ -24,6 +25,8 @@ pub struct Swarm {
     pub failures_max: usize,
     /// Play each world twice and compare the hashes of everything that happened.
     pub twice: bool,
+    /// Look for the fewest faults that still fail.
+    pub minimise: bool,
 }
 
 /// What a swarm came to.
@@ -56,7 +59,8 @@ impl Swarm {
         let (began, cpu) = (Instant::now(), cpu_time());
         let mut summary = Summary::default();
         let (next, end) = (AtomicU64::new(self.from), self.from.saturating_add(self.seeds));
-        let (tell, told) = mpsc::channel();
+        // Worlds wait while a failure is made smaller, rather than pile up.
+        let (tell, told) = mpsc::sync_channel(self.jobs.max(1));
         std::thread::scope(|scope| {
             for _ in 0..self.jobs.max(1) {
                 let (tell, next) = (tell.clone(), &next);
@@ -103,12 +107,15 @@ impl Swarm {
                 outcome.failure = Some(Failure::Ended(why));
             }
         }
+        // Megabytes that nobody looks at any more.
+        outcome.trace = Trace::default();
         outcome
     }
 
     fn failed(self, seed: u64, failure: &Failure, out: &mut impl Write) -> io::Result<()> {
         let scenario = Scenario::drawn(seed, self.seconds);
-        let kept = minimise(seed, &scenario, failure);
+        let kept =
+            if self.minimise { minimise(seed, &scenario, failure) } else { (0..scenario.faults.len()).collect() };
         let list: Vec<_> = kept.iter().map(ToString::to_string).collect();
         writeln!(out, "seed {seed} failed: {failure}")?;
         for planned in only(&scenario, &kept).faults {
