@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::digest::{BucketDigest, SetHash};
 use crate::id::{BucketId, RegionId, ShardId};
-use crate::position::{Epoch, Hlc, Lsn};
+use crate::position::{Epoch, Hlc, Lsn, Positions};
 
 /// A row of a bucket's state: a record (a tombstone too), or the kept result of a request.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -84,6 +84,13 @@ pub enum RepairStep {
     },
     /// Forgets what it remembers, some at a time.
     Unwatch,
+    /// Some of what waited is part of what the source has, and is applied to whatever is here: then there is less to move.
+    Advance {
+        /// Where in the own log the repair began.
+        begun: Lsn,
+        /// What the source has.
+        up_to: Positions,
+    },
 }
 
 /// Why a bucket in a shard is made equal to another region's.

@@ -191,6 +191,9 @@ async fn write_back(
             let report = survivor.admin().replay(&node, bundle.id, part, ReplayPolicy::IfUnchanged, false).await?;
             sums.restored += report.restored;
             sums.left += report.changed;
+            if report.unknown + report.failed > 0 {
+                wrong.push(format!("of bundle {} it can't be told, or failed: {report:?}", bundle.id));
+            }
         }
         survivor.admin().drop_salvage(&node, bundle.id, false).await?;
     }

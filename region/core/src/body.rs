@@ -79,6 +79,10 @@ pub(crate) enum RepairStepRef<'a> {
         removed: Vec<&'a [u8]>,
     },
     Unwatch,
+    Advance {
+        begun: Lsn,
+        up_to: Positions,
+    },
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
@@ -257,6 +261,7 @@ mod tests {
             RepairStepRef::Watch { keys } => RepairStep::Watch { keys: own(&keys) },
             RepairStepRef::PassedOver { removed } => RepairStep::PassedOver { removed: own(&removed) },
             RepairStepRef::Unwatch => RepairStep::Unwatch,
+            RepairStepRef::Advance { begun, up_to } => RepairStep::Advance { begun, up_to },
         }
     }
 
@@ -282,6 +287,11 @@ mod tests {
             prop::collection::vec(bytes(), 0..4).prop_map(|keys| RepairStep::Watch { keys }),
             prop::collection::vec(bytes(), 0..4).prop_map(|removed| RepairStep::PassedOver { removed }),
             Just(RepairStep::Unwatch),
+            (any::<u64>(), any::<u16>(), any::<u64>()).prop_map(|(begun, origin, lsn)| {
+                let mut up_to = Positions::default();
+                up_to.raise(RegionId(origin), Lsn(lsn));
+                RepairStep::Advance { begun: Lsn(begun), up_to }
+            }),
         ]
     }
 

@@ -19,8 +19,33 @@ mod write;
 pub use vault::{Files, Memory, Vault};
 pub(crate) use vault::{seal, unseal};
 
+use std::time::Duration;
+
 use meridian_region_core::salvage::Head;
-use meridian_types::SalvageId;
+use meridian_types::{Refusal, RefusalKind, SalvageId};
+use tokio::time::{Instant, sleep};
+
+/// Between two attempts at what another node does.
+const AGAIN_AFTER: Duration = Duration::from_millis(200);
+
+/// Asks again after a pause, as a client does, as long as the answer may become another one. A region that has just come back
+/// is not connected to everybody yet. A write is one under one id however often it is tried (ONE-1).
+async fn patiently<T, F>(until: Instant, ask: impl Fn() -> F) -> Result<T, Refusal>
+where
+    F: Future<Output = Result<T, Refusal>>,
+{
+    loop {
+        let answer = ask().await;
+        let passes = |kind| {
+            use RefusalKind::{Fenced, Redirect, Retry, Stale, Unavailable};
+            matches!(kind, Retry | Redirect | Fenced | Stale | Unavailable)
+        };
+        match answer {
+            Err(refusal) if passes(refusal.kind) && Instant::now() + AGAIN_AFTER < until => sleep(AGAIN_AFTER).await,
+            answer => return answer,
+        }
+    }
+}
 
 /// The name of a bundle.
 pub(crate) fn id_of(head: &Head) -> SalvageId {

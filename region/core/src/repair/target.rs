@@ -2,10 +2,10 @@
 //!
 //! ```text
 //! Begin ─applied─► Open ─► compare ─┬─► Hashes ─► lacks rows? ─► Rows ─applied─► … ─► next hashes ─┐
-//!                                   │                                     ▲                      │
-//!                                   │ nothing differs                     └──────────────────────┤
-//!                                   └───────────────────► End ◄──────────────────────────────────┘
-//!                                                          │ they don't add up: begin again
+//!                    │        ▲     │                                     ▲                      │
+//!                    ▼        │     │ nothing differs                     └──────────────────────┤
+//!                  Advance … ─┘     └───────────────────► End ◄──────────────────────────────────┘
+//!          what waits here already                         │ they don't add up: begin again
 //!                                                          ▼
 //!                                                       Unpark … opened
 //! ```
@@ -92,6 +92,7 @@ enum State {
     Fresh,
     Begun,
     Opening,
+    Advancing(Box<(u64, Pinned)>),
     Comparing(Box<Compared>),
     Ending,
     Opened,
@@ -145,6 +146,7 @@ impl Target {
     pub fn session(&self) -> Option<u64> {
         match &self.state {
             State::Comparing(compared) => Some(compared.session),
+            State::Advancing(opened) => Some(opened.0),
             State::Fresh | State::Begun | State::Opening | State::Ending | State::Opened => None,
         }
     }
@@ -166,6 +168,8 @@ impl Target {
                 Ok(Action::Ask(Ask::Open { shard: self.terms.shard, bucket: self.terms.bucket }))
             }
             (State::Opening, Input::Told(Told::Opened { session, pinned })) => self.opened(view, session, pinned),
+            (State::Advancing(opened), Input::Applied(_, ControlResult { more: true, .. })) => Ok(self.advance(opened)),
+            (State::Advancing(opened), Input::Applied(..)) => self.begin_comparing(view, opened.0, opened.1),
             (State::Comparing(compared), Input::Told(Told::Hashes { hashes, up_to })) => {
                 self.compare(view, compared, &hashes, up_to)
             }
@@ -181,7 +185,27 @@ impl Target {
         }
     }
 
+    /// What waits here and is part of what the source has need not be moved.
     fn opened(&mut self, view: &dyn StateView, session: u64, pinned: Pinned) -> Result<Action, ReadError> {
+        let (from, to) = keys::parked_of_bucket(self.terms.shard, self.terms.bucket);
+        let mut waits = false;
+        view.scan(&from, &to, &mut |_, _| {
+            waits = true;
+            ControlFlow::Break(())
+        })?;
+        if waits && self.terms.claim == Claim::Primary {
+            return Ok(self.advance(Box::new((session, pinned))));
+        }
+        self.begin_comparing(view, session, pinned)
+    }
+
+    fn advance(&mut self, opened: Box<(u64, Pinned)>) -> Action {
+        let up_to = opened.1.goal.digest.positions.clone();
+        self.state = State::Advancing(opened);
+        Action::Propose(RepairStep::Advance { begun: self.begun, up_to })
+    }
+
+    fn begin_comparing(&mut self, view: &dyn StateView, session: u64, pinned: Pinned) -> Result<Action, ReadError> {
         let Terms { shard, bucket, claim, .. } = self.terms;
         let own = meta_of(view, shard, bucket)?.digest.positions;
         let mode = match claim {

@@ -18,6 +18,7 @@ use bytes::Bytes;
 use meridian_types::entry::{Header, Kind};
 use meridian_types::{BucketId, Epoch, Lsn, Positions, RegionId, RequestId};
 
+use super::repair::{RELEASED_MAX, Step};
 use super::{Shard, answered};
 use crate::body::{self, BodyRef};
 use crate::error::{Damage, ReadError};
@@ -229,6 +230,45 @@ impl Shard {
         }
         let result = self.apply_history(view, out, lsn, header, entry_bytes, body)?;
         Ok(answered(header, &result))
+    }
+
+    /// The first of what waits and is part of a history up to there, whatever the epoch in force: at most
+    /// [`RELEASED_MAX`] entries.
+    pub(super) fn waiting_before(
+        &self,
+        view: &dyn StateView,
+        bucket: BucketId,
+        up_to: &Positions,
+        out: &Mutations,
+    ) -> Result<Vec<(Vec<u8>, Bytes)>, ReadError> {
+        let (from, to) = keys::parked_of_bucket(self.id, bucket);
+        let mut waiting = Vec::new();
+        out.over(view).scan(&from, &to, &mut |key, entry| {
+            if keys::parse_parked(key).is_some_and(|(_, _, origin, lsn)| lsn <= up_to.of(origin)) {
+                waiting.push((key.to_vec(), Bytes::copy_from_slice(entry)));
+            }
+            if waiting.len() < RELEASED_MAX { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+        })?;
+        Ok(waiting)
+    }
+
+    /// Applies an entry that waited to a bucket whose rows are being exchanged. A seal changes no row.
+    pub(super) fn advance_one(
+        &mut self,
+        at: &mut Step<'_>,
+        bucket: BucketId,
+        key: Vec<u8>,
+        entry: &Bytes,
+    ) -> Result<(), ReadError> {
+        self.make_room(bucket, entry.len());
+        let (_, _, origin, lsn) = keys::parse_parked(&key).ok_or(DAMAGED)?;
+        at.out.delete(key);
+        let header = Header::decode(entry).map_err(|_| DAMAGED)?;
+        if lsn > self.position(bucket, origin) && header.kind != Kind::Seal {
+            let body = body::decode(&header, entry).map_err(|_| DAMAGED)?;
+            self.apply_history(at.view, at.out, lsn, &header, entry.len(), &body)?;
+        }
+        Ok(())
     }
 
     /// The first of what waits for the epoch in force or an earlier one: at most `most` entries, but one at least.

@@ -3,7 +3,7 @@
 //!
 //! ```text
 //!            Begin                   End, and nothing waits
-//!   open ──────────────► moving ───────────────────────────► open
+//!   open ──────────────► moving ───────────────────────────► open        moving: Advance, then Rows
 //!                         │  ▲ Begin (again)                  ▲
 //!                         └──┴──── End ────► releasing ───────┘ Unpark, the last
 //! ```
@@ -88,6 +88,10 @@ impl Shard {
             RepairStepRef::Watch { keys } => Ok(self.watch(&mut at, bucket, keys)?),
             RepairStepRef::PassedOver { removed } => Ok(self.pass_over(&mut at, bucket, removed)?),
             RepairStepRef::Unwatch => Ok(self.unwatch(&mut at, bucket)?),
+            RepairStepRef::Advance { begun, up_to } => match self.check_moving(bucket, *begun) {
+                Ok(()) => Ok(self.advance(&mut at, bucket, up_to)?),
+                Err(refusal) => Err(refusal),
+            },
         };
         self.dirty.buckets.insert(bucket);
         let result = match outcome {
@@ -122,6 +126,29 @@ impl Shard {
         }
     }
 
+    /// Applies some of what waited up to there. What it comes to is right only where what it is applied to was, so nobody is
+    /// told of it, and the bucket's positions stay what they were; `End` holds all rows to what the source said.
+    fn advance(&mut self, at: &mut Step<'_>, bucket: BucketId, up_to: &Positions) -> Result<(u64, bool), ReadError> {
+        self.note_moved(bucket);
+        let waiting = self.waiting_before(at.view, bucket, up_to, at.out)?;
+        let more = waiting.len() == RELEASED_MAX;
+        let stood = self.buckets.get(&bucket).map(|meta| (meta.digest.positions.clone(), meta.origin_hlc.clone()));
+        for (key, entry) in waiting {
+            self.advance_one(at, bucket, key, &entry)?;
+        }
+        if let (Some(meta), Some(stood)) = (self.buckets.get_mut(&bucket), stood) {
+            (meta.digest.positions, meta.origin_hlc) = stood;
+        }
+        Ok((0, more))
+    }
+
+    fn note_moved(&mut self, bucket: BucketId) {
+        let meta = self.buckets.entry(bucket).or_default();
+        if let Some(Repair { phase: RepairPhase::Moving { rows, .. }, .. }) = &mut meta.repair {
+            *rows = Moved::Some;
+        }
+    }
+
     fn move_rows(
         &mut self,
         at: &mut Step<'_>,
@@ -136,10 +163,8 @@ impl Shard {
         if !puts.iter().all(|row| sensible(row.key) && readable(row)) || !deletes.iter().all(|key| sensible(key)) {
             return Ok(Err(Refusal::new(RefusalKind::Corrupt, "the source gave a row that is none")));
         }
+        self.note_moved(bucket);
         let meta = self.buckets.entry(bucket).or_default();
-        if let Some(Repair { phase: RepairPhase::Moving { rows, .. }, .. }) = &mut meta.repair {
-            *rows = Moved::Some;
-        }
         let stamp = Stamp::default();
         let mut editor = Editor { shard: self.id, bucket, meta, view: at.view, out: at.out, stamp, watch: None };
         for row in puts {

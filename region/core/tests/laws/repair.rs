@@ -380,6 +380,40 @@ fn demand_same_content(a: &Replica, b: &Replica) {
 }
 
 #[test]
+fn what_the_lane_brought_meanwhile_is_not_moved_as_rows() {
+    let (mut us, mut eu) = (Replica::new(1), Replica::new(2));
+    for n in 0..40 {
+        us.write(id(1, n + 1), Write::Increment { key: key(&format!("n{n}")), by: 1 });
+    }
+    eu.follow(&us, Lane::Sync, 99);
+    // The tail of a primary that is then lost; what its successor makes of the same keys depends on what was there.
+    for n in 0..3 {
+        us.write(id(2, n + 1), Write::Increment { key: key(&format!("n{n}")), by: 100 });
+    }
+    eu.take_over(PLAIN, 2);
+    eu.epoch = Epoch(2);
+    let more = meridian_region_core::shard::RELEASED_MAX as u64 + 200;
+    for n in 0..more {
+        let name = format!("n{}", n % 400);
+        eu.write(id(3, n + 1), Write::Increment { key: key(&name), by: 7 });
+    }
+    us.follow(&eu, Lane::Sync, 99);
+    assert!(us.shard.astray(PLAIN).is_some());
+    let (mut steps, mut caught_up) = (0, false);
+    let moved = repair(&mut us, &mut eu, (PLAIN, Claim::Primary), &mut |target, source| {
+        if target.shard.is_closed(PLAIN) && !std::mem::replace(&mut caught_up, true) {
+            target.follow(source, Lane::Sync, 4096);
+        }
+        steps += 1;
+        // Cut short in the middle of it, once.
+        steps == 5
+    });
+    demand_equal(&us, &eu, PLAIN);
+    // Three values, the kept answers of three requests that count no more, and of those that built upon them.
+    assert!((3..=18).contains(&moved), "{moved} rows were moved, of {}", rows(&us, PLAIN).len());
+}
+
+#[test]
 fn a_bucket_that_is_repaired_takes_no_writes_and_gives_no_kept_answers() {
     let (mut us, mut eu) = (Replica::new(1), Replica::new(2));
     us.write(id(1, 1), put("k", "v"));

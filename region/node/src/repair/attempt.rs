@@ -1,15 +1,27 @@
 //! One attempt to make one bucket in one shard equal to the source's: carries what [`Target`] says between the own log
 //! and the source.
 
+use std::time::Duration;
+
 use meridian_region_core::ControlResult;
 use meridian_region_core::repair::message::{Ask, Told};
 use meridian_region_core::repair::survey::{Claim, Sighting, Survey};
 use meridian_region_core::repair::{Action, Input, Need, Progress, Target, Terms};
 use meridian_types::entry::{Body, Kind};
-use meridian_types::{Bucket, BucketId, Epoch, Lsn, NodeId, RepairStep};
+use meridian_types::{Bucket, BucketId, Epoch, Lane, Lsn, NodeId, RepairReason, RepairStep};
+use tokio::time::{Instant, sleep};
 
 use super::{Place, WAITS_FOR_CONSENT};
 use crate::node::{Node, ShardNode};
+
+/// Lanes that don't move for so long bring nothing: what they lack is moved.
+const LANES_STILL: Duration = Duration::from_secs(3);
+
+/// However much they bring, no longer than this: under more load than a lane carries it is never complete.
+const LANES_PATIENCE: Duration = Duration::from_secs(60);
+
+/// How often they are looked at.
+const LANES_EVERY: Duration = Duration::from_millis(50);
 
 /// Takes in what waited for a bucket whose rows are what they should be.
 pub(crate) async fn release(node: &Node, shard: &ShardNode, bucket: BucketId) -> Result<(), String> {
@@ -26,8 +38,16 @@ pub(crate) async fn repair(node: &Node, shard: &ShardNode, need: Need) -> Result
         return Err("the source answered what it was not asked".to_owned());
     };
     check(node, shard, bucket, &need, survey)?;
+    let lanes = match need.reason {
+        // What they bring need not be moved as rows.
+        RepairReason::Astray | RepairReason::Interrupted => {
+            Lane::ALL.into_iter().filter(|lane| bucket.travels_in(*lane)).collect()
+        }
+        // Its lane is what it can't wait for.
+        RepairReason::BehindLog | RepairReason::Diverged | RepairReason::Stuck | RepairReason::Asked => Vec::new(),
+    };
     let terms = Terms { shard: shard.id, bucket: need.bucket, source: need.source, claim: need.claim };
-    let mut attempt = Attempt { node, shard, terms, peer, session: None };
+    let mut attempt = Attempt { node, shard, terms, lanes, peer, session: None };
     let outcome = attempt.run().await;
     if let Some(session) = attempt.session {
         // It ends by itself, too.
@@ -54,6 +74,8 @@ struct Attempt<'a> {
     node: &'a Node,
     shard: &'a ShardNode,
     terms: Terms,
+    /// Lanes that are to bring what they can before rows are compared.
+    lanes: Vec<Lane>,
     /// The source's node that holds the session.
     peer: NodeId,
     session: Option<u64>,
@@ -91,6 +113,9 @@ impl Attempt<'_> {
     }
 
     async fn ask(&mut self, ask: &Ask, progress: Progress) -> Result<Told, String> {
+        if matches!(ask, Ask::Open { .. }) {
+            self.follow_lanes().await;
+        }
         let told = self.node.peers.ask_repair(self.peer, ask).await.map_err(|why| why.to_string())?;
         let bytes = told.encode().len();
         self.note(progress, bytes as u64);
@@ -102,6 +127,27 @@ impl Attempt<'_> {
             }
         }
         Ok(told)
+    }
+
+    /// Waits until the lanes have brought what there was when the bucket was closed, as long as they get on.
+    async fn follow_lanes(&self) {
+        let (began_ms, began) = (self.node.clock.monotonic_ms(), Instant::now());
+        let (mut reached, mut moved) = (Vec::new(), began);
+        loop {
+            let (source, now_ms) = (self.terms.source, self.node.clock.monotonic_ms());
+            let complete = |lane: &Lane| {
+                let age_ms = self.shard.lanes.age_ms(source, *lane, now_ms);
+                age_ms.is_some_and(|age_ms| age_ms <= now_ms.saturating_sub(began_ms))
+            };
+            let now: Vec<Lsn> = self.lanes.iter().map(|lane| self.shard.board.watermark(source, *lane)).collect();
+            if now != reached {
+                (reached, moved) = (now, Instant::now());
+            }
+            if self.lanes.iter().all(complete) || moved.elapsed() > LANES_STILL || began.elapsed() > LANES_PATIENCE {
+                return;
+            }
+            sleep(LANES_EVERY).await;
+        }
     }
 
     fn note(&self, progress: Progress, bytes: u64) {

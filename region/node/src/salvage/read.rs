@@ -17,7 +17,7 @@ use meridian_types::{
 };
 use tokio::time::Instant;
 
-use super::{head_name, part_name, replayed_name, unseal};
+use super::{head_name, part_name, patiently, replayed_name, unseal};
 use crate::node::Node;
 use crate::router::Caller;
 
@@ -28,7 +28,7 @@ const LOOKUPS_MAX: usize = 64;
 const LOOKUP_MS: u32 = 10_000;
 
 /// How long a replica may take to come to where the primary is.
-const CATCH_UP: Duration = Duration::from_secs(5);
+const CATCH_UP: Duration = Duration::from_secs(10);
 
 /// A key of a bundle, and what the winner has of it.
 pub(super) struct Judged {
@@ -178,12 +178,11 @@ impl Node {
         };
         let ask = Ask::Survey { shard: id.shard };
         let topology = self.authority.topology();
-        let Ok((_, Told::Survey(mut survey))) = self.peers.ask_about_repair(&topology, (primary, id.shard), &ask).await
-        else {
-            return false;
-        };
+        let until = Instant::now() + CATCH_UP;
+        let asked = patiently(until, || self.peers.ask_about_repair(&topology, (primary, id.shard), &ask)).await;
+        let Ok((_, Told::Survey(mut survey))) = asked else { return false };
         let there = survey.buckets.remove(&bucket.id).unwrap_or_default().positions;
-        self.covers(shard, bucket, &there, Some(Instant::now() + CATCH_UP)).await
+        self.covers(shard, bucket, &there, Some(until)).await
     }
 
     async fn now_at_the_winner(&self, bucket: &Bucket, id: SalvageId, key: &Bytes) -> Result<Option<Found>, Refusal> {
@@ -196,7 +195,8 @@ impl Node {
             session: SessionToken::default(),
             deadline_ms: LOOKUP_MS,
         };
-        let response = self.execute(request, Caller::Client).await?;
+        let until = Instant::now() + Duration::from_millis(LOOKUP_MS.into());
+        let response = patiently(until, || self.execute(request.clone(), Caller::Client)).await?;
         let Outcome::Value(found) = response.outcome else { return Ok(None) };
         let seen = response.session.seen(id.bucket, id.shard).cloned().unwrap_or_default();
         Ok(found.map(|found| Found { version: found.version, lsn: seen.of(found.version.region) }))

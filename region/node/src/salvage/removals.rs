@@ -1,6 +1,7 @@
 //! Which keys of a bucket were removed behind a position: told by each region's own log, as far back as it reaches.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use bytes::Bytes;
 use meridian_consensus::ReadLogError;
@@ -8,11 +9,16 @@ use meridian_region_core::repair::message::{Ask, Told};
 use meridian_region_core::salvage::{is_of_tail, keys_of};
 use meridian_types::entry::Header;
 use meridian_types::{BucketId, Lsn, Positions, Refusal, RefusalKind, RegionId, ShardId};
+use tokio::time::Instant;
 
+use super::patiently;
 use crate::node::Node;
 
 /// Bytes of log looked at for one answer.
 const LOOK_BYTES: usize = 4 << 20;
+
+/// How long a region may take to be reached: what it doesn't tell now is not known for good.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// The most removed keys that are remembered at a time (RES-1); beyond them it counts as not known.
 const KEYS_MAX: usize = 1 << 20;
@@ -80,6 +86,8 @@ impl Node {
         }
         let topology = self.authority.topology();
         let ask = Ask::Removals { shard, bucket, after };
-        self.peers.ask_about_repair(&topology, (region, shard), &ask).await.ok().map(|(_, told)| told)
+        let until = Instant::now() + PATIENCE;
+        let told = patiently(until, || self.peers.ask_about_repair(&topology, (region, shard), &ask)).await;
+        told.ok().map(|(_, told)| told)
     }
 }

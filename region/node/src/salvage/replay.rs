@@ -3,6 +3,8 @@
 //! A key that is to be as it was is written on condition that it still is. Removing one has no condition to offer: it is
 //! looked at right before. A run of one part is one client, so that it costs others none of their kept answers (ONE-1).
 
+use std::time::Duration;
+
 use futures::StreamExt;
 use futures::stream;
 use meridian_region_core::salvage::LostValue;
@@ -10,9 +12,10 @@ use meridian_types::{
     BucketName, ClientId, Key, Outcome, Refusal, RefusalKind, ReplayPolicy, ReplayReport, Request, RequestId,
     SalvageFate, SalvageId, SessionToken, SetHash, Value, Write, WriteAck,
 };
+use tokio::time::Instant;
 
 use super::read::Judged;
-use super::replayed_name;
+use super::{patiently, replayed_name};
 use crate::node::Node;
 use crate::router::Caller;
 
@@ -106,7 +109,9 @@ impl Node {
             session: SessionToken::default(),
             deadline_ms: WRITE_MS,
         };
-        match self.execute(request, Caller::Client).await.map(|response| response.outcome) {
+        let until = Instant::now() + Duration::from_millis(WRITE_MS.into());
+        let written = patiently(until, || self.execute(request.clone(), Caller::Client)).await;
+        match written.map(|response| response.outcome) {
             Ok(Outcome::ConditionFailed { .. }) => Deed::Left(SalvageFate::Changed),
             Ok(_) => Deed::Restored,
             Err(_) => Deed::Failed,
