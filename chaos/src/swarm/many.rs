@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use super::{Failure, Outcome, minimise, only, play};
 use crate::scenario::Scenario;
+use crate::trace::Trace;
 
 /// Which worlds to play.
 #[derive(Clone, Copy, Debug)]
@@ -96,6 +97,8 @@ impl Swarm {
     fn one(self, seed: u64) -> Outcome {
         let scenario = Scenario::drawn(seed, self.seconds);
         let mut outcome = play(seed, &scenario);
+        // All that happened in a world is some megabytes, and nobody reads it here.
+        outcome.trace = Trace::default();
         if self.twice && outcome.failure.is_none() {
             let again = play(seed, &scenario);
             if again.hash != outcome.hash {
