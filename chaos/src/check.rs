@@ -26,6 +26,7 @@ mod live;
 mod lost;
 mod once;
 mod order;
+mod policies;
 mod prefix;
 mod revival;
 mod salvaged;
@@ -44,6 +45,7 @@ use std::fmt;
 
 pub use evidence::{Assumption, Evidence, Final, Known, Limits, Salvaged, Setup};
 pub use forks::{Failover, Forks, Undone};
+pub use policies::Policies;
 
 /// A promise that was not kept.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -20,7 +20,7 @@
 //! ```
 
 mod draw;
-mod words;
+pub(crate) mod words;
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -74,6 +74,9 @@ pub struct BucketPlan {
     /// What it does by itself when its primary is lost: `manual`, `observe-only`, `zero-loss`, `bounded:5s,20ops`.
     #[serde(with = "words::auto", default, skip_serializing_if = "is_manual")]
     pub auto: AutoMode,
+    /// Whether keys with a time to live are written there, too.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub brief: bool,
     /// What clients do there.
     pub workloads: Vec<WorkloadPlan>,
 }

@@ -18,7 +18,7 @@ use crate::history::History;
 use crate::scenario::{BucketPlan, Planned, Scenario};
 use crate::target::Target;
 use crate::trace::Trace;
-use crate::workload::{Options, Plan, Workload};
+use crate::workload::{Options, Plan, Workload, brief};
 use crate::world::Planet;
 
 /// How long the last look waits for all regions to agree.
@@ -146,6 +146,8 @@ async fn run(seed: u64, scenario: &Scenario, planet: &Planet) -> Outcome {
     }
     let history = History::default();
     let plan = plan(seed, scenario, planet);
+    // As they begin: their policies may change.
+    let buckets = planet.buckets().iter().map(|bucket| bucket.as_ref().clone()).collect();
     let broken = async {
         let faults = join_all(scenario.faults.iter().map(|planned| strike(planet, planned)));
         let end = Box::pin(sleep(scenario.heals_after()));
@@ -156,7 +158,7 @@ async fn run(seed: u64, scenario: &Scenario, planet: &Planet) -> Outcome {
         planet.heal();
         planet.now_us()
     };
-    let (healed_us, ()) = join(broken, plan.drive(planet, &history)).await;
+    let (healed_us, _) = join(broken, join(plan.drive(planet, &history), expire(seed, scenario, planet))).await;
     let finals = plan.last_look(planet, &history, PATIENCE).await;
     // A node that finds damage refuses to go on, and says so (DUR-3).
     let says_so = |why: &str| ["damaged", "wrong checksum"].iter().any(|word| why.contains(word));
@@ -168,7 +170,7 @@ async fn run(seed: u64, scenario: &Scenario, planet: &Planet) -> Outcome {
     let count = operations.len();
     let setup = check::Setup {
         regions: planet.regions(),
-        buckets: planet.buckets().iter().map(|bucket| bucket.as_ref().clone()).collect(),
+        buckets,
         shards: scenario.shards,
         disks_lost: Vec::new(),
         limits: Limits::default(),
@@ -180,6 +182,13 @@ async fn run(seed: u64, scenario: &Scenario, planet: &Planet) -> Outcome {
     let broken = verdict.violations.iter().map(|violation| (violation.checker, violation.to_string()));
     let failure = (!verdict.is_clean()).then(|| Failure::Broken(broken.collect()));
     outcome(count, failure)
+}
+
+/// Writes keys with a time to live, where there are any.
+async fn expire(seed: u64, scenario: &Scenario, planet: &Planet) {
+    let (regions, lasts) = (planet.regions(), Duration::from_secs(scenario.seconds));
+    let buckets = scenario.buckets.iter().filter(|bucket| bucket.brief);
+    join_all(buckets.map(|bucket| brief(planet, &bucket.name, &regions, seed, lasts))).await;
 }
 
 async fn strike(planet: &Planet, planned: &Planned) {

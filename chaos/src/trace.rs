@@ -42,11 +42,19 @@ struct Book {
     hash: Xxh3,
     /// Entries that wait for a seal, in the order in which it will set them free: the shard tells of them by their
     /// requests alone, and retries of one request may wait side by side.
-    parked: HashMap<(Replica, ShardId), BTreeMap<Waiting, Entry>>,
+    parked: HashMap<(Replica, ShardId), BTreeMap<Waiting, Parked>>,
     /// How far the buckets of a replica's shard had come at which positions of its own log.
     reached: HashMap<(Replica, ShardId), Vec<Reached>>,
     /// Facts are hashed but not kept.
     blind: bool,
+}
+
+/// An entry that waits for a seal.
+#[derive(Clone, Copy)]
+struct Parked {
+    entry: Entry,
+    /// The epoch that begins with it, if it is a seal.
+    begins: Option<Epoch>,
 }
 
 /// Bucket, epoch, whether it is the seal, origin and position of an entry that waits: the order of the shard's own keys.

@@ -8,6 +8,7 @@
 mod active;
 mod append;
 mod bank;
+mod brief;
 mod chain;
 mod client;
 mod counter;
@@ -27,6 +28,7 @@ use crate::history::History;
 use crate::target::Target;
 
 pub(crate) use self::bank::TOTAL;
+pub(crate) use self::brief::brief;
 use self::client::Client;
 pub(crate) use self::keys::ACCOUNTS;
 

@@ -24,7 +24,7 @@ pub const DEGRADE_AFTER_MS_MIN: u64 = 500;
 pub const DEGRADE_AFTER_MS_MAX: u64 = 3_600_000;
 
 /// How a bucket replicates.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Policy {
     /// Acknowledged when durable in the primary region; shipped afterwards.
@@ -44,7 +44,7 @@ pub enum Policy {
 }
 
 /// What happens to writes of a `sync` bucket while too few regions answer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum OnPartition {
     /// They wait, then fail as retryable.
@@ -58,7 +58,7 @@ pub enum OnPartition {
 }
 
 /// How many regions must have a write of a `sync` bucket, the primary counted.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Acks {
     /// The primary and any one other region.

@@ -1,5 +1,7 @@
 //! DUR-2, honest durability: an acknowledgement that claims k regions is given no earlier than k regions have the write,
-//! and never claims less than the bucket's policy and the request ask for.
+//! and never claims less than the request asks for, and the bucket's policy in the epoch that is told.
+//!
+//! A copy that waits for the seal of an earlier epoch is none yet: without its source nobody could apply it.
 
 use std::collections::{BTreeSet, HashMap};
 
@@ -16,11 +18,11 @@ pub(super) fn check(evidence: &Evidence) -> Result<Stats, Violation> {
         let (Some(answer), Some(bucket)) = (known.answer, evidence.bucket_of(known.operation)) else { continue };
         let Request::Write { ack, id, .. } = &known.operation.request else { continue };
         let holders = bucket.regions.len();
-        let required = ack.required_regions(bucket.policy.required_regions(holders), holders);
+        let required = ack.required_regions(evidence.policies.required(bucket, answer.epoch), holders);
         let claimed = answer.durability.map_or(0, |it| usize::from(it.regions));
         stats.checked += 1;
         // Whether fewer may be acknowledged, and when, is DEG-1 ([`super::fewer`]).
-        if claimed < required && bucket.policy.degrade_after_ms().is_none() {
+        if claimed < required && !evidence.policies.may_degrade(bucket.id, answer.epoch) {
             let sentence = format!("a write that needs {required} regions was acknowledged with {claimed}");
             return Err(broken("durable", sentence).showing(known.operation));
         }
@@ -34,7 +36,32 @@ pub(super) fn check(evidence: &Evidence) -> Result<Stats, Violation> {
         }
     }
     stats.checked += acknowledged(evidence, copies.as_ref())?;
+    if let Some(copies) = &copies {
+        stats.checked += on_record(evidence, copies)?;
+    }
     Ok(stats)
+}
+
+/// When a bucket becomes SYNC, whatever was acknowledged before, under whichever policy, has the copies that its policy asks for now.
+fn on_record(evidence: &Evidence, copies: &Copies) -> Result<u64, Violation> {
+    let mut checked = 0;
+    for known in evidence.all_writes() {
+        let (Some(answer), Some(bucket)) = (known.answer, evidence.bucket_of(known.operation)) else { continue };
+        let Request::Write { id, .. } = &known.operation.request else { continue };
+        let Some(key) = known.write.keys().next() else { continue };
+        let shard = evidence.shard_of(bucket, key);
+        for (since_us, needed) in evidence.policies.becomes_sync(bucket) {
+            if known.operation.ended_us > since_us {
+                continue;
+            }
+            checked += 1;
+            for (origin, lsn) in answer.session.seen(bucket.id, shard).iter().flat_map(|seen| &seen.0) {
+                let held = copies.hold((bucket.id, *origin, shard, *lsn), *id, needed, since_us);
+                held.map_err(|it| it.showing("SYNC was on record by then").showing(known.operation))?;
+            }
+        }
+    }
+    Ok(checked)
 }
 
 /// The same for what nodes told each other, at the very moment they did.
@@ -75,7 +102,7 @@ impl Copies {
                 }
             }
             let Fact::Applied { replica, shard, entry } = &record.fact else { continue };
-            if entry.verdict == Verdict::Void {
+            if matches!(entry.verdict, Verdict::Void | Verdict::Parked) {
                 continue;
             }
             let place = (entry.bucket, entry.origin, *shard, entry.source_lsn);

@@ -10,6 +10,7 @@ use meridian_types::{
 };
 
 use super::forks::Forks;
+use super::policies::Policies;
 use crate::history::{Operation, Told};
 use crate::trace::{Fact, Record, Verdict};
 
@@ -98,6 +99,8 @@ pub struct Evidence {
     pub undone: Vec<Operation>,
     /// The failovers.
     pub forks: Forks,
+    /// What each bucket promised when.
+    pub policies: Policies,
     /// What lost primaries kept of what was undone; `None` when nobody looked.
     pub salvage: Option<Vec<Salvaged>>,
     /// What truly happened, if somebody could see it.
@@ -142,9 +145,10 @@ impl Evidence {
     ) -> Evidence {
         operations.sort_by_key(|operation| (operation.begun_us, operation.client));
         let forks = Forks::of(records.as_deref().unwrap_or_default());
+        let policies = Policies::of(&setup.buckets, records.as_deref().unwrap_or_default());
         let undone = set_aside(&setup, &forks, &mut operations);
         let index = Index::of(&setup, &operations, records.as_deref(), &forks);
-        Evidence { setup, operations, undone, forks, salvage: None, records, finals, healed_us, index }
+        Evidence { setup, operations, undone, forks, policies, salvage: None, records, finals, healed_us, index }
     }
 
     /// With what lost primaries kept.

@@ -6,6 +6,7 @@ mod lasting;
 mod replaced;
 mod story;
 mod told;
+mod turned;
 mod whole;
 
 use super::{ALL, Evidence, Violation};

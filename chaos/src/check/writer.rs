@@ -60,7 +60,8 @@ fn ordered(evidence: &Evidence, records: &[Record]) -> Result<u64, Violation> {
     for record in records {
         let Fact::Applied { entry, .. } = &record.fact else { continue };
         let primary = evidence.setup.buckets.iter().any(|it| it.id == entry.bucket && it.primary.is_some());
-        if !primary || entry.kind != Kind::Write || matches!(entry.verdict, Verdict::Void | Verdict::Parked) {
+        let orders = matches!(entry.kind, Kind::Write | Kind::Expire);
+        if !primary || !orders || matches!(entry.verdict, Verdict::Void | Verdict::Parked) {
             continue;
         }
         checked += 1;

@@ -2,6 +2,7 @@
 //! et al., 2012): what never happens together in one world does in another.
 
 mod failovers;
+mod policies;
 mod settings;
 mod switchovers;
 
@@ -21,6 +22,9 @@ const EXISTS: f64 = 0.35;
 
 /// The chance that something breaks in a world that the product relies on. Not more: such a world proves less.
 const BEYOND: f64 = 0.04;
+
+/// The chance that keys with a time to live are written in a bucket.
+const EXPIRES: f64 = 0.2;
 
 /// The chance that operators move primaries in a world.
 const MOVES: f64 = 0.5;
@@ -99,8 +103,11 @@ pub(super) fn scenario(seed: u64, seconds: u64) -> Scenario {
     }
     // Further kinds have streams of their own: one more leaves the others of a seed as they were.
     settings::draw(&Dice::new(seed ^ 0x5e77_1465), &mut buckets);
+    let lives = Dice::new(seed ^ 0xb41e_f0e5);
+    buckets.iter_mut().for_each(|bucket| bucket.brief = bucket.policy.has_primary() && lives.chance(EXPIRES));
     if !calm {
         faults.extend(failovers::draw(&Dice::new(seed ^ 0xfa11_07e2), &buckets, regions, seconds));
+        faults.extend(policies::draw(&Dice::new(seed ^ 0x9011_c1e5), &buckets, regions, seconds));
     }
     faults.sort_by_key(|planned| planned.at_ms);
     Scenario {
@@ -139,7 +146,7 @@ fn buckets(dice: &Dice, regions: usize) -> Vec<BucketPlan> {
         // Two workloads of one kind would be one.
         workloads.dedup_by_key(|plan| plan.kind);
         let name = BucketName::new(&format!("bucket-{number}"));
-        name.ok().map(|name| BucketPlan { name, policy, auto: AutoMode::Manual, workloads })
+        name.ok().map(|name| BucketPlan { name, policy, auto: AutoMode::Manual, brief: false, workloads })
     };
     debug_assert!(regions >= 2);
     (1..=count).filter_map(bucket).collect()

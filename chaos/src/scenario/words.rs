@@ -2,7 +2,7 @@
 
 /// Policies as people write them: `async`, `async block:20ops`, `sync:majority`, `sync:2 degrade:1500` (milliseconds),
 /// `active-active`.
-pub(super) mod policy {
+pub(crate) mod policy {
     use meridian_types::{MaxLag, OnPartition, Policy};
     use serde::{Deserialize, Deserializer, Serialize, Serializer};
 

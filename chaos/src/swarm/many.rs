@@ -100,6 +100,8 @@ impl Swarm {
     fn one(self, seed: u64) -> Outcome {
         let scenario = Scenario::drawn(seed, self.seconds);
         let mut outcome = play(seed, &scenario);
+        // All that happened in a world is some megabytes, and nobody reads it here.
+        outcome.trace = Trace::default();
         if self.twice && outcome.failure.is_none() {
             let again = play(seed, &scenario);
             if again.hash != outcome.hash {

@@ -2,7 +2,7 @@
 
 use meridian_types::entry::Kind;
 use meridian_types::{
-    BucketDigest, BucketId, Epoch, Hlc, Lane, Loss, Lsn, NodeId, PlanId, RegionId, RequestId, ShardId,
+    BucketDigest, BucketId, Epoch, Hlc, Lane, Loss, Lsn, NodeId, PlanId, Policy, RegionId, RequestId, ShardId,
 };
 use xxhash_rust::xxh3::Xxh3;
 
@@ -242,15 +242,19 @@ pub enum Fact {
         /// Its primary.
         primary: Option<RegionId>,
     },
-    /// A node's copy of the metadata says this of the copies of a `sync` bucket.
-    CopiesKnown {
+    /// A node's copy of the metadata says this of what a bucket promises.
+    PolicyKnown {
         /// Who.
         replica: Replica,
         /// The metadata index.
         index: u64,
         /// The bucket.
         bucket: BucketId,
-        /// How they are.
+        /// Its epoch.
+        epoch: Epoch,
+        /// Its policy.
+        policy: Policy,
+        /// How its copies are, if it is `sync`.
         copies: Copies,
     },
     /// A node's copy of the metadata says this of a primary that is lost.

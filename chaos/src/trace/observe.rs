@@ -4,12 +4,12 @@ use std::collections::VecDeque;
 
 use bytes::Bytes;
 use meridian_region_core::{Applied, Shard, WriteResult};
-use meridian_types::entry::{HEADER_BYTES, Header, Kind};
+use meridian_types::entry::{Body, HEADER_BYTES, Header, Kind};
 use meridian_types::frame::Frame;
-use meridian_types::{BucketId, ClientId, Hlc, Lsn, Outcome, RegionId, RequestId, ShardId};
+use meridian_types::{BucketId, ClientId, Epoch, Hlc, Lsn, Outcome, RegionId, RequestId, ShardId};
 
-use super::Trace;
 use super::fact::{Entry, Fact, Replica, Standing, Verdict};
+use super::{Parked, Trace};
 
 impl Trace {
     /// Records what applying the entry at `lsn` of `replica`'s own log did; `shard` is as it was left, `applied` its answer.
@@ -56,6 +56,10 @@ impl Trace {
                 continue;
             }
             let identified = header.kind == Kind::Write && header.id.client != ClientId(0);
+            let begins = match header.decode_body(entry) {
+                Ok(Body::Seal { next, .. }) => Some(next),
+                _ => None,
+            };
             let position = shard.digest(header.bucket).map(|digest| digest.positions.of(header.origin));
             // A shard answers every identified write that it applies, in order. One that is missing was parked if the
             // shard is not behind it yet, and had been applied before if it is.
@@ -72,13 +76,13 @@ impl Trace {
             let entry = fact(lsn, *source_lsn, &header, verdict);
             record(entry);
             match verdict {
-                Verdict::Parked => self.park(place, entry),
-                Verdict::Took if header.kind == Kind::Seal => {
-                    for entry in self.unpark(place, shard, &header, lsn, &mut answered) {
-                        record(entry);
+                Verdict::Parked => self.park(place, Parked { entry, begins }),
+                Verdict::Took | Verdict::Refused | Verdict::Repeated | Verdict::Void => {
+                    if let Some(begun) = begins {
+                        let free = self.unpark(place, shard, (header.bucket, begun), lsn, &mut answered);
+                        free.into_iter().for_each(record);
                     }
                 }
-                Verdict::Took | Verdict::Refused | Verdict::Repeated | Verdict::Void => {}
             }
         }
         let (source, lane) = (done.source, done.lane);
@@ -103,31 +107,37 @@ impl Trace {
         known.map(|(.., positions)| positions.of(origin)).unwrap_or_default()
     }
 
-    fn park(&self, place: (Replica, ShardId), entry: Entry) {
-        let waiting = (entry.bucket, entry.epoch, entry.kind == Kind::Seal, entry.origin, entry.source_lsn);
-        self.book().parked.entry(place).or_default().insert(waiting, entry);
+    fn park(&self, place: (Replica, ShardId), parked: Parked) {
+        let Parked { entry, begins } = parked;
+        let waiting = (entry.bucket, entry.epoch, begins.is_some(), entry.origin, entry.source_lsn);
+        self.book().parked.entry(place).or_default().insert(waiting, parked);
     }
 
-    /// The entries that a seal set free, in their order, as far as `shard` has come.
+    /// The entries that the beginning of an epoch set free, in their order, and those of the epochs that they began in turn. What
+    /// waited for an epoch that was passed over waits no more. `shard` is where all of the frame has left it: another seal in it
+    /// may have begun a later epoch, and freed what waited for that.
     fn unpark(
         &self,
         place: (Replica, ShardId),
         shard: &Shard,
-        seal: &Header,
+        (bucket, mut begun): (BucketId, Epoch),
         lsn: Lsn,
         answered: &mut VecDeque<&(RequestId, Bytes)>,
     ) -> Vec<Entry> {
         let mut book = self.book();
         let parked = book.parked.entry(place).or_default();
-        let reached = |entry: &Entry| {
-            let position = shard.digest(entry.bucket).map(|digest| digest.positions.of(entry.origin));
-            position.is_some_and(|position| position >= entry.source_lsn)
-        };
+        let positions = shard.positions(bucket);
         let mut free = Vec::new();
-        let waiting: Vec<_> =
-            parked.iter().filter(|(it, _)| it.0 == seal.bucket).map(|(key, it)| (*key, *it)).collect();
-        for (key, entry) in waiting.into_iter().take_while(|(_, entry)| reached(entry)) {
+        let waiting: Vec<_> = parked.iter().filter(|(it, _)| it.0 == bucket).map(|(key, it)| (*key, *it)).collect();
+        for (key, Parked { entry, begins }) in waiting {
+            if entry.epoch >= begun && (entry.epoch > begun || positions.of(entry.origin) < entry.source_lsn) {
+                break;
+            }
             parked.remove(&key);
+            if entry.epoch < begun {
+                continue;
+            }
+            begun = begins.unwrap_or(begun);
             let identified = entry.kind == Kind::Write && entry.request.client != ClientId(0);
             match answered.front() {
                 Some((id, result)) if identified && *id == entry.request => {

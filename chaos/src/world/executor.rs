@@ -190,6 +190,14 @@ impl Spawner {
         self.shared.wake_root();
     }
 
+    /// The world is over: nothing that was planned will happen.
+    pub(crate) fn forget(&self) {
+        // Not under the locks: what ends may still plan.
+        let events = std::mem::take(&mut lock(&self.shared.events).heap);
+        let orders = std::mem::take(&mut *lock(&self.shared.orders));
+        drop((events, orders));
+    }
+
     /// Runs `main` and every task until `main` is done; then drops them all.
     pub(crate) async fn run<F: Future>(&self, dice: Dice, main: F) -> F::Output {
         let mut run = Run {

@@ -3,6 +3,7 @@
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
+use meridian_types::Policy;
 use serde::{Deserialize, Serialize};
 use tokio::time::sleep;
 
@@ -205,6 +206,17 @@ pub enum Fault {
         #[serde(default)]
         forced: bool,
     },
+    /// Nothing breaks: an operator changes a bucket's policy while it serves, and is patient where that has to wait.
+    ChangePolicy {
+        /// Which bucket.
+        bucket: usize,
+        /// What it is to be.
+        #[serde(with = "crate::scenario::words::policy")]
+        to: Policy,
+        /// Whether by setting what differs, where only that does; else by naming the whole policy.
+        #[serde(default)]
+        settings: bool,
+    },
     /// A record of a node's log gets a wrong bit.
     RotLog {
         /// Whose.
@@ -247,6 +259,7 @@ impl Fault {
             Fault::Switchover { .. } => "switchover",
             Fault::Failover { forced: true, .. } => "forced failover",
             Fault::Failover { forced: false, .. } => "failover",
+            Fault::ChangePolicy { .. } => "change of policy",
             Fault::RotLog { .. } => "bit rot in the log",
             Fault::RotState { .. } => "bit rot in the state",
         }
@@ -262,6 +275,7 @@ impl Fault {
                 | Fault::LosePrimary { how: Loss::Crash, .. }
                 | Fault::Switchover { .. }
                 | Fault::Failover { .. }
+                | Fault::ChangePolicy { .. }
         );
         planet.fact(Fact::Fault { what: what.clone(), disturbs });
         self.last(planet).await;
@@ -314,6 +328,7 @@ impl Fault {
                 planet.switch_over(bucket, to, lag_ms_max, pause_ms_max).await;
             }
             Fault::Failover { bucket, to, forced } => planet.fail_over(bucket, to, forced).await,
+            Fault::ChangePolicy { bucket, to, settings } => planet.change_policy(bucket, to, settings).await,
             Fault::RotLog { node } => rot(planet, node, true),
             Fault::RotState { node } => rot(planet, node, false),
         }

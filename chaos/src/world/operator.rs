@@ -1,4 +1,4 @@
-//! What operators do on a planet: move primaries, and give them up for lost, with or without agreeing to a loss.
+//! What operators do on a planet: move primaries, give them up for lost, with or without agreeing to a loss, and change policies.
 //!
 //! An estimate is put together by the code that the product has for it; who is asked, and how long an answer is waited for,
 //! is as in `meridian/src/server/estimate.rs`.
@@ -10,8 +10,11 @@ use futures::FutureExt;
 use futures::future::join_all;
 use meridian_metadata_core::plan::{Asked, Heard, estimate};
 use meridian_metadata_core::{Action, Reply};
-use meridian_types::{Consent, FailoverSpec, PlanOutcome, RegionName, Selection, SwitchoverSpec};
-use tokio::time::{sleep, timeout};
+use meridian_types::{
+    AutoFailover, AutoMode, BucketChange, Consent, FailoverSpec, PlanOutcome, Policy, RefusalKind, RegionName,
+    Selection, SwitchoverSpec,
+};
+use tokio::time::{Instant, sleep, timeout};
 
 use super::network::Place;
 use super::node::Life;
@@ -19,6 +22,9 @@ use super::planet::Planet;
 
 /// How long other nodes may take to say what they have.
 const PATIENCE: Duration = Duration::from_millis(700);
+
+/// For how long an operator tries to change a policy.
+const INSISTS: Duration = Duration::from_secs(6);
 
 /// About the size of the question.
 const QUESTION_BYTES: usize = 100;
@@ -58,6 +64,32 @@ impl Planet {
             reason: String::new(),
         });
         self.operate(&operator, action, words).await;
+    }
+
+    /// An operator changes a bucket's policy, and tries again while something else has the bucket, or its lanes are yet to turn. What the
+    /// bucket may do by itself goes with it, or it does nothing by itself from then on.
+    pub(crate) async fn change_policy(&self, bucket: usize, to: Policy, settings: bool) {
+        let Some(spec) = self.spec(bucket) else { return };
+        let until = Instant::now() + INSISTS;
+        loop {
+            let Some(operator) = self.lives().next() else { return };
+            let topology = operator.plane.copy.topology();
+            let Some(before) = topology.bucket_named(spec.name.as_str()).cloned() else { return };
+            let goes = before.auto.validate(to, &before.regions).is_ok();
+            let auto = (!goes).then(|| AutoFailover { mode: AutoMode::Manual, ..spec.auto.clone() });
+            let name = spec.name.clone();
+            let action = match difference(before.policy, to).filter(|_| settings) {
+                Some(change) => Action::SetBucket { name, change: BucketChange { auto, ..change } },
+                None => Action::SetPolicy { name, policy: to, auto },
+            };
+            match operator.asker.propose("an operator", action).await {
+                Ok(_) if before.policy.lane() != to.lane() => return self.hit("policy turned"),
+                Ok(_) => return self.hit("policy changed"),
+                Err(refusal) if refusal.kind == RefusalKind::Retry && Instant::now() < until => {}
+                Err(_) => return self.hit("change of policy refused"),
+            }
+            sleep(Duration::from_millis(300)).await;
+        }
     }
 
     fn region_name(&self, node: usize) -> Option<RegionName> {
@@ -117,5 +149,18 @@ impl Planet {
                 PlanOutcome::UnderWay | PlanOutcome::PartlyRestored | PlanOutcome::Restored => given_up,
             });
         }
+    }
+}
+
+/// The settings that make one policy of another; `None` where that takes another policy.
+fn difference(before: Policy, to: Policy) -> Option<BucketChange> {
+    match (before, to) {
+        (Policy::Async { .. }, Policy::Async { max_lag }) => {
+            Some(BucketChange { max_lag: Some(max_lag), ..BucketChange::default() })
+        }
+        (Policy::Sync { .. }, Policy::Sync { acks, on_partition }) => {
+            Some(BucketChange { acks: Some(acks), on_partition: Some(on_partition), ..BucketChange::default() })
+        }
+        (Policy::Async { .. } | Policy::Sync { .. } | Policy::ActiveActive, _) => None,
     }
 }

@@ -104,6 +104,19 @@ struct State {
     violated: BTreeSet<Assumption>,
 }
 
+/// The end of a world. Lives know the wires and wires know the lives, and both know what is planned: untied, none would ever be freed.
+struct End {
+    wires: Wires,
+    spawner: Spawner,
+}
+
+impl Drop for End {
+    fn drop(&mut self) {
+        self.wires.forget();
+        self.spawner.forget();
+    }
+}
+
 impl Planet {
     /// Plays a world from its beginning: makes the planet of that seed and runs `play` on it until that is done. Virtual
     /// time passes whenever nobody has anything to do.
@@ -114,6 +127,7 @@ impl Planet {
         runtime.block_on(async {
             let (spawner, dice) = (Spawner::new(), Dice::new(seed));
             let planet = Planet::new(spawner.clone(), &dice, setup);
+            let _end = End { wires: planet.wires().clone(), spawner: spawner.clone() };
             spawner.run(dice.fork(), play(planet)).await
         })
     }
@@ -495,5 +509,21 @@ impl Target for Planet {
 
     fn now_us(&self) -> u64 {
         self.0.spawner.now_us()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_world_that_is_over_is_freed() {
+        let lives = Planet::play(1, Setup::three_regions().unwrap(), async |planet: Planet| {
+            planet.start().await.unwrap();
+            planet.crash(1, Keep::All);
+            planet.restart(1);
+            planet.lives().map(|life| Arc::downgrade(&life)).collect::<Vec<_>>()
+        });
+        assert!(lives.len() == 3 && lives.iter().all(|life| life.upgrade().is_none()));
     }
 }

@@ -54,6 +54,12 @@ impl Wires {
         }
     }
 
+    /// The world is over: no node runs any more.
+    pub(crate) fn forget(&self) {
+        let lives = std::mem::take(&mut *self.lives.lock().unwrap_or_else(PoisonError::into_inner));
+        drop(lives);
+    }
+
     /// Hands something to a node, as a task of its own: a stopped process takes it in when it goes on.
     pub(crate) fn deliver(&self, to: usize, take: impl FnOnce(Arc<Life>) + Send + 'static) {
         if let Some(life) = self.life(to) {

@@ -2,6 +2,7 @@
 //! one failpoint after the other, under load and while primaries move; afterwards nothing acknowledged is missing,
 //! nothing took effect twice, and digests agree everywhere.
 //!
+//! The ordinary run crashes at some of every kind ([`points::SOME`]), once each. All of them are asked for:
 //! `MERIDIAN_FAILPOINT_ROUNDS` (default 1) says how often each is crashed at, `MERIDIAN_FAILPOINTS` which (parts of names,
 //! with commas). How often each was hit is printed at the end.
 
@@ -18,7 +19,7 @@ use chaos::real::{BUCKETS, Launch, Planet, REGIONS};
 use tokio::time::{Instant, sleep};
 
 use crate::load::Load;
-use crate::points::{ALL, Reached};
+use crate::points::{ALL, Reached, SOME};
 
 /// How long a node that is to come to a failpoint is given, before another is sent: long, since machines may be busy.
 const PATIENCE: Duration = Duration::from_secs(40);
@@ -31,14 +32,23 @@ const IN_A_ROW: u64 = 8;
 const AWAY: usize = REGIONS.len() - 1;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_crash_at_failpoints_of_every_kind_loses_nothing_and_doubles_nothing() -> anyhow::Result<()> {
+    crash(1, &|name| SOME.contains(&name)).await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "ten minutes: cargo test -p meridian --test failpoints -- --ignored"]
 async fn a_crash_at_any_failpoint_loses_nothing_and_doubles_nothing() -> anyhow::Result<()> {
     let rounds = std::env::var("MERIDIAN_FAILPOINT_ROUNDS").ok().and_then(|text| text.parse().ok()).unwrap_or(1);
     let only = std::env::var("MERIDIAN_FAILPOINTS").unwrap_or_default();
-    let chosen = |name: &str| only.is_empty() || only.split(',').any(|part| name.contains(part));
+    crash(rounds, &|name| only.is_empty() || only.split(',').any(|part| name.contains(part))).await
+}
+
+/// Crashes at each of the chosen failpoints that often, and holds the planet to its promises.
+async fn crash(rounds: u64, chosen: &impl Fn(&str) -> bool) -> anyhow::Result<()> {
     let dir = tempfile::Builder::new().prefix("meridian-failpoints").tempdir()?;
     let mut crew = Crew::start(dir.path()).await?;
-    let done = crew.crash_everywhere(rounds, &chosen).await;
+    let done = crew.crash_everywhere(rounds, chosen).await;
     let verdict = match done {
         Ok(()) => crew.judge().await,
         Err(why) => Err(why),
@@ -54,6 +64,7 @@ async fn a_crash_at_any_failpoint_loses_nothing_and_doubles_nothing() -> anyhow:
 struct Crew {
     planet: Planet,
     load: Load,
+    began: Instant,
     hits: BTreeMap<&'static str, u64>,
 }
 
@@ -70,7 +81,7 @@ impl Crew {
         planet.ready(RECOVERY).await?;
         planet.create_buckets().await?;
         let load = Load::start(&planet).await?;
-        Ok(Crew { planet, load, hits: BTreeMap::new() })
+        Ok(Crew { planet, load, began: Instant::now(), hits: BTreeMap::new() })
     }
 
     async fn crash_everywhere(&mut self, rounds: u64, chosen: &impl Fn(&str) -> bool) -> anyhow::Result<()> {
@@ -113,6 +124,10 @@ impl Crew {
             if let Some(status) = self.planet.ended(node)? {
                 ensure!(status.signal() == Some(SIGKILL), "at {name}: {status}; {}", self.planet.log_tail(node));
                 *self.hits.entry(name).or_default() += 1;
+                eprintln!(
+                    "{:>6.1} s: a crash at {name}, visit {times}, of node {node}",
+                    self.began.elapsed().as_secs_f64()
+                );
                 return Ok(true);
             }
             if Instant::now() >= until {

@@ -11,7 +11,7 @@ use std::time::Duration;
 use meridian_failpoint::failpoint;
 use meridian_region_core::{ControlResult, Due, SESSION_TTL_MS, StateView, keys};
 use meridian_types::entry::{Body, Header, Kind};
-use meridian_types::{BucketId, Epoch, Hlc, Lane, Lsn, Refusal, RefusalKind, RegionId, Topology};
+use meridian_types::{Bucket, BucketId, Epoch, Hlc, Lane, Lsn, Refusal, RefusalKind, RegionId, Topology};
 use tokio::sync::watch;
 use tokio::time::{MissedTickBehavior, interval};
 
@@ -159,9 +159,11 @@ impl Node {
             let lease = self.authority.lease_holds();
             let topology = self.authority.topology();
             let region = self.region();
-            // In active-active nobody decides alone: an expired value reads as absent everywhere, by its own timestamp.
+            // In active-active nobody decides alone: an expired value reads as absent everywhere, by its own timestamp. Between
+            // primaries nobody decides at all: the epoch that has begun is the next primary's (FEN-1).
             let decides = |bucket: BucketId| {
-                lease && topology.buckets.get(&bucket).is_some_and(|bucket| bucket.primary == Some(region))
+                let mine = |it: &Arc<Bucket>| it.primary == Some(region) && !it.is_between_primaries();
+                lease && topology.buckets.get(&bucket).is_some_and(mine)
             };
             let due = {
                 let core = shard.board.core();

@@ -20,7 +20,7 @@ pub const LAG_MS_MAX: u64 = 7 * 24 * 3_600_000;
 pub const LAG_BYTES_MIN: u64 = crate::entry::ENTRY_BYTES_MAX as u64;
 
 /// What no other region has yet may come to; whichever is reached first counts. At least one is set.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
 pub struct LagBound {
     /// The age of the oldest operation that no other region has, in milliseconds.
     pub ms: Option<u64>,
@@ -31,7 +31,7 @@ pub struct LagBound {
 }
 
 /// What happens when a bound is reached.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Breach {
     /// Somebody is told; writes go on.
@@ -44,7 +44,7 @@ pub enum Breach {
 }
 
 /// The ceiling of an async bucket's tail.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct MaxLag {
     /// How much.
     pub bound: LagBound,

@@ -133,7 +133,7 @@ fn acknowledged(at_ms: u64, epoch: u64) -> Fact {
         epoch: Epoch(epoch),
         lsn: Lsn(1),
         request: RequestId::default(),
-        regions: 1,
+        regions: 2,
     }
 }
 

@@ -1,8 +1,8 @@
 //! Primaries that are lost and replaced, copies that are too few, and what no other region has.
 
 use meridian_types::{
-    BucketId, ClientId, Loss, Lsn, PlanId, ReadLevel, RegionId, RequestId, SalvageBundle, SalvageId, SalvageKey,
-    ShardId,
+    Acks, BucketId, ClientId, Loss, Lsn, OnPartition, PlanId, Policy, ReadLevel, RegionId, RequestId, SalvageBundle,
+    SalvageId, SalvageKey, ShardId,
 };
 
 use super::story::{ASYNC, CAPPED, DEGRADING, Story, asks, entry, found, lost_answer, put, replica, v, value, version};
@@ -137,7 +137,9 @@ fn swi_3_a_failover_that_waits_for_its_lost_region_is_found() {
 }
 
 fn copies(story: Story, at_ms: u64, index: u64, copies: Copies) -> Story {
-    story.fact(at_ms, Fact::CopiesKnown { replica: replica(1), index, bucket: DEGRADING, copies })
+    let policy = Policy::Sync { acks: Acks::Majority, on_partition: OnPartition::DEGRADE };
+    let (replica, epoch) = (replica(1), meridian_types::Epoch(1));
+    story.fact(at_ms, Fact::PolicyKnown { replica, index, bucket: DEGRADING, epoch, policy, copies })
 }
 
 #[test]

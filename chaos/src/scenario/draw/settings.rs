@@ -31,7 +31,7 @@ pub(super) fn draw(dice: &Dice, buckets: &mut [BucketPlan]) {
 }
 
 /// Small enough to be met by a few clients; room for one write in each shard.
-fn ceiling(dice: &Dice) -> MaxLag {
+pub(super) fn ceiling(dice: &Dice) -> MaxLag {
     let operations = Some(dice.between(6, 40));
     let bound = match dice.index(3) {
         0 => LagBound { operations, ..LagBound::default() },

@@ -70,10 +70,11 @@ impl Copy {
                 let (replica, index) = (self.replica, topology.index);
                 self.record.fact(Fact::BucketKnown { replica, index, bucket: *id, epoch, primary });
             }
-            let known = copies(bucket);
-            if before.buckets.get(id).is_none_or(|before| copies(before) != known) {
+            let promised = |it: &Bucket| (it.epoch, it.policy, copies(it));
+            if before.buckets.get(id).is_none_or(|before| promised(before) != promised(bucket)) {
                 let (replica, index) = (self.replica, topology.index);
-                self.record.fact(Fact::CopiesKnown { replica, index, bucket: *id, copies: known });
+                let (epoch, policy, copies) = promised(bucket);
+                self.record.fact(Fact::PolicyKnown { replica, index, bucket: *id, epoch, policy, copies });
             }
         }
         for ((plan, bucket), (from, step)) in replacements(&inner.state) {

@@ -120,6 +120,27 @@ async fn fen_1_a_write_that_was_ordered_too_late_is_void_and_its_retry_is_done_o
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn fen_1_no_key_expires_between_two_primaries_and_the_next_one_removes_what_is_due() {
+    let pair = pair().await;
+    let brief = meridian_types::Write::Put { key: key("k"), value: value("v"), ttl_ms: Some(1000) };
+    pair.a.write("async", brief).await.unwrap();
+    pair.drain();
+    eventually("sealed", async || pair.sealed().len() == usize::from(SHARDS)).await;
+    let sealed = digests(&pair.a);
+    [&pair.a, &pair.b].iter().for_each(|region| region.clock.advance(5000));
+    // Many times as long as it takes to look for what is due.
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    assert_eq!(digests(&pair.a), sealed, "the epoch that has begun is another region's");
+    pair.carry_all().await;
+    eventually("ready", async || pair.ready().len() == usize::from(SHARDS)).await;
+    pair.promote();
+    let keys = |region: &RegionUnderTest| digests(region).values().map(|digest| digest.keys).sum::<u64>();
+    eventually("the next primary removes it", async || keys(&pair.b) == 0).await;
+    carry_all(&pair.b, &pair.a).await;
+    assert_eq!(digests(&pair.a), digests(&pair.b));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn swi_1_after_an_abort_the_old_primary_goes_on_in_a_later_epoch() {
     let pair = pair().await;
     pair.a.put("async", "k", "1").await.unwrap();
