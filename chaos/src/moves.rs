@@ -8,6 +8,7 @@ mod callers;
 mod failovers;
 mod figures;
 mod forced;
+mod reinstate;
 mod stage;
 mod switchovers;
 

@@ -8,7 +8,7 @@ use anyhow::{bail, ensure};
 use meridian_types::{AutoMode, Breach, LagBound, MaxLag, Policy};
 
 use super::stage::{Options, Stage};
-use super::{failovers, forced, switchovers};
+use super::{failovers, forced, reinstate, switchovers};
 use crate::wan::namespaces;
 
 /// How the primary moves.
@@ -20,6 +20,15 @@ enum How {
     Failover,
     /// The region of an async bucket is killed, and an operator agrees to the loss.
     Forced,
+    /// The same, and the region is away for a minute under load: how much its return moves.
+    Reinstate,
+}
+
+impl How {
+    /// Whether an async bucket loses its primary, with an operator's consent.
+    fn is_forced(self) -> bool {
+        matches!(self, How::Forced | How::Reinstate)
+    }
 }
 
 /// What `chaos moves` is told.
@@ -67,10 +76,10 @@ impl Arguments {
         let options = Options {
             binary: crate::wan::binary(self.binary.as_deref())?,
             round_trips: [first, second, third].map(|ms| Duration::from_secs_f64(ms / 1000.0)),
-            policy: if self.how == How::Forced { self.ceiling() } else { self.policy },
+            policy: if self.how.is_forced() { self.ceiling() } else { self.policy },
             auto: if self.how == How::Failover { AutoMode::ZeroLoss } else { AutoMode::Manual },
             callers: self.clients,
-            calls: self.how != How::Forced,
+            calls: !self.how.is_forced(),
             think: Duration::from_millis(self.think_ms),
         };
         let prefix = format!("{}{}-", namespaces::PREFIX, std::process::id());
@@ -97,6 +106,7 @@ impl Arguments {
                 How::Switchover => switchovers::play(&mut stage, self.rounds, out).await,
                 How::Failover => failovers::play(&mut stage, self.rounds, out).await,
                 How::Forced => forced::play(&mut stage, self.rounds, out).await,
+                How::Reinstate => reinstate::play(&mut stage, self.rounds, out).await,
             }
         })
     }

@@ -75,7 +75,7 @@ async fn lose(stage: &mut Stage, lost: usize) -> anyhow::Result<(Duration, Durat
 }
 
 /// Whether every lane streams and no replica is being repaired.
-async fn follows(stage: &Stage) -> bool {
+pub(super) async fn follows(stage: &Stage) -> bool {
     let admin = stage.admin();
     let (Ok(lags), Ok(repairs)) = (admin.lag(None).await, admin.repairs().await) else { return false };
     let streams = lags.iter().all(|region| {

@@ -68,7 +68,8 @@ async fn lose(stage: &mut Stage, round: usize, sums: &mut Sums) -> anyhow::Resul
     let survivor = stage.planet.client((lost_region + 1) % REGIONS.len()).await?;
     let written = load(stage, lost_region, round).await?;
     let mut wrong = Vec::new();
-    let estimated = replace(&survivor, sums).await?;
+    let (estimated, took) = replace(&survivor).await?;
+    sums.estimates.add(took);
     let bucket = survivor.bucket(BUCKET)?;
     let missing = missing(&bucket, &written.tried).await?;
     let lost: BTreeSet<String> = missing.intersection(&written.acknowledged).cloned().collect();
@@ -131,12 +132,12 @@ async fn write(bucket: Bucket, name: String, stop: CancellationToken) -> Written
     written
 }
 
-/// Estimates and replaces the lost primary; how many operations may be missing at the most.
-async fn replace(survivor: &Client, sums: &mut Sums) -> anyhow::Result<u64> {
+/// Estimates and replaces the lost primary; how many operations may be missing at the most, and how long it took to say so.
+pub(super) async fn replace(survivor: &Client) -> anyhow::Result<(u64, Duration)> {
     let buckets = Selection::Named(vec![bucket_name()?]);
     let began = Instant::now();
     let estimate = survivor.admin().failover_estimate(&buckets, None).await?;
-    sums.estimates.add(began.elapsed());
+    let took = began.elapsed();
     ensure!(!estimate.lost().unbounded, "the bucket has a ceiling, and its loss is said to have none");
     let estimated = estimate.lost().operations;
     let spec =
@@ -148,7 +149,7 @@ async fn replace(survivor: &Client, sums: &mut Sums) -> anyhow::Result<u64> {
         plan = survivor.admin().operation(plan.id).await?;
     }
     ensure!(plan.outcome() == PlanOutcome::Done, "{} came to nothing: {:?}", plan.id, plan.moves);
-    Ok(estimated)
+    Ok((estimated, took))
 }
 
 /// Which of these keys the bucket lacks.
@@ -209,7 +210,7 @@ async fn write_back(
 }
 
 /// The bundles on the node of a region, once it has repaired itself.
-async fn bundles(stage: &Stage, survivor: &Client, region: usize) -> anyhow::Result<(Node, Vec<SalvageBundle>)> {
+pub(super) async fn bundles(stage: &Stage, survivor: &Client, region: usize) -> anyhow::Result<(Node, Vec<SalvageBundle>)> {
     let began = Instant::now();
     loop {
         ensure!(began.elapsed() < PATIENCE, "no replica that follows: {}", stage.planet.log_tail(region));

@@ -109,8 +109,6 @@ impl Swarm {
                 outcome.failure = Some(Failure::Ended(why));
             }
         }
-        // Megabytes that nobody looks at any more.
-        outcome.trace = Trace::default();
         outcome
     }
 
