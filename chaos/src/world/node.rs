@@ -177,7 +177,7 @@ impl Life {
         self.run(&consensus, service);
         self.ship(&handle, &topology, &clock);
         // Set once per life.
-        let _ = self.asker.ears.set(handle.clone());
+        let _ = self.asker.ears.set(Arc::downgrade(self));
         let _ = self.region.set(Open { handle, consensus });
         Ok(())
     }

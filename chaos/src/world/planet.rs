@@ -517,7 +517,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_world_that_is_over_is_freed() {
+    fn the_lives_of_a_world_that_is_over_are_freed() {
         let lives = Planet::play(1, Setup::three_regions().unwrap(), async |planet: Planet| {
             planet.start().await.unwrap();
             planet.crash(1, Keep::All);

@@ -1,7 +1,7 @@
 //! Finding the metadata leader and being served by it, and keeping this node's lease: as metadata/node does.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -16,6 +16,7 @@ use super::plane::{ATTEMPT_TIMEOUT, Attempt, Plane, RENEW_TIMEOUT};
 use crate::world::clock::NodeClock;
 use crate::world::dice::Dice;
 use crate::world::network::Place;
+use crate::world::node::Life;
 use crate::world::wires::{CallError, Wires};
 
 /// As metadata/node's options and constants.
@@ -36,8 +37,8 @@ pub(crate) struct Asker {
     pub(crate) incarnation: u64,
     pub(crate) members: usize,
     pub(crate) form: Form,
-    /// Who knows which regions are silent, once there is somebody: told with each renewal.
-    pub(crate) ears: OnceLock<Handle>,
+    /// Who knows which regions are silent, once it is open: told with each renewal. Weak, for its region's node knows this asker.
+    pub(crate) ears: OnceLock<Weak<Life>>,
 }
 
 #[derive(Default)]
@@ -158,7 +159,8 @@ impl Asker {
     async fn renew_once(&self, search: &Search) -> Attempt<Grant> {
         let Some(target) = self.target(search) else { return Attempt::Elsewhere(None) };
         let (node, incarnation) = (self.plane.replica.node, self.incarnation);
-        let silent: Option<BTreeSet<RegionId>> = self.ears.get().map(Handle::silent_regions);
+        let life = self.ears.get().and_then(Weak::upgrade);
+        let silent: Option<BTreeSet<RegionId>> = life.and_then(|life| life.region().map(Handle::silent_regions));
         if target == self.plane.number {
             return self.plane.renew(node, incarnation, silent).await;
         }
