@@ -152,6 +152,11 @@ impl Consensus {
         self.node.generation.subscribe()
     }
 
+    /// Whether nothing was ever written to this log: its directory is new, or was emptied.
+    pub fn is_blank(&self) -> bool {
+        self.node.log.is_blank()
+    }
+
     /// Gives up the log of a group that is never started again, so that its space can be used anew.
     ///
     /// # Errors

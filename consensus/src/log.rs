@@ -149,6 +149,11 @@ impl Log {
         GroupHandle { shared: Arc::clone(&self.shared), log: Arc::clone(log), prompter: None }
     }
 
+    /// Whether no group has, or ever had, anything here.
+    pub(crate) fn is_blank(&self) -> bool {
+        self.shared.groups().iter().all(|(_, log)| log.state().is_blank())
+    }
+
     /// Writes and syncs what waits: on the calling thread if that is quickly done, else on the log's own, which is
     /// then told. True in the first case: whoever wrote also calls [`Log::rest`].
     pub(crate) fn write(&self) -> bool {

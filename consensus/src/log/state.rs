@@ -70,6 +70,11 @@ pub(crate) struct State {
 }
 
 impl State {
+    /// Whether nothing was ever put here.
+    pub(crate) fn is_blank(&self) -> bool {
+        self.purged.is_none() && self.last.is_none() && self.vote.is_none()
+    }
+
     /// The first index the log holds, or will hold.
     pub(crate) fn first(&self) -> u64 {
         self.purged.map_or(self.begin, |purged| purged.index + 1)

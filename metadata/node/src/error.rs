@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use meridian_consensus::StartError;
 use meridian_metadata_core::SnapshotError;
+use meridian_types::{NodeName, RegionName};
 
 /// Why the metadata plane can't start on this node.
 #[derive(Debug, thiserror::Error)]
@@ -43,6 +44,19 @@ pub enum OpenError {
         found: u32,
         /// The newest format this release reads.
         known: u32,
+    },
+    /// The directory is empty, but the cluster knows the node from before.
+    #[error(
+        "node `{node}` has an empty data directory ({}), but the cluster knows it from before: its disk was lost, or another one is mounted there; it does not start, for it would contradict what it has confirmed; mount its disk again, or, if that is gone, replace the primaries of region `{region}` with `meridian failover estimate` and `meridian failover run`; what only that disk had is lost",
+        dir.display()
+    )]
+    LostDisk {
+        /// The node.
+        node: NodeName,
+        /// Its region.
+        region: RegionName,
+        /// The data directory.
+        dir: PathBuf,
     },
     /// The operating system refused.
     #[error("cannot open the metadata state: {action} {} failed", path.display())]

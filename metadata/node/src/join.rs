@@ -1,8 +1,8 @@
 //! What the other members know of the cluster, before this node takes part in anything.
 //!
 //! Two cases in which a node must not vote (docs/runbooks/lost-metadata-majority.md): it has lost its disk, and would form a
-//! second cluster with others like it; or the metadata plane was recovered without it, and it would decide with others like
-//! it what has been decided otherwise. In both, one member that knows better is enough: then this node waits to be taken in.
+//! second cluster with others like it, or vote again in a term in which it has voted ([`crate::directory`]); or the metadata plane was recovered without it, and it would decide with others like
+//! it what has been decided otherwise. In both, one member that knows better is enough.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,6 +10,7 @@ use std::time::Duration;
 use meridian_proto::dial::Dial;
 use meridian_proto::v1;
 use meridian_proto::v1::cluster_client::ClusterClient;
+use meridian_types::NodeId;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
@@ -27,6 +28,8 @@ const TOPOLOGY_BYTES_MAX: usize = 64 << 20;
 pub(crate) struct Elsewhere {
     /// Some other member knows the cluster.
     pub(crate) formed: bool,
+    /// This node has registered there: it has run before.
+    pub(crate) registered: bool,
     /// The latest generation of the metadata plane that another member belongs to.
     pub(crate) generation: u32,
 }
@@ -42,10 +45,40 @@ pub(crate) async fn ask(options: &Options, dial: &Arc<dyn Dial>) -> Elsewhere {
     let mut found = Elsewhere::default();
     while let Some(answer) = asked.join_next().await {
         if let Ok(Ok(Ok(answer))) = answer {
-            let answer = answer.into_inner();
-            found.formed |= !answer.cluster_id.is_empty();
-            found.generation = found.generation.max(answer.metadata_generation);
+            found.take(options.this.id(), &answer.into_inner());
         }
     }
     found
+}
+
+impl Elsewhere {
+    /// Takes in what one member knows.
+    fn take(&mut self, this: NodeId, known: &v1::TopologyResponse) {
+        self.formed |= !known.cluster_id.is_empty();
+        self.generation = self.generation.max(known.metadata_generation);
+        // A cluster is formed with nodes that have no version yet: each tells its own when it registers.
+        self.registered |= known.nodes.iter().any(|node| node.id == this.0 && !node.version.is_empty());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn known(version: &str) -> v1::TopologyResponse {
+        let node = v1::Node { id: 7, version: version.to_owned(), ..v1::Node::default() };
+        v1::TopologyResponse { cluster_id: "cluster".into(), nodes: vec![node], ..v1::TopologyResponse::default() }
+    }
+
+    #[test]
+    fn a_member_that_has_never_started_is_new_and_one_that_has_told_its_version_is_not() {
+        let mut found = Elsewhere::default();
+        found.take(NodeId(7), &known(""));
+        assert_eq!(found, Elsewhere { formed: true, ..Elsewhere::default() });
+        found.take(NodeId(8), &known("0.1.0"));
+        assert!(!found.registered, "that is another node");
+        found.take(NodeId(7), &known("0.1.0"));
+        found.take(NodeId(7), &known(""));
+        assert!(found.registered, "one that knows is enough");
+    }
 }

@@ -22,6 +22,7 @@ mod ask;
 mod attempt;
 mod clock;
 mod copy;
+mod directory;
 mod duties;
 mod ears;
 mod error;

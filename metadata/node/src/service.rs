@@ -11,6 +11,7 @@ use tokio::task::JoinSet;
 
 use crate::ask::Asker;
 use crate::copy::LocalCopy;
+use crate::directory;
 use crate::duties::Duties;
 use crate::error::{Error, OpenError};
 use crate::executor::Executor;
@@ -44,7 +45,7 @@ impl Service {
     /// Loads the stored state and joins the metadata group.
     ///
     /// # Errors
-    /// [`OpenError`]; a damaged state is named and left as it is (DUR-3).
+    /// [`OpenError`]; a damaged state is named and left as it is (DUR-3), and a node that has lost its disk is told what to do.
     pub async fn open(
         options: Options,
         consensus: &Consensus,
@@ -53,6 +54,9 @@ impl Service {
         options.validate()?;
         let mut home = Home::open(&options.dir)?;
         let elsewhere = join::ask(&options, &dial).await;
+        // Before anything is changed: what is set aside below had a state once.
+        let has_state = home.generation() > 0 || home.file()?.load()?.is_some();
+        directory::claim(&options, has_state, consensus, elsewhere)?;
         if elsewhere.generation > home.generation() {
             tracing::warn!(
                 generation = elsewhere.generation,
