@@ -103,6 +103,8 @@ pub enum RepairReason {
     Stuck,
     /// An operator, or a failover, asked for it.
     Asked,
+    /// The region joins the bucket.
+    Joining,
 }
 
 impl fmt::Display for RepairReason {
@@ -114,6 +116,7 @@ impl fmt::Display for RepairReason {
             RepairReason::BehindLog => "behind-log",
             RepairReason::Stuck => "stuck",
             RepairReason::Asked => "asked",
+            RepairReason::Joining => "joining",
         })
     }
 }

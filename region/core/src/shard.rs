@@ -274,7 +274,7 @@ impl Shard {
         let control = |result: ControlResult| Ok(Applied::answering(result.encode()));
         match body {
             BodyRef::Fence => control(self.apply_fence(lsn, header)),
-            BodyRef::DropBucket => control(self.apply_drop(view, header.bucket, out)?),
+            BodyRef::DropBucket => control(self.apply_drop(view, lsn, header, out)?),
             BodyRef::ExpireClients { before } => control(self.apply_expire_clients(*before, out)),
             BodyRef::Repair(step) => {
                 let (result, answered) = self.apply_repair(Step { view, out, lsn }, header, step)?;
@@ -301,6 +301,11 @@ impl Shard {
         let meta = self.buckets.get(&header.bucket);
         if meta.is_some_and(|meta| meta.dropped) {
             return Some(Refusal::new(RefusalKind::NotFound, "the bucket was deleted"));
+        }
+        if meta.is_some_and(|meta| meta.left.is_some()) {
+            self.meta.void(lsn);
+            let message = "this region was removed from the bucket and orders nothing: refresh the topology and retry";
+            return Some(Refusal::new(RefusalKind::Retry, message));
         }
         if meta.is_some_and(|meta| meta.repair.is_some()) {
             let message = "the bucket is being repaired in this shard of the region, which orders nothing meanwhile";

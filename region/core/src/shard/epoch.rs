@@ -73,7 +73,11 @@ impl<'a> Foresight<'a> {
     /// Refuses the frame, for now, when it would park too much.
     pub(super) fn admit(&mut self, header: &Header, body: &BodyRef<'_>, bytes: usize) -> Result<(), FrameResult> {
         let (shard, bucket) = (self.shard, header.bucket);
-        let closed = shard.is_closed(bucket);
+        if shard.passes_over(header) {
+            return Ok(());
+        }
+        // What comes for a bucket that is yet to be filled waits as what comes for one that is being filled.
+        let closed = shard.is_closed(bucket) || shard.has_left(bucket);
         let (epoch, parked) = self.seen.entry(bucket).or_insert_with(|| (shard.epoch(bucket), shard.parked(bucket)));
         let waits = match body {
             _ if closed || shard.astray(bucket).is_some() => true,

@@ -98,6 +98,10 @@ impl Shard {
     }
 
     fn begin_repair(&mut self, bucket: BucketId, source: RegionId, lsn: Lsn) -> Result<(u64, bool), Refusal> {
+        if self.is_leaving(bucket) {
+            let message = "what this region had of the bucket before it was removed from it is not gone yet";
+            return Err(Refusal::new(RefusalKind::Retry, message));
+        }
         if source == self.region {
             return Err(Refusal::new(RefusalKind::Invalid, "a region is not made equal to itself"));
         }
@@ -185,6 +189,9 @@ impl Shard {
                 "the source knows more of this region's own log than this region: was an old copy of its data directory brought back?",
             );
         }
+        if self.has_left(bucket) && goal.epoch <= self.epoch(bucket) {
+            return refuse(RefusalKind::Fenced, "this region was removed from the bucket as of the source's epoch");
+        }
         let meta = self.buckets.entry(bucket).or_default();
         match mode {
             RepairMode::Replace => {
@@ -206,7 +213,7 @@ impl Shard {
             repair.void_after = repair.void_after.min(void_after);
             repair.phase = RepairPhase::Releasing;
         }
-        (meta.divergence, meta.astray) = (None, None);
+        (meta.divergence, meta.astray, meta.left) = (None, None, None);
         if goal.epoch > meta.epoch() {
             meta.begun = goal.epoch;
             meta.raise_fence(at.lsn, goal.epoch);

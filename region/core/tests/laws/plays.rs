@@ -152,7 +152,7 @@ impl Stage {
             }
             "expires" => format!("{} expired", replica.expire()),
             "drops" => {
-                let done = replica.control(Kind::DropBucket, bucket(line.word(2)), Epoch(1), &Body::DropBucket);
+                let done = replica.control(Kind::DropBucket, bucket(line.word(2)), Epoch(0), &Body::DropBucket);
                 format!("{} removed, more: {}", done.removed, done.more)
             }
             "restarts" => {

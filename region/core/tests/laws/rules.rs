@@ -221,7 +221,7 @@ fn con_5_a_dropped_bucket_goes_piece_by_piece_and_never_comes_back() {
     primary.commit(late);
 
     let mut rounds = 1;
-    while other.control(Kind::DropBucket, PLAIN, Epoch(1), &Body::DropBucket).more {
+    while other.control(Kind::DropBucket, PLAIN, Epoch(0), &Body::DropBucket).more {
         rounds += 1;
     }
     assert!(rounds >= 2, "a bounded amount of work per entry");
@@ -233,7 +233,7 @@ fn con_5_a_dropped_bucket_goes_piece_by_piece_and_never_comes_back() {
     assert!(left.is_empty(), "{left:?}");
     assert_eq!(refused(other.write(id(9, 1), put("k", "v"))), (RefusalKind::NotFound, Effect::None));
     // The source drops it too; its other bucket is untouched.
-    while primary.control(Kind::DropBucket, PLAIN, Epoch(1), &Body::DropBucket).more {}
+    while primary.control(Kind::DropBucket, PLAIN, Epoch(0), &Body::DropBucket).more {}
     assert_eq!(primary.text(MERGED, "k").as_deref(), Some("stays"));
 }
 
@@ -241,7 +241,7 @@ fn con_5_a_dropped_bucket_goes_piece_by_piece_and_never_comes_back() {
 fn a_retry_for_a_dropped_bucket_is_told_that_the_bucket_is_gone() {
     let mut replica = Replica::new(1);
     replica.write(id(7, 1), put("k", "v"));
-    replica.control(Kind::DropBucket, PLAIN, Epoch(1), &Body::DropBucket);
+    replica.control(Kind::DropBucket, PLAIN, Epoch(0), &Body::DropBucket);
     assert_eq!(replica.shard.answered(&replica.state, PLAIN, id(7, 1)).unwrap(), None);
     assert_eq!(refused(replica.write(id(7, 1), put("k", "v"))), (RefusalKind::NotFound, Effect::None));
 }
