@@ -136,7 +136,7 @@ fn actions() -> Vec<Action> {
         Action::Abort { plan: PlanId(12), scope: AbortScope::All, why: "late".to_owned() },
         Action::SetBucket { name: spec().name, change: change() },
         Action::SetPolicy { name: spec().name, policy: Policy::sync(Acks::All), auto: change().auto },
-        Action::SetRegions { name: spec().name, change: RegionChange::Add(RegionName::new("ap-south").unwrap()) },
+        Action::SetRegions { name: spec().name, change: RegionChange::Remove(switchover().to) },
         Action::ReportStanding { region: RegionId(1), words: vec![standing_word()] },
     ]
 }
