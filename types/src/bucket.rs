@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::failover::AutoFailover;
 use crate::id::{BucketId, BucketName, RegionId, RegionName};
+use crate::joins::Joins;
 use crate::plan::PlanId;
 use crate::policy::{Acks, MaxLag, OnPartition, Policy};
 use crate::position::{Epoch, Hlc, Lane};
@@ -49,6 +50,18 @@ pub struct BucketChange {
     /// log, so not part of these bytes.
     #[serde(skip)]
     pub policy: Option<Policy>,
+    /// A region more or less; then nothing else changes. An action of its own, too.
+    #[serde(skip)]
+    pub regions: Option<RegionChange>,
+}
+
+/// A change of the regions that hold a bucket.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum RegionChange {
+    /// The region is filled, and then counts.
+    Add(RegionName),
+    /// The region counts no more, and drops what it has; also gives up its joining.
+    Remove(RegionName),
 }
 
 /// Where a bucket is in its life.
@@ -130,12 +143,26 @@ pub struct Bucket {
     /// releases have no place.
     #[serde(skip)]
     pub turns: Turns,
+    /// Which of its entries a region gets that was added later, and whether one is joining. Stored and sent like the turns.
+    #[serde(skip)]
+    pub joins: Joins,
 }
 
 impl Bucket {
-    /// Whether `region` holds the bucket.
+    /// Whether `region` holds the bucket, and counts.
     pub fn is_in(&self, region: RegionId) -> bool {
         self.regions.contains(&region)
+    }
+
+    /// Whether `region` gets what is written: it holds the bucket, or is joining.
+    pub fn reaches(&self, region: RegionId) -> bool {
+        self.is_in(region) || self.joins.joining() == Some(region)
+    }
+
+    /// Whether an entry of that epoch travels to `region`: it was there in that epoch. What is earlier than its joining comes
+    /// with what it is filled with.
+    pub fn carries(&self, region: RegionId, epoch: Epoch) -> bool {
+        (self.reaches(region) && epoch >= self.joins.since(region)) || self.joins.was_there(region, epoch)
     }
 
     /// Whether `region` accepts writes for it.
@@ -166,7 +193,7 @@ impl Bucket {
         !self.turns.is_empty()
     }
 
-    /// The regions a write made in `origin` must be shipped to.
+    /// The regions, but for `origin`, whose copies count.
     pub fn targets(&self, origin: RegionId) -> impl Iterator<Item = RegionId> + '_ {
         self.regions.iter().copied().filter(move |region| *region != origin)
     }

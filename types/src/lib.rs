@@ -13,6 +13,7 @@ pub mod estimate;
 pub mod failover;
 pub mod frame;
 pub mod id;
+pub mod joins;
 pub mod key;
 pub mod loss;
 pub mod operation;
@@ -29,7 +30,7 @@ pub mod status;
 pub mod topology;
 pub mod turns;
 
-pub use bucket::{Bucket, BucketChange, BucketSpec, Labels, Phase};
+pub use bucket::{Bucket, BucketChange, BucketSpec, Labels, Phase, RegionChange};
 pub use digest::{BucketDigest, SetHash};
 pub use drill::{
     DRILL_SAMPLE_MAX, DrillBucket, DrillLatency, DrillNews, DrillProgress, DrillReport, DrillShard, DrillSpec,
@@ -40,6 +41,7 @@ pub use failover::{AutoFailover, AutoMode};
 pub use id::{
     BucketId, BucketName, ClientId, ClusterId, GroupId, NameError, NodeId, NodeName, RegionId, RegionName, ShardId,
 };
+pub use joins::{Joining, Joins, STAYS_MAX, Stay};
 pub use key::{Key, Value};
 pub use loss::{Consent, ConsentError, Exposure, FailoverSpec, Loss, Muster, Remains, Verdict};
 pub use operation::{Goal, Move, OperationId, Plan, PlanOutcome, Proof, Selection, Step, SwitchoverSpec};

@@ -110,6 +110,8 @@ pub enum RepairReason {
     Stuck,
     /// An operator, or a failover, asked for it.
     Asked,
+    /// The region joins the bucket.
+    Joining,
 }
 
 impl fmt::Display for RepairReason {
@@ -121,6 +123,7 @@ impl fmt::Display for RepairReason {
             RepairReason::BehindLog => "behind-log",
             RepairReason::Stuck => "stuck",
             RepairReason::Asked => "asked",
+            RepairReason::Joining => "joining",
         })
     }
 }

@@ -15,7 +15,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use crate::id::{BucketId, ShardId};
+use crate::id::{BucketId, RegionId, ShardId};
 use crate::position::{Epoch, Hlc};
 
 /// The longest reason, in bytes.
@@ -146,4 +146,11 @@ pub enum Copies {
     Ready(BTreeSet<ShardId>),
     /// Of a bucket whose lane has turned: every region of it has applied the seal of the last turn in these shards.
     Followed(BTreeSet<ShardId>),
+    /// Of a bucket that a region joins: the region has, in these shards, everything from before the epoch and follows.
+    Filled {
+        /// The region.
+        region: RegionId,
+        /// The shards.
+        shards: BTreeSet<ShardId>,
+    },
 }

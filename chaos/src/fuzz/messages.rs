@@ -16,9 +16,9 @@ use meridian_types::{
     Acks, AutoFailover, AutoMode, Breach, Bucket, BucketChange, BucketDigest, BucketId, BucketLag, BucketName,
     BucketSpec, ClientId, ClusterId, Copies, Durability, Effect, Epoch, Exposure, Fact, Freshness, Goal, Hlc, LagBound,
     Lane, LaneState, LaneStatus, Loss, Lsn, MaxLag, Move, Muster, NodeId, NodeName, NodeStatus, OnPartition,
-    OperationId, Outcome, Phase, Plan, PlanId, Policy, Proof, Read, ReadLevel, Refusal, RefusalKind, RegionId,
-    RegionName, Remains, Request, RequestId, Response, Seal, Selection, SetHash, ShardDigest, ShardId, StalePolicy,
-    StandingWord, Step, SwitchoverSpec, Topology, Verdict, Version, Word, Write, WriteAck,
+    OperationId, Outcome, Phase, Plan, PlanId, Policy, Proof, Read, ReadLevel, Refusal, RefusalKind, RegionChange,
+    RegionId, RegionName, Remains, Request, RequestId, Response, Seal, Selection, SetHash, ShardDigest, ShardId,
+    StalePolicy, StandingWord, Step, SwitchoverSpec, Topology, Verdict, Version, Word, Write, WriteAck,
 };
 use prost::Message;
 
@@ -136,6 +136,7 @@ fn actions() -> Vec<Action> {
         Action::Abort { plan: PlanId(12), scope: AbortScope::All, why: "late".to_owned() },
         Action::SetBucket { name: spec().name, change: change() },
         Action::SetPolicy { name: spec().name, policy: Policy::sync(Acks::All), auto: change().auto },
+        Action::SetRegions { name: spec().name, change: RegionChange::Remove(switchover().to) },
         Action::ReportStanding { region: RegionId(1), words: vec![standing_word()] },
     ]
 }
@@ -151,6 +152,7 @@ fn change() -> BucketChange {
         on_partition: Some(OnPartition::DEGRADE),
         acks: Some(Acks::All),
         policy: None,
+        regions: None,
     }
 }
 
@@ -368,6 +370,7 @@ fn bucket() -> Bucket {
         standing: Default::default(),
         auto: Default::default(),
         turns: Default::default(),
+        joins: Default::default(),
     }
 }
 

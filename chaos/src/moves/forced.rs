@@ -210,7 +210,11 @@ async fn write_back(
 }
 
 /// The bundles on the node of a region, once it has repaired itself.
-pub(super) async fn bundles(stage: &Stage, survivor: &Client, region: usize) -> anyhow::Result<(Node, Vec<SalvageBundle>)> {
+pub(super) async fn bundles(
+    stage: &Stage,
+    survivor: &Client,
+    region: usize,
+) -> anyhow::Result<(Node, Vec<SalvageBundle>)> {
     let began = Instant::now();
     loop {
         ensure!(began.elapsed() < PATIENCE, "no replica that follows: {}", stage.planet.log_tail(region));

@@ -109,7 +109,8 @@ async fn come_back(stage: &mut Stage, round: usize, all: &mut u64) -> anyhow::Re
         survivor.admin().drop_salvage(&node, bundle.id, false).await?;
     }
     let repairs = stage.admin().repairs().await?;
-    let of_lost = repairs.into_iter().find(|(of, _)| of.id == node.id).context("the lost region tells of no repairs")?;
+    let of_lost =
+        repairs.into_iter().find(|(of, _)| of.id == node.id).context("the lost region tells of no repairs")?;
     let repairs = of_lost.1?.iter().map(|repair| repair.bytes_moved).sum();
     Ok(Return { lacking: since + tail, frames, repairs, all: *all, took })
 }

@@ -2,11 +2,10 @@
 
 use std::collections::VecDeque;
 
-use bytes::Bytes;
-use meridian_region_core::{Applied, Shard, WriteResult};
+use meridian_region_core::{Answered, Applied, Shard, WriteResult};
 use meridian_types::entry::{Body, HEADER_BYTES, Header, Kind};
 use meridian_types::frame::Frame;
-use meridian_types::{BucketId, ClientId, Epoch, Hlc, Lsn, Outcome, RegionId, RequestId, ShardId};
+use meridian_types::{BucketId, ClientId, Epoch, Hlc, Lsn, Outcome, RegionId, ShardId};
 
 use super::fact::{Entry, Fact, Replica, Standing, Verdict};
 use super::{Parked, Trace};
@@ -64,8 +63,8 @@ impl Trace {
             // A shard answers every identified write that it applies, in order. One that is missing was parked if the
             // shard is not behind it yet, and had been applied before if it is.
             let verdict = match answered.front() {
-                Some((id, result)) if identified && *id == header.id => {
-                    let verdict = written_verdict(result, header.hlc);
+                Some(answer) if identified && (answer.bucket, answer.id) == (header.bucket, header.id) => {
+                    let verdict = written_verdict(&answer.result, header.hlc);
                     answered.pop_front();
                     verdict
                 }
@@ -122,7 +121,7 @@ impl Trace {
         shard: &Shard,
         (bucket, mut begun): (BucketId, Epoch),
         lsn: Lsn,
-        answered: &mut VecDeque<&(RequestId, Bytes)>,
+        answered: &mut VecDeque<&Answered>,
     ) -> Vec<Entry> {
         let mut book = self.book();
         let parked = book.parked.entry(place).or_default();
@@ -140,8 +139,8 @@ impl Trace {
             begun = begins.unwrap_or(begun);
             let identified = entry.kind == Kind::Write && entry.request.client != ClientId(0);
             match answered.front() {
-                Some((id, result)) if identified && *id == entry.request => {
-                    free.push(Entry { lsn, verdict: written_verdict(result, entry.hlc), ..entry });
+                Some(answer) if identified && (answer.bucket, answer.id) == (entry.bucket, entry.request) => {
+                    free.push(Entry { lsn, verdict: written_verdict(&answer.result, entry.hlc), ..entry });
                     answered.pop_front();
                 }
                 // A repair had brought it before.

@@ -30,6 +30,7 @@ fn bucket() -> Bucket {
         standing: Default::default(),
         auto: Default::default(),
         turns: Default::default(),
+        joins: Default::default(),
     }
 }
 

@@ -158,6 +158,7 @@ fn add_bucket(topology: &mut Topology, name: &str, policy: Policy, labels: Label
         standing: Default::default(),
         auto: Default::default(),
         turns: Default::default(),
+        joins: Default::default(),
     });
     topology.buckets.insert(id, Arc::clone(&bucket));
     bucket

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use clap::Subcommand;
 use meridian_client::Client;
-use meridian_types::{Acks, Bucket, BucketName, BucketSpec, RegionName, Topology};
+use meridian_types::{Acks, Bucket, BucketName, BucketSpec, RegionChange, RegionName, Topology};
 use serde::Serialize;
 
 use super::connect::Connection;
@@ -14,6 +14,7 @@ use super::words::parse_pair;
 use crate::output::{Format, Show, Table, note, show};
 
 mod change;
+mod regions;
 pub(super) mod settings;
 mod view;
 
@@ -57,11 +58,14 @@ pub(super) enum Command {
         /// Its name.
         name: BucketName,
     },
-    /// Change what can be changed while it serves: none of it moves the primary, and only --acks and --policy let writes
-    /// wait, for some milliseconds.
-    #[command(group(clap::ArgGroup::new("what").required(true).multiple(true).args(
+    /// Change what can be changed while it serves: none of it moves the primary, and only --acks, --policy, --add-region and
+    /// --remove-region let writes wait, for some milliseconds.
+    #[command(group(clap::ArgGroup::new("what_else").multiple(true).args(
         ["max_lag", "on_breach", "on_partition", "degrade_after", "auto", "auto_max_lag", "auto_min_interval",
          "auto_max_per_day", "successors", "acks", "policy"])))]
+    #[command(group(clap::ArgGroup::new("what").required(true).multiple(true).args(
+        ["max_lag", "on_breach", "on_partition", "degrade_after", "auto", "auto_max_lag", "auto_min_interval",
+         "auto_max_per_day", "successors", "acks", "policy", "add_region", "remove_region"])))]
     Set {
         /// Its name.
         name: BucketName,
@@ -74,12 +78,19 @@ pub(super) enum Command {
         /// epoch; says which promise holds meanwhile.
         #[arg(long)]
         acks: Option<Acks>,
+        /// Add a region: it is filled, and counts once every shard has proven that it has everything. --remove-region gives it
+        /// up. By itself.
+        #[arg(long, value_name = "REGION", conflicts_with_all = ["what_else", "remove_region"])]
+        add_region: Option<RegionName>,
+        /// Remove a region, not the primary's: from one moment on it counts no more, and it drops what it has. By itself.
+        #[arg(long, value_name = "REGION", conflicts_with = "what_else")]
+        remove_region: Option<RegionName>,
         #[command(flatten)]
         settings: Settings,
         /// Say what would change, change nothing.
         #[arg(long)]
         dry_run: bool,
-        /// Change it even though writes will wait for regions that are far behind.
+        /// Change it even though writes will wait for regions that are far behind, or a region drops its copy.
         #[arg(long)]
         yes: bool,
     },
@@ -125,7 +136,13 @@ pub(super) async fn run(command: Command, connection: &Connection, format: Forma
             show(format, &List { buckets: views })
         }
         Command::Show { name } => describe(&client, &name, format).await,
-        Command::Set { name, policy, acks, settings, dry_run, yes } => {
+        Command::Set { name, add_region: Some(region), dry_run, yes, .. } => {
+            regions::set(&client, &name, RegionChange::Add(region), (dry_run, yes), format).await
+        }
+        Command::Set { name, remove_region: Some(region), dry_run, yes, .. } => {
+            regions::set(&client, &name, RegionChange::Remove(region), (dry_run, yes), format).await
+        }
+        Command::Set { name, policy, acks, settings, dry_run, yes, .. } => {
             change::set(&client, &name, Asked { policy, acks, settings, dry_run, yes }, format).await
         }
         Command::Delete { name, dry_run, yes } => delete(&client, &name, dry_run, yes).await,
@@ -153,6 +170,11 @@ async fn describe(client: &Client, name: &BucketName, format: Format) -> anyhow:
         tokio::time::sleep(RATE_OVER).await;
         (_, view) = seen(client, name).await?;
         view.since(&before, 1000);
+    }
+    if let Some(region) = bucket.joins.joining() {
+        let repairs = client.admin().repairs().await?;
+        let of_region = repairs.into_iter().filter(|(node, _)| node.region == region);
+        view.fill(of_region.filter_map(|(_, answer)| answer.ok()).flatten().filter(|it| it.bucket == bucket.id));
     }
     show(format, &Described { buckets: vec![view] })
 }

@@ -31,7 +31,7 @@ impl ClusterState {
         if least == asked {
             return Ok(());
         }
-        self.check_still(bucket)?;
+        self.check_fixed(bucket)?;
         bucket.epoch = Epoch(bucket.epoch.0.saturating_add(1));
         bucket.standing = match &bucket.standing {
             // What has been acknowledged may lack copies that are asked for from now on.

@@ -114,6 +114,7 @@ impl ClusterState {
             Action::Abort { plan, scope, why } => self.abort(occasion, *plan, scope, why),
             Action::SetBucket { name, change } => self.set_bucket(occasion, name, change),
             Action::SetPolicy { name, policy, auto } => self.set_policy(occasion, name, *policy, auto.as_ref()),
+            Action::SetRegions { name, change } => self.set_regions(occasion, name, change),
             Action::ReportStanding { region, words } => Ok(self.hear_standing(occasion.at, *region, words)),
             Action::Failover(spec) => self.plan_failover(occasion, spec),
             Action::Advance { plan, seen } => self.advance(occasion, *plan, seen),
@@ -233,6 +234,7 @@ impl ClusterState {
             standing: Standing::Sync { since: at },
             auto: placement.auto,
             turns: Default::default(),
+            joins: Default::default(),
         };
         self.last_bucket = id;
         self.bucket_ids.insert(spec.name.clone(), id);

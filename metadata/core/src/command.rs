@@ -9,7 +9,8 @@ use std::collections::BTreeSet;
 
 use meridian_types::{
     AutoFailover, BucketChange, BucketId, BucketName, BucketSpec, ClusterId, Copies, Epoch, Fact, FailoverSpec, Labels,
-    NodeName, OperationId, PlanId, Policy, RegionId, RegionName, Selection, StandingWord, SwitchoverSpec, Word,
+    NodeName, OperationId, PlanId, Policy, RegionChange, RegionId, RegionName, Selection, StandingWord, SwitchoverSpec,
+    Word,
 };
 use serde::{Deserialize, Serialize};
 
@@ -21,7 +22,8 @@ pub const COMMAND_BYTES_MAX: usize = 512 << 10;
 
 /// The newest first byte of an encoded command. 1: up to [`Action::SetLabels`]. 2: operations. 3: ceilings, degrading and
 /// automatic failover of buckets; failovers. 4: [`Action::SetPolicy`] and who has followed it.
-const COMMAND_FORMAT: u8 = 4;
+/// 5: [`Action::SetRegions`] and who is filled.
+const COMMAND_FORMAT: u8 = 5;
 
 /// The last format whose actions are laid out otherwise.
 const OLDER_LAYOUT: u8 = 2;
@@ -129,6 +131,13 @@ pub enum Action {
         policy: Policy,
         /// What it may do by itself from then on; `None`: as before.
         auto: Option<AutoFailover<RegionName>>,
+    },
+    /// Adds a region to a bucket, or removes one, while it serves.
+    SetRegions {
+        /// Which bucket.
+        name: BucketName,
+        /// Which region.
+        change: RegionChange,
     },
 }
 
@@ -263,6 +272,8 @@ impl Action {
             | Action::SetLabels { .. } => 1,
             Action::Report { words, .. } if words.iter().any(is_of_failover) => 3,
             Action::Switchover(_) | Action::Report { .. } | Action::Abort { .. } => 2,
+            Action::SetRegions { .. } => 5,
+            Action::ReportStanding { words, .. } if words.iter().any(is_of_a_region_that_joins) => 5,
             Action::SetPolicy { .. } => 4,
             Action::ReportStanding { words, .. } if words.iter().any(is_of_a_turn) => 4,
             Action::SetBucket { .. }
@@ -292,6 +303,7 @@ impl Action {
             Action::Abort { .. } => "abort",
             Action::SetBucket { .. } => "set-bucket",
             Action::SetPolicy { .. } => "set-policy",
+            Action::SetRegions { .. } => "set-regions",
             Action::ReportStanding { .. } => "report-standing",
             Action::Failover(_) => "failover",
             Action::Advance { .. } => "advance",
@@ -309,7 +321,8 @@ impl Action {
             Action::DeleteBucket { name }
             | Action::SetLabels { name, .. }
             | Action::SetBucket { name, .. }
-            | Action::SetPolicy { name, .. } => name.to_string(),
+            | Action::SetPolicy { name, .. }
+            | Action::SetRegions { name, .. } => name.to_string(),
             Action::Switchover(spec) => format!("{} to {}", selected(&spec.buckets), spec.to),
             Action::Report { words, .. } => words.first().map(|word| word.plan.to_string()).unwrap_or_default(),
             Action::Failover(spec) => {
@@ -332,6 +345,11 @@ pub(crate) fn is_of_failover(word: &Word) -> bool {
 /// Who has followed into another lane was first told in format 4.
 fn is_of_a_turn(word: &StandingWord) -> bool {
     matches!(word.copies, Copies::Followed(_))
+}
+
+/// Who is filled was first told in format 5.
+fn is_of_a_region_that_joins(word: &StandingWord) -> bool {
+    matches!(word.copies, Copies::Filled { .. })
 }
 
 /// A selection as events name it: a long list by its beginning and a checksum, so that two differ when their lists do.

@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use meridian_types::{
     Acks, AutoFailover, AutoMode, Breach, Bucket, BucketChange, BucketId, BucketName, BucketSpec, ClusterId, Copies,
-    Epoch, Fact, Hlc, Labels, LagBound, Lsn, MaxLag, NodeName, OnPartition, PlanId, Policy, RefusalKind, RegionId,
-    RegionName, Seal, Selection, SetHash, ShardId, StandingWord, SwitchoverSpec, Word,
+    Epoch, Fact, Hlc, Labels, LagBound, Lsn, MaxLag, NodeName, OnPartition, PlanId, Policy, RefusalKind, RegionChange,
+    RegionId, RegionName, Seal, Selection, SetHash, ShardId, StandingWord, SwitchoverSpec, Word,
 };
 use proptest::prelude::*;
 
@@ -18,6 +18,7 @@ use crate::{
 
 mod version_3;
 mod version_4;
+mod version_5;
 
 fn region(name: &str) -> RegionName {
     RegionName::new(name).unwrap()
@@ -368,11 +369,16 @@ fn action() -> impl Strategy<Value = Action> {
             let policies = [Policy::ASYNC, Policy::sync(Acks::Majority), Policy::sync(Acks::All), Policy::ActiveActive];
             Action::SetPolicy { name: bucket_name(name), policy: policies[which], auto: None }
         }),
-        4 => (1u16..4, 1u32..6, 1u64..4, 0u8..3, 0u16..6).prop_map(|(region, bucket, epoch, what, shards)| {
+        3 => (prop::sample::select(vec!["a", "b", "c", "d"]), prop::sample::select(vec!["us-east", "eu-west", "ap-south", "mars"]), any::<bool>()).prop_map(|(name, other, add)| {
+            let change = if add { RegionChange::Add(region(other)) } else { RegionChange::Remove(region(other)) };
+            Action::SetRegions { name: bucket_name(name), change }
+        }),
+        4 => (1u16..4, 1u32..6, 1u64..4, 0u8..4, 0u16..6).prop_map(|(region, bucket, epoch, what, shards)| {
             let shards = (0..shards).map(ShardId).collect();
             let copies = match what {
                 0 => Copies::Ready(shards),
                 1 => Copies::Followed(shards),
+                2 => Copies::Filled { region: RegionId(4 - region), shards },
                 _ => Copies::Lacking { shards, reason: "a law".to_owned() },
             };
             let since = Hlc(u64::from(bucket));
@@ -422,6 +428,7 @@ fn name_and_change() -> impl Strategy<Value = (BucketName, BucketChange)> {
             on_partition,
             acks,
             policy: None,
+            regions: None,
         });
     (name, change)
 }
@@ -689,7 +696,7 @@ fn a_state_written_by_version_2_still_opens() {
 #[test]
 fn formats_of_another_release_and_oversized_bytes_are_named() {
     assert_eq!(Command::decode(&[]), Err(CommandError::Empty));
-    assert_eq!(Command::decode(&[5, 0]), Err(CommandError::UnknownFormat(5)));
+    assert_eq!(Command::decode(&[6, 0]), Err(CommandError::UnknownFormat(6)));
     let mut older = fixture_operations()[0].encode().unwrap();
     older[0] = 1;
     assert!(matches!(Command::decode(&older), Err(CommandError::Damaged(_))), "version 1 knew no operations");
@@ -699,9 +706,9 @@ fn formats_of_another_release_and_oversized_bytes_are_named() {
     assert_eq!(Command::decode(&trailing), Err(CommandError::Trailing(1)));
 
     let mut newer = ClusterState::default().encode();
-    newer[8] = 5;
+    newer[8] = 6;
     let content = newer.len() - 4;
     let checksum = crc32c::crc32c(&newer[..content]);
     newer[content..].copy_from_slice(&checksum.to_le_bytes());
-    assert_eq!(ClusterState::decode(&newer), Err(SnapshotError::UnknownVersion(5)));
+    assert_eq!(ClusterState::decode(&newer), Err(SnapshotError::UnknownVersion(6)));
 }

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use meridian_types::{
-    Acks, AutoFailover, Bucket, BucketId, BucketName, BucketSpec, ClusterId, Epoch, Hlc, Labels, Node, NodeId,
+    Acks, AutoFailover, Bucket, BucketId, BucketName, BucketSpec, ClusterId, Epoch, Hlc, Joins, Labels, Node, NodeId,
     OnPartition, OperationId, Phase, Plan, PlanId, Policy, Refusal, Region, RegionId, RegionName, ShardId, Standing,
     SwitchoverSpec, Turns, Word,
 };
@@ -105,6 +105,7 @@ impl BucketV1 {
             standing: _,
             auto: _,
             turns: _,
+            joins: _,
         } = bucket.clone();
         Some(BucketV1 { id, name, policy, epoch, phase, primary, regions, labels, created })
     }
@@ -113,9 +114,10 @@ impl BucketV1 {
 impl From<BucketV1> for Bucket {
     fn from(bucket: BucketV1) -> Bucket {
         let BucketV1 { id, name, policy, epoch, phase, primary, regions, labels, created } = bucket;
-        let (standing, auto, turns) = (Standing::Sync { since: created }, AutoFailover::default(), Turns::default());
+        let (standing, auto) = (Standing::Sync { since: created }, AutoFailover::default());
+        let (turns, joins) = (Turns::default(), Joins::default());
         let policy = policy.into();
-        Bucket { id, name, policy, epoch, phase, primary, regions, labels, created, standing, auto, turns }
+        Bucket { id, name, policy, epoch, phase, primary, regions, labels, created, standing, auto, turns, joins }
     }
 }
 
@@ -156,6 +158,7 @@ impl CommandV2 {
             Action::Abort { plan, scope, why } => ActionV2::Abort { plan, scope, why },
             Action::SetBucket { .. }
             | Action::SetPolicy { .. }
+            | Action::SetRegions { .. }
             | Action::ReportStanding { .. }
             | Action::Failover(_)
             | Action::Advance { .. }

@@ -27,6 +27,7 @@ mod legacy;
 mod operations;
 pub mod plan;
 pub mod recover;
+mod regions;
 pub mod reply;
 pub mod snapshot;
 pub mod spec;

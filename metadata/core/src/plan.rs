@@ -224,7 +224,7 @@ impl ClusterState {
     }
 
     fn region_label(&self, id: RegionId) -> String {
-        self.regions.get(&id).map_or_else(|| format!("region-{id}"), |region| region.name.to_string())
+        crate::state::label(&self.regions, id)
     }
 
     /// Refuses what can't be done to a bucket while it moves.

@@ -8,7 +8,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use meridian_types::{Bucket, BucketId, Hlc, Node, NodeId, Plan, Region, RegionId, ShardId, Turns};
+use meridian_types::{Bucket, BucketId, Hlc, Joins, Node, NodeId, Plan, Region, RegionId, ShardId, Turns};
 use serde::{Deserialize, Serialize};
 
 use crate::event::Events;
@@ -20,9 +20,12 @@ use crate::state::{ClusterState, Fault, Formed, ShardGroup};
 /// state itself keep it below 128 MiB.
 pub const SNAPSHOT_BYTES_MAX: usize = 256 << 20;
 
-/// The newest version this release writes and reads: which buckets' lanes have turned. A state without any is written as version
-/// 3, so that during an upgrade nodes of both releases take it.
-pub const SNAPSHOT_VERSION: u32 = 4;
+/// The newest version this release writes and reads: 4 and which regions were added to buckets. A state without any is written as
+/// version 4, which has which buckets' lanes have turned, and without these as version 3, so that during an upgrade nodes of both
+/// releases take it.
+pub const SNAPSHOT_VERSION: u32 = 5;
+
+const WITHOUT_JOINS: u32 = 4;
 
 const WITHOUT_TURNS: u32 = 3;
 
@@ -50,7 +53,7 @@ pub enum SnapshotError {
     Fault(#[from] Fault),
 }
 
-/// Version 3 as written, and version 4 but for the turns behind it; earlier ones are in `legacy`. Field order is the format.
+/// Version 3 as written, and versions 4 and 5 but for the turns and joins behind it; earlier ones are in `legacy`. Field order is the format.
 #[derive(Serialize, Deserialize)]
 pub(crate) struct StateV3 {
     pub(crate) index: u64,
@@ -87,13 +90,20 @@ impl ClusterState {
         };
         let turning = stored.buckets.values().filter(|bucket| bucket.is_turning());
         let turns: BTreeMap<BucketId, Turns> = turning.map(|bucket| (bucket.id, bucket.turns.clone())).collect();
-        let version = if turns.is_empty() { WITHOUT_TURNS } else { SNAPSHOT_VERSION };
+        let joined = stored.buckets.values().filter(|bucket| !bucket.joins.is_empty());
+        let joins: BTreeMap<BucketId, Joins> = joined.map(|bucket| (bucket.id, bucket.joins.clone())).collect();
+        let version = match (turns.is_empty(), joins.is_empty()) {
+            (true, true) => WITHOUT_TURNS,
+            (false, true) => WITHOUT_JOINS,
+            (_, false) => SNAPSHOT_VERSION,
+        };
         let mut bytes = MAGIC.to_vec();
         bytes.extend_from_slice(&version.to_le_bytes());
         // Serialising plain values into a growing vector has no way to fail; were it to, `decode` would refuse the result.
         let mut bytes = match version {
             WITHOUT_TURNS => postcard::to_extend(&stored, bytes),
-            _ => postcard::to_extend(&(stored, turns), bytes),
+            WITHOUT_JOINS => postcard::to_extend(&(stored, turns), bytes),
+            _ => postcard::to_extend(&(stored, turns, joins), bytes),
         }
         .unwrap_or_default();
         let checksum = crc32c::crc32c(&bytes);
@@ -119,20 +129,31 @@ impl ClusterState {
             return Err(SnapshotError::Checksum);
         }
         let mut turns: BTreeMap<BucketId, Turns> = BTreeMap::new();
+        let mut joins: BTreeMap<BucketId, Joins> = BTreeMap::new();
         let mut stored: StateV3 = match u32::from_le_bytes(*version) {
             1 => StateV2 { base: read(body)?, plans: Vec::new() }.into(),
             2 => read::<StateV2>(body)?.into(),
             WITHOUT_TURNS => read(body)?,
-            SNAPSHOT_VERSION => {
+            WITHOUT_JOINS => {
                 let (stored, turned) = read::<(StateV3, BTreeMap<BucketId, Turns>)>(body)?;
                 turns = turned;
                 stored
+            }
+            SNAPSHOT_VERSION => {
+                let read = read::<(StateV3, BTreeMap<BucketId, Turns>, BTreeMap<BucketId, Joins>)>(body)?;
+                (turns, joins) = (read.1, read.2);
+                read.0
             }
             other => return Err(SnapshotError::UnknownVersion(other)),
         };
         for (id, turns) in turns {
             if let Some(bucket) = stored.buckets.get_mut(&id) {
                 Arc::make_mut(bucket).turns = turns;
+            }
+        }
+        for (id, joins) in joins {
+            if let Some(bucket) = stored.buckets.get_mut(&id) {
+                Arc::make_mut(bucket).joins = joins;
             }
         }
         let state = stored.into_state();

@@ -19,8 +19,8 @@ use crate::apply::{Done, Occasion, StepTaken};
 use crate::event::shorten;
 use crate::reply::Reply;
 use crate::spec::invalid;
-use crate::state::{ClusterState, Fault, rule};
-use crate::turns;
+use crate::state::{ClusterState, Fault, label, rule};
+use crate::{regions, turns};
 
 #[cfg(test)]
 mod tests;
@@ -42,6 +42,10 @@ impl ClusterState {
             && !bucket.is_between_primaries();
         if let (true, Copies::Followed(followed)) = (heard, &word.copies) {
             return turns::hear(Arc::make_mut(bucket), followed, shards);
+        }
+        if let (true, Copies::Filled { region, shards: filled }) = (heard, &word.copies) {
+            let name = label(&self.regions, *region);
+            return regions::hear(Arc::make_mut(bucket), (*region, &name), filled, shards, at);
         }
         let next = next(&bucket.policy, &bucket.standing, &word.copies, shards, at).filter(|_| heard)?;
         let step = (next.since() != bucket.standing.since()).then(|| told(bucket, &next));
@@ -142,7 +146,7 @@ fn next(policy: &Policy, now: &Standing, heard: &Copies, shards: u16, at: Hlc) -
         }
         (Standing::Sync { .. } | Standing::Recovering { .. }, Copies::Lacking { .. })
         | (Standing::Sync { .. }, Copies::Ready(_))
-        | (_, Copies::Followed(_)) => None,
+        | (_, Copies::Followed(_) | Copies::Filled { .. }) => None,
     }
 }
 

@@ -125,7 +125,7 @@ impl ClusterState {
 
     /// The name of a region, or its number.
     pub fn region_name(&self, id: RegionId) -> String {
-        self.regions.get(&id).map_or_else(|| format!("region-{id}"), |region| region.name.to_string())
+        label(&self.regions, id)
     }
 
     /// A bucket by its number.
@@ -268,8 +268,14 @@ impl ClusterState {
         let auto = bucket.auto.validate(bucket.policy, &bucket.regions);
         rule(auto.is_ok(), "a bucket may do by itself what its policy leaves no room for")?;
         self.validate_standing(bucket)?;
-        self.validate_turns(bucket)
+        self.validate_turns(bucket)?;
+        self.validate_joins(bucket)
     }
+}
+
+/// The name of a region, or its number.
+pub(crate) fn label(regions: &BTreeMap<RegionId, Region>, id: RegionId) -> String {
+    regions.get(&id).map_or_else(|| format!("region-{id}"), |region| region.name.to_string())
 }
 
 pub(crate) fn rule(holds: bool, broken: &str) -> Result<(), Fault> {

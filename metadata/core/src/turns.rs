@@ -72,7 +72,7 @@ impl ClusterState {
     }
 
     fn turn(&self, bucket: &mut Bucket, policy: Policy, at: Hlc) -> Result<(), Refusal> {
-        self.check_still(bucket)?;
+        self.check_fixed(bucket)?;
         if bucket.turns.kept.len() >= TURNS_MAX {
             return Err(Refusal::new(
                 RefusalKind::Retry,

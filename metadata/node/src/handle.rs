@@ -167,9 +167,10 @@ impl Handle {
         dry_run: bool,
         who: &str,
     ) -> Result<Bucket, Refusal> {
-        let action = match change.policy {
-            Some(policy) => Action::SetPolicy { name, policy, auto: change.auto },
-            None => Action::SetBucket { name, change },
+        let action = match (change.regions, change.policy) {
+            (Some(change), _) => Action::SetRegions { name, change },
+            (None, Some(policy)) => Action::SetPolicy { name, policy, auto: change.auto },
+            (None, None) => Action::SetBucket { name, change: BucketChange { regions: None, ..change } },
         };
         self.run(action, dry_run, who).await.and_then(bucket_of)
     }

@@ -88,6 +88,7 @@ impl PeerService {
             | Action::SetLabels { .. }
             | Action::SetBucket { .. }
             | Action::SetPolicy { .. }
+            | Action::SetRegions { .. }
             | Action::Note { .. }
             | Action::Switchover(_)
             | Action::Failover(_)

@@ -1,8 +1,11 @@
 //! Buckets: their policy, how their copies stand, what they may do by themselves, and what is asked of them.
 
+use std::collections::HashMap;
+
 use meridian_types::{
-    Acks, AutoFailover, AutoMode, Breach, Bucket, BucketChange, BucketId, BucketName, BucketSpec, Epoch, Hlc, LagBound,
-    MaxLag, OnPartition, Phase, PlanId, Policy, PolicyError, Refusal, RegionName, Standing, Turn, Turns,
+    Acks, AutoFailover, AutoMode, Breach, Bucket, BucketChange, BucketId, BucketName, BucketSpec, Epoch, Hlc, Joining,
+    Joins, LagBound, MaxLag, OnPartition, Phase, PlanId, Policy, PolicyError, Refusal, RegionChange, RegionName,
+    Standing, Stay, Turn, Turns,
 };
 
 use super::cluster::{lane_name_from_proto, lane_name_to_proto, named, unreadable};
@@ -11,7 +14,7 @@ use crate::v1;
 use crate::v1::auto_failover::Mode as WireMode;
 use crate::v1::max_lag::Breach as WireBreach;
 use crate::v1::policy::{Acks as WireAcks, Kind as WireKind};
-use crate::v1::set_bucket_request::{Lag as WireLag, Partition as WirePartition};
+use crate::v1::set_bucket_request::{Lag as WireLag, Partition as WirePartition, Regions as WireRegions};
 use crate::v1::standing::State as WireState;
 
 fn refused(why: PolicyError) -> Refusal {
@@ -243,6 +246,10 @@ pub fn change_to_proto(name: &BucketName, change: &BucketChange, dry_run: bool) 
             OnPartition::Degrade { after_ms } => WirePartition::DegradeAfterMs(after_ms),
         }),
         policy: change.policy.map(policy_to_proto),
+        regions: change.regions.as_ref().map(|it| match it {
+            RegionChange::Add(region) => WireRegions::AddRegion(region.to_string()),
+            RegionChange::Remove(region) => WireRegions::RemoveRegion(region.to_string()),
+        }),
     }
 }
 
@@ -266,7 +273,14 @@ pub fn change_from_proto(request: v1::SetBucketRequest) -> Result<(BucketName, B
         return Err(invalid("`policy` comes with all its settings: name each of them in it, and not beside it"));
     }
     let auto = request.auto.map(asked_from_proto).transpose()?;
-    let change = BucketChange { auto, max_lag, on_partition, acks, policy };
+    let regions = request.regions.map(|it| match it {
+        WireRegions::AddRegion(name) => named(RegionName::new(&name)).map(RegionChange::Add),
+        WireRegions::RemoveRegion(name) => named(RegionName::new(&name)).map(RegionChange::Remove),
+    });
+    let change = BucketChange { auto, max_lag, on_partition, acks, policy, regions: regions.transpose()? };
+    if change.regions.is_some() && (BucketChange { regions: None, ..change.clone() }) != BucketChange::default() {
+        return Err(invalid("a region is added or removed by itself: change the rest before it or after it"));
+    }
     Ok((named(BucketName::new(&request.name))?, change, request.dry_run))
 }
 
@@ -299,7 +313,38 @@ pub fn bucket_to_proto(bucket: &Bucket) -> v1::Bucket {
         }),
         turns: bucket.turns.kept.iter().map(turn_to_proto).collect(),
         followed: bucket.turns.followed.iter().map(|shard| u32::from(shard.0)).collect(),
+        joining: bucket.joins.now.as_ref().map(joining_to_proto),
+        was: bucket.joins.was.iter().map(stay_to_proto).collect(),
+        since: bucket.joins.since.iter().map(|(region, epoch)| (u32::from(region.0), epoch.0)).collect(),
     }
+}
+
+fn joining_to_proto(joining: &Joining) -> v1::Joining {
+    v1::Joining {
+        region: u32::from(joining.region.0),
+        at_hlc: joining.at.0,
+        under: joining.under.0,
+        filled: joining.filled.iter().map(|shard| u32::from(shard.0)).collect(),
+    }
+}
+
+fn stay_to_proto(stay: &Stay) -> v1::Stay {
+    v1::Stay { region: u32::from(stay.region.0), since: stay.since.0, until: stay.until.0 }
+}
+
+fn joins_from_proto(
+    joining: Option<v1::Joining>,
+    since: HashMap<u32, u64>,
+    was: &[v1::Stay],
+) -> Result<Joins, Refusal> {
+    let stay = |it: &v1::Stay| Ok(Stay { region: region(it.region)?, since: Epoch(it.since), until: Epoch(it.until) });
+    let was = was.iter().map(stay).collect::<Result<_, Refusal>>()?;
+    let now = joining.map(|it| {
+        let filled = it.filled.into_iter().map(shard).collect::<Result<_, _>>()?;
+        Ok::<_, Refusal>(Joining { region: region(it.region)?, at: Hlc(it.at_hlc), under: Epoch(it.under), filled })
+    });
+    let since = since.into_iter().map(|(id, epoch)| Ok((region(id)?, Epoch(epoch)))).collect::<Result<_, Refusal>>()?;
+    Ok(Joins { now: now.transpose()?, since, was })
 }
 
 fn turn_to_proto(turn: &Turn) -> v1::Turn {
@@ -348,5 +393,6 @@ pub fn bucket_from_proto(bucket: v1::Bucket) -> Result<Bucket, Refusal> {
         standing: bucket.standing.map_or(Ok(Standing::Sync { since: created }), standing_from_proto)?,
         auto,
         turns: turns_from_proto(&bucket.turns, bucket.followed)?,
+        joins: joins_from_proto(bucket.joining, bucket.since, &bucket.was)?,
     })
 }

@@ -18,6 +18,7 @@ pub fn repair_to_proto(status: RepairStatus) -> v1::RepairStatus {
         RepairReason::BehindLog => Reason::BehindLog,
         RepairReason::Stuck => Reason::Stuck,
         RepairReason::Asked => Reason::Asked,
+        RepairReason::Joining => Reason::Joining,
     };
     v1::RepairStatus {
         bucket: status.bucket.0,
@@ -51,6 +52,7 @@ pub fn repair_from_proto(status: v1::RepairStatus) -> Result<RepairStatus, Refus
         Reason::BehindLog => RepairReason::BehindLog,
         Reason::Stuck => RepairReason::Stuck,
         Reason::Asked => RepairReason::Asked,
+        Reason::Joining => RepairReason::Joining,
     };
     Ok(RepairStatus {
         bucket: BucketId(status.bucket),
@@ -192,6 +194,7 @@ mod tests {
             RepairReason::BehindLog,
             RepairReason::Stuck,
             RepairReason::Asked,
+            RepairReason::Joining,
         ] {
             let status =
                 RepairStatus { bucket: BucketId(1), shard: ShardId(2), reason, eta_ms: 9, ..Default::default() };

@@ -7,12 +7,12 @@ use bytes::Bytes;
 use meridian_types::key::{MULTI_ITEMS_MAX, SCAN_ITEMS_MAX};
 use meridian_types::{
     Acks, AutoFailover, AutoMode, Breach, Bucket, BucketChange, BucketDigest, BucketId, BucketLag, BucketName,
-    BucketSpec, ClientId, ClusterId, Durability, Effect, Epoch, Exposure, Freshness, Goal, Hlc, Key, LagBound, Lane,
-    LaneState, LaneStatus, Loss, Lsn, MaxLag, Move, Muster, Node, NodeId, NodeName, NodeStatus, OnPartition,
-    OperationId, Outcome, Phase, Plan, PlanId, Policy, Proof, Read, ReadLevel, Refusal, RefusalKind, Region, RegionId,
-    RegionName, Remains, Request, RequestId, Response, Seal, Selection, SessionToken, SetHash, ShardDigest, ShardId,
-    StalePolicy, Standing, Step, SwitchoverSpec, Topology, Turn, Turns, Value, Verdict, Version, Write, WriteAck,
-    request::Found,
+    BucketSpec, ClientId, ClusterId, Durability, Effect, Epoch, Exposure, Freshness, Goal, Hlc, Joining, Joins, Key,
+    LagBound, Lane, LaneState, LaneStatus, Loss, Lsn, MaxLag, Move, Muster, Node, NodeId, NodeName, NodeStatus,
+    OnPartition, OperationId, Outcome, Phase, Plan, PlanId, Policy, Proof, Read, ReadLevel, Refusal, RefusalKind,
+    Region, RegionChange, RegionId, RegionName, Remains, Request, RequestId, Response, Seal, Selection, SessionToken,
+    SetHash, ShardDigest, ShardId, StalePolicy, Standing, Stay, Step, SwitchoverSpec, Topology, Turn, Turns, Value,
+    Verdict, Version, Write, WriteAck, request::Found,
 };
 use proptest::collection::{btree_map, btree_set, vec};
 use proptest::option;
@@ -249,9 +249,15 @@ fn change() -> impl Strategy<Value = BucketChange> {
     let name = name().prop_map(|name| RegionName::new(name.as_str()).unwrap());
     let acks = prop_oneof![Just(Acks::One), Just(Acks::Majority), Just(Acks::All), any::<u8>().prop_map(Acks::Regions)];
     let settings = (option::of(auto(name)), option::of(max_lag), option::of(on_partition), option::of(acks));
-    (settings, option::weighted(0.2, policy())).prop_map(|((auto, max_lag, on_partition, acks), policy)| match policy {
-        None => BucketChange { auto, max_lag, on_partition, acks, policy },
-        Some(_) => BucketChange { auto, policy, ..BucketChange::default() },
+    let regions = (any::<bool>(), self::name()).prop_map(|(add, name)| {
+        let name = RegionName::new(name.as_str()).unwrap();
+        if add { RegionChange::Add(name) } else { RegionChange::Remove(name) }
+    });
+    let others = (option::weighted(0.2, policy()), option::weighted(0.2, regions));
+    (settings, others).prop_map(|((auto, max_lag, on_partition, acks), others)| match others {
+        (_, regions @ Some(_)) => BucketChange { regions, ..BucketChange::default() },
+        (None, None) => BucketChange { auto, max_lag, on_partition, acks, policy: None, regions: None },
+        (policy @ Some(_), None) => BucketChange { auto, policy, ..BucketChange::default() },
     })
 }
 
@@ -260,6 +266,21 @@ fn turns() -> impl Strategy<Value = Turns> {
     let turn = turn.prop_map(|(epoch, from)| Turn { epoch: Epoch(epoch), from });
     (vec(turn, 0..3), btree_set(any::<u16>().prop_map(ShardId), 0..3))
         .prop_map(|(kept, followed)| Turns { kept, followed })
+}
+
+fn joins() -> impl Strategy<Value = Joins> {
+    let region = || any::<u16>().prop_map(RegionId);
+    let filled = btree_set(any::<u16>().prop_map(ShardId), 0..3);
+    let joining = (region(), any::<u64>(), any::<u64>(), filled).prop_map(|(region, at, under, filled)| Joining {
+        region,
+        at: Hlc(at),
+        under: Epoch(under),
+        filled,
+    });
+    let stay = (region(), any::<u64>(), any::<u64>());
+    let stay = stay.prop_map(|(region, since, until)| Stay { region, since: Epoch(since), until: Epoch(until) });
+    (option::of(joining), btree_map(region(), any::<u64>().prop_map(Epoch), 0..3), vec(stay, 0..3))
+        .prop_map(|(now, since, was)| Joins { now, since, was })
 }
 
 fn labels() -> impl Strategy<Value = BTreeMap<String, String>> {
@@ -412,21 +433,24 @@ fn plan() -> impl Strategy<Value = Plan> {
 }
 
 fn bucket() -> impl Strategy<Value = Bucket> {
-    let life = (any::<u64>(), phase(), standing(), auto(any::<u16>().prop_map(RegionId)), turns());
+    let life = (any::<u64>(), phase(), standing(), auto(any::<u16>().prop_map(RegionId)), (turns(), joins()));
     (1u32..9, name(), policy(), life, option::of(1u16..5), vec(1u16..5, 0..4), labels(), any::<u64>()).prop_map(
-        |(id, name, policy, (epoch, phase, standing, auto, turns), primary, regions, labels, created)| Bucket {
-            id: BucketId(id),
-            name,
-            policy,
-            epoch: Epoch(epoch),
-            phase,
-            primary: primary.map(RegionId),
-            regions: regions.into_iter().map(RegionId).collect(),
-            labels,
-            created: Hlc(created),
-            standing,
-            auto,
-            turns,
+        |(id, name, policy, (epoch, phase, standing, auto, (turns, joins)), primary, regions, labels, created)| {
+            Bucket {
+                id: BucketId(id),
+                name,
+                policy,
+                epoch: Epoch(epoch),
+                phase,
+                primary: primary.map(RegionId),
+                regions: regions.into_iter().map(RegionId).collect(),
+                labels,
+                created: Hlc(created),
+                standing,
+                auto,
+                turns,
+                joins,
+            }
         },
     )
 }

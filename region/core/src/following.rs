@@ -47,6 +47,16 @@ struct Follow {
     said_ms: Option<u64>,
 }
 
+impl Follow {
+    /// What the metadata plane has not heard yet of the region that is joining.
+    fn filled(&self, bucket: &Bucket, led: &BTreeSet<ShardId>) -> Option<Copies> {
+        let joining = bucket.joins.now.as_ref()?;
+        let shards: BTreeSet<ShardId> = self.followed.get(&joining.region)?.intersection(led).copied().collect();
+        let known = joining.under == bucket.epoch && shards.is_subset(&joining.filled);
+        (!known && !shards.is_empty()).then_some(Copies::Filled { region: joining.region, shards })
+    }
+}
+
 /// The epoch behind whose beginning a region must be before its copies count: that of the last turn, or else the one in
 /// force, unless it is the first. It may have begun with a seal that a region can't follow, having less of a lost primary's
 /// tail than the successor, or more; until it is repaired it only parks what comes.
@@ -70,26 +80,28 @@ impl Following {
         }
         let mut duties = Vec::new();
         let mut all = led.clone();
-        for target in bucket.targets(region) {
+        let joining = bucket.joins.joining();
+        for target in bucket.targets(region).chain(joining) {
             let followed = follow.followed.entry(target).or_default();
             let missing: BTreeSet<ShardId> = led.difference(followed).copied().collect();
-            all.retain(|shard| followed.contains(shard));
+            if joining != Some(target) {
+                all.retain(|shard| followed.contains(shard));
+            }
             let due = follow.asked.get(&target).is_none_or(|at| at + AGAIN_MS <= now_ms);
             if !missing.is_empty() && due {
                 follow.asked.insert(target, now_ms);
                 duties.push(TurnDuty::Ask { bucket: bucket.id, turn, region: target, shards: missing });
             }
         }
-        let due = follow.said_ms.is_none_or(|at| at + AGAIN_MS <= now_ms);
-        if bucket.is_turning() && !all.is_subset(&bucket.turns.followed) && due {
+        if follow.said_ms.is_some_and(|at| now_ms < at + AGAIN_MS) {
+            return duties;
+        }
+        let followed = (bucket.is_turning() && !all.is_subset(&bucket.turns.followed)).then_some(Copies::Followed(all));
+        let filled = follow.filled(bucket, led);
+        for copies in followed.into_iter().chain(filled) {
             follow.said_ms = Some(now_ms);
             let (epoch, since) = (bucket.epoch, bucket.standing.since());
-            duties.push(TurnDuty::Tell(StandingWord {
-                bucket: bucket.id,
-                epoch,
-                since,
-                copies: Copies::Followed(all),
-            }));
+            duties.push(TurnDuty::Tell(StandingWord { bucket: bucket.id, epoch, since, copies }));
         }
         duties
     }
@@ -98,7 +110,7 @@ impl Following {
     pub fn is_awaited(&self, region: RegionId, bucket: &Bucket, led: &BTreeSet<ShardId>) -> bool {
         awaited(bucket).is_some_and(|turn| {
             let has = |target| led.iter().all(|shard| self.has(bucket.id, turn, target, *shard));
-            bucket.is_turning() || !bucket.targets(region).all(has)
+            bucket.is_turning() || !bucket.targets(region).all(has) || bucket.joins.now.is_some()
         })
     }
 
@@ -147,6 +159,7 @@ mod tests {
             standing: Default::default(),
             auto: Default::default(),
             turns: Default::default(),
+            joins: Default::default(),
         };
         for (epoch, from) in turns {
             bucket.epoch = Epoch(*epoch);

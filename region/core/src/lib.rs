@@ -46,5 +46,5 @@ pub use propose::active_active_body;
 pub use result::{ControlResult, Divergence, FrameResult, ResultError, WriteResult};
 pub use scrub::{Contents, recompute_digest};
 pub use sessions::{ORIGIN_RESULTS_MAX, SESSION_RESULTS_MAX, SESSION_TTL_MS};
-pub use shard::{Applied, Due, FrameApplied, Shard, removed_at};
+pub use shard::{Answered, Applied, Due, FrameApplied, Shard, removed_at};
 pub use view::{Each, MemoryState, Mutations, Overlay, StateView, ViewError};

@@ -15,6 +15,10 @@ const META_FORMAT: u8 = 1;
 /// The format of a bucket's metadata.
 const BUCKET_FORMAT: u8 = 2;
 
+/// The same, of a bucket that this region has left: how far it has behind it. Written only then, so that an older release reads
+/// all that it can know of.
+const LEFT_FORMAT: u8 = 3;
+
 /// Stretches of the own log remembered as void, one per repair: those that may still be read to be shipped.
 const VOID_STRETCHES_MAX: usize = 64;
 
@@ -59,6 +63,19 @@ pub(crate) struct BucketMeta {
     pub(crate) void: Vec<(Lsn, Lsn)>,
     /// While the bucket is made equal to another region's, or takes in what waited for it.
     pub(crate) repair: Option<Repair>,
+    /// This region was removed from the bucket as of the epoch in force: nothing of that epoch or an earlier one has a place here.
+    /// It may join again in a later one.
+    #[serde(skip)]
+    pub(crate) left: Option<Left>,
+}
+
+/// How far a region has left a bucket behind.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum Left {
+    /// Rows are still there.
+    Dropping,
+    /// Nothing is.
+    Dropped,
 }
 
 /// A bucket that is closed in this shard.
@@ -132,12 +149,22 @@ impl BucketMeta {
     pub(crate) fn unfit_as_source(&self) -> Option<&'static str> {
         match &self.repair {
             _ if self.dropped => Some("has deleted the bucket"),
+            _ if self.left.is_some() => Some("has no copy of the bucket"),
             _ if self.astray.is_some() => Some("has gone astray itself"),
             Some(Repair { phase: RepairPhase::Moving { rows: Moved::Some, .. }, .. }) => {
                 Some("is being repaired itself")
             }
             _ => None,
         }
+    }
+
+    /// What stays of a bucket that this region leaves at `lsn` of its log, as of `epoch`: which of its own entries count (other
+    /// regions may still have them to get), and from when on entries have a place here again.
+    pub(crate) fn left_behind(mut self, lsn: Lsn, epoch: Epoch) -> BucketMeta {
+        self.open(lsn);
+        self.raise_fence(lsn, epoch);
+        let (fences, void) = (self.fences, self.void);
+        BucketMeta { fences, void, begun: epoch, left: Some(Left::Dropping), ..BucketMeta::default() }
     }
 
     /// Raises the fence; a lower one changes nothing.
@@ -185,11 +212,15 @@ impl From<BucketMeta1> for BucketMeta {
 
 /// A bucket's metadata as bytes.
 pub(crate) fn encode_bucket(meta: &BucketMeta) -> Bytes {
-    // As above.
-    postcard::to_extend(meta, vec![BUCKET_FORMAT]).map(Bytes::from).unwrap_or_default()
+    // As below.
+    let encoded = match meta.left {
+        None => postcard::to_extend(meta, vec![BUCKET_FORMAT]),
+        Some(left) => postcard::to_extend(&(meta, left), vec![LEFT_FORMAT]),
+    };
+    encoded.map(Bytes::from).unwrap_or_default()
 }
 
-/// Reads a bucket's metadata, of this format or the one before.
+/// Reads a bucket's metadata, of any format.
 pub(crate) fn decode_bucket(bytes: &[u8]) -> Result<BucketMeta, Damage> {
     let damage = Damage { what: "metadata of a bucket" };
     match bytes.split_first() {
@@ -197,6 +228,10 @@ pub(crate) fn decode_bucket(bytes: &[u8]) -> Result<BucketMeta, Damage> {
             postcard::from_bytes::<BucketMeta1>(body).map(BucketMeta::from).map_err(|_| damage)
         }
         Some((&BUCKET_FORMAT, body)) => postcard::from_bytes(body).map_err(|_| damage),
+        Some((&LEFT_FORMAT, body)) => {
+            let (meta, left): (BucketMeta, Left) = postcard::from_bytes(body).map_err(|_| damage)?;
+            Ok(BucketMeta { left: Some(left), ..meta })
+        }
         _ => Err(damage),
     }
 }
@@ -260,6 +295,24 @@ mod tests {
         assert_eq!(decode_bucket(&encode_bucket(&meta)), Ok(meta));
     }
 
+    /// Written by the first release that knew of it: epoch 3, left at 9, nothing there any more.
+    #[test]
+    fn what_a_region_has_left_keeps_its_fences_and_what_is_void_and_nothing_else() {
+        let mut meta = BucketMeta { expiring: 3, begun: Epoch(2), ..BucketMeta::default() };
+        meta.digest.positions.raise(RegionId(1), Lsn(5));
+        meta.raise_fence(Lsn(4), Epoch(2));
+        meta.repair = Some(Repair { void_after: Lsn(6), phase: RepairPhase::Releasing });
+        let left = BucketMeta { left: Some(Left::Dropped), ..meta.left_behind(Lsn(9), Epoch(3)) };
+        assert_eq!((left.epoch(), left.fence(), left.expiring), (Epoch(3), Epoch(3), 0));
+        assert_eq!((left.digest.clone(), left.repair.clone()), (BucketDigest::default(), None));
+        assert!(
+            left.is_void_at(Lsn(7)) && left.is_fenced_at(Lsn(10), Epoch(2)) && !left.is_fenced_at(Lsn(3), Epoch(1))
+        );
+        let stored = [3, 0, 0, 0, 0, 0, 0, 0, 0, 2, 4, 2, 9, 3, 0, 0, 0, 0, 3, 0, 1, 6, 9, 0, 1];
+        assert_eq!(encode_bucket(&left)[..], stored);
+        assert_eq!(decode_bucket(&stored), Ok(left));
+    }
+
     proptest! {
         #[test]
         fn any_bytes_are_metadata_or_damage(bytes in prop::collection::vec(any::<u8>(), 0..64)) {
@@ -267,8 +320,10 @@ mod tests {
             bytes.insert(0, META_FORMAT);
             let _ = decode::<ShardMeta>(&bytes, "shard");
             let _ = decode_bucket(&bytes);
-            bytes[0] = BUCKET_FORMAT;
-            let _ = decode_bucket(&bytes);
+            for format in [BUCKET_FORMAT, LEFT_FORMAT] {
+                bytes[0] = format;
+                let _ = decode_bucket(&bytes);
+            }
         }
     }
 }

@@ -74,6 +74,17 @@ struct Dirty {
     watermarks: BTreeSet<(RegionId, Lane)>,
 }
 
+/// What a client's request came to. Ids are told apart within a bucket only.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Answered {
+    /// Of which bucket it was.
+    pub bucket: BucketId,
+    /// Which request.
+    pub id: RequestId,
+    /// Its result, encoded.
+    pub result: Bytes,
+}
+
 /// What an entry did.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Applied {
@@ -81,7 +92,7 @@ pub struct Applied {
     /// [`Kind::Frame`], [`ControlResult`] for the others.
     pub result: Bytes,
     /// Every client request this entry decided, those inside a frame included: they may be answered now.
-    pub answered: Vec<(RequestId, Bytes)>,
+    pub answered: Vec<Answered>,
     /// For an own write or expiry that took its place in the bucket's history: the digest after it.
     pub note: Option<DigestNote>,
     /// For a frame that was applied.
@@ -274,7 +285,7 @@ impl Shard {
         let control = |result: ControlResult| Ok(Applied::answering(result.encode()));
         match body {
             BodyRef::Fence => control(self.apply_fence(lsn, header)),
-            BodyRef::DropBucket => control(self.apply_drop(view, header.bucket, out)?),
+            BodyRef::DropBucket => control(self.apply_drop(view, lsn, header, out)?),
             BodyRef::ExpireClients { before } => control(self.apply_expire_clients(*before, out)),
             BodyRef::Repair(step) => {
                 let (result, answered) = self.apply_repair(Step { view, out, lsn }, header, step)?;
@@ -301,6 +312,11 @@ impl Shard {
         let meta = self.buckets.get(&header.bucket);
         if meta.is_some_and(|meta| meta.dropped) {
             return Some(Refusal::new(RefusalKind::NotFound, "the bucket was deleted"));
+        }
+        if meta.is_some_and(|meta| meta.left.is_some()) {
+            self.meta.void(lsn);
+            let message = "this region was removed from the bucket and orders nothing: refresh the topology and retry";
+            return Some(Refusal::new(RefusalKind::Retry, message));
         }
         if meta.is_some_and(|meta| meta.repair.is_some()) {
             let message = "the bucket is being repaired in this shard of the region, which orders nothing meanwhile";
@@ -490,6 +506,7 @@ fn scope(write: &WriteBodyRef<'_>) -> Scope {
     }
 }
 
-fn answered(header: &Header, result: &Bytes) -> Vec<(RequestId, Bytes)> {
-    if header.id.client == ClientId(0) { Vec::new() } else { vec![(header.id, result.clone())] }
+fn answered(header: &Header, result: &Bytes) -> Vec<Answered> {
+    let answer = || Answered { bucket: header.bucket, id: header.id, result: result.clone() };
+    if header.id.client == ClientId(0) { Vec::new() } else { vec![answer()] }
 }

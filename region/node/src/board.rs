@@ -8,10 +8,9 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
 
-use bytes::Bytes;
-use meridian_region_core::{Divergence, FrameApplied, Shard};
+use meridian_region_core::{Answered, Divergence, FrameApplied, Shard};
 use meridian_types::frame::DigestNote;
-use meridian_types::{BucketDigest, BucketId, Epoch, Head, Hlc, Lane, Lsn, Positions, RegionId, RequestId};
+use meridian_types::{BucketDigest, BucketId, Epoch, Head, Hlc, Lane, Lsn, Positions, RegionId};
 use tokio::sync::watch;
 
 use crate::ceiling::Ceilings;
@@ -80,7 +79,7 @@ pub(crate) struct News {
     pub(crate) own: Vec<(BucketId, Lsn, u64)>,
     pub(crate) notes: Vec<(Lsn, DigestNote)>,
     pub(crate) frames: Vec<FrameApplied>,
-    pub(crate) answered: Vec<(RequestId, Bytes)>,
+    pub(crate) answered: Vec<Answered>,
 }
 
 /// Buckets that are not as they should be, all of a shard.
@@ -203,8 +202,8 @@ impl Board {
         self.announce(news.applied);
         // After the positions: whoever is answered here may ask this replica for what it just wrote.
         if !self.waiters.is_empty() {
-            for (id, result) in &news.answered {
-                self.waiters.applied(*id, result);
+            for answered in &news.answered {
+                self.waiters.applied(answered);
             }
         }
     }

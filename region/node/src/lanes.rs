@@ -84,6 +84,7 @@ mod tests {
             standing: Default::default(),
             auto: Default::default(),
             turns: Default::default(),
+            joins: Default::default(),
         }
     }
 

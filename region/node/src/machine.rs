@@ -160,7 +160,7 @@ impl StateMachine for Machine {
 
 #[cfg(test)]
 mod tests {
-    use meridian_region_core::FrameApplied;
+    use meridian_region_core::{Answered, FrameApplied};
     use meridian_types::entry::Body;
     use meridian_types::{Epoch, Hlc, Lane, RequestId};
 
@@ -193,7 +193,8 @@ mod tests {
     #[test]
     fn dur_2_only_what_another_region_ordered_answers_a_forwarded_request() {
         let entry = Committed { lsn: Lsn(9), payload: Bytes::from_static(b"entry") };
-        let answered = vec![(RequestId::default(), Bytes::from_static(b"result"))];
+        let result = Bytes::from_static(b"result");
+        let answered = vec![Answered { bucket: BucketId(7), id: RequestId::default(), result }];
         let own = Applied { result: Bytes::new(), answered, note: None, frame: None };
         let lane = Lane::Sync;
         let frame = FrameApplied { source: RegionId(2), lane, watermark: Lsn(9), diverged: Vec::new() };

@@ -103,7 +103,10 @@ impl Node {
             }
             Request::Read { read, level, .. } => {
                 read.validate()?;
-                match route_read(&standing.bucket, self.region(), level)? {
+                // Whoever asks whether a region that joins has followed asks that region alone.
+                let asked = caller != Caller::Client && standing.bucket.joins.joining() == Some(self.region());
+                let route = if asked { Route::Here } else { route_read(&standing.bucket, self.region(), level)? };
+                match route {
                     Route::Here => self.read_here(&standing, &request, caller, deadline).await,
                     Route::Region(region) => self.read_there(&standing, region, &request, caller, deadline).await,
                 }
@@ -365,6 +368,7 @@ mod tests {
             standing: Default::default(),
             auto: Default::default(),
             turns: Default::default(),
+            joins: Default::default(),
         }
     }
 

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use meridian_failpoint::failpoint;
+use meridian_region_core::repair::message::{Ask, Told};
 use meridian_region_core::{ControlResult, Due, SESSION_TTL_MS, StateView, keys};
 use meridian_types::entry::{Body, Header, Kind};
 use meridian_types::{Bucket, BucketId, Epoch, Hlc, Lane, Lsn, Refusal, RefusalKind, RegionId, Topology};
@@ -103,7 +104,7 @@ pub(crate) async fn expire_keys(node: Arc<Node>) {
     }
 }
 
-/// Removes what deleted buckets left behind.
+/// Removes what deleted buckets left behind, and those that this region was removed from.
 pub(crate) async fn drop_buckets(node: Arc<Node>) {
     let mut changes: watch::Receiver<Arc<Topology>> = node.authority.topology_changes();
     let mut ticks = interval(DROP_EVERY);
@@ -187,11 +188,23 @@ impl Node {
         self.control(shard, header, &Body::Expire { due: due.keys }).await
     }
 
-    /// Proposes the removal of what deleted buckets left in the shard. `swept` are those found clean since this node
-    /// started: a removal that a restart cut short is found by its data, once.
+    /// Proposes the removal of what deleted buckets left in the shard, and those that this region was removed from. `swept` are
+    /// those found clean since this node started: a removal that a restart cut short is found by its data, once.
     async fn drop_deleted(&self, shard: &ShardNode, swept: &mut BTreeSet<BucketId>) -> Result<(), Refusal> {
         if !shard.board.leads() {
             return Ok(());
+        }
+        for (bucket, epoch) in self.left(shard, swept)? {
+            if !self.has_own_tail_elsewhere(shard, bucket).await {
+                tracing::warn!(
+                    region = %self.region(), shard = %shard.id, %bucket,
+                    "this region was removed from a bucket, and its primary does not answer or lacks writes that were ordered here: what is here of it is kept; add the region again to have it reinstated, or delete the bucket"
+                );
+                continue;
+            }
+            let header = self.header(Kind::DropBucket, bucket, epoch);
+            self.control(shard, header, &Body::DropBucket).await?;
+            tracing::info!(region = %self.region(), shard = %shard.id, %bucket, %epoch, "what a bucket had here that this region was removed from is gone");
         }
         for bucket in self.leftovers(shard, swept)? {
             let header = self.header(Kind::DropBucket, bucket, Epoch(0));
@@ -200,6 +213,46 @@ impl Node {
             tracing::info!(region = %self.region(), shard = %shard.id, %bucket, "what a deleted bucket left behind was removed");
         }
         Ok(())
+    }
+
+    /// The buckets that this region was removed from and that something is left of, each with the epoch as of which it was. While
+    /// copies are lacking elsewhere the last one is not dropped, though it counts for nothing.
+    fn left(&self, shard: &ShardNode, swept: &mut BTreeSet<BucketId>) -> Result<Vec<(BucketId, Epoch)>, Refusal> {
+        let topology = self.authority.topology();
+        let mut left = Vec::new();
+        for bucket in topology.buckets.values() {
+            let (known, leaving, gone, epoch) = {
+                let core = shard.board.core();
+                let (id, leaving) = (bucket.id, core.is_leaving(bucket.id));
+                (core.knows(id), leaving, core.has_left(id) && !leaving, core.epoch(id))
+            };
+            if leaving {
+                left.push((bucket.id, epoch));
+            } else if !known || bucket.reaches(self.region()) {
+                swept.remove(&bucket.id);
+            } else if gone {
+                if swept.insert(bucket.id) && self.holds_data(shard, bucket.id)? {
+                    left.push((bucket.id, epoch));
+                }
+            } else if bucket.standing.is_sync() {
+                left.push((bucket.id, bucket.epoch));
+            }
+        }
+        Ok(left)
+    }
+
+    /// Whether the primary has all that was ordered in this region while it was primary. If it hasn't, what it lacks is to be
+    /// written down before it goes (SWI-2), which is done when the region joins again.
+    async fn has_own_tail_elsewhere(&self, shard: &ShardNode, bucket: BucketId) -> bool {
+        let own = shard.board.core().positions(bucket).of(self.region());
+        let topology = self.authority.topology();
+        let Some(primary) = topology.buckets.get(&bucket).and_then(|bucket| bucket.primary) else { return false };
+        if own == Lsn(0) {
+            return true;
+        }
+        let asked = self.peers.ask_about_repair(&topology, (primary, shard.id), &Ask::Survey { shard: shard.id }).await;
+        let Ok((_, Told::Survey(survey))) = asked else { return false };
+        survey.buckets.get(&bucket).is_some_and(|seen| seen.positions.of(self.region()) >= own)
     }
 
     fn leftovers(&self, shard: &ShardNode, swept: &mut BTreeSet<BucketId>) -> Result<Vec<BucketId>, Refusal> {

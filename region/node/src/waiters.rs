@@ -9,18 +9,22 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
-use meridian_types::{ClientId, RequestId};
+use meridian_region_core::Answered;
+use meridian_types::{BucketId, ClientId, RequestId};
 use tokio::sync::oneshot;
 
 /// The most requests waited for, per shard.
 const WAITERS_MAX: usize = 4096;
+
+/// What is waited for: a client's ids are told apart within a bucket only.
+type Asked = (BucketId, RequestId);
 
 /// The waiters of one shard.
 #[derive(Debug, Default)]
 pub(crate) struct Waiters {
     /// How many there are: lets the apply thread skip the lock when nobody waits.
     count: AtomicUsize,
-    by_request: Mutex<HashMap<RequestId, Slot>>,
+    by_request: Mutex<HashMap<Asked, Slot>>,
     /// Tells apart two waiters for one request: a client may retry while the first attempt is still under way.
     next: AtomicUsize,
 }
@@ -35,28 +39,28 @@ struct Slot {
 #[derive(Debug)]
 pub(crate) struct Waiter {
     waiters: Arc<Waiters>,
-    id: RequestId,
+    asked: Asked,
     token: usize,
     answer: oneshot::Receiver<Bytes>,
 }
 
 impl Waiters {
-    /// Waits for `id`. `None` when it can't be matched (a client without identity), is waited for already, or the
+    /// Waits for that request. `None` when it can't be matched (a client without identity), is waited for already, or the
     /// bound is reached.
-    pub(crate) fn register(self: &Arc<Self>, id: RequestId) -> Option<Waiter> {
-        if id.client == ClientId(0) {
+    pub(crate) fn register(self: &Arc<Self>, asked: Asked) -> Option<Waiter> {
+        if asked.1.client == ClientId(0) {
             return None;
         }
         let mut slots = self.by_request.lock().unwrap_or_else(PoisonError::into_inner);
         if slots.len() >= WAITERS_MAX {
             return None;
         }
-        let Entry::Vacant(free) = slots.entry(id) else { return None };
+        let Entry::Vacant(free) = slots.entry(asked) else { return None };
         let (sender, answer) = oneshot::channel();
         let token = self.next.fetch_add(1, Ordering::Relaxed);
         free.insert(Slot { token, answer: sender });
         self.count.store(slots.len(), Ordering::Release);
-        Some(Waiter { waiters: Arc::clone(self), id, token, answer })
+        Some(Waiter { waiters: Arc::clone(self), asked, token, answer })
     }
 
     /// Whether anybody waits.
@@ -64,19 +68,19 @@ impl Waiters {
         self.count.load(Ordering::Acquire) == 0
     }
 
-    /// `id` was applied, durably, with this result.
-    pub(crate) fn applied(&self, id: RequestId, result: &Bytes) {
+    /// That request was applied, durably, with that result.
+    pub(crate) fn applied(&self, answered: &Answered) {
         let mut slots = self.by_request.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(slot) = slots.remove(&id) {
+        if let Some(slot) = slots.remove(&(answered.bucket, answered.id)) {
             // The waiter may have gone a moment ago.
-            let _ = slot.answer.send(result.clone());
+            let _ = slot.answer.send(answered.result.clone());
         }
         self.count.store(slots.len(), Ordering::Release);
     }
 
-    fn forget(&self, id: RequestId, token: usize) {
+    fn forget(&self, asked: Asked, token: usize) {
         let mut slots = self.by_request.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Entry::Occupied(slot) = slots.entry(id)
+        if let Entry::Occupied(slot) = slots.entry(asked)
             && slot.get().token == token
         {
             slot.remove();
@@ -98,7 +102,7 @@ impl Waiter {
 
 impl Drop for Waiter {
     fn drop(&mut self) {
-        self.waiters.forget(self.id, self.token);
+        self.waiters.forget(self.asked, self.token);
     }
 }
 
@@ -106,16 +110,21 @@ impl Drop for Waiter {
 mod tests {
     use super::*;
 
-    fn id(sequence: u64) -> RequestId {
-        RequestId { client: ClientId(7), sequence }
+    fn asked(sequence: u64) -> Asked {
+        (BucketId(1), RequestId { client: ClientId(7), sequence })
+    }
+
+    fn answered((bucket, id): Asked, result: &'static str) -> Answered {
+        Answered { bucket, id, result: Bytes::from_static(result.as_bytes()) }
     }
 
     #[tokio::test]
     async fn a_waiter_is_told_the_result_of_its_own_request() {
         let waiters = Arc::new(Waiters::default());
-        let mut waiter = waiters.register(id(1)).unwrap();
-        waiters.applied(id(2), &Bytes::from_static(b"other"));
-        waiters.applied(id(1), &Bytes::from_static(b"mine"));
+        let mut waiter = waiters.register(asked(1)).unwrap();
+        waiters.applied(&answered(asked(2), "other"));
+        waiters.applied(&answered((BucketId(2), asked(1).1), "of another bucket"));
+        waiters.applied(&answered(asked(1), "mine"));
         assert_eq!(waiter.result().await, "mine");
         assert!(waiters.is_empty());
     }
@@ -123,17 +132,17 @@ mod tests {
     #[test]
     fn a_waiter_that_left_leaves_nothing_behind() {
         let waiters = Arc::new(Waiters::default());
-        drop(waiters.register(id(1)));
+        drop(waiters.register(asked(1)));
         assert!(waiters.is_empty());
-        assert!(waiters.register(id(1)).is_some(), "the same request may be waited for again");
+        assert!(waiters.register(asked(1)).is_some(), "the same request may be waited for again");
     }
 
     #[test]
     fn a_client_without_identity_and_one_beyond_the_bound_are_not_registered() {
         let waiters = Arc::new(Waiters::default());
-        assert!(waiters.register(RequestId::default()).is_none());
-        let kept: Vec<_> = (0..WAITERS_MAX as u64).map(|sequence| waiters.register(id(sequence)).unwrap()).collect();
-        assert!(waiters.register(id(u64::MAX)).is_none(), "RES-1");
+        assert!(waiters.register((BucketId(1), RequestId::default())).is_none());
+        let kept: Vec<_> = (0..WAITERS_MAX as u64).map(|sequence| waiters.register(asked(sequence)).unwrap()).collect();
+        assert!(waiters.register(asked(u64::MAX)).is_none(), "RES-1");
         drop(kept);
         assert!(waiters.is_empty());
     }

@@ -253,7 +253,7 @@ impl Node {
         let required = Required::of(bucket, *ack)?;
         let second_copy = required.regions == 2 && bucket.is_in(self.region()) && shard.board.leads();
         // Registered before the request leaves, so that no apply is missed.
-        let waiter = if second_copy { shard.board.waiters.register(*id) } else { None };
+        let waiter = if second_copy { shard.board.waiters.register((bucket.id, *id)) } else { None };
         let answer = self.ask_region(&standing.topology, primary, shard.id, request, deadline);
         let Some(mut waiter) = waiter else { return answer.await };
         tokio::pin!(answer);

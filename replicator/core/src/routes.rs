@@ -15,16 +15,18 @@ pub enum Verdict {
     Wait,
 }
 
-/// Judges an entry of the log of region `source` for the lane to `target`. Its lane is that of its epoch, a seal's that of the epoch
-/// it ends, so that every entry travels in exactly one (docs/adr/2026-11-27-online-policy-change.md). Of an epoch that
+/// Judges an entry of the log of region `source` for the lane to `target`. Whether it travels there, and its lane, follow from its
+/// epoch, a seal's from the epoch it ends, so that every entry travels in exactly one (docs/adr/2026-11-27-online-policy-change.md,
+/// docs/adr/2026-11-28-region-sets.md). Of an epoch that
 /// this copy has not heard of nobody can tell.
 pub fn verdict(topology: &Topology, source: RegionId, target: RegionId, lane: Lane, header: &Header) -> Verdict {
     if !header.kind.is_shipped() || header.origin != source {
         return Verdict::Skip;
     }
     match topology.bucket(header.bucket) {
-        BucketStatus::Known(bucket) if !bucket.is_in(target) => Verdict::Skip,
+        // Before anything else: in that epoch a region may have joined, or another lane have begun.
         BucketStatus::Known(bucket) if is_to_come(bucket, header) => Verdict::Wait,
+        BucketStatus::Known(bucket) if !bucket.carries(target, header.epoch) => Verdict::Skip,
         BucketStatus::Known(bucket) if bucket.lane_of(header.epoch) == lane => Verdict::Ship,
         BucketStatus::Known(_) | BucketStatus::Deleted => Verdict::Skip,
         BucketStatus::NotYetKnown => Verdict::Wait,
@@ -40,7 +42,7 @@ fn is_to_come(bucket: &Bucket, header: &Header) -> bool {
 /// `target`, and travels in it. Else no probe is sent, and the idle lane costs nothing.
 pub fn is_probed(topology: &Topology, source: RegionId, target: RegionId, lane: Lane) -> bool {
     topology.buckets.values().any(|bucket| {
-        bucket.travels_in(lane) && bucket.is_in(target) && bucket.accepts_writes_in(source) && source != target
+        bucket.travels_in(lane) && bucket.reaches(target) && bucket.accepts_writes_in(source) && source != target
     })
 }
 
@@ -50,7 +52,7 @@ mod tests {
     use std::sync::Arc;
 
     use meridian_types::entry::Kind;
-    use meridian_types::{Acks, BucketId, BucketName, Epoch, Hlc, Phase, Policy, RequestId};
+    use meridian_types::{Acks, BucketId, BucketName, Epoch, Hlc, Joining, Phase, Policy, RequestId};
     use proptest::prelude::*;
 
     use super::*;
@@ -72,6 +74,7 @@ mod tests {
             standing: Default::default(),
             auto: Default::default(),
             turns: Default::default(),
+            joins: Default::default(),
         }
     }
 
@@ -110,6 +113,27 @@ mod tests {
         assert_eq!(of(Lane::Async, Kind::Write, 2), Verdict::Skip);
         assert_eq!(of(Lane::Sync, Kind::Write, 2), Verdict::Ship);
         assert!(is_probed(&topology, US, EU, Lane::Async) && is_probed(&topology, US, EU, Lane::Sync));
+    }
+
+    #[test]
+    fn a_region_that_joins_gets_what_is_of_its_epoch_and_later_whatever_a_copy_of_the_topology_has_heard_of() {
+        let ap = RegionId(3);
+        let mut bucket = bucket();
+        let of = |bucket: &Bucket, epoch| verdict(&topology(bucket), US, ap, Lane::Async, &header(Kind::Write, epoch));
+        assert_eq!(of(&bucket, 1), Verdict::Skip);
+        assert_eq!(of(&bucket, 2), Verdict::Wait, "it may have joined in that epoch");
+        bucket.epoch = Epoch(2);
+        bucket.joins.since.insert(ap, Epoch(2));
+        bucket.joins.now = Some(Joining { region: ap, at: Hlc(0), under: Epoch(2), filled: Default::default() });
+        assert_eq!((of(&bucket, 1), of(&bucket, 2)), (Verdict::Skip, Verdict::Ship));
+        assert!(is_probed(&topology(&bucket), US, ap, Lane::Async));
+        bucket.epoch = Epoch(3);
+        bucket.joins.leave(ap, Epoch(3));
+        assert_eq!(
+            (of(&bucket, 2), of(&bucket, 3)),
+            (Verdict::Ship, Verdict::Skip),
+            "each epoch goes there whole or not at all"
+        );
     }
 
     #[test]

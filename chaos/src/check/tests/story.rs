@@ -95,6 +95,7 @@ fn bucket(id: BucketId, name: &str, policy: Policy) -> Bucket {
         standing: Default::default(),
         auto: Default::default(),
         turns: Default::default(),
+        joins: Default::default(),
     }
 }
 

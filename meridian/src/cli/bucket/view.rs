@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use meridian_types::{Bucket, BucketLag, Phase, Policy, Standing, Topology};
+use meridian_types::{Bucket, BucketLag, Phase, Policy, RepairStatus, Standing, Topology};
 use serde::Serialize;
 
 use crate::cli::moment::moment;
@@ -25,6 +25,8 @@ pub(in crate::cli) struct View {
     pub(in crate::cli) standing: Option<StandingView>,
     /// While some region may not have followed it into the lane of its policy.
     pub(in crate::cli) turning: Option<TurningView>,
+    /// A region that is being filled and does not count yet.
+    pub(in crate::cli) joining: Option<JoiningView>,
     pub(in crate::cli) auto: AutoView,
     /// For buckets that may lack copies: what enough other regions do not have yet, as the primary knows it.
     pub(in crate::cli) exposure: Option<ExposureView>,
@@ -83,6 +85,53 @@ impl TurningView {
     }
 }
 
+/// A region that is joining.
+#[derive(Debug, Default, Serialize)]
+pub(in crate::cli) struct JoiningView {
+    region: String,
+    /// Since when, in milliseconds since 1970, and the first epoch that is shipped to it.
+    since_ms: u64,
+    epoch: u64,
+    /// In how many shards the primary knows that it has everything, of how many.
+    shards_filled: usize,
+    shards: u16,
+    /// Rows that are compared with the primary's now, and how many are; 0 while none are.
+    rows_total: u64,
+    rows_compared: u64,
+    /// How long what is being filled now takes.
+    eta_ms: Option<u64>,
+}
+
+impl JoiningView {
+    fn of(bucket: &Bucket, topology: &Topology) -> Option<JoiningView> {
+        let joining = bucket.joins.now.as_ref()?;
+        let shards_filled = if joining.under == bucket.epoch { joining.filled.len() } else { 0 };
+        Some(JoiningView {
+            region: topology.region_label(joining.region),
+            since_ms: joining.at.millis(),
+            epoch: bucket.joins.since(joining.region).0,
+            shards_filled,
+            shards: topology.shards,
+            ..JoiningView::default()
+        })
+    }
+
+    fn long(&self) -> String {
+        let rows = match self.rows_total {
+            0 => String::new(),
+            total => format!("; {} of {} rows compared", count(self.rows_compared), count(total)),
+        };
+        let eta = self.eta_ms.map_or(String::new(), |eta| format!(", ETA {}", millis(eta)));
+        format!(
+            "{} since {}, with epoch {}; in {} of shards it has everything{rows}{eta}; it counts for nothing until it has in all",
+            self.region,
+            moment(self.since_ms),
+            self.epoch,
+            share(self.shards_filled as u64, u64::from(self.shards))
+        )
+    }
+}
+
 /// What a bucket may do by itself.
 #[derive(Debug, Default, Serialize)]
 pub(in crate::cli) struct AutoView {
@@ -116,6 +165,7 @@ impl View {
             standing: matches!(bucket.policy, Policy::Sync { .. })
                 .then(|| StandingView::of(&bucket.standing, topology.shards)),
             turning: TurningView::of(bucket, topology.shards),
+            joining: JoiningView::of(bucket, topology),
             exposure: None,
             auto: AutoView {
                 mode: bucket.auto.mode.to_string(),
@@ -148,6 +198,16 @@ impl View {
         }
     }
 
+    /// Adds how far the region that joins says it is filled.
+    pub(super) fn fill(&mut self, repairs: impl Iterator<Item = RepairStatus>) {
+        let Some(joining) = &mut self.joining else { return };
+        for repair in repairs.filter(|repair| !repair.done) {
+            joining.rows_total += repair.rows_total;
+            joining.rows_compared += repair.rows_compared;
+            joining.eta_ms = joining.eta_ms.max(Some(repair.eta_ms).filter(|eta| *eta > 0));
+        }
+    }
+
     /// Its phase, and unless it is steady which operation takes it where.
     pub(super) fn moving(&self) -> String {
         match (&self.operation, &self.next_primary) {
@@ -162,6 +222,7 @@ impl View {
         match &self.exposure {
             Some(exposure) if self.standing.is_some() => format!("{standing}, {}", exposure.short()),
             Some(exposure) => exposure.short(),
+            None if self.joining.is_some() => format!("{standing}, a region joins"),
             None if self.turning.is_some() => format!("{standing}, lanes turning"),
             None => standing,
         }
@@ -177,6 +238,7 @@ impl View {
             ("epoch", format!("{}, {}", self.epoch, self.moving())),
         ];
         lines.extend(self.standing.as_ref().map(|standing| ("copies", standing.long())));
+        lines.extend(self.joining.as_ref().map(|joining| ("joining", joining.long())));
         lines.extend(self.turning.as_ref().map(|turning| ("lanes", turning.long())));
         lines.extend(self.exposure.as_ref().map(|exposure| ("exposed", exposure.long())));
         if self.primary.is_some() {
@@ -305,6 +367,34 @@ mod tests {
         let text = super::super::table(&[bucket]);
         let lines: Vec<&str> = text.lines().map(str::trim_end).collect();
         assert_eq!((lines[0], lines[2]), (expected[0], expected[1]));
+    }
+
+    #[test]
+    fn a_region_that_joins_says_how_far_it_is() {
+        let mut bucket = View {
+            primary: Some("us-east".into()),
+            joining: Some(JoiningView {
+                region: "ap-south".into(),
+                epoch: 5,
+                shards_filled: 4,
+                shards: 16,
+                ..JoiningView::default()
+            }),
+            ..View::default()
+        };
+        let repair = |rows_total, eta_ms, done| RepairStatus {
+            rows_total,
+            rows_compared: 10,
+            eta_ms,
+            done,
+            ..RepairStatus::default()
+        };
+        bucket.fill([repair(40, 2000, false), repair(60, 3000, false), repair(7, 0, true)].into_iter());
+        let text = bucket.described();
+        assert!(
+            text.contains("with epoch 5; in 25 % of shards") && text.contains("20 of 100 rows compared, ETA 3.00 s"),
+            "{text}"
+        );
     }
 
     #[test]

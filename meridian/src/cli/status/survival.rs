@@ -369,6 +369,7 @@ mod tests {
             standing: Standing::default(),
             auto: AutoFailover::default(),
             turns: Default::default(),
+            joins: Default::default(),
         };
         topology.buckets.insert(bucket.id, Arc::new(bucket));
         let nodes: Vec<_> = topology.nodes.keys().copied().collect();

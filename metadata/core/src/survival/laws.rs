@@ -54,6 +54,7 @@ fn bucket(id: u32, policy: Policy, regions: u16, primary: u16) -> Bucket {
         standing: Standing::default(),
         auto: AutoFailover::default(),
         turns: Default::default(),
+        joins: Default::default(),
     }
 }
 

@@ -23,6 +23,7 @@ fn bucket(standing: Standing) -> Bucket {
         standing,
         auto: Default::default(),
         turns: Default::default(),
+        joins: Default::default(),
     }
 }
 

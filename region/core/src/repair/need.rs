@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! closed, taking in what waited ─► release it          closed in mid-repair ─► begin again
+//! joined in an epoch that has not begun here ─► fill it
 //! astray, diverged              ─► repair              less than the survey of a lane ─► repair, then move the lane
 //! ```
 //!
@@ -36,18 +37,28 @@ pub enum Want {
 
 /// What the state of a bucket in a shard asks for, if anything.
 pub fn want(own: &Shard, bucket: &Bucket) -> Option<Want> {
-    if !bucket.is_in(own.region()) || own.is_dropped(bucket.id) {
+    if !bucket.reaches(own.region()) || own.is_dropped(bucket.id) || own.is_leaving(bucket.id) {
         return None;
     }
+    let joins = is_unfilled(own, bucket);
     let closed = own.closed().find(|(id, _)| *id == bucket.id).map(|(_, source)| source);
     let reason = match closed {
         Some(None) => return Some(Want::Release(bucket.id)),
-        Some(Some(before)) => return interrupted(own, bucket, before).map(Want::Repair),
+        Some(Some(before)) => {
+            let reason = if joins { RepairReason::Joining } else { RepairReason::Interrupted };
+            return interrupted(own, bucket, before).map(|need| Want::Repair(Need { reason, ..need }));
+        }
+        None if joins => RepairReason::Joining,
         None if own.astray(bucket.id).is_some() => RepairReason::Astray,
         None if own.divergence(bucket.id).is_some() => RepairReason::Diverged,
         None => return None,
     };
     need(own, bucket, reason).map(Want::Repair)
+}
+
+/// Whether this region was added to the bucket in an epoch that has not begun here: it lacks what came before.
+pub fn is_unfilled(own: &Shard, bucket: &Bucket) -> bool {
+    own.epoch(bucket.id) < bucket.joins.since(own.region())
 }
 
 /// A repair from whoever is right for the bucket now; `None` where this region itself is.
@@ -57,7 +68,7 @@ pub fn need(own: &Shard, bucket: &Bucket, reason: RepairReason) -> Option<Need> 
         Some(primary) => (primary, Claim::Primary),
         None => (*bucket.regions.iter().find(|other| **other != region)?, Claim::ActiveActive),
     };
-    (source != region && bucket.is_in(region)).then_some(Need { bucket: bucket.id, source, claim, reason })
+    (source != region && bucket.reaches(region)).then_some(Need { bucket: bucket.id, source, claim, reason })
 }
 
 /// While its primary is lost, or if this region has become primary since, a repair goes on after whom it was begun.
@@ -84,7 +95,7 @@ pub fn pull<'a>(own: &Shard, bucket: &Bucket, others: impl Iterator<Item = (Regi
 
 /// Whether the bucket's epoch has not begun in a replica. It may be about to: only one that stays so is stuck.
 pub fn lags_behind_its_epoch(own: &Shard, bucket: &Bucket) -> bool {
-    let follows = bucket.primary.is_some_and(|primary| primary != own.region()) && bucket.is_in(own.region());
+    let follows = bucket.primary.is_some_and(|primary| primary != own.region()) && bucket.reaches(own.region());
     follows && bucket.phase == Phase::Steady && own.epoch(bucket.id) < bucket.epoch && !own.is_dropped(bucket.id)
 }
 
@@ -119,6 +130,9 @@ impl Need {
         if self.reason == RepairReason::Stuck && seen.epoch <= own.epoch(self.bucket) {
             return Some("the epoch has not begun at the source either".to_owned());
         }
+        if seen.epoch < bucket.joins.since(own.region()) {
+            return Some("the epoch in which this region joins has not begun at the source".to_owned());
+        }
         seen.objection(own, self.bucket, self.claim)
     }
 }
@@ -152,6 +166,7 @@ mod tests {
             standing: Default::default(),
             auto: Default::default(),
             turns: Default::default(),
+            joins: Default::default(),
         }
     }
 

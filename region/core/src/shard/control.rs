@@ -1,16 +1,17 @@
-//! Entries that no client waits for and no other region sees: fences, removal of dropped buckets,
+//! Entries that no client waits for and no other region sees: fences, removal of dropped buckets and of those
+//! this region was removed from,
 //! forgetting of silent clients. Each does a bounded amount of work; the leader proposes again while
 //! there is more.
 
 use std::ops::ControlFlow;
 
 use meridian_types::entry::Header;
-use meridian_types::{BucketId, Hlc, Lsn};
+use meridian_types::{BucketId, Epoch, Hlc, Lsn};
 
 use super::Shard;
 use crate::error::ReadError;
 use crate::keys;
-use crate::meta::BucketMeta;
+use crate::meta::{BucketMeta, Left};
 use crate::result::ControlResult;
 use crate::view::{Mutations, StateView};
 
@@ -28,18 +29,53 @@ impl Shard {
         done(0, false)
     }
 
-    /// Removes what a deleted bucket left behind, some of it at a time, and remembers that it is gone.
+    /// Removes what a bucket left behind that was deleted, or that this region was removed from as of the entry's epoch (0: it was
+    /// deleted), some of it at a time, and remembers that it is gone.
     pub(super) fn apply_drop(
         &mut self,
         view: &dyn StateView,
-        bucket: BucketId,
+        lsn: Lsn,
+        header: &Header,
         out: &mut Mutations,
     ) -> Result<ControlResult, ReadError> {
-        self.buckets.insert(bucket, BucketMeta { dropped: true, ..BucketMeta::default() });
+        let bucket = header.bucket;
+        if header.epoch == Epoch(0) {
+            self.forget(bucket, BucketMeta { dropped: true, ..BucketMeta::default() });
+            return self.remove_rows(view, bucket, out);
+        }
+        let meta = self.buckets.get(&bucket).cloned().unwrap_or_default();
+        // Whoever proposed it did not know that the region has joined again since, or that the bucket was deleted.
+        if meta.dropped || meta.epoch() > header.epoch {
+            return Ok(done(0, false));
+        }
+        let started = meta.left == Some(Left::Dropping) && meta.epoch() == header.epoch;
+        if !started {
+            self.forget(bucket, meta.left_behind(lsn, header.epoch));
+        }
+        let result = self.remove_rows(view, bucket, out)?;
+        if !result.more
+            && let Some(meta) = self.buckets.get_mut(&bucket)
+        {
+            meta.left = Some(Left::Dropped);
+            self.dirty.buckets.insert(bucket);
+        }
+        Ok(result)
+    }
+
+    fn forget(&mut self, bucket: BucketId, meta: BucketMeta) {
+        self.buckets.insert(bucket, meta);
         self.dirty.buckets.insert(bucket);
         self.sessions.drop_bucket(bucket);
         self.parked.remove(&bucket);
         self.watched.remove(&bucket);
+    }
+
+    fn remove_rows(
+        &self,
+        view: &dyn StateView,
+        bucket: BucketId,
+        out: &mut Mutations,
+    ) -> Result<ControlResult, ReadError> {
         let ranges = [
             keys::data_range,
             keys::expiry_range,

@@ -16,10 +16,10 @@ use std::ops::ControlFlow;
 
 use bytes::Bytes;
 use meridian_types::entry::{Header, Kind};
-use meridian_types::{BucketId, Epoch, Lsn, Positions, RegionId, RequestId};
+use meridian_types::{BucketId, Epoch, Lsn, Positions, RegionId};
 
 use super::repair::{RELEASED_MAX, Step};
-use super::{Shard, answered};
+use super::{Answered, Shard, answered};
 use crate::body::{self, BodyRef};
 use crate::error::{Damage, ReadError};
 use crate::keys;
@@ -74,7 +74,11 @@ impl<'a> Foresight<'a> {
     /// Refuses the frame, for now, when it would park too much.
     pub(super) fn admit(&mut self, header: &Header, body: &BodyRef<'_>, bytes: usize) -> Result<(), FrameResult> {
         let (shard, bucket) = (self.shard, header.bucket);
-        let closed = shard.is_closed(bucket);
+        if shard.passes_over(header) {
+            return Ok(());
+        }
+        // What comes for a bucket that is yet to be filled waits as what comes for one that is being filled.
+        let closed = shard.is_closed(bucket) || shard.has_left(bucket);
         let (epoch, parked) = self.seen.entry(bucket).or_insert_with(|| (shard.epoch(bucket), shard.parked(bucket)));
         let waits = match body {
             _ if closed || shard.astray(bucket).is_some() => true,
@@ -176,7 +180,7 @@ impl Shard {
         bucket: BucketId,
         most: usize,
         out: &mut Mutations,
-        told: &mut Vec<(RequestId, Bytes)>,
+        told: &mut Vec<Answered>,
     ) -> Result<bool, ReadError> {
         let mut left = most;
         while self.parked.contains_key(&bucket) {
@@ -198,7 +202,7 @@ impl Shard {
         bucket: BucketId,
         (key, entry): (Vec<u8>, Bytes),
         out: &mut Mutations,
-        told: &mut Vec<(RequestId, Bytes)>,
+        told: &mut Vec<Answered>,
     ) -> Result<(), ReadError> {
         self.make_room(bucket, entry.len());
         let (_, epoch, origin, lsn) = keys::parse_parked(&key).ok_or(DAMAGED)?;
@@ -221,7 +225,7 @@ impl Shard {
         header: &Header,
         entry_bytes: usize,
         body: &BodyRef<'_>,
-    ) -> Result<Vec<(RequestId, Bytes)>, ReadError> {
+    ) -> Result<Vec<Answered>, ReadError> {
         if let BodyRef::Seal { next, after } = body
             && !self.follows(header, *next, after)
         {

@@ -6,7 +6,7 @@ use meridian_types::{BucketDigest, BucketId, Epoch, Hlc, Key, Lane, Lsn, Positio
 
 use super::Shard;
 use crate::error::ReadError;
-use crate::meta::BucketMeta;
+use crate::meta::{BucketMeta, Left};
 use crate::read;
 use crate::result::Divergence;
 use crate::sessions;
@@ -53,6 +53,11 @@ impl Shard {
         self.buckets.keys().copied()
     }
 
+    /// Whether anything is known of a bucket here.
+    pub fn knows(&self, bucket: BucketId) -> bool {
+        self.buckets.contains_key(&bucket)
+    }
+
     /// What a bucket has of every origin.
     pub fn positions(&self, bucket: BucketId) -> Positions {
         self.buckets.get(&bucket).map(|meta| meta.digest.positions.clone()).unwrap_or_default()
@@ -81,6 +86,23 @@ impl Shard {
     /// Whether the bucket was dropped here.
     pub fn is_dropped(&self, bucket: BucketId) -> bool {
         self.buckets.get(&bucket).is_some_and(|meta| meta.dropped)
+    }
+
+    /// Whether this region was removed from the bucket, and has not been filled again since.
+    pub fn has_left(&self, bucket: BucketId) -> bool {
+        self.buckets.get(&bucket).is_some_and(|meta| meta.left.is_some())
+    }
+
+    /// Whether it was, and rows of then are still there.
+    pub fn is_leaving(&self, bucket: BucketId) -> bool {
+        self.buckets.get(&bucket).is_some_and(|meta| meta.left == Some(Left::Dropping))
+    }
+
+    /// Whether another region's entry has no place here: the bucket was deleted, or this region was removed from it in the entry's
+    /// epoch or later.
+    pub(super) fn passes_over(&self, header: &Header) -> bool {
+        let left = |meta: &BucketMeta| meta.left.is_some() && header.epoch <= meta.epoch();
+        self.buckets.get(&header.bucket).is_some_and(|meta| meta.dropped || left(meta))
     }
 
     /// Whether an own entry of a shipped kind took its place in its bucket's history. An entry that
@@ -142,6 +164,7 @@ impl Shard {
             assert!(digest.positions.of(self.region) <= self.meta.applied, "no own position beyond the applied");
             assert!(digest.hlc <= self.meta.greatest_hlc, "no bucket's timestamp is above the greatest");
             assert!(meta.expiring <= digest.keys, "only live keys expire");
+            assert!(meta.left.is_none() || meta.digest.operations == 0, "a bucket that was left has no history");
             assert!(!meta.dropped || *digest == BucketDigest::default(), "a dropped bucket holds nothing");
             let rising = meta.fences.is_sorted_by(|(_, lower), (_, higher)| lower < higher);
             assert!(rising, "a fence only ever rises");

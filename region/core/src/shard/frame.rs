@@ -35,7 +35,7 @@ impl Shard {
         };
         let mut answered = Vec::new();
         for (lsn, header, entry, body) in entries {
-            if self.is_dropped(header.bucket) || lsn <= self.position(header.bucket, frame.header.source) {
+            if self.passes_over(&header) || lsn <= self.position(header.bucket, frame.header.source) {
                 continue;
             }
             let bucket = header.bucket;
@@ -107,7 +107,7 @@ impl Shard {
             BodyRef::Seal { next, .. } => next,
             _ => header.epoch,
         };
-        if let Some(meta) = self.buckets.get(&header.bucket).filter(|meta| !meta.dropped) {
+        if let Some(meta) = self.buckets.get(&header.bucket).filter(|meta| !meta.dropped && meta.left.is_none()) {
             let fence = meta.fence();
             // What a repair brought may come again in its lane, from an epoch that has ended since.
             let is_known = lsn <= meta.digest.positions.of(header.origin);
@@ -125,7 +125,7 @@ impl Shard {
     fn compare(&mut self, notes: &[DigestNote]) -> Vec<Divergence> {
         let mut found = Vec::new();
         for note in notes {
-            let compared = |meta: &&mut BucketMeta| !meta.dropped && meta.repair.is_none();
+            let compared = |meta: &&mut BucketMeta| !meta.dropped && meta.left.is_none() && meta.repair.is_none();
             let Some(meta) = self.buckets.get_mut(&note.bucket).filter(compared) else { continue };
             if meta.divergence.is_some() || agrees(&meta.digest, note) != Some(false) {
                 continue;

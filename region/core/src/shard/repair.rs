@@ -12,10 +12,10 @@
 //! that is being exchanged. Nothing of it is read: the node sees to that.
 
 use meridian_types::entry::Header;
-use meridian_types::{BucketId, Lsn, Positions, Refusal, RefusalKind, RegionId, RepairGoal, RepairMode, RequestId};
+use meridian_types::{BucketId, Lsn, Positions, Refusal, RefusalKind, RegionId, RepairGoal, RepairMode};
 
 use super::editor::Editor;
-use super::{Shard, control, merge};
+use super::{Answered, Shard, control, merge};
 use crate::body::{RepairStepRef, RowRef};
 use crate::error::ReadError;
 use crate::keys;
@@ -70,7 +70,7 @@ impl Shard {
         mut at: Step<'_>,
         header: &Header,
         step: &RepairStepRef<'_>,
-    ) -> Result<(ControlResult, Vec<(RequestId, bytes::Bytes)>), ReadError> {
+    ) -> Result<(ControlResult, Vec<Answered>), ReadError> {
         let bucket = header.bucket;
         let mut told = Vec::new();
         let outcome = match step {
@@ -102,6 +102,10 @@ impl Shard {
     }
 
     fn begin_repair(&mut self, bucket: BucketId, source: RegionId, lsn: Lsn) -> Result<(u64, bool), Refusal> {
+        if self.is_leaving(bucket) {
+            let message = "what this region had of the bucket before it was removed from it is not gone yet";
+            return Err(Refusal::new(RefusalKind::Retry, message));
+        }
         if source == self.region {
             return Err(Refusal::new(RefusalKind::Invalid, "a region is not made equal to itself"));
         }
@@ -210,6 +214,9 @@ impl Shard {
                 "the source knows more of this region's own log than this region: was an old copy of its data directory brought back?",
             );
         }
+        if self.has_left(bucket) && goal.epoch <= self.epoch(bucket) {
+            return refuse(RefusalKind::Fenced, "this region was removed from the bucket as of the source's epoch");
+        }
         let meta = self.buckets.entry(bucket).or_default();
         match mode {
             RepairMode::Replace => {
@@ -231,7 +238,7 @@ impl Shard {
             repair.void_after = repair.void_after.min(void_after);
             repair.phase = RepairPhase::Releasing;
         }
-        (meta.divergence, meta.astray) = (None, None);
+        (meta.divergence, meta.astray, meta.left) = (None, None, None);
         if goal.epoch > meta.epoch() {
             meta.begun = goal.epoch;
             meta.raise_fence(at.lsn, goal.epoch);
@@ -246,7 +253,7 @@ impl Shard {
         &mut self,
         at: &mut Step<'_>,
         bucket: BucketId,
-        told: &mut Vec<(RequestId, bytes::Bytes)>,
+        told: &mut Vec<Answered>,
     ) -> Result<(u64, bool), ReadError> {
         let phase = self.buckets.get(&bucket).and_then(|meta| meta.repair.as_ref()).map(|repair| &repair.phase);
         match phase {
@@ -261,7 +268,7 @@ impl Shard {
         at: &mut Step<'_>,
         bucket: BucketId,
         most: usize,
-        told: &mut Vec<(RequestId, bytes::Bytes)>,
+        told: &mut Vec<Answered>,
     ) -> Result<(u64, bool), ReadError> {
         let more = self.unpark(at.view, bucket, most, at.out, told)?;
         if !more && let Some(meta) = self.buckets.get_mut(&bucket) {

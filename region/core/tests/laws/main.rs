@@ -4,6 +4,7 @@
 
 mod damage;
 mod history;
+mod joins;
 mod plays;
 mod regions;
 mod repair;

@@ -23,7 +23,7 @@ use std::path::PathBuf;
 
 use meridian_region_core::read;
 use meridian_region_core::repair::survey::Claim;
-use meridian_region_core::{Astray, FrameResult, WriteResult};
+use meridian_region_core::{Answered, Astray, FrameResult, WriteResult};
 use meridian_types::entry::{Body, Kind};
 use meridian_types::{
     BucketId, Epoch, Hlc, Lane, Lsn, Outcome, Refusal, RegionId, RepairStep, RequestId, Version, Write,
@@ -152,7 +152,7 @@ impl Stage {
             }
             "expires" => format!("{} expired", replica.expire()),
             "drops" => {
-                let done = replica.control(Kind::DropBucket, bucket(line.word(2)), Epoch(1), &Body::DropBucket);
+                let done = replica.control(Kind::DropBucket, bucket(line.word(2)), Epoch(0), &Body::DropBucket);
                 format!("{} removed, more: {}", done.removed, done.more)
             }
             "restarts" => {
@@ -192,7 +192,7 @@ impl Stage {
             FrameResult::Fenced { epoch, fence, .. } => format!("fenced: epoch {epoch} is below {fence}"),
             other => format!("{other:?}"),
         };
-        for (request, result) in applied.answered {
+        for Answered { id: request, result, .. } in applied.answered {
             let result = WriteResult::decode(&result).unwrap();
             write!(answer, "\nanswers {}/{}: {}", request.client.0, request.sequence, told(&result)).unwrap();
         }

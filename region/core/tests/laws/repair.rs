@@ -63,7 +63,7 @@ pub(crate) fn propose(target: &mut Replica, bucket: BucketId, step: RepairStep) 
 
 /// Repairs until the bucket is open again. `meanwhile` happens before every action, and says whether the target crashes
 /// then. Gives back what the last attempt moved.
-fn repair(
+pub(crate) fn repair(
     target: &mut Replica,
     source: &mut Replica,
     (bucket, claim): (BucketId, Claim),

@@ -1,6 +1,6 @@
 //! The rules one by one: at most once, fences, timestamps, expiry, dropped buckets, divergence.
 
-use meridian_region_core::{FrameResult, Mutations, SESSION_TTL_MS, WriteResult, active_active_body, read};
+use meridian_region_core::{Answered, FrameResult, Mutations, SESSION_TTL_MS, WriteResult, active_active_body, read};
 use meridian_types::entry::{Body, Header, Kind, WriteBody};
 use meridian_types::frame::{self, DigestNote, Frame, FrameHeader};
 use meridian_types::{
@@ -43,7 +43,8 @@ fn one_1_both_copies_of_a_request_in_one_batch_count_once() {
     assert_eq!(applied[0].result, applied[1].result);
     assert_eq!(replica.text(PLAIN, "n").as_deref(), Some("1"));
     // Both are answered, and both stand in the history that is shipped.
-    assert_eq!(applied[1].answered, [(id(7, 1), applied[0].result.clone())]);
+    let answer = Answered { bucket: PLAIN, id: id(7, 1), result: applied[0].result.clone() };
+    assert_eq!(applied[1].answered, [answer]);
     let mut other = Replica::new(2);
     other.follow(&replica, Lane::Sync, 1);
     assert_eq!(other.text(PLAIN, "n").as_deref(), Some("1"));
@@ -221,7 +222,7 @@ fn con_5_a_dropped_bucket_goes_piece_by_piece_and_never_comes_back() {
     primary.commit(late);
 
     let mut rounds = 1;
-    while other.control(Kind::DropBucket, PLAIN, Epoch(1), &Body::DropBucket).more {
+    while other.control(Kind::DropBucket, PLAIN, Epoch(0), &Body::DropBucket).more {
         rounds += 1;
     }
     assert!(rounds >= 2, "a bounded amount of work per entry");
@@ -233,7 +234,7 @@ fn con_5_a_dropped_bucket_goes_piece_by_piece_and_never_comes_back() {
     assert!(left.is_empty(), "{left:?}");
     assert_eq!(refused(other.write(id(9, 1), put("k", "v"))), (RefusalKind::NotFound, Effect::None));
     // The source drops it too; its other bucket is untouched.
-    while primary.control(Kind::DropBucket, PLAIN, Epoch(1), &Body::DropBucket).more {}
+    while primary.control(Kind::DropBucket, PLAIN, Epoch(0), &Body::DropBucket).more {}
     assert_eq!(primary.text(MERGED, "k").as_deref(), Some("stays"));
 }
 
@@ -241,7 +242,7 @@ fn con_5_a_dropped_bucket_goes_piece_by_piece_and_never_comes_back() {
 fn a_retry_for_a_dropped_bucket_is_told_that_the_bucket_is_gone() {
     let mut replica = Replica::new(1);
     replica.write(id(7, 1), put("k", "v"));
-    replica.control(Kind::DropBucket, PLAIN, Epoch(1), &Body::DropBucket);
+    replica.control(Kind::DropBucket, PLAIN, Epoch(0), &Body::DropBucket);
     assert_eq!(replica.shard.answered(&replica.state, PLAIN, id(7, 1)).unwrap(), None);
     assert_eq!(refused(replica.write(id(7, 1), put("k", "v"))), (RefusalKind::NotFound, Effect::None));
 }

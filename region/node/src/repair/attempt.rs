@@ -44,7 +44,11 @@ pub(crate) async fn repair(node: &Node, shard: &ShardNode, need: Need) -> Result
             Lane::ALL.into_iter().filter(|lane| bucket.travels_in(*lane)).collect()
         }
         // Its lane is what it can't wait for.
-        RepairReason::BehindLog | RepairReason::Diverged | RepairReason::Stuck | RepairReason::Asked => Vec::new(),
+        RepairReason::BehindLog
+        | RepairReason::Diverged
+        | RepairReason::Stuck
+        | RepairReason::Asked
+        | RepairReason::Joining => Vec::new(),
     };
     let terms = Terms { shard: shard.id, bucket: need.bucket, source: need.source, claim: need.claim };
     let mut attempt = Attempt { node, shard, terms, lanes, peer, session: None };

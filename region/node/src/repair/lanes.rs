@@ -127,7 +127,7 @@ fn pause(node: &Node, topology: &Topology, source: RegionId, lane: Lane) -> Dura
     let carries = topology
         .buckets
         .values()
-        .any(|bucket| bucket.travels_in(lane) && bucket.is_in(region) && bucket.accepts_writes_in(source));
+        .any(|bucket| bucket.travels_in(lane) && bucket.reaches(region) && bucket.accepts_writes_in(source));
     if carries { ASK_EVERY } else { ASK_IDLE_EVERY }
 }
 

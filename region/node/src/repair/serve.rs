@@ -155,7 +155,7 @@ impl Node {
 
     fn check_holds(&self, by: RegionId, bucket: BucketId) -> Result<(), Refusal> {
         let topology = self.authority.topology();
-        if topology.buckets.get(&bucket).is_some_and(|bucket| bucket.is_in(by)) {
+        if topology.buckets.get(&bucket).is_some_and(|bucket| bucket.reaches(by)) {
             return Ok(());
         }
         let why = format!("region {} does not hold bucket {bucket}", topology.region_label(by));

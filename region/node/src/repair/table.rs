@@ -126,6 +126,11 @@ impl Table {
         true
     }
 
+    /// Whether an attempt is under way.
+    pub(crate) fn is_running(&self, place: Place) -> bool {
+        self.inner().running.contains_key(&place)
+    }
+
     /// It got on.
     pub(crate) fn note(&self, place: Place, progress: Progress, bytes: u64) {
         let mut inner = self.inner();

@@ -7,7 +7,7 @@ use std::time::Duration;
 use meridian_region_core::repair::need::{lags_behind_its_epoch, need, want};
 use meridian_region_core::repair::survey::Claim;
 use meridian_region_core::repair::{Need, Want};
-use meridian_types::{BucketId, Phase, Refusal, RefusalKind, RegionId, RepairReason, ShardId, Topology};
+use meridian_types::{BucketId, Phase, Refusal, RefusalKind, RegionId, RepairReason, RepairStep, ShardId, Topology};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
 
@@ -64,6 +64,7 @@ impl Watch {
         wants.extend(behind.into_iter().map(|(place, need)| (place, Want::Repair(need))));
         let wanted: BTreeSet<Place> = wants.iter().map(|(place, _)| *place).collect();
         node.repairs.table.keep_resting(&|place| wanted.contains(place));
+        close_unfilled(node, &wants).await;
         for (place, want) in wants {
             self.begin(node, place, want, now);
         }
@@ -103,6 +104,21 @@ impl Watch {
         if node.repairs.table.begin(place, &need, now) {
             let node = Arc::clone(node);
             self.jobs.spawn(async move { carry_out(&node, place, want, need).await });
+        }
+    }
+}
+
+/// Closes what is yet to be filled, before its turn comes: what arrives for it meanwhile waits, and holds up nothing else in its
+/// lane (ISO-1).
+async fn close_unfilled(node: &Node, wants: &[(Place, Want)]) {
+    for (place, want) in wants {
+        let Want::Repair(Need { source, reason: RepairReason::Joining, bucket, .. }) = *want else { continue };
+        let Some(shard) = node.shard(place.0) else { continue };
+        if shard.board.core().is_closed(bucket) || node.repairs.table.is_running(*place) {
+            continue;
+        }
+        if let Err(why) = attempt::propose(node, shard, bucket, RepairStep::Begin { source }).await {
+            tracing::debug!(region = %node.region(), shard = %shard.id, %bucket, %why, "a bucket to be filled is not closed yet");
         }
     }
 }

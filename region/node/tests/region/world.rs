@@ -72,6 +72,7 @@ pub fn add_bucket(topology: &mut Topology, name: &str, policy: Policy, primary: 
         standing: Default::default(),
         auto: Default::default(),
         turns: Default::default(),
+        joins: Default::default(),
     };
     topology.buckets.insert(id, Arc::new(bucket));
 }

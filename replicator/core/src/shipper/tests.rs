@@ -31,6 +31,7 @@ fn topology() -> Arc<Topology> {
         standing: Default::default(),
         auto: Default::default(),
         turns: Default::default(),
+        joins: Default::default(),
     };
     let buckets = [bucket(ASYNC, "a", Policy::ASYNC), bucket(SYNC, "s", Policy::sync(Acks::All))];
     Arc::new(Topology {

@@ -79,6 +79,7 @@ fn bucket(id: u32, name: &str, policy: Policy, regions: Vec<RegionId>) -> Arc<Bu
         standing: Default::default(),
         auto: Default::default(),
         turns: Default::default(),
+        joins: Default::default(),
     })
 }
 

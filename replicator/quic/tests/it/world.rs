@@ -101,6 +101,7 @@ pub(crate) fn topology(regions: u16, shards: u16) -> Topology {
             standing: Default::default(),
             auto: Default::default(),
             turns: Default::default(),
+            joins: Default::default(),
         };
         topology.buckets.insert(id, Arc::new(bucket));
     }

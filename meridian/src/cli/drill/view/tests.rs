@@ -28,6 +28,7 @@ fn topology(policy: Policy) -> Topology {
         standing: Standing::default(),
         auto: AutoFailover::default(),
         turns: Default::default(),
+        joins: Default::default(),
     };
     topology.buckets.insert(ID, Arc::new(bucket));
     topology

@@ -1,0 +1,136 @@
+//! A region leaves a bucket and joins it again, twice, under load and through a kill -9 while it is filled: it counts only when it has
+//! everything, drops what it has when it leaves, no acknowledged write is lost, and all regions end equal (DUR-2, ORD-1, CON-5;
+//! docs/adr/2026-11-28-region-sets.md). Real processes.
+
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use chaos::real::{Planet, REGIONS, create_bucket, load, verdict};
+use meridian_client::Client;
+use meridian_types::{Acks, Bucket, BucketChange, BucketName, Policy, RegionChange, RegionId, RegionName};
+use tokio_util::sync::CancellationToken;
+
+const PATIENCE: Duration = Duration::from_secs(120);
+const NAME: &str = "moving";
+const WRITERS: usize = 6;
+/// A region that is not the primary.
+const THIRD: usize = 2;
+/// How long the load goes on between two changes.
+const BETWEEN: Duration = Duration::from_millis(700);
+const POLICY: Policy = Policy::sync(Acks::Majority);
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_region_leaves_and_joins_again_under_load_and_through_a_crash_without_losing_a_write() -> anyhow::Result<()> {
+    let dir = tempfile::Builder::new().prefix("meridian-region-sets").tempdir()?;
+    let mut planet = Planet::create(Path::new(env!("CARGO_BIN_EXE_meridian")), dir.path())?;
+    for node in 0..REGIONS.len() {
+        planet.start(node)?;
+    }
+    planet.ready(PATIENCE).await?;
+    let client = planet.client(0).await?;
+    create_bucket(&client, NAME, POLICY).await?;
+    let third = RegionName::new(REGIONS[THIRD])?;
+    let topology = client.admin().topology().await?;
+    let id = topology.region_named(third.as_str()).map(|region| region.id).unwrap_or_default();
+    let stop = CancellationToken::new();
+    let mut writers = Vec::new();
+    for writer in 0..WRITERS {
+        writers.push(tokio::spawn(load::write(client.bucket(NAME)?, POLICY, writer, stop.clone())));
+    }
+
+    tokio::time::sleep(BETWEEN).await;
+    let refused =
+        client.admin().set_bucket(&BucketName::new(NAME)?, &change(RegionChange::Remove(primary()?)), true).await;
+    anyhow::ensure!(refused.is_err_and(|why| why.to_string().contains("switchover")), "the primary is moved first");
+    let removed = set(&client, RegionChange::Remove(third.clone())).await?;
+    until(&client, removed, "it is SYNC without the third region", |it| it.standing.is_sync() && !it.is_in(id)).await?;
+    until_gone(&client, id).await?;
+    tokio::time::sleep(BETWEEN).await;
+
+    let added = set(&client, RegionChange::Add(third.clone())).await?;
+    planet.kill(THIRD)?;
+    tokio::time::sleep(BETWEEN).await;
+    anyhow::ensure!(!bucket(&client).await?.is_in(id), "who is away can't have been filled");
+    planet.start(THIRD)?;
+    planet.ready(PATIENCE).await?;
+    until(&client, added, "it has joined through a crash", |it| it.is_in(id)).await?;
+    tokio::time::sleep(BETWEEN).await;
+
+    set(&client, RegionChange::Remove(third.clone())).await?;
+    let added = set(&client, RegionChange::Add(third)).await?;
+    until(&client, added, "it has joined again", |it| it.is_in(id) && it.standing.is_sync()).await?;
+    tokio::time::sleep(BETWEEN).await;
+    stop.cancel();
+
+    let bucket = client.bucket(NAME)?;
+    let (mut acknowledged, mut unknown) = (0, 0);
+    for writer in writers {
+        let ledger = writer.await?;
+        let kept = verdict::ledger_is_kept(&bucket, &ledger).await;
+        anyhow::ensure!(kept.is_ok(), "{kept:?}");
+        acknowledged += ledger.puts.values().filter(|it| **it).count();
+        unknown += ledger.puts.values().filter(|it| !**it).count();
+    }
+    verdict::regions_are_equal(&client, &[NAME], PATIENCE)
+        .await
+        .map_err(|why| anyhow::anyhow!("{}", why.join("\n")))?;
+    anyhow::ensure!(acknowledged > 50, "only {acknowledged} puts were acknowledged");
+    eprintln!("4 changes: {acknowledged} puts acknowledged and kept, {unknown} of unknown fate");
+    Ok(())
+}
+
+fn primary() -> anyhow::Result<RegionName> {
+    Ok(RegionName::new(REGIONS[0])?)
+}
+
+fn change(regions: RegionChange) -> BucketChange {
+    BucketChange { regions: Some(regions), ..BucketChange::default() }
+}
+
+/// Rehearses a change, and makes it.
+async fn set(client: &Client, regions: RegionChange) -> anyhow::Result<Instant> {
+    let change = change(regions);
+    let rehearsed = client.admin().set_bucket(&BucketName::new(NAME)?, &change, true).await?;
+    let before = bucket(client).await?;
+    anyhow::ensure!(before.epoch.0 + 1 == rehearsed.epoch.0, "the dry run says the epoch, and changes nothing");
+    let changed = client.admin().set_bucket(&BucketName::new(NAME)?, &change, false).await?;
+    anyhow::ensure!(changed.regions == rehearsed.regions && changed.epoch == rehearsed.epoch, "{changed:?}");
+    Ok(Instant::now())
+}
+
+async fn bucket(client: &Client) -> anyhow::Result<Bucket> {
+    let topology = client.admin().topology().await?;
+    topology.bucket_named(NAME).map(|bucket| bucket.as_ref().clone()).ok_or_else(|| anyhow::anyhow!("no bucket"))
+}
+
+/// Waits until the bucket is as it should be; says how long it took since it was changed.
+async fn until(client: &Client, since: Instant, what: &str, holds: impl Fn(&Bucket) -> bool) -> anyhow::Result<()> {
+    loop {
+        let now = bucket(client).await?;
+        if holds(&now) {
+            eprintln!("{what}: after {:.1} s", since.elapsed().as_secs_f64());
+            return Ok(());
+        }
+        anyhow::ensure!(since.elapsed() < PATIENCE, "not in time: {what}: {now:?}");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+/// Waits until the region has nothing of the bucket any more.
+async fn until_gone(client: &Client, region: RegionId) -> anyhow::Result<()> {
+    let since = Instant::now();
+    let name = BucketName::new(NAME)?;
+    let topology = client.admin().topology().await?;
+    let label = topology.region_label(region);
+    loop {
+        let answers = client.admin().digests(Some(&name)).await?;
+        let there = answers.iter().find(|it| it.region.as_str() == label).and_then(|it| it.answer.as_ref().ok());
+        let keys = there.map(|shards| shards.iter().map(|shard| shard.digest.keys).sum::<u64>());
+        if keys == Some(0) {
+            eprintln!("it has dropped what it had: after {:.1} s", since.elapsed().as_secs_f64());
+            return Ok(());
+        }
+        anyhow::ensure!(since.elapsed() < PATIENCE, "it still has {keys:?} keys");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+}
