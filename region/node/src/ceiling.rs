@@ -318,10 +318,11 @@ impl Node {
     fn look_at_ceiling(&self, topology: &Topology, bucket: &Bucket, prove: &mut dyn FnMut(usize, u64)) {
         let Some(max_lag) = bucket.policy.max_lag() else { return };
         let now_ms = self.clock.monotonic_ms();
-        let targets: Vec<RegionId> = bucket.targets(self.region()).collect();
         let mut whole = Exposed::default();
         let mut led = 0;
         for (place, shard) in self.shards.iter().enumerate().filter(|(_, shard)| shard.board.leads()) {
+            // What a region can only park is nowhere else yet (DUR-2).
+            let targets = self.others(bucket, shard.id);
             let elsewhere = targets.iter().map(|target| shard.acked(Lane::Async, *target)).max().unwrap_or_default();
             let (exposed, needs_base) = shard.board.ceilings.look(bucket, &targets, elsewhere, now_ms);
             whole.operations += exposed.operations;
