@@ -133,13 +133,17 @@ pub fn remove_stale() -> anyhow::Result<()> {
         if Path::new("/proc").join(process).exists() {
             continue;
         }
-        for pid in ip(&["netns", "pids", name])?.split_whitespace() {
+        // Another run may be at it, too.
+        for pid in ip(&["netns", "pids", name]).unwrap_or_default().split_whitespace() {
             if let Some(pid) = pid.parse().ok().and_then(rustix::process::Pid::from_raw) {
                 // It may have ended meanwhile.
                 let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
             }
         }
-        ip(&["netns", "del", name])?;
+        let removed = ip(&["netns", "del", name]);
+        if Path::new(DIR).join(name).exists() {
+            removed?;
+        }
     }
     Ok(())
 }
