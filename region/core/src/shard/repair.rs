@@ -12,7 +12,7 @@
 //! that is being exchanged. Nothing of it is read: the node sees to that.
 
 use meridian_types::entry::Header;
-use meridian_types::{BucketId, Lsn, Positions, Refusal, RefusalKind, RegionId, RepairGoal, RepairMode};
+use meridian_types::{BucketDigest, BucketId, Lsn, Positions, Refusal, RefusalKind, RegionId, RepairGoal, RepairMode};
 
 use super::editor::Editor;
 use super::{Answered, Shard, control, merge};
@@ -131,17 +131,19 @@ impl Shard {
     }
 
     /// Applies some of what waited up to there. What it comes to is right only where what it is applied to was, so nobody is
-    /// told of it, and the bucket's positions stay what they were; `End` holds all rows to what the source said.
+    /// told of it, and the bucket has no more history than it had; `End` holds all rows to what the source said.
     fn advance(&mut self, at: &mut Step<'_>, bucket: BucketId, up_to: &Positions) -> Result<(u64, bool), ReadError> {
         self.note_moved(bucket);
         let waiting = self.waiting_before(at.view, bucket, up_to, at.out)?;
         let more = waiting.len() == RELEASED_MAX;
-        let stood = self.buckets.get(&bucket).map(|meta| (meta.digest.positions.clone(), meta.origin_hlc.clone()));
+        let stood = self.buckets.get(&bucket).map(|meta| (meta.digest.clone(), meta.origin_hlc.clone()));
         for (key, entry) in waiting {
             self.advance_one(at, bucket, key, &entry)?;
         }
-        if let (Some(meta), Some(stood)) = (self.buckets.get_mut(&bucket), stood) {
-            (meta.digest.positions, meta.origin_hlc) = stood;
+        if let (Some(meta), Some((digest, origin_hlc))) = (self.buckets.get_mut(&bucket), stood) {
+            let BucketDigest { hash, keys, bytes, .. } = meta.digest;
+            meta.digest = BucketDigest { hash, keys, bytes, ..digest };
+            meta.origin_hlc = origin_hlc;
         }
         Ok((0, more))
     }
