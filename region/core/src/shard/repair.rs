@@ -140,6 +140,8 @@ impl Shard {
         for (key, entry) in waiting {
             self.advance_one(at, bucket, key, &entry)?;
         }
+        // Their rows are exchanged next: nobody may look for one that is no longer there.
+        self.sessions.drop_bucket(bucket);
         if let (Some(meta), Some((digest, origin_hlc))) = (self.buckets.get_mut(&bucket), stood) {
             let BucketDigest { hash, keys, bytes, .. } = meta.digest;
             meta.digest = BucketDigest { hash, keys, bytes, ..digest };

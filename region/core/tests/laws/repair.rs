@@ -395,7 +395,7 @@ fn what_the_lane_brought_meanwhile_is_not_moved_as_rows() {
     let more = meridian_region_core::shard::RELEASED_MAX as u64 + 200;
     for n in 0..more {
         let name = format!("n{}", n % 400);
-        eu.write(id(3, n + 1), Write::Increment { key: key(&name), by: 7 });
+        eu.write(RequestId::default(), Write::Increment { key: key(&name), by: 7 });
     }
     us.follow(&eu, Lane::Sync, 99);
     assert!(us.shard.astray(PLAIN).is_some());
@@ -409,8 +409,8 @@ fn what_the_lane_brought_meanwhile_is_not_moved_as_rows() {
         steps == 5
     });
     demand_equal(&us, &eu, PLAIN);
-    // Three values, the kept answers of three requests that count no more, and of those that built upon them.
-    assert!((3..=18).contains(&moved), "{moved} rows were moved, of {}", rows(&us, PLAIN).len());
+    // Three values, and the kept answers of three requests that count no more.
+    assert!((3..=6).contains(&moved), "{moved} rows were moved, of {}", rows(&us, PLAIN).len());
 }
 
 #[test]
