@@ -3,7 +3,8 @@
 //! A region confirms entries of the new epoch while they are parked behind the seal of the old one. Such a copy is durable, but of no
 //! use if the primary is lost before the seal arrives, or if the region can't follow it and is yet to be repaired; so it counts for
 //! nothing until the region has answered a read that is only answered by who has applied everything up to that seal (DUR-2).
-//! What has been applied stays so, whoever leads the shard. Of a turn of the lane, once all regions have, in every shard, the turn is forgotten: each node says so of the shards it leads until it is on record.
+//! What has been applied stays so, whoever leads the shard. Once all regions have followed a turn of the lane, in every shard, the
+//! turn is forgotten: each node says so of the shards it leads until it is on record.
 //!
 //! Deliberately not here: how they are asked (`region/node`).
 
