@@ -162,7 +162,12 @@ impl Bucket {
     /// Whether an entry of that epoch travels to `region`: it was there in that epoch. What is earlier than its joining comes
     /// with what it is filled with.
     pub fn carries(&self, region: RegionId, epoch: Epoch) -> bool {
-        (self.reaches(region) && epoch >= self.joins.since(region)) || self.joins.was_there(region, epoch)
+        self.carries_from(region, epoch) || self.joins.was_there(region, epoch)
+    }
+
+    /// Whether the entries of that epoch travel to `region`, and those of every later one.
+    pub fn carries_from(&self, region: RegionId, epoch: Epoch) -> bool {
+        self.reaches(region) && epoch >= self.joins.since(region)
     }
 
     /// Whether `region` accepts writes for it.

@@ -7,6 +7,8 @@
 //!
 //! Bytes: a version, then postcard. Deliberately not here: files, checksums, and what became of the keys at the winner.
 
+mod waiting;
+
 use std::ops::ControlFlow;
 
 use bytes::Bytes;
@@ -20,6 +22,8 @@ use crate::error::{Damage, ReadError};
 use crate::keys;
 use crate::record::Record;
 use crate::view::StateView;
+
+pub use self::waiting::Stray;
 
 /// The version of these bytes.
 pub const SALVAGE_FORMAT: u8 = 1;

@@ -1,4 +1,5 @@
-//! Which keys of a bucket were removed behind a position: told by each region's own log, as far back as it reaches.
+//! Which keys of a bucket were removed behind a position: told by what its lanes have brought here, and behind that by each
+//! region's own log, as far back as it reaches.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -6,13 +7,13 @@ use std::time::Duration;
 use bytes::Bytes;
 use meridian_consensus::ReadLogError;
 use meridian_region_core::repair::message::{Ask, Told};
-use meridian_region_core::salvage::{is_of_tail, keys_of};
+use meridian_region_core::salvage::{Stray, is_of_tail, keys_of};
 use meridian_types::entry::Header;
-use meridian_types::{BucketId, Lsn, Positions, Refusal, RefusalKind, RegionId, ShardId};
+use meridian_types::{BucketId, Epoch, Lsn, Positions, Refusal, RefusalKind, RegionId, ShardId};
 use tokio::time::Instant;
 
 use super::patiently;
-use crate::node::Node;
+use crate::node::{Node, ShardNode};
 
 /// Bytes of log looked at for one answer.
 const LOOK_BYTES: usize = 4 << 20;
@@ -50,34 +51,54 @@ impl Node {
         Ok(Told::Removals { keys, reached: slice.reached.max(after), more: slice.reached < own })
     }
 
-    /// Keys that any region removed behind `after`, as far as `now`, and up to where that is known; `None` when a log no longer
-    /// tells, or can't be asked. A region that has written nothing since is not asked.
+    /// Keys that any region removed behind `after`, as far as `now` and from the epoch in force here to `goal`, and up to where
+    /// that is known; `None` when nobody has it any more, or can be asked. A region that has written nothing since is not asked.
     pub(crate) async fn removals(
         &self,
-        (shard, bucket): (ShardId, BucketId),
+        (shard, bucket, goal): (&ShardNode, BucketId, Epoch),
         now: &Positions,
         after: &Positions,
     ) -> Option<(BTreeSet<Bytes>, Positions)> {
         let (mut all, mut known) = (BTreeSet::new(), after.clone());
-        for (region, _) in now.0.iter().filter(|(region, lsn)| after.of(**region) < **lsn) {
-            let mut from = after.of(*region);
-            loop {
-                let Told::Removals { keys, reached, more } = self.ask_removals(*region, shard, bucket, from).await?
+        for (region, end) in now.0.iter().filter(|(region, lsn)| after.of(**region) < **lsn) {
+            let (waiting, mut from) = self.removals_waiting((shard, bucket, goal), *region, after, now).await?;
+            all.extend(waiting);
+            while from < *end && all.len() <= KEYS_MAX {
+                let Told::Removals { keys, reached, more } = self.ask_removals(*region, shard.id, bucket, from).await?
                 else {
                     return None;
                 };
                 all.extend(keys);
-                if all.len() > KEYS_MAX || (more && reached <= from) {
+                if more && reached <= from {
                     return None;
                 }
-                from = reached;
-                if !more {
-                    break;
-                }
+                from = if more { reached } else { reached.max(*end) };
+            }
+            if all.len() > KEYS_MAX {
+                return None;
             }
             known.raise(*region, from);
         }
         Some((all, known))
+    }
+
+    /// Those that entries remove which wait here already.
+    async fn removals_waiting(
+        &self,
+        (shard, bucket, goal): (&ShardNode, BucketId, Epoch),
+        origin: RegionId,
+        after: &Positions,
+        now: &Positions,
+    ) -> Option<(Vec<Bytes>, Lsn)> {
+        let (topology, store) = (self.authority.topology(), self.store.clone());
+        let (id, region, epoch) = (shard.id, self.region(), shard.board.epoch(bucket));
+        let (after, now) = (after.clone(), now.clone());
+        let read = self.blocking.run(move || {
+            let bucket = topology.buckets.get(&bucket)?;
+            let stray = Stray { shard: id, bucket, region, epoch, goal };
+            stray.removals(&store, origin, &after, &now, KEYS_MAX).ok()
+        });
+        read.await.ok().flatten()
     }
 
     async fn ask_removals(&self, region: RegionId, shard: ShardId, bucket: BucketId, after: Lsn) -> Option<Told> {

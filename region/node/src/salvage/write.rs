@@ -53,7 +53,8 @@ impl Node {
             tracing::warn!(salvage = %id, "the salvage of this repair is on another node of the region");
             return Ok(());
         }
-        let removals = self.removals((head.shard, head.bucket), &pinned.goal.digest.positions, &head.fork).await;
+        let place = (shard, head.bucket, pinned.goal.epoch);
+        let removals = self.removals(place, &pinned.goal.digest.positions, &head.fork).await;
         let (removed, known) = removals.map_or((BTreeSet::new(), None), |(removed, known)| (removed, Some(known)));
         let head = Head { known, ..head };
         let bundle = Bundle {
@@ -84,7 +85,7 @@ impl Node {
             }
             core.positions(terms.bucket)
         };
-        let place = (terms.shard, terms.bucket);
+        let place = (shard, terms.bucket, pinned.goal.epoch);
         let Some((removed, _)) = self.removals(place, &pinned.goal.digest.positions, &seen).await else {
             tracing::warn!(
                 region = %self.region(), shard = %terms.shard, bucket = %terms.bucket,

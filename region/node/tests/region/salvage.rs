@@ -4,7 +4,8 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use meridian_region_node::Options;
+use futures::future::join_all;
+use meridian_region_node::{Options, TailError};
 use meridian_types::*;
 
 use crate::world::*;
@@ -224,6 +225,40 @@ async fn where_an_operator_is_asked_for_nothing_is_given_up_before_the_word() {
     assert_eq!(lost.a.handle.reinstate(None), 1);
     lost.reinstated().await;
     assert_eq!(lost.keys().await.len(), 7);
+}
+
+/// What every region has acknowledged may be purged before the old primary is allowed to become a replica: of it only what
+/// waits there tells which keys were deleted.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_became_of_each_key_is_told_though_the_successor_has_purged_its_log() {
+    let lost = lost(Options { manual_reinstate: true, ..options() }).await;
+    let shards = || (0..SHARDS).map(ShardId);
+    let deleted: Vec<_> = shards().map(|shard| lost.b.handle.head(shard).borrow().unwrap().lsn).collect();
+    for round in 0..3 {
+        let writes = (0..200).map(|n| {
+            let (b, name) = (&lost.b, format!("later-{n}"));
+            async move { b.put(ASYNC, &name, &round.to_string()).await.unwrap() }
+        });
+        join_all(writes).await;
+    }
+    eventually("the deletes are purged at the successor", async || {
+        carry_all(&lost.b, &lost.a).await;
+        let mut trimmed = 0;
+        for (shard, behind) in shards().zip(&deleted) {
+            let head = lost.b.handle.head(shard).borrow().unwrap().lsn;
+            Lane::ALL.into_iter().for_each(|lane| lost.b.handle.acknowledged(shard, lane, A, head));
+            let tail = lost.b.handle.read_log(shard, *behind, 1).await;
+            trimmed += usize::from(matches!(tail, Err(TailError::Trimmed { .. })));
+        }
+        trimmed == usize::from(SHARDS)
+    })
+    .await;
+    assert!(lost.bundles().await.is_empty(), "the operator has not given the word yet");
+    assert_eq!(lost.a.handle.reinstate(None), 1);
+    lost.reinstated().await;
+    let _carrier = Carrier::start(&lost.b, &lost.a);
+    let would = lost.replay(ReplayPolicy::IfUnchanged, true).await;
+    assert_eq!((would.restored, would.changed, would.deleted, would.unknown), (4, 1, 2, 0), "SWI-2");
 }
 
 /// To wait for what nobody will ever have would be to wait for ever.

@@ -17,7 +17,8 @@ use meridian_proto::v1;
 use meridian_proto::v1::forward_peer_server::{ForwardPeer, ForwardPeerServer};
 use meridian_proto::v1::region_peer_server::{RegionPeer, RegionPeerServer};
 use meridian_region_node::{
-    Authority, Caller, Clock, FrameRefusal, Gauge, Handle, Options, Parts, Place, Service, Space, StoreOptions,
+    Authority, Caller, Clock, FrameRefusal, Gauge, Handle, Options, Parts, Place, Service, Space, StoreOptions, Tail,
+    TailError,
 };
 use meridian_types::entry::Header;
 use meridian_types::frame::{FrameHeader, encode};
@@ -493,9 +494,17 @@ pub async fn carry(source: &RegionUnderTest, target: &RegionUnderTest, shard: Sh
 pub async fn refresh(source: &RegionUnderTest, target: &RegionUnderTest, shard: ShardId, lane: Lane) {
     let echo = target.handle.monotonic_ms();
     let watermark = target.handle.watermark(source.id, shard, lane).await.unwrap();
-    let tail = source.handle.read_log(shard, watermark, 1 << 20).await.unwrap();
+    let Some(tail) = rest_of(source, shard, watermark).await else { return };
     assert!(tail.at_head && !tail.entries.iter().any(|it| travels(source, target, lane, &it.entry)));
     target.handle.complete_up_to(source.id, shard, lane, echo, watermark);
+}
+
+/// What the log has behind a position; nothing when that is purged: such a lane brings nothing any more.
+async fn rest_of(source: &RegionUnderTest, shard: ShardId, after: Lsn) -> Option<Tail> {
+    match source.handle.read_log(shard, after, 1 << 20).await {
+        Err(TailError::Trimmed { .. }) => None,
+        read => Some(read.unwrap()),
+    }
 }
 
 pub async fn next_frame(
@@ -505,7 +514,7 @@ pub async fn next_frame(
     lane: Lane,
 ) -> Option<Bytes> {
     let previous = target.handle.watermark(source.id, shard, lane).await.unwrap();
-    let tail = source.handle.read_log(shard, previous, 1 << 20).await.unwrap();
+    let tail = rest_of(source, shard, previous).await?;
     let chosen: Vec<_> = tail.entries.iter().filter(|it| travels(source, target, lane, &it.entry)).collect();
     if chosen.is_empty() {
         return None;
