@@ -36,8 +36,8 @@ pub struct Setup {
 pub enum Assumption {
     /// Any two monotonic clocks run equally fast, within 1 %.
     ClockRates,
-    /// No node starts while its wall clock is ahead of the others by more than the skew that lanes accept: what it stamps
-    /// is not taken by others before they have come to that time, too.
+    /// No node starts while its wall clock is ahead of the others by more than the skew that lanes accept, and none runs so fast
+    /// that it gets there: what it stamps is not taken by others before they have come to that time, too.
     ClockAhead,
     /// No node starts while its wall clock is ahead by as long as answers are kept for retries: what its log stamps then takes
     /// every client for one that has been silent for so long.

@@ -43,6 +43,8 @@ pub struct Undone {
     pub at_us: u64,
     /// The entry.
     pub entry: Entry,
+    /// Whether a later failover took it up again.
+    pub again: bool,
 }
 
 impl Undone {
@@ -70,6 +72,16 @@ pub struct Forks {
     stretches: HashMap<(BucketId, ShardId), Vec<Stretch>>,
     versions: HashSet<(BucketId, Version)>,
     positions: HashSet<(BucketId, RegionId, ShardId, Lsn)>,
+    taken: Vec<Taken>,
+}
+
+/// A repair: whose entries a region has from then on, and up to where.
+#[derive(Clone, Debug)]
+struct Taken {
+    at_us: u64,
+    region: RegionId,
+    place: (BucketId, ShardId),
+    positions: Vec<(RegionId, Lsn)>,
 }
 
 impl Forks {
@@ -77,6 +89,7 @@ impl Forks {
     pub fn of(records: &[Record]) -> Forks {
         let mut forks = Forks { failovers: failovers(records), ..Forks::default() };
         if forks.failovers.iter().any(|it| it.fork().is_some()) {
+            forks.taken = taken(records);
             forks.undo(records);
         }
         forks
@@ -97,7 +110,8 @@ impl Forks {
             *end = (*end).max(entry.source_lsn);
             // A restart applies it again.
             if self.positions.insert((entry.bucket, entry.origin, *shard, entry.source_lsn)) {
-                let undone = Undone { failover: place, shard: *shard, at_us: record.at_us, entry: *entry };
+                let again = self.is_again(place, *shard, entry);
+                let undone = Undone { failover: place, shard: *shard, at_us: record.at_us, entry: *entry, again };
                 self.versions.insert((entry.bucket, undone.version()));
                 self.undone.push(undone);
             }
@@ -116,6 +130,20 @@ impl Forks {
         deciding.next().map(|(place, _, fork)| (place, fork))
     }
 
+    /// Whether the successor of a later failover had the entry when it became the primary: by a repair, or as its own.
+    fn is_again(&self, undone_by: usize, shard: ShardId, entry: &Entry) -> bool {
+        let ended = |it: &Failover| it.end.as_ref().map_or(u64::MAX, |(at_us, _)| *at_us);
+        let since_us = ended(&self.failovers[undone_by]);
+        let later = self.failovers.iter().skip(undone_by + 1).filter(|it| it.bucket == entry.bucket);
+        later.filter_map(|it| Some((ended(it), it.fork()?.to))).any(|(until_us, to)| {
+            let repairs = self.taken.iter().filter(|it| it.region == to && it.place == (entry.bucket, shard));
+            let last = repairs.filter(|it| (since_us..=until_us).contains(&it.at_us)).next_back();
+            last.map_or(to == entry.origin, |it| {
+                it.positions.iter().any(|(of, lsn)| *of == entry.origin && *lsn >= entry.source_lsn)
+            })
+        })
+    }
+
     /// Whether a state with these positions has something that is undone.
     pub fn has_undone(&self, bucket: BucketId, shard: ShardId, positions: &Positions) -> bool {
         let stretches = self.stretches.get(&(bucket, shard)).map_or(&[][..], Vec::as_slice);
@@ -125,6 +153,12 @@ impl Forks {
     /// Whether a version is of an undone entry.
     pub fn is_undone(&self, bucket: BucketId, version: Version) -> bool {
         self.versions.contains(&(bucket, version))
+    }
+
+    /// Whether a version is of an undone entry that nobody took up again.
+    pub fn stays_undone(&self, bucket: BucketId, version: Version) -> bool {
+        let mut of = self.undone.iter().filter(|it| it.entry.bucket == bucket && it.version() == version);
+        of.any(|it| !it.again)
     }
 
     /// Whether an entry is undone, wherever it was applied.
@@ -143,6 +177,19 @@ impl Failover {
     pub fn fork(&self) -> Option<&Fork> {
         self.end.as_ref().and_then(|(_, fork)| fork.as_ref())
     }
+}
+
+fn taken(records: &[Record]) -> Vec<Taken> {
+    let of = |record: &Record| match &record.fact {
+        Fact::Repaired { replica, shard, bucket, positions, .. } => Some(Taken {
+            at_us: record.at_us,
+            region: replica.region,
+            place: (*bucket, *shard),
+            positions: positions.clone(),
+        }),
+        _ => None,
+    };
+    records.iter().filter_map(of).collect()
 }
 
 /// As the first node heard of each step.

@@ -94,7 +94,7 @@ impl<'a> Lost<'a> {
         let returned = evidence.finals_of(failover.bucket).any(|it| it.region == failover.from);
         let Some(salvage) = evidence.salvage.as_deref().filter(|_| returned) else { return Ok(0) };
         let mut checked = 0;
-        for (undone, operation) in self.acknowledged.iter().copied() {
+        for (undone, operation) in self.acknowledged.iter().copied().filter(|(undone, _)| !undone.again) {
             let Request::Write { write, .. } = &operation.request else { continue };
             for key in write.keys() {
                 checked += 1;
@@ -153,7 +153,7 @@ fn gone(evidence: &Evidence) -> Result<u64, Violation> {
     for last in evidence.finals.iter().filter(|_| !evidence.forks.undone.is_empty()) {
         for (key, found) in &last.contents {
             checked += 1;
-            if evidence.forks.is_undone(last.bucket, found.version) {
+            if evidence.forks.stays_undone(last.bucket, found.version) {
                 let sentence = format!(
                     "in the end region {} holds a value of {} that a failover undid: {}",
                     last.region,

@@ -10,6 +10,7 @@ use tokio::time::sleep;
 use super::disk::Keep;
 use super::network::Place;
 use super::planet::Planet;
+use super::replication::intake::SKEW_MS_MAX;
 use crate::check::Assumption;
 use crate::trace::Fact;
 
@@ -412,6 +413,10 @@ impl Fault {
             Fault::Drift { rate_ppm, .. } => {
                 if !WITHIN_DRIFT_PPM.contains(&rate_ppm) {
                     planet.violate(Assumption::ClockRates);
+                }
+                let ahead_ms = lasts.as_millis() * u128::from(rate_ppm.saturating_sub(1_000_000)) / 1_000_000;
+                if ahead_ms > u128::from(SKEW_MS_MAX) {
+                    planet.violate(Assumption::ClockAhead);
                 }
                 body.clock.set_rate(rate_ppm);
             }

@@ -104,6 +104,34 @@ fn what_is_undone_stays_so() {
     catches("salvaged", &story.evidence(), "that a failover undid");
 }
 
+/// Region 2 is lost before region 1 was made its replica, and region 3 takes what region 1 has.
+#[test]
+fn what_a_later_failover_took_up_again_is_in_no_salvage() {
+    let taken = |positions: &[(RegionId, Lsn)]| {
+        let repaired = Fact::Repaired {
+            replica: replica(3),
+            shard: ShardId(0),
+            bucket: ASYNC,
+            lsn: Lsn(1),
+            positions: positions.to_vec(),
+        };
+        let (plan, from) = (PlanId(10), RegionId(2));
+        let next = |step| Fact::ReplacementKnown { replica: replica(3), plan, bucket: ASYNC, from, step };
+        let fork = Fork {
+            to: RegionId(3),
+            epoch: meridian_types::Epoch(3),
+            proven: false,
+            lost: ANYTHING,
+            cut: vec![(ShardId(0), Lsn(0))],
+        };
+        let story = lost(Some(ANYTHING), done(false, ANYTHING)).fact(500, next(begun(Some(ANYTHING))));
+        let story = story.fact(510, repaired).fact(520, next(Replacing::Done(fork)));
+        keeps(ends(story, "b", v(2)), &[]).evidence()
+    };
+    assert_eq!(found_by("salvaged", &taken(&[(RegionId(1), Lsn(2))])), None);
+    catches("salvaged", &taken(&[(RegionId(1), Lsn(1))]), "is in no salvage");
+}
+
 #[test]
 fn what_nobody_was_told_may_be_undone_without_consent() {
     let id = RequestId { client: ClientId(1), sequence: 1 };

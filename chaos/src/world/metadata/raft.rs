@@ -28,6 +28,7 @@ pub(crate) enum Message {
         term: u64,
         last: (u64, u64),
     },
+    /// `term`: what was asked for, or if that is not granted, the member's own.
     PreVoted {
         term: u64,
         granted: bool,
@@ -256,6 +257,7 @@ impl Raft {
                 // Whoever hears a leader wants no other.
                 let quiet = now_ms >= self.heard_ms + ELECTION_MS.0 && !self.leads();
                 let granted = quiet && term > self.durable.term && last >= self.last();
+                let term = if granted { term } else { self.durable.term };
                 out.send.push((from, Message::PreVoted { term, granted }));
             }
             Message::PreVoted { term, granted } => {
@@ -265,6 +267,10 @@ impl Raft {
                     && wanted
                 {
                     all.insert(from);
+                }
+                if !granted {
+                    // Else a member with the longer log and the lower term would ask for ever for terms that are over.
+                    self.learn(term, now_ms, out);
                 }
                 self.count(now_ms, out);
             }
@@ -414,6 +420,31 @@ impl Raft {
 mod tests {
     use super::super::super::dice::Dice;
     use super::*;
+
+    /// Two members, one of which began terms that nobody else heard of while the other has more in its log.
+    #[test]
+    fn whoever_has_the_longer_log_leads_though_another_has_a_greater_term() {
+        let of = |term, entries: u64| Durable { term, voted_for: None, log: (0..entries).map(|_| (1, None)).collect() };
+        let dice = Dice::new(1);
+        let start = |id, durable| Raft::new(id, vec![0, 1], durable, 0, dice.fork());
+        let mut rafts = [start(0, of(2, 5)), start(1, of(9, 3))];
+        let mut flying: Vec<(usize, usize, Message)> = Vec::new();
+        for now in (0..10_000).step_by(10) {
+            let due = std::mem::take(&mut flying);
+            for (from, to, message) in due {
+                let mut out = Outbox::default();
+                rafts[to].step(from, message, now, &mut out);
+                flying.extend(out.send.into_iter().map(|(other, message)| (to, other, message)));
+            }
+            for raft in &mut rafts {
+                let mut out = Outbox::default();
+                raft.tick(now, &mut out);
+                flying.extend(out.send.into_iter().map(|(other, message)| (raft.id, other, message)));
+            }
+        }
+        assert!(rafts[0].is_ready());
+        assert_eq!(rafts[1].leader(), Some(0));
+    }
 
     /// Members whose messages are lost, late and doubled as the dice say; restarts keep what is durable.
     #[test]

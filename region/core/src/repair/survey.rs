@@ -34,7 +34,8 @@ pub struct Sighting {
 pub enum Claim {
     /// The source is the bucket's primary: what it lacks is no part of the history.
     Primary,
-    /// The source is another replica of a bucket with a primary: only if it lacks nothing.
+    /// The source is another replica of a bucket with a primary: only if it lacks nothing of the epoch in force, or is in a
+    /// later one.
     Replica,
     /// The bucket is active-active: what each lacks is merged.
     ActiveActive,
@@ -79,7 +80,9 @@ impl Sighting {
                 own.epoch(bucket)
             ));
         }
-        let lacks = claim == Claim::Replica && !self.positions.covers(&own.positions(bucket));
+        // In a later epoch it has all that counts of the earlier ones: what it lacks of them is a lost primary's tail.
+        let tail = self.epoch > own.epoch(bucket);
+        let lacks = claim == Claim::Replica && !tail && !self.positions.covers(&own.positions(bucket));
         lacks.then(|| "the source is no primary, and lacks something that this replica has".to_owned())
     }
 }

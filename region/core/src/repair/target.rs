@@ -207,10 +207,13 @@ impl Target {
 
     fn begin_comparing(&mut self, view: &dyn StateView, session: u64, pinned: Pinned) -> Result<Action, ReadError> {
         let Terms { shard, bucket, claim, .. } = self.terms;
-        let own = meta_of(view, shard, bucket)?.digest.positions;
+        let meta = meta_of(view, shard, bucket)?;
+        let epoch = meta.epoch();
+        let own = meta.digest.positions;
         let mode = match claim {
             _ if pinned.goal.digest.positions.covers(&own) => RepairMode::Replace,
             Claim::Primary => RepairMode::Replace,
+            Claim::Replica if pinned.goal.epoch > epoch => RepairMode::Replace,
             Claim::ActiveActive => RepairMode::Join,
             Claim::Replica => return Ok(again("the source lacks something that this replica has".to_owned())),
         };

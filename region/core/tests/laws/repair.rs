@@ -551,6 +551,24 @@ fn a_source_in_an_earlier_epoch_and_a_replica_that_lacks_something_are_refused_b
     assert!(sighting(&eu).objection(&ap.shard, PLAIN, Claim::Primary).unwrap().contains("epoch 1"));
 }
 
+/// It was lost as the primary, came back with what nobody else has, and is to be the primary again because its successor is lost.
+#[test]
+fn a_lost_primary_that_returns_with_a_tail_takes_from_a_replica_of_its_successor_what_that_has() {
+    let (mut us, mut eu, mut ap) = (Replica::new(1), Replica::new(2), Replica::new(3));
+    us.write(id(1, 1), put("k", "both"));
+    eu.follow(&us, Lane::Sync, 9);
+    ap.follow(&us, Lane::Sync, 9);
+    us.write(id(1, 2), put("k", "tail"));
+    eu.seal(PLAIN, 2);
+    eu.epoch = Epoch(2);
+    eu.write(id(2, 1), put("k", "since"));
+    ap.follow(&eu, Lane::Sync, 9);
+    let sighting = Survey::of(&ap.shard).buckets[&PLAIN].clone();
+    assert_eq!(sighting.objection(&us.shard, PLAIN, Claim::Replica), None);
+    undisturbed(&mut us, &mut ap, (PLAIN, Claim::Replica));
+    demand_equal(&us, &ap, PLAIN);
+}
+
 #[test]
 fn a_shard_cut_off_between_any_two_steps_loads_what_it_was() {
     let (mut us, mut eu) = (Replica::new(1), Replica::new(2));
