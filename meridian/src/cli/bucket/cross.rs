@@ -55,7 +55,7 @@ pub(super) async fn set(
     show(format, &Described { buckets: vec![View::of(&after, &topology)] })?;
     if after.policy.has_primary() == before.policy.has_primary() {
         return Err(Failure::restored(format!(
-            "`{name}` is what it was, and nothing is lost: not every region was there in time, or two of them differ; `meridian events` says which, and `meridian lag` how far they are"
+            "`{name}` is what it was, and nothing is lost: not every region was there in time, or two of them differ; the log of the metadata leader says which, and `meridian lag` how far they are"
         ))
         .into());
     }

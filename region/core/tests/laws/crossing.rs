@@ -29,6 +29,10 @@ enum Step {
     Hear(usize),
     /// It does what there is to do, and is heard.
     Act(usize),
+    /// The same, but what it puts into its log is on its way.
+    Propose(usize),
+    /// All that is on its way arrives.
+    Land(usize),
     Ship {
         from: usize,
         to: usize,
@@ -48,6 +52,8 @@ fn step() -> impl Strategy<Value = Step> {
         1 => Just(Step::GiveUp),
         8 => at.clone().prop_map(Step::Hear),
         10 => at.clone().prop_map(Step::Act),
+        4 => at.clone().prop_map(Step::Propose),
+        3 => at.clone().prop_map(Step::Land),
         16 => (at.clone(), 1usize..3, 1usize..6)
             .prop_map(|(from, by, entries_max)| Step::Ship { from, to: (from + by) % 3, entries_max }),
         2 => (at.clone(), at.clone()).prop_map(|(from, to)| Step::Again(from, to)),
@@ -138,6 +144,7 @@ struct Region {
     known: (Bucket, u64),
     crossings: Crossings,
     now_ms: u64,
+    under_way: Vec<(Epoch, Body)>,
 }
 
 struct World {
@@ -161,6 +168,7 @@ impl World {
             known: (record.bucket.clone(), record.index),
             crossings: Crossings::default(),
             now_ms: 0,
+            under_way: Vec::new(),
         };
         let regions = (1..4).map(region).collect();
         World {
@@ -199,7 +207,12 @@ impl World {
             Step::Cross(primary) => self.record.cross(REGIONS[*primary]),
             Step::GiveUp => self.record.give_up(),
             Step::Hear(at) => self.regions[*at].known = (self.record.bucket.clone(), self.record.index),
-            Step::Act(at) => self.act(*at),
+            Step::Act(at) => {
+                self.act(*at);
+                self.land(*at);
+            }
+            Step::Propose(at) => self.act(*at),
+            Step::Land(at) => self.land(*at),
             Step::Ship { from, to, entries_max } => drop(self.ship(*from, *to, *entries_max)),
             Step::Again(from, to) => {
                 if let Some(frame) = self.sent.get(&(*from, *to)).cloned() {
@@ -240,7 +253,7 @@ impl World {
     }
 
     fn act(&mut self, at: usize) {
-        let Region { replica, known: (known, index), crossings, now_ms } = &mut self.regions[at];
+        let Region { replica, known: (known, index), crossings, now_ms, under_way } = &mut self.regions[at];
         *now_ms += 1000;
         let region = replica.region;
         if known.primary == Some(region) && replica.shard.epoch(PLAIN) < known.epoch {
@@ -259,11 +272,17 @@ impl World {
         for duty in crossings.look(*now_ms, (region, *index), known, &[sight]) {
             match duty {
                 CrossDuty::Stop { epoch, index, stops, .. } => {
-                    let body = Body::Stop { index, stops };
-                    assert_eq!(replica.control(Kind::Stop, PLAIN, epoch, &body).refused, None);
+                    under_way.push((epoch, Body::Stop { index, stops }));
                 }
                 CrossDuty::Tell(word) => self.record.hear(region, &word),
             }
+        }
+    }
+
+    fn land(&mut self, at: usize) {
+        let Region { replica, under_way, .. } = &mut self.regions[at];
+        for (epoch, body) in std::mem::take(under_way) {
+            assert_eq!(replica.control(Kind::Stop, PLAIN, epoch, &body).refused, None);
         }
     }
 
