@@ -20,6 +20,8 @@ const REGIONS: [RegionId; 3] = [RegionId(1), RegionId(2), RegionId(3)];
 #[derive(Clone, Debug)]
 enum Step {
     Put(usize),
+    /// By a node of the region that has not heard what the others have.
+    PutOfThePast(usize),
     /// Of a key that some region put.
     Delete(usize, usize),
     Count(usize),
@@ -46,6 +48,7 @@ fn step() -> impl Strategy<Value = Step> {
     let at = 0usize..3;
     prop_oneof![
         8 => at.clone().prop_map(Step::Put),
+        4 => at.clone().prop_map(Step::PutOfThePast),
         3 => (at.clone(), any::<prop::sample::Index>()).prop_map(|(at, of)| Step::Delete(at, of.index(1000))),
         4 => at.clone().prop_map(Step::Count),
         2 => at.clone().prop_map(Step::Cross),
@@ -142,6 +145,8 @@ struct Region {
     replica: Replica,
     /// Its copy of what is on record, and the metadata index of that.
     known: (Bucket, u64),
+    /// What it was before.
+    past: Bucket,
     crossings: Crossings,
     now_ms: u64,
     under_way: Vec<(Epoch, Body)>,
@@ -166,6 +171,7 @@ impl World {
         let region = |number: u16| Region {
             replica: Replica::new(number),
             known: (record.bucket.clone(), record.index),
+            past: record.bucket.clone(),
             crossings: Crossings::default(),
             now_ms: 0,
             under_way: Vec::new(),
@@ -191,6 +197,12 @@ impl World {
                     self.puts.push((*at, name, false));
                 }
             }
+            Step::PutOfThePast(at) => {
+                let region = &mut self.regions[*at];
+                let known = std::mem::replace(&mut region.known.0, region.past.clone());
+                self.step(&Step::Put(*at));
+                self.regions[*at].known.0 = known;
+            }
             Step::Delete(at, of) => {
                 let own: Vec<usize> = (0..self.puts.len()).filter(|it| self.puts[*it].0 == *at).collect();
                 let Some(which) = own.get(of % own.len().max(1)).copied() else { return };
@@ -206,7 +218,11 @@ impl World {
             }
             Step::Cross(primary) => self.record.cross(REGIONS[*primary]),
             Step::GiveUp => self.record.give_up(),
-            Step::Hear(at) => self.regions[*at].known = (self.record.bucket.clone(), self.record.index),
+            Step::Hear(at) => {
+                let known = (self.record.bucket.clone(), self.record.index);
+                let region = &mut self.regions[*at];
+                region.past = std::mem::replace(&mut region.known, known).0;
+            }
             Step::Act(at) => {
                 self.act(*at);
                 self.land(*at);
@@ -253,7 +269,7 @@ impl World {
     }
 
     fn act(&mut self, at: usize) {
-        let Region { replica, known: (known, index), crossings, now_ms, under_way } = &mut self.regions[at];
+        let Region { replica, known: (known, index), crossings, now_ms, under_way, .. } = &mut self.regions[at];
         *now_ms += 1000;
         let region = replica.region;
         if known.primary == Some(region) && replica.shard.epoch(PLAIN) < known.epoch {
@@ -436,4 +452,27 @@ fn an_answer_is_kept_across_and_what_comes_behind_a_stop_is_answered_as_nothing_
     let header = Header { epoch: world.record.bucket.epoch, id: id(9, sequence), ..replica.header(Kind::Write, PLAIN) };
     let applied = replica.commit(header.encode(&Body::Write(WriteBody::Plain(put("k", "v")))));
     assert_eq!(WriteResult::decode(&applied.result).unwrap().lsn, at, "the first answer, of another region's log");
+}
+
+#[test]
+fn a_region_that_goes_on_late_does_not_go_on_in_the_next_crossing() {
+    let mut world = World::new();
+    crossed(&mut world, 0);
+    for step in [Step::Cross(0), Step::Hear(1), Step::Act(1), Step::GiveUp, Step::Hear(1), Step::Propose(1)] {
+        world.step(&step);
+    }
+    // The end of the first stop is on its way when the second one begins.
+    world.step(&Step::Cross(0));
+    for at in [0, 1, 2] {
+        world.step(&Step::Hear(at));
+        let Region { under_way, .. } = &mut world.regions[at];
+        let late = std::mem::take(under_way);
+        world.step(&Step::Act(at));
+        world.regions[at].under_way = late;
+    }
+    world.step(&Step::Land(1));
+    world.step(&Step::PutOfThePast(1));
+    assert!(world.puts.is_empty(), "what it says it has is all there will be");
+    world.settle();
+    world.judge();
 }
