@@ -19,8 +19,9 @@ async fn two() -> (tempfile::TempDir, Arc<Plane>, RegionUnderTest, RegionUnderTe
 }
 
 fn crossing(plane: &Plane, name: &str, way: Way) {
-    let index = plane.bucket(name).epoch.0 + 40;
-    plane.turn(name, |bucket| {
+    plane.change(|topology| {
+        let (index, id) = (topology.index, topology.bucket_named(name).unwrap().id);
+        let bucket = Arc::make_mut(topology.buckets.get_mut(&id).unwrap());
         if way == Way::Opening {
             bucket.epoch = Epoch(bucket.epoch.0 + 1);
         }
@@ -85,7 +86,6 @@ async fn a_bucket_that_closes_stops_everywhere_and_goes_on_when_that_is_given_up
     })
     .await;
     assert!(a.execute(soon(write_request(ACTIVE, put("k", "c")))).await.is_err());
-    // A node that has not heard of the crossing orders what is void.
     plane.turn(ACTIVE, |it| it.crossing = None);
     eventually("it goes on", async || a.put(ACTIVE, "k", "c").await.is_ok()).await;
     eventually("and so does the other one", async || b.put(ACTIVE, "other", "d").await.is_ok()).await;
