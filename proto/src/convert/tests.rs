@@ -7,12 +7,12 @@ use bytes::Bytes;
 use meridian_types::key::{MULTI_ITEMS_MAX, SCAN_ITEMS_MAX};
 use meridian_types::{
     Acks, AutoFailover, AutoMode, Breach, Bucket, BucketChange, BucketDigest, BucketId, BucketLag, BucketName,
-    BucketSpec, ClientId, ClusterId, Durability, Effect, Epoch, Exposure, Freshness, Goal, Hlc, Joining, Joins, Key,
-    LagBound, Lane, LaneState, LaneStatus, Loss, Lsn, MaxLag, Move, Muster, Node, NodeId, NodeName, NodeStatus,
-    OnPartition, OperationId, Outcome, Phase, Plan, PlanId, Policy, Proof, Read, ReadLevel, Refusal, RefusalKind,
-    Region, RegionChange, RegionId, RegionName, Remains, Request, RequestId, Response, Seal, Selection, SessionToken,
-    SetHash, ShardDigest, ShardId, StalePolicy, Standing, Stay, Step, SwitchoverSpec, Topology, Turn, Turns, Value,
-    Verdict, Version, Write, WriteAck, request::Found,
+    BucketSpec, ClientId, ClusterId, Cross, Crossing, Durability, Effect, Epoch, Exposure, Freshness, Goal, Hlc,
+    Joining, Joins, Key, LagBound, Lane, LaneState, LaneStatus, Loss, Lsn, MaxLag, Move, Muster, Node, NodeId,
+    NodeName, NodeStatus, OnPartition, OperationId, Outcome, Phase, Plan, PlanId, Policy, Proof, Read, ReadLevel,
+    Refusal, RefusalKind, Region, RegionChange, RegionId, RegionName, Remains, Request, RequestId, Response, Seal,
+    Selection, SessionToken, SetHash, ShardDigest, ShardId, StalePolicy, Standing, Stay, Step, SwitchoverSpec,
+    Topology, Turn, Turns, Value, Verdict, Version, Way, Write, WriteAck, request::Found,
 };
 use proptest::collection::{btree_map, btree_set, vec};
 use proptest::option;

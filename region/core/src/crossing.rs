@@ -221,7 +221,7 @@ mod tests {
         let seal = Seal { lsn: Lsn(9), hash: SetHash(5), keys: 3 };
         let arrived = Copies::Arrived { crossing: 7, at: [(ShardId(0), seal)].into() };
         let sights = [sight(5, None, &[(A, 9)])];
-        assert_eq!(told(&crossings.look(2, (B, 9), &opening, &sights)), [arrived.clone()]);
+        assert_eq!(told(&crossings.look(2, (B, 9), &opening, &sights)), std::slice::from_ref(&arrived));
         assert_eq!(crossings.look(3, (B, 9), &opening, &sights), [], "it is on its way");
         assert_eq!(told(&crossings.look(300, (B, 9), &opening, &sights)), [arrived], "it may not have arrived");
         let mut known = opening;
