@@ -1,5 +1,6 @@
 use meridian_types::{
-    Acks, AutoMode, BucketChange, CROSSING_MS_DEFAULT, Lane, Lsn, Seal, Selection, SetHash, ShardId, SwitchoverSpec,
+    Acks, AutoMode, BucketChange, CROSSING_MS_DEFAULT, FailoverSpec, Lane, Lsn, Seal, Selection, SetHash, ShardId,
+    SwitchoverSpec,
 };
 use proptest::prelude::*;
 
@@ -151,6 +152,19 @@ fn while_a_bucket_crosses_nothing_else_is_done_to_it_and_what_makes_no_sense_is_
         reason: String::new(),
     };
     assert_eq!(kind(act(&mut state, Action::Switchover(spec))), RefusalKind::Retry);
+}
+
+#[test]
+fn a_primary_that_is_lost_while_the_bucket_opens_is_replaced_and_the_bucket_stays_what_it_was() {
+    let mut state = with(SYNC);
+    cross(&mut state, Policy::ActiveActive, None).unwrap();
+    arrive_in(&mut state, REGIONS[1], 0..2, 3);
+    let (buckets, to) = (Selection::Named(vec![name()]), Some(RegionName::new("eu-west").unwrap()));
+    let spec = FailoverSpec { buckets, to, consent: None, automatic: false, reason: "a fire".to_owned() };
+    act(&mut state, Action::Failover(spec)).unwrap();
+    let fenced = bucket(&state);
+    assert!(matches!(fenced.phase, Phase::Fencing { .. }), "{:?}", fenced.phase);
+    assert_eq!((fenced.policy, fenced.epoch, fenced.crossing), (SYNC, Epoch(3), None));
 }
 
 #[derive(Clone, Copy, Debug)]
