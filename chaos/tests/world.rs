@@ -40,6 +40,7 @@ fn put(bucket: &str, key: &str, value: &str, sequence: u64) -> Request {
         ack: WriteAck::Policy,
         id: RequestId { client: ClientId(9), sequence },
         lowest_outstanding: 1,
+        begun: Epoch(0),
         session: SessionToken::default(),
         deadline_ms: 5000,
     }

@@ -7,7 +7,9 @@ use std::time::Duration;
 
 use futures::FutureExt;
 use futures::future::BoxFuture;
-use meridian_types::{BucketName, Outcome, Read, ReadLevel, Refusal, Request, RequestId, StalePolicy, Write, WriteAck};
+use meridian_types::{
+    BucketName, Epoch, Outcome, Read, ReadLevel, Refusal, Request, RequestId, StalePolicy, Write, WriteAck,
+};
 
 use crate::answer::{FromOutcome, Meta};
 use crate::client::Client;
@@ -208,6 +210,7 @@ impl<T: Send + 'static, L> WriteCall<T, L> {
             ack: self.ack,
             id: RequestId::default(),
             lowest_outstanding: 0,
+            begun: Epoch(0),
             session: seen(session),
             deadline_ms: 0,
         };

@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use meridian_proto::exchange::Failure;
 use meridian_types::{
-    BucketName, ClientId, Effect, Outcome, Refusal, RefusalKind, RegionName, Request, RequestId, Response, Topology,
+    BucketName, ClientId, Effect, Epoch, Outcome, Refusal, RefusalKind, RegionName, Request, RequestId, Response,
+    Topology,
 };
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, timeout_at};
@@ -144,6 +145,7 @@ impl Client {
         loop {
             let sequence = slot.as_ref().map(|slot| slot.sequence());
             prepare(&mut request, inner, sequence, course.attempt_ms(&inner.settings.retry));
+            course.begin(inner, &mut request);
             let endpoint = course.route(inner, &request).ok_or_else(|| course.error(unreachable_refusal()))?;
             course.attempts += 1;
             match endpoint.exchange.attempt(&request).await {
@@ -246,6 +248,8 @@ struct Course {
     /// Where an active-active write may have taken effect already. Only that region would recognise it (ONE-1):
     /// another one would order it a second time before the first copy arrives there.
     origin: Option<Arc<Endpoint>>,
+    /// No attempt of the epoch it was begun under can take effect any more.
+    anew: bool,
 }
 
 impl Course {
@@ -262,6 +266,17 @@ impl Course {
             effect: Effect::None,
             applied: None,
             origin: None,
+            anew: false,
+        }
+    }
+
+    /// Says under which epoch a write is begun, once, and again when every attempt of then is known to have come to nothing: before
+    /// that another region could order it a second time in a bucket that has come to be written everywhere (ONE-1).
+    fn begin(&mut self, inner: &Inner, request: &mut Request) {
+        let known = inner.cluster.epoch(request.bucket());
+        let Request::Write { begun, .. } = request else { return };
+        if self.attempts == 0 && *begun == Epoch(0) || self.anew && known > *begun {
+            (*begun, self.anew) = (known, false);
         }
     }
 
@@ -354,6 +369,7 @@ impl Course {
                 Next::Pause
             }
             RefusalKind::Redirect | RefusalKind::Fenced => {
+                self.anew |= kind == RefusalKind::Fenced;
                 inner.cluster.is_outdated();
                 self.rotation += 1;
                 Next::Pause

@@ -7,7 +7,7 @@ use std::time::Duration;
 use meridian_proto::convert::{refusal_of_status, topology_from_proto};
 use meridian_proto::v1;
 use meridian_proto::v1::cluster_client::ClusterClient;
-use meridian_types::{BucketName, NodeId, Refusal, RefusalKind, Topology};
+use meridian_types::{BucketName, Epoch, NodeId, Refusal, RefusalKind, Topology};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 use tonic::transport::Channel;
@@ -43,11 +43,18 @@ impl Cluster {
         Arc::clone(&self.topology.read().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Whether the bucket is known to have one region that orders its writes.
+    /// Whether the bucket is known to have one region that orders its writes, and goes on having one in its epoch.
     pub(crate) fn has_primary(&self, bucket: &BucketName) -> bool {
         let topology = self.topology();
         let known = topology.bucket_ids.get(bucket).and_then(|id| topology.buckets.get(id));
-        known.is_some_and(|known| known.primary.is_some())
+        known.is_some_and(|known| known.primary.is_some() && !known.is_opening())
+    }
+
+    /// The bucket's epoch as last heard; 0 while nothing was.
+    pub(crate) fn epoch(&self, bucket: &BucketName) -> Epoch {
+        let topology = self.topology();
+        let known = topology.bucket_ids.get(bucket).and_then(|id| topology.buckets.get(id));
+        known.map_or(Epoch(0), |known| known.epoch)
     }
 
     /// This node, or while it is left alone another one of its region.

@@ -5,6 +5,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+use crate::crossing::{Crossing, Way};
 use crate::failover::AutoFailover;
 use crate::id::{BucketId, BucketName, RegionId, RegionName};
 use crate::joins::Joins;
@@ -50,9 +51,21 @@ pub struct BucketChange {
     /// log, so not part of these bytes.
     #[serde(skip)]
     pub policy: Option<Policy>,
+    /// With a policy, where one of the two is `active-active` and the other is not: how the bucket crosses.
+    #[serde(skip)]
+    pub cross: Option<Cross>,
     /// A region more or less; then nothing else changes. An action of its own, too.
     #[serde(skip)]
     pub regions: Option<RegionChange>,
+}
+
+/// How a bucket is to cross from one writing region to all of them, or back.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Cross {
+    /// From active-active: the region that is to order its writes.
+    pub primary: Option<RegionName>,
+    /// How long nobody may order anything before it is given up, in milliseconds.
+    pub pause_ms_max: u64,
 }
 
 /// A change of the regions that hold a bucket.
@@ -146,12 +159,20 @@ pub struct Bucket {
     /// Which of its entries a region gets that was added later, and whether one is joining. Stored and sent like the turns.
     #[serde(skip)]
     pub joins: Joins,
+    /// Set while it is on its way from one writing region to all of them, or back. Stored and sent like the turns.
+    #[serde(skip)]
+    pub crossing: Option<Crossing>,
 }
 
 impl Bucket {
     /// Whether `region` holds the bucket, and counts.
     pub fn is_in(&self, region: RegionId) -> bool {
         self.regions.contains(&region)
+    }
+
+    /// Whether nobody orders anything in its epoch: it is the one that begins when the bucket has opened.
+    pub fn is_opening(&self) -> bool {
+        self.crossing.as_ref().is_some_and(|crossing| crossing.way == Way::Opening)
     }
 
     /// Whether `region` gets what is written: it holds the bucket, or is joining.
@@ -175,9 +196,10 @@ impl Bucket {
         self.primary.map_or_else(|| self.is_in(region), |primary| primary == region)
     }
 
-    /// Whether nobody accepts writes for it now, because its primary is changing.
+    /// Whether nobody accepts writes for it now, because its primary is changing, or whether it has one.
     pub fn is_between_primaries(&self) -> bool {
         match self.phase {
+            _ if self.crossing.is_some() => true,
             Phase::Steady | Phase::CatchingUp { .. } => false,
             Phase::Draining { .. } | Phase::Fencing { .. } | Phase::Pulling { .. } => true,
         }

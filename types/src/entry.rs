@@ -52,10 +52,12 @@ pub enum Kind {
     Seal,
     /// A step of making a bucket equal to another region's. Each region does it by itself.
     Repair,
+    /// In an active-active bucket that crosses: this region orders nothing more, or goes on. Each region does it by itself.
+    Stop,
 }
 
 impl Kind {
-    const ALL: [Kind; 8] = [
+    const ALL: [Kind; 9] = [
         Kind::Write,
         Kind::Expire,
         Kind::Frame,
@@ -64,6 +66,7 @@ impl Kind {
         Kind::ExpireClients,
         Kind::Seal,
         Kind::Repair,
+        Kind::Stop,
     ];
 
     fn tag(self) -> u8 {
@@ -76,6 +79,7 @@ impl Kind {
             Kind::ExpireClients => 6,
             Kind::Seal => 7,
             Kind::Repair => 8,
+            Kind::Stop => 9,
         }
     }
 
@@ -133,6 +137,13 @@ pub enum Body {
     },
     /// Of [`Kind::Repair`].
     Repair(RepairStep),
+    /// Of [`Kind::Stop`]: own entries of the header's epoch are void from here on, or count again.
+    Stop {
+        /// Of a stop, the metadata index of its crossing; of its end, that of a copy in which there was none any more.
+        index: u64,
+        /// Whether it stops.
+        stops: bool,
+    },
 }
 
 /// A client's write as the leader ordered it: relative times made absolute, so that every replica decides alike.
@@ -257,6 +268,7 @@ impl Header {
             Body::ExpireClients { .. } => self.kind == Kind::ExpireClients,
             Body::Seal { .. } => self.kind == Kind::Seal,
             Body::Repair(_) => self.kind == Kind::Repair,
+            Body::Stop { .. } => self.kind == Kind::Stop,
         };
         if fits { Ok(body) } else { Err(damaged()) }
     }

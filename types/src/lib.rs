@@ -6,6 +6,7 @@
 //! one imports none of ours.
 
 pub mod bucket;
+pub mod crossing;
 pub mod digest;
 pub mod drill;
 pub mod entry;
@@ -30,7 +31,8 @@ pub mod status;
 pub mod topology;
 pub mod turns;
 
-pub use bucket::{Bucket, BucketChange, BucketSpec, Labels, Phase, RegionChange};
+pub use bucket::{Bucket, BucketChange, BucketSpec, Cross, Labels, Phase, RegionChange};
+pub use crossing::{CROSSING_MS_DEFAULT, CROSSING_MS_MAX, Crossing, Way};
 pub use digest::{BucketDigest, SetHash};
 pub use drill::{
     DRILL_SAMPLE_MAX, DrillBucket, DrillLatency, DrillNews, DrillProgress, DrillReport, DrillShard, DrillSpec,

@@ -252,6 +252,9 @@ pub enum Request {
         id: RequestId,
         /// No request of this client below this sequence will be retried: their results may be forgotten.
         lowest_outstanding: u64,
+        /// The epoch of the bucket under which its client began it, the same in every attempt but those that begin it again; 0 when it
+        /// is not known. Between then and now the bucket may have come to be written in every region.
+        begun: Epoch,
         /// What the session has seen: a write must not be ordered before it.
         session: SessionToken,
         /// Give up after this long, in milliseconds.

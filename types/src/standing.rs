@@ -10,13 +10,14 @@
 //! Each is put on record by the metadata plane before anybody acts on it (docs/adr/2026-11-27-degrade.md). Buckets that are
 //! not `sync` promise no copies elsewhere and are always [`Standing::Sync`].
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
 use crate::id::{BucketId, RegionId, ShardId};
-use crate::position::{Epoch, Hlc};
+use crate::plan::Seal;
+use crate::position::{Epoch, Hlc, Lsn};
 
 /// The longest reason, in bytes.
 pub const REASON_BYTES_MAX: usize = 256;
@@ -119,7 +120,8 @@ impl fmt::Display for Standing {
     }
 }
 
-/// What the leaders of a bucket's shards, in its primary's region, have to say about its copies.
+/// What the leaders of a bucket's shards have to say about its copies: those in its primary's region, and while it crosses those of
+/// every region.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StandingWord {
     /// The bucket.
@@ -152,5 +154,19 @@ pub enum Copies {
         region: RegionId,
         /// The shards.
         shards: BTreeSet<ShardId>,
+    },
+    /// Of a bucket that closes: these shards of a region order nothing more, and how much of its own log counts.
+    Stopped {
+        /// The crossing, by its index.
+        crossing: u64,
+        /// By shard.
+        at: BTreeMap<ShardId, Lsn>,
+    },
+    /// Of a bucket that crosses: these shards of a region have everything, and what that is.
+    Arrived {
+        /// The crossing, by its index.
+        crossing: u64,
+        /// By shard.
+        at: BTreeMap<ShardId, Seal>,
     },
 }

@@ -14,8 +14,8 @@ use meridian_replicator_core::message::{Hello, Stop, ToSource, ToTarget, Welcome
 use meridian_types::request::Found;
 use meridian_types::{
     Acks, AutoFailover, AutoMode, Breach, Bucket, BucketChange, BucketDigest, BucketId, BucketLag, BucketName,
-    BucketSpec, ClientId, ClusterId, Copies, Durability, Effect, Epoch, Exposure, Fact, Freshness, Goal, Hlc, LagBound,
-    Lane, LaneState, LaneStatus, Loss, Lsn, MaxLag, Move, Muster, NodeId, NodeName, NodeStatus, OnPartition,
+    BucketSpec, ClientId, ClusterId, Copies, Cross, Durability, Effect, Epoch, Exposure, Fact, Freshness, Goal, Hlc,
+    LagBound, Lane, LaneState, LaneStatus, Loss, Lsn, MaxLag, Move, Muster, NodeId, NodeName, NodeStatus, OnPartition,
     OperationId, Outcome, Phase, Plan, PlanId, Policy, Proof, Read, ReadLevel, Refusal, RefusalKind, RegionChange,
     RegionId, RegionName, Remains, Request, RequestId, Response, Seal, Selection, SetHash, ShardDigest, ShardId,
     StalePolicy, StandingWord, Step, SwitchoverSpec, Topology, Verdict, Version, Word, Write, WriteAck,
@@ -137,8 +137,14 @@ fn actions() -> Vec<Action> {
         Action::SetBucket { name: spec().name, change: change() },
         Action::SetPolicy { name: spec().name, policy: Policy::sync(Acks::All), auto: change().auto },
         Action::SetRegions { name: spec().name, change: RegionChange::Remove(switchover().to) },
+        Action::Cross { name: spec().name, policy: Policy::ActiveActive, auto: None, cross: cross() },
+        Action::GiveUpCrossing { bucket: BucketId(1), index: 7, why: "late".to_owned() },
         Action::ReportStanding { region: RegionId(1), words: vec![standing_word()] },
     ]
+}
+
+fn cross() -> Cross {
+    Cross { primary: Some(switchover().to), pause_ms_max: 1000 }
 }
 
 fn change() -> BucketChange {
@@ -152,6 +158,7 @@ fn change() -> BucketChange {
         on_partition: Some(OnPartition::DEGRADE),
         acks: Some(Acks::All),
         policy: None,
+        cross: None,
         regions: None,
     }
 }
@@ -282,6 +289,7 @@ fn sample_requests() -> Vec<Request> {
         ack,
         id: RequestId { client: ClientId(9), sequence: 5 },
         lowest_outstanding: 4,
+        begun: Epoch(0),
         session: token(),
         deadline_ms: 500,
     };
@@ -371,6 +379,7 @@ fn bucket() -> Bucket {
         auto: Default::default(),
         turns: Default::default(),
         joins: Default::default(),
+        crossing: None,
     }
 }
 

@@ -23,7 +23,8 @@ impl Trace {
             | Kind::Fence
             | Kind::DropBucket
             | Kind::ExpireClients
-            | Kind::Repair => {
+            | Kind::Repair
+            | Kind::Stop => {
                 let verdict = own_verdict(&header, applied);
                 let entry = fact(lsn, lsn, &header, verdict);
                 self.record(at_us, Fact::Applied { replica, shard: shard.id(), entry });
@@ -188,7 +189,8 @@ fn own_verdict(header: &Header, applied: &Applied) -> Verdict {
         | Kind::Fence
         | Kind::DropBucket
         | Kind::ExpireClients
-        | Kind::Repair => Verdict::Took,
+        | Kind::Repair
+        | Kind::Stop => Verdict::Took,
     }
 }
 

@@ -3,7 +3,9 @@
 
 use std::time::Duration;
 
-use meridian_types::{BucketName, ClientId, Key, RegionId, Request, RequestId, SessionToken, Value, Write, WriteAck};
+use meridian_types::{
+    BucketName, ClientId, Epoch, Key, RegionId, Request, RequestId, SessionToken, Value, Write, WriteAck,
+};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use tokio::time::sleep;
@@ -44,6 +46,7 @@ pub(crate) async fn brief<T: Target>(
             ack: WriteAck::Policy,
             id: RequestId { client, sequence },
             lowest_outstanding: sequence,
+            begun: Epoch(0),
             session: SessionToken::default(),
             deadline_ms: 1_000,
         };

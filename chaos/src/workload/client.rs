@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use meridian_types::{
-    ClientId, Effect, Key, Outcome, Read, ReadLevel, Refusal, RefusalKind, RegionId, Request, RequestId, Response,
-    SessionToken, StalePolicy, Value, Write, WriteAck,
+    ClientId, Effect, Epoch, Key, Outcome, Read, ReadLevel, Refusal, RefusalKind, RegionId, Request, RequestId,
+    Response, SessionToken, StalePolicy, Value, Write, WriteAck,
 };
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
@@ -183,6 +183,7 @@ impl<T: Target> Client<T> {
             id: RequestId { client: self.id, sequence: self.sequence },
             // Whatever came before was answered or given up: it is never sent again.
             lowest_outstanding: self.sequence,
+            begun: Epoch(0),
             session: self.session.clone().unwrap_or_default(),
             deadline_ms: self.options.deadline_ms,
         };

@@ -31,6 +31,7 @@ fn bucket() -> Bucket {
         auto: Default::default(),
         turns: Default::default(),
         joins: Default::default(),
+        crossing: None,
     }
 }
 

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use meridian_client::{Client, Effect, RefusalKind, RetryPolicy, WriteAck};
 use meridian_proto::dial;
 use meridian_proto::exchange::Exchange;
-use meridian_types::{ClientId, Key, Refusal, Request, RequestId, SessionToken, Write};
+use meridian_types::{ClientId, Epoch, Key, Refusal, Request, RequestId, SessionToken, Write};
 
 use crate::proxy::Proxy;
 use crate::world::World;
@@ -247,6 +247,7 @@ async fn a_write_that_never_left_has_no_effect_and_callers_are_told_at_once() ->
             ack: WriteAck::Policy,
             id: RequestId { client: ClientId(1), sequence },
             lowest_outstanding: 1,
+            begun: Epoch(0),
             session: SessionToken::default(),
             deadline_ms: 5000,
         })

@@ -6,7 +6,7 @@ use meridian_client::{Client, ConnectError, RefusalKind, TlsError, TlsFiles, Tls
 use meridian_gateway::Via;
 use meridian_proto::dial;
 use meridian_proto::exchange::Exchange;
-use meridian_types::{BucketName, ClientId, Key, Request, RequestId, Value, Write, WriteAck};
+use meridian_types::{BucketName, ClientId, Epoch, Key, Request, RequestId, Value, Write, WriteAck};
 
 use crate::certificates::{Authority, Issued};
 use crate::world::World;
@@ -18,6 +18,7 @@ fn put(client: ClientId, sequence: u64) -> anyhow::Result<Request> {
         ack: WriteAck::Policy,
         id: RequestId { client, sequence },
         lowest_outstanding: 1,
+        begun: Epoch(0),
         session: Default::default(),
         deadline_ms: 2000,
     })

@@ -5,7 +5,7 @@ use std::time::Duration;
 use futures::TryStreamExt;
 use meridian_client::{Condition, RefusalKind, Session, StalePolicy, WriteAck};
 use meridian_types::{
-    BucketName, ClientId, Key, Lsn, Outcome, ReadLevel, Refusal, Request, RequestId, SessionToken, Write,
+    BucketName, ClientId, Epoch, Key, Lsn, Outcome, ReadLevel, Refusal, Request, RequestId, SessionToken, Write,
 };
 
 use crate::world::World;
@@ -56,6 +56,7 @@ async fn a_request_put_together_elsewhere_keeps_its_id_and_takes_effect_once() -
             ack: WriteAck::Policy,
             id,
             lowest_outstanding: 7,
+            begun: Epoch(0),
             session: SessionToken::default(),
             deadline_ms: 5_000,
         })

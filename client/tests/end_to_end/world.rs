@@ -159,6 +159,7 @@ fn add_bucket(topology: &mut Topology, name: &str, policy: Policy, labels: Label
         auto: Default::default(),
         turns: Default::default(),
         joins: Default::default(),
+        crossing: None,
     });
     topology.buckets.insert(id, Arc::clone(&bucket));
     bucket

@@ -10,10 +10,11 @@ use serde::Serialize;
 
 use super::connect::Connection;
 use super::exit::Failure;
-use super::words::parse_pair;
+use super::words::{parse_duration, parse_pair};
 use crate::output::{Format, Show, Table, note, show};
 
 mod change;
+mod cross;
 mod regions;
 pub(super) mod settings;
 mod view;
@@ -71,9 +72,16 @@ pub(super) enum Command {
         name: BucketName,
         /// Another policy: async, sync, or a preset (max-performance, max-availability, max-protection), with the settings
         /// that are named here and the defaults of the others. Begins a new epoch; says which promise holds meanwhile.
-        /// Setting the old one again gives it up.
+        /// Setting the old one again gives it up. To and from active-active all writes are held until every region has everything;
+        /// it is watched until it is done.
         #[arg(long)]
         policy: Option<String>,
+        /// With --policy, from active-active: the region that is to order its writes.
+        #[arg(long, value_name = "REGION", requires = "policy")]
+        primary: Option<RegionName>,
+        /// With --policy, to or from active-active: how long writes may be held before it is given up [default: 30s].
+        #[arg(long, value_name = "TIME", value_parser = parse_duration, requires = "policy")]
+        max_pause: Option<Duration>,
         /// For sync: how many regions must have a write, the primary counted: one, majority, all, or a number. Begins a new
         /// epoch; says which promise holds meanwhile.
         #[arg(long)]
@@ -142,8 +150,9 @@ pub(super) async fn run(command: Command, connection: &Connection, format: Forma
         Command::Set { name, remove_region: Some(region), dry_run, yes, .. } => {
             regions::set(&client, &name, RegionChange::Remove(region), (dry_run, yes), format).await
         }
-        Command::Set { name, policy, acks, settings, dry_run, yes, .. } => {
-            change::set(&client, &name, Asked { policy, acks, settings, dry_run, yes }, format).await
+        Command::Set { name, policy, primary, max_pause, acks, settings, dry_run, yes, .. } => {
+            let asked = Asked { policy, primary, max_pause, acks, settings, dry_run, yes };
+            change::set(&client, &name, asked, format).await
         }
         Command::Delete { name, dry_run, yes } => delete(&client, &name, dry_run, yes).await,
         Command::Label { name, labels } => {

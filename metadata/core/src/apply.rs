@@ -115,6 +115,10 @@ impl ClusterState {
             Action::SetBucket { name, change } => self.set_bucket(occasion, name, change),
             Action::SetPolicy { name, policy, auto } => self.set_policy(occasion, name, *policy, auto.as_ref()),
             Action::SetRegions { name, change } => self.set_regions(occasion, name, change),
+            Action::Cross { name, policy, auto, cross } => self.cross(occasion, (name, *policy), auto.as_ref(), cross),
+            Action::GiveUpCrossing { bucket, index, why } => {
+                Ok(self.give_up_crossing(occasion.at, *bucket, *index, why))
+            }
             Action::ReportStanding { region, words } => Ok(self.hear_standing(occasion.at, *region, words)),
             Action::Failover(spec) => self.plan_failover(occasion, spec),
             Action::Advance { plan, seen } => self.advance(occasion, *plan, seen),
@@ -235,6 +239,7 @@ impl ClusterState {
             auto: placement.auto,
             turns: Default::default(),
             joins: Default::default(),
+            crossing: None,
         };
         self.last_bucket = id;
         self.bucket_ids.insert(spec.name.clone(), id);

@@ -8,9 +8,9 @@
 use std::collections::BTreeSet;
 
 use meridian_types::{
-    AutoFailover, BucketChange, BucketId, BucketName, BucketSpec, ClusterId, Copies, Epoch, Fact, FailoverSpec, Labels,
-    NodeName, OperationId, PlanId, Policy, RegionChange, RegionId, RegionName, Selection, StandingWord, SwitchoverSpec,
-    Word,
+    AutoFailover, BucketChange, BucketId, BucketName, BucketSpec, ClusterId, Copies, Cross, Epoch, Fact, FailoverSpec,
+    Labels, NodeName, OperationId, PlanId, Policy, RegionChange, RegionId, RegionName, Selection, StandingWord,
+    SwitchoverSpec, Word,
 };
 use serde::{Deserialize, Serialize};
 
@@ -22,8 +22,8 @@ pub const COMMAND_BYTES_MAX: usize = 512 << 10;
 
 /// The newest first byte of an encoded command. 1: up to [`Action::SetLabels`]. 2: operations. 3: ceilings, degrading and
 /// automatic failover of buckets; failovers. 4: [`Action::SetPolicy`] and who has followed it.
-/// 5: [`Action::SetRegions`] and who is filled.
-const COMMAND_FORMAT: u8 = 5;
+/// 5: [`Action::SetRegions`] and who is filled. 6: [`Action::Cross`], [`Action::GiveUpCrossing`], and who has stopped or arrived.
+const COMMAND_FORMAT: u8 = 6;
 
 /// The last format whose actions are laid out otherwise.
 const OLDER_LAYOUT: u8 = 2;
@@ -138,6 +138,26 @@ pub enum Action {
         name: BucketName,
         /// Which region.
         change: RegionChange,
+    },
+    /// Sends a bucket on its way between one writing region and all of them.
+    Cross {
+        /// Which bucket.
+        name: BucketName,
+        /// The policy it is to have, with all its settings.
+        policy: Policy,
+        /// What it may do by itself; `None`: as before.
+        auto: Option<AutoFailover<RegionName>>,
+        /// How.
+        cross: Cross,
+    },
+    /// Gives up a crossing that took too long, as the metadata leader has seen. Of another one it changes nothing.
+    GiveUpCrossing {
+        /// Which bucket.
+        bucket: BucketId,
+        /// The crossing.
+        index: u64,
+        /// Why.
+        why: String,
     },
 }
 
@@ -272,6 +292,8 @@ impl Action {
             | Action::SetLabels { .. } => 1,
             Action::Report { words, .. } if words.iter().any(is_of_failover) => 3,
             Action::Switchover(_) | Action::Report { .. } | Action::Abort { .. } => 2,
+            Action::Cross { .. } | Action::GiveUpCrossing { .. } => 6,
+            Action::ReportStanding { words, .. } if words.iter().any(is_of_a_crossing) => 6,
             Action::SetRegions { .. } => 5,
             Action::ReportStanding { words, .. } if words.iter().any(is_of_a_region_that_joins) => 5,
             Action::SetPolicy { .. } => 4,
@@ -287,7 +309,13 @@ impl Action {
 
     /// Whether repeating it changes nothing and gets the same answer: then none needs to be remembered.
     pub(crate) fn is_idempotent(&self) -> bool {
-        matches!(self, Action::Report { .. } | Action::ReportStanding { .. } | Action::Advance { .. })
+        matches!(
+            self,
+            Action::Report { .. }
+                | Action::ReportStanding { .. }
+                | Action::Advance { .. }
+                | Action::GiveUpCrossing { .. }
+        )
     }
 
     /// What is done, as events and logs name it.
@@ -304,6 +332,8 @@ impl Action {
             Action::SetBucket { .. } => "set-bucket",
             Action::SetPolicy { .. } => "set-policy",
             Action::SetRegions { .. } => "set-regions",
+            Action::Cross { .. } => "cross",
+            Action::GiveUpCrossing { .. } => "give-up",
             Action::ReportStanding { .. } => "report-standing",
             Action::Failover(_) => "failover",
             Action::Advance { .. } => "advance",
@@ -322,7 +352,8 @@ impl Action {
             | Action::SetLabels { name, .. }
             | Action::SetBucket { name, .. }
             | Action::SetPolicy { name, .. }
-            | Action::SetRegions { name, .. } => name.to_string(),
+            | Action::SetRegions { name, .. }
+            | Action::Cross { name, .. } => name.to_string(),
             Action::Switchover(spec) => format!("{} to {}", selected(&spec.buckets), spec.to),
             Action::Report { words, .. } => words.first().map(|word| word.plan.to_string()).unwrap_or_default(),
             Action::Failover(spec) => {
@@ -330,7 +361,7 @@ impl Action {
                 format!("{} to {to}", selected(&spec.buckets))
             }
             Action::Abort { plan, .. } | Action::Advance { plan, .. } => plan.to_string(),
-            Action::Observe { bucket, .. } => bucket.to_string(),
+            Action::Observe { bucket, .. } | Action::GiveUpCrossing { bucket, .. } => bucket.to_string(),
             Action::Note { subject, .. } => subject.clone(),
             Action::ReportStanding { words, .. } => words.first().map(|it| it.bucket.to_string()).unwrap_or_default(),
         }
@@ -345,6 +376,11 @@ pub(crate) fn is_of_failover(word: &Word) -> bool {
 /// Who has followed into another lane was first told in format 4.
 fn is_of_a_turn(word: &StandingWord) -> bool {
     matches!(word.copies, Copies::Followed(_))
+}
+
+/// Who has stopped or arrived was first told in format 6.
+pub(crate) fn is_of_a_crossing(word: &StandingWord) -> bool {
+    matches!(word.copies, Copies::Stopped { .. } | Copies::Arrived { .. })
 }
 
 /// Who is filled was first told in format 5.

@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use meridian_types::{
     Acks, AutoFailover, AutoMode, Breach, Bucket, BucketChange, BucketId, BucketName, BucketSpec, ClusterId, Copies,
-    Epoch, Fact, Hlc, Labels, LagBound, Lsn, MaxLag, NodeName, OnPartition, PlanId, Policy, RefusalKind, RegionChange,
-    RegionId, RegionName, Seal, Selection, SetHash, ShardId, StandingWord, SwitchoverSpec, Word,
+    Cross, Epoch, Fact, Hlc, Labels, LagBound, Lsn, MaxLag, NodeName, OnPartition, PlanId, Policy, RefusalKind,
+    RegionChange, RegionId, RegionName, Seal, Selection, SetHash, ShardId, StandingWord, SwitchoverSpec, Word,
 };
 use proptest::prelude::*;
 
@@ -19,6 +19,7 @@ use crate::{
 mod version_3;
 mod version_4;
 mod version_5;
+mod version_6;
 
 fn region(name: &str) -> RegionName {
     RegionName::new(name).unwrap()
@@ -369,16 +370,29 @@ fn action() -> impl Strategy<Value = Action> {
             let policies = [Policy::ASYNC, Policy::sync(Acks::Majority), Policy::sync(Acks::All), Policy::ActiveActive];
             Action::SetPolicy { name: bucket_name(name), policy: policies[which], auto: None }
         }),
+        3 => (prop::sample::select(vec!["a", "b", "c", "d"]), any::<bool>(), prop::option::of(Just("eu-west"))).prop_map(|(name, opens, primary)| {
+            let policy = if opens { Policy::ActiveActive } else { Policy::sync(Acks::Majority) };
+            let cross = Cross { primary: primary.map(region), pause_ms_max: 1000 };
+            Action::Cross { name: bucket_name(name), policy, auto: None, cross }
+        }),
+        1 => (1u32..6, 1u64..160).prop_map(|(bucket, index)| {
+            Action::GiveUpCrossing { bucket: BucketId(bucket), index, why: "late".to_owned() }
+        }),
         3 => (prop::sample::select(vec!["a", "b", "c", "d"]), prop::sample::select(vec!["us-east", "eu-west", "ap-south", "mars"]), any::<bool>()).prop_map(|(name, other, add)| {
             let change = if add { RegionChange::Add(region(other)) } else { RegionChange::Remove(region(other)) };
             Action::SetRegions { name: bucket_name(name), change }
         }),
-        4 => (1u16..4, 1u32..6, 1u64..4, 0u8..4, 0u16..6).prop_map(|(region, bucket, epoch, what, shards)| {
+        4 => (1u16..4, 1u32..6, 1u64..4, 0u8..6, 0u16..6).prop_map(|(region, bucket, epoch, what, shards)| {
             let shards = (0..shards).map(ShardId).collect();
             let copies = match what {
                 0 => Copies::Ready(shards),
                 1 => Copies::Followed(shards),
                 2 => Copies::Filled { region: RegionId(4 - region), shards },
+                3 => Copies::Stopped { crossing: u64::from(bucket) * 7, at: shards.into_iter().map(|it: ShardId| (it, Lsn(5))).collect() },
+                4 => {
+                    let seal = Seal { lsn: Lsn(70), hash: SetHash(5), keys: 3 };
+                    Copies::Arrived { crossing: u64::from(bucket) * 7, at: shards.into_iter().map(|it: ShardId| (it, seal)).collect() }
+                }
                 _ => Copies::Lacking { shards, reason: "a law".to_owned() },
             };
             let since = Hlc(u64::from(bucket));
@@ -428,6 +442,7 @@ fn name_and_change() -> impl Strategy<Value = (BucketName, BucketChange)> {
             on_partition,
             acks,
             policy: None,
+            cross: None,
             regions: None,
         });
     (name, change)
@@ -696,7 +711,7 @@ fn a_state_written_by_version_2_still_opens() {
 #[test]
 fn formats_of_another_release_and_oversized_bytes_are_named() {
     assert_eq!(Command::decode(&[]), Err(CommandError::Empty));
-    assert_eq!(Command::decode(&[6, 0]), Err(CommandError::UnknownFormat(6)));
+    assert_eq!(Command::decode(&[7, 0]), Err(CommandError::UnknownFormat(7)));
     let mut older = fixture_operations()[0].encode().unwrap();
     older[0] = 1;
     assert!(matches!(Command::decode(&older), Err(CommandError::Damaged(_))), "version 1 knew no operations");
@@ -706,9 +721,9 @@ fn formats_of_another_release_and_oversized_bytes_are_named() {
     assert_eq!(Command::decode(&trailing), Err(CommandError::Trailing(1)));
 
     let mut newer = ClusterState::default().encode();
-    newer[8] = 6;
+    newer[8] = 7;
     let content = newer.len() - 4;
     let checksum = crc32c::crc32c(&newer[..content]);
     newer[content..].copy_from_slice(&checksum.to_le_bytes());
-    assert_eq!(ClusterState::decode(&newer), Err(SnapshotError::UnknownVersion(6)));
+    assert_eq!(ClusterState::decode(&newer), Err(SnapshotError::UnknownVersion(7)));
 }

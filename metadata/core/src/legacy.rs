@@ -106,6 +106,7 @@ impl BucketV1 {
             auto: _,
             turns: _,
             joins: _,
+            crossing: _,
         } = bucket.clone();
         Some(BucketV1 { id, name, policy, epoch, phase, primary, regions, labels, created })
     }
@@ -115,9 +116,24 @@ impl From<BucketV1> for Bucket {
     fn from(bucket: BucketV1) -> Bucket {
         let BucketV1 { id, name, policy, epoch, phase, primary, regions, labels, created } = bucket;
         let (standing, auto) = (Standing::Sync { since: created }, AutoFailover::default());
-        let (turns, joins) = (Turns::default(), Joins::default());
+        let (turns, joins, crossing) = (Turns::default(), Joins::default(), None);
         let policy = policy.into();
-        Bucket { id, name, policy, epoch, phase, primary, regions, labels, created, standing, auto, turns, joins }
+        Bucket {
+            id,
+            name,
+            policy,
+            epoch,
+            phase,
+            primary,
+            regions,
+            labels,
+            created,
+            standing,
+            auto,
+            turns,
+            joins,
+            crossing,
+        }
     }
 }
 
@@ -159,6 +175,8 @@ impl CommandV2 {
             Action::SetBucket { .. }
             | Action::SetPolicy { .. }
             | Action::SetRegions { .. }
+            | Action::Cross { .. }
+            | Action::GiveUpCrossing { .. }
             | Action::ReportStanding { .. }
             | Action::Failover(_)
             | Action::Advance { .. }

@@ -20,6 +20,7 @@
 mod acks;
 mod apply;
 pub mod command;
+mod crossing;
 pub mod detect;
 pub mod event;
 pub mod lease;

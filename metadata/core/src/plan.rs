@@ -229,6 +229,7 @@ impl ClusterState {
 
     /// Refuses what can't be done to a bucket while it moves.
     pub(crate) fn check_still(&self, bucket: &Bucket) -> Result<(), Refusal> {
+        self.check_crossing(bucket)?;
         let Some(plan) = phase_plan(bucket.phase) else { return Ok(()) };
         let who = self.plans.get(&plan).map(|plan| plan.who.as_str()).unwrap_or_default();
         Err(Refusal::new(
@@ -357,6 +358,8 @@ impl Standing {
             bucket.standing = bucket.standing.clone().restarted(at);
         }
         (bucket.phase, bucket.epoch, bucket.primary) = (self.phase, self.epoch, Some(self.primary));
+        // A primary that is lost on the way to active-active is replaced, and the bucket stays what it was.
+        bucket.crossing = None;
     }
 
     fn holds(self, bucket: &Bucket) -> bool {

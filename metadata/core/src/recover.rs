@@ -3,7 +3,7 @@
 //! The lost voters may have committed what this copy lacks: a primary that moved, an epoch that rose. So every epoch leaps
 //! beyond whatever they can have handed out, and the primaries on record here seal it before they write (FEN-1, FEN-2):
 //! of two regions that both believe to be primary, the one with the lower epoch is refused everywhere, and finds
-//! itself astray. Operations under way are given up: nobody knows how far they came.
+//! itself astray. Operations and crossings under way are given up: nobody knows how far they came.
 //!
 //! Deliberately not here: the membership of the group, and its log (`consensus`, `metadata/node`).
 
@@ -49,6 +49,9 @@ impl ClusterState {
             if self.abort(occasion, plan, &AbortScope::All, "the metadata plane was recovered from one copy").is_ok() {
                 recovery.given_up.push(plan);
             }
+        }
+        for bucket in self.buckets.values_mut().filter(|bucket| bucket.crossing.is_some()) {
+            Arc::make_mut(bucket).crossing = None;
         }
         for bucket in self.buckets.values_mut().filter(|bucket| bucket.primary.is_some()) {
             let bucket = Arc::make_mut(bucket);

@@ -127,7 +127,7 @@ impl ClusterState {
     pub(crate) fn validate_joins(&self, bucket: &Bucket) -> Result<(), Fault> {
         let shards = self.formed.as_ref().map_or(0, |formed| formed.shards);
         let joins = &bucket.joins;
-        rule(joins.is_empty() || bucket.primary.is_some(), "a region was added to a bucket that every region writes")?;
+        rule(joins.now.is_none() || bucket.primary.is_some(), "a region joins a bucket that every region writes")?;
         rule(
             joins.since.iter().all(|(region, epoch)| bucket.reaches(*region) && *epoch <= bucket.epoch),
             "a region was added that is not there, or in an epoch to come",

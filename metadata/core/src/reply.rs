@@ -27,8 +27,8 @@ pub enum Reply {
         /// Its region's replica number.
         region: RegionId,
     },
-    /// `CreateBucket`, `SetLabels`, `SetBucket`, `SetPolicy`, `SetRegions`: the bucket as it was right after the
-    /// command, but for its turns and joins, which answers have no place for.
+    /// `CreateBucket`, `SetLabels`, `SetBucket`, `SetPolicy`, `SetRegions`, `Cross`: the bucket as it was right after the
+    /// command, but for its turns, joins and crossing, which answers have no place for.
     Bucket(Bucket),
     /// `DeleteBucket`.
     Deleted {
@@ -40,14 +40,14 @@ pub enum Reply {
         /// Its name.
         plan: PlanId,
     },
-    /// `Report`, `ReportStanding`, `Note`: what was still news is on record.
+    /// `Report`, `ReportStanding`, `GiveUpCrossing`, `Note`: what was still news is on record.
     Reported,
 }
 
 impl Reply {
     /// The bucket, as answers have it.
     pub(crate) fn of_bucket(bucket: Bucket) -> Reply {
-        Reply::Bucket(Bucket { turns: Turns::default(), joins: Joins::default(), ..bucket })
+        Reply::Bucket(Bucket { turns: Turns::default(), joins: Joins::default(), crossing: None, ..bucket })
     }
 }
 

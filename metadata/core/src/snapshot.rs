@@ -8,7 +8,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use meridian_types::{Bucket, BucketId, Hlc, Joins, Node, NodeId, Plan, Region, RegionId, ShardId, Turns};
+use meridian_types::{Bucket, BucketId, Crossing, Hlc, Joins, Node, NodeId, Plan, Region, RegionId, ShardId, Turns};
 use serde::{Deserialize, Serialize};
 
 use crate::event::Events;
@@ -20,10 +20,12 @@ use crate::state::{ClusterState, Fault, Formed, ShardGroup};
 /// state itself keep it below 128 MiB.
 pub const SNAPSHOT_BYTES_MAX: usize = 256 << 20;
 
-/// The newest version this release writes and reads: 4 and which regions were added to buckets. A state without any is written as
-/// version 4, which has which buckets' lanes have turned, and without these as version 3, so that during an upgrade nodes of both
+/// The newest version this release writes and reads: 5 and which buckets cross. A state without any is written as version 5, which has
+/// which regions were added to buckets, without these as version 4, which has which buckets' lanes have turned, and without these as version 3, so that during an upgrade nodes of both
 /// releases take it.
-pub const SNAPSHOT_VERSION: u32 = 5;
+pub const SNAPSHOT_VERSION: u32 = 6;
+
+const WITHOUT_CROSSINGS: u32 = 5;
 
 const WITHOUT_JOINS: u32 = 4;
 
@@ -53,7 +55,7 @@ pub enum SnapshotError {
     Fault(#[from] Fault),
 }
 
-/// Version 3 as written, and versions 4 and 5 but for the turns and joins behind it; earlier ones are in `legacy`. Field order is the format.
+/// Version 3 as written, and versions 4 to 6 but for the turns, joins and crossings behind it; earlier ones are in `legacy`. Field order is the format.
 #[derive(Serialize, Deserialize)]
 pub(crate) struct StateV3 {
     pub(crate) index: u64,
@@ -69,6 +71,8 @@ pub(crate) struct StateV3 {
     pub(crate) events: Events,
     pub(crate) plans: Vec<Arc<Plan>>,
 }
+
+type StateV6 = (StateV3, BTreeMap<BucketId, Turns>, BTreeMap<BucketId, Joins>, BTreeMap<BucketId, Crossing>);
 
 impl ClusterState {
     /// The state as bytes; equal states make equal bytes.
@@ -92,10 +96,13 @@ impl ClusterState {
         let turns: BTreeMap<BucketId, Turns> = turning.map(|bucket| (bucket.id, bucket.turns.clone())).collect();
         let joined = stored.buckets.values().filter(|bucket| !bucket.joins.is_empty());
         let joins: BTreeMap<BucketId, Joins> = joined.map(|bucket| (bucket.id, bucket.joins.clone())).collect();
-        let version = match (turns.is_empty(), joins.is_empty()) {
-            (true, true) => WITHOUT_TURNS,
-            (false, true) => WITHOUT_JOINS,
-            (_, false) => SNAPSHOT_VERSION,
+        let crossing = |bucket: &Arc<Bucket>| Some((bucket.id, bucket.crossing.clone()?));
+        let crossings: BTreeMap<BucketId, Crossing> = stored.buckets.values().filter_map(crossing).collect();
+        let version = match (turns.is_empty(), joins.is_empty(), crossings.is_empty()) {
+            (true, true, true) => WITHOUT_TURNS,
+            (false, true, true) => WITHOUT_JOINS,
+            (_, false, true) => WITHOUT_CROSSINGS,
+            (_, _, false) => SNAPSHOT_VERSION,
         };
         let mut bytes = MAGIC.to_vec();
         bytes.extend_from_slice(&version.to_le_bytes());
@@ -103,7 +110,8 @@ impl ClusterState {
         let mut bytes = match version {
             WITHOUT_TURNS => postcard::to_extend(&stored, bytes),
             WITHOUT_JOINS => postcard::to_extend(&(stored, turns), bytes),
-            _ => postcard::to_extend(&(stored, turns, joins), bytes),
+            WITHOUT_CROSSINGS => postcard::to_extend(&(stored, turns, joins), bytes),
+            _ => postcard::to_extend(&(stored, turns, joins, crossings), bytes),
         }
         .unwrap_or_default();
         let checksum = crc32c::crc32c(&bytes);
@@ -130,6 +138,7 @@ impl ClusterState {
         }
         let mut turns: BTreeMap<BucketId, Turns> = BTreeMap::new();
         let mut joins: BTreeMap<BucketId, Joins> = BTreeMap::new();
+        let mut crossings: BTreeMap<BucketId, Crossing> = BTreeMap::new();
         let mut stored: StateV3 = match u32::from_le_bytes(*version) {
             1 => StateV2 { base: read(body)?, plans: Vec::new() }.into(),
             2 => read::<StateV2>(body)?.into(),
@@ -139,9 +148,14 @@ impl ClusterState {
                 turns = turned;
                 stored
             }
-            SNAPSHOT_VERSION => {
+            WITHOUT_CROSSINGS => {
                 let read = read::<(StateV3, BTreeMap<BucketId, Turns>, BTreeMap<BucketId, Joins>)>(body)?;
                 (turns, joins) = (read.1, read.2);
+                read.0
+            }
+            SNAPSHOT_VERSION => {
+                let read = read::<StateV6>(body)?;
+                (turns, joins, crossings) = (read.1, read.2, read.3);
                 read.0
             }
             other => return Err(SnapshotError::UnknownVersion(other)),
@@ -154,6 +168,11 @@ impl ClusterState {
         for (id, joins) in joins {
             if let Some(bucket) = stored.buckets.get_mut(&id) {
                 Arc::make_mut(bucket).joins = joins;
+            }
+        }
+        for (id, crossing) in crossings {
+            if let Some(bucket) = stored.buckets.get_mut(&id) {
+                Arc::make_mut(bucket).crossing = Some(crossing);
             }
         }
         let state = stored.into_state();

@@ -16,6 +16,7 @@ use meridian_types::{
 };
 
 use crate::apply::{Done, Occasion, StepTaken};
+use crate::command::is_of_a_crossing;
 use crate::event::shorten;
 use crate::reply::Reply;
 use crate::spec::invalid;
@@ -33,6 +34,9 @@ impl ClusterState {
     }
 
     fn hear_copies(&mut self, at: Hlc, region: RegionId, word: &StandingWord) -> Option<StepTaken> {
+        if is_of_a_crossing(word) {
+            return self.hear_crossing(at, region, word);
+        }
         let shards = self.formed.as_ref().map_or(0, |formed| formed.shards);
         let bucket = self.buckets.get_mut(&word.bucket)?;
         let heard = bucket.primary == Some(region)
@@ -61,6 +65,7 @@ impl ClusterState {
         change: &BucketChange,
     ) -> Result<Done, Refusal> {
         let before = Arc::clone(self.existing(name)?);
+        self.check_crossing(&before)?;
         let mut bucket = Bucket::clone(&before);
         bucket.policy = changed(bucket.policy, change).map_err(|why| invalid(why.to_string()))?;
         if change.max_lag.flatten().is_some() {
@@ -146,7 +151,7 @@ fn next(policy: &Policy, now: &Standing, heard: &Copies, shards: u16, at: Hlc) -
         }
         (Standing::Sync { .. } | Standing::Recovering { .. }, Copies::Lacking { .. })
         | (Standing::Sync { .. }, Copies::Ready(_))
-        | (_, Copies::Followed(_) | Copies::Filled { .. }) => None,
+        | (_, Copies::Followed(_) | Copies::Filled { .. } | Copies::Stopped { .. } | Copies::Arrived { .. }) => None,
     }
 }
 

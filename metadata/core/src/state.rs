@@ -269,7 +269,8 @@ impl ClusterState {
         rule(auto.is_ok(), "a bucket may do by itself what its policy leaves no room for")?;
         self.validate_standing(bucket)?;
         self.validate_turns(bucket)?;
-        self.validate_joins(bucket)
+        self.validate_joins(bucket)?;
+        self.validate_crossing(bucket)
     }
 }
 

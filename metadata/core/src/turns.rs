@@ -10,7 +10,7 @@
 //! epoch. So each entry has one lane and one rule: those of its epoch (DUR-2, ORD-1). A turn is forgotten once every
 //! shard has said that all regions of the bucket have applied its seal.
 //!
-//! Deliberately not here: when a region has (`region/core`), and changes to and from `active-active`.
+//! Deliberately not here: when a region has (`region/core`), and changes to and from `active-active` (`crossing.rs`).
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -39,6 +39,11 @@ impl ClusterState {
         auto: Option<&AutoFailover<RegionName>>,
     ) -> Result<Done, Refusal> {
         let before = Arc::clone(self.existing(name)?);
+        let same_kind = std::mem::discriminant(&policy) == std::mem::discriminant(&before.policy);
+        if before.crossing.is_some() && same_kind {
+            return self.turn_back(occasion, name);
+        }
+        self.check_crossing(&before)?;
         let mut bucket = Bucket::clone(&before);
         policy.validate(bucket.regions.len()).map_err(|why| invalid(why.to_string()))?;
         self.check_ceiling(policy)?;
@@ -57,7 +62,7 @@ impl ClusterState {
             (Policy::Async { .. }, Policy::Sync { .. }) | (Policy::Sync { .. }, Policy::Async { .. }) => {
                 self.turn(&mut bucket, policy, occasion.at)?;
             }
-            (Policy::ActiveActive, _) | (_, Policy::ActiveActive) => return Err(other_records(&before, policy)),
+            (Policy::ActiveActive, _) | (_, Policy::ActiveActive) => return Err(unsaid(&before, policy)),
         }
         match auto {
             Some(auto) => bucket.auto = self.auto(auto, policy, &bucket.regions)?,
@@ -153,10 +158,10 @@ fn changed(before: &Bucket, after: &Bucket) -> String {
     said
 }
 
-/// Values become other records, in every region at once: not while it serves.
-fn other_records(bucket: &Bucket, policy: Policy) -> Refusal {
+/// Nobody writes meanwhile: whoever asks has to say for how long at most.
+fn unsaid(bucket: &Bucket, policy: Policy) -> Refusal {
     invalid(format!(
-        "`{}` is {} and can't become {policy} while it serves: with active-active every region writes, and each value is kept as another kind of record; create another bucket with that policy and copy what it is to hold",
+        "`{}` is {} and is to be {policy}: nobody writes until all its regions are there, so say how long that may take; this comes from a client of an earlier release",
         bucket.name, bucket.policy
     ))
 }

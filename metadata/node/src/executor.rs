@@ -1,5 +1,5 @@
 //! What the leader does for operations: hands the leadership over before writes stop, puts on record what only a leader sees
-//! of failovers ([`Vigil`]), and gives up what takes too long.
+//! of failovers ([`Vigil`]), and gives up what takes too long, crossings among it.
 //!
 //! Runs on every node and acts only while it leads. It has no choices: steps are taken by the metadata core in the
 //! command that makes them possible. A new leader measures time anew: it may give up later than its predecessor
@@ -42,11 +42,15 @@ pub(crate) struct Executor {
 /// A move at one of the steps that must not last.
 type Stage = (PlanId, BucketId, Epoch);
 
+/// A bucket that crosses, and which attempt it is.
+type Attempt = (BucketId, u64);
+
 /// Since when, in this term, moves have been seen at their stage.
 #[derive(Debug, Default)]
 struct Stopwatch {
     term: u64,
     since: BTreeMap<Stage, Instant>,
+    crossings: BTreeMap<Attempt, Instant>,
 }
 
 /// A stage that lasts, and how long it may.
@@ -86,7 +90,15 @@ impl Executor {
         for (plan, late) in stopwatch.late(Instant::now(), leadership.term, &lasting) {
             self.give_up(plan, &late).await;
         }
-        lasting.len() + vigil.watched()
+        let crossings: Vec<(Attempt, Duration)> = self.copy.read(|state| {
+            let last = state.crossings();
+            last.map(|(bucket, index, ms)| ((bucket, index), Duration::from_millis(ms))).collect()
+        });
+        for (bucket, index) in stopwatch.late_crossings(Instant::now(), &crossings) {
+            let why = "not all regions arrived in time: see `meridian lag` and `meridian status`".to_owned();
+            self.put_on_record(Action::GiveUpCrossing { bucket, index, why }).await;
+        }
+        lasting.len() + crossings.len() + vigil.watched()
     }
 
     async fn hand_over(&self, leadership: Leadership) {
@@ -110,7 +122,7 @@ impl Executor {
         let who = self.options.this.name.to_string();
         let command = Command { operation: OperationId(rand::random()), who, at_ms: wall_ms(), action };
         if let Err(refusal) = self.asker.propose(&command).await {
-            tracing::warn!(verb, %refusal, "a failover can't go on yet");
+            tracing::warn!(verb, %refusal, "what the metadata leader has seen is not on record yet");
         }
     }
 
@@ -168,7 +180,7 @@ impl Stopwatch {
     /// What has lasted too long, by operation. Whatever is seen for the first time in a term begins now.
     fn late(&mut self, now: Instant, term: u64, lasting: &[Lasting]) -> BTreeMap<PlanId, Vec<Lasting>> {
         if self.term != term {
-            *self = Stopwatch { term, since: BTreeMap::new() };
+            *self = Stopwatch { term, ..Stopwatch::default() };
         }
         let before = std::mem::take(&mut self.since);
         let mut late: BTreeMap<PlanId, Vec<Lasting>> = BTreeMap::new();
@@ -180,6 +192,16 @@ impl Stopwatch {
             }
         }
         late
+    }
+
+    /// The crossings that have lasted too long. Asked after [`Stopwatch::late`], which looks at the term.
+    fn late_crossings(&mut self, now: Instant, crossings: &[(Attempt, Duration)]) -> Vec<Attempt> {
+        let before = std::mem::take(&mut self.crossings);
+        let since = |attempt: &Attempt| before.get(attempt).copied().unwrap_or(now);
+        self.crossings = crossings.iter().map(|(attempt, _)| (*attempt, since(attempt))).collect();
+        let is_late =
+            |(attempt, may_last): &&(Attempt, Duration)| now.saturating_duration_since(since(attempt)) > *may_last;
+        crossings.iter().filter(is_late).map(|(attempt, _)| *attempt).collect()
     }
 }
 
@@ -206,6 +228,18 @@ mod tests {
         assert!(stopwatch.late(after(102), 1, &[at(2, 50)]).is_empty(), "it has moved on");
         assert!(stopwatch.late(after(190), 2, &[at(2, 50)]).is_empty(), "another term");
         assert!(!stopwatch.late(after(241), 2, &[at(2, 50)]).is_empty());
+    }
+
+    #[test]
+    fn a_crossing_is_late_after_its_time_and_another_attempt_begins_anew() {
+        let start = Instant::now();
+        let after = |ms| start + Duration::from_millis(ms);
+        let of = |index| ((BucketId(1), index), Duration::from_millis(100));
+        let mut stopwatch = Stopwatch::default();
+        assert!(stopwatch.late_crossings(start, &[of(7)]).is_empty());
+        assert!(stopwatch.late_crossings(after(100), &[of(7)]).is_empty());
+        assert_eq!(stopwatch.late_crossings(after(101), &[of(7)]), [(BucketId(1), 7)]);
+        assert!(stopwatch.late_crossings(after(150), &[of(9)]).is_empty());
     }
 
     #[test]

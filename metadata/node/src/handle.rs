@@ -167,10 +167,13 @@ impl Handle {
         dry_run: bool,
         who: &str,
     ) -> Result<Bucket, Refusal> {
-        let action = match (change.regions, change.policy) {
-            (Some(change), _) => Action::SetRegions { name, change },
-            (None, Some(policy)) => Action::SetPolicy { name, policy, auto: change.auto },
-            (None, None) => Action::SetBucket { name, change: BucketChange { regions: None, ..change } },
+        let action = match (change.regions, change.policy, change.cross) {
+            (Some(change), ..) => Action::SetRegions { name, change },
+            (None, Some(policy), Some(cross)) => Action::Cross { name, policy, auto: change.auto, cross },
+            (None, Some(policy), None) => Action::SetPolicy { name, policy, auto: change.auto },
+            (None, None, _) => {
+                Action::SetBucket { name, change: BucketChange { regions: None, cross: None, ..change } }
+            }
         };
         self.run(action, dry_run, who).await.and_then(bucket_of)
     }

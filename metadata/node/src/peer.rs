@@ -89,12 +89,13 @@ impl PeerService {
             | Action::SetBucket { .. }
             | Action::SetPolicy { .. }
             | Action::SetRegions { .. }
+            | Action::Cross { .. }
             | Action::Note { .. }
             | Action::Switchover(_)
             | Action::Failover(_)
             | Action::Abort { .. } => self.check_known(caller),
             // What leases have run out, no other node can know.
-            Action::Advance { .. } | Action::Observe { .. } => {
+            Action::Advance { .. } | Action::Observe { .. } | Action::GiveUpCrossing { .. } => {
                 Err(denied("what the metadata leader sees, only it puts on record".to_owned()))
             }
             Action::Report { region, .. } | Action::ReportStanding { region, .. } => {

@@ -1,14 +1,15 @@
 //! Buckets: their policy, how their copies stand, what they may do by themselves, and what is asked of them.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 use meridian_types::{
-    Acks, AutoFailover, AutoMode, Breach, Bucket, BucketChange, BucketId, BucketName, BucketSpec, Epoch, Hlc, Joining,
-    Joins, LagBound, MaxLag, OnPartition, Phase, PlanId, Policy, PolicyError, Refusal, RegionChange, RegionName,
-    Standing, Stay, Turn, Turns,
+    Acks, AutoFailover, AutoMode, Breach, Bucket, BucketChange, BucketId, BucketName, BucketSpec, Cross, Crossing,
+    Epoch, Hlc, Joining, Joins, LagBound, Lsn, MaxLag, OnPartition, Phase, PlanId, Policy, PolicyError, Refusal,
+    RegionChange, RegionId, RegionName, Seal, ShardId, Standing, Stay, Turn, Turns, Way,
 };
 
 use super::cluster::{lane_name_from_proto, lane_name_to_proto, named, unreadable};
+use super::operation::{seal_from_proto, seal_to_proto};
 use super::{invalid, region, shard};
 use crate::v1;
 use crate::v1::auto_failover::Mode as WireMode;
@@ -246,6 +247,10 @@ pub fn change_to_proto(name: &BucketName, change: &BucketChange, dry_run: bool) 
             OnPartition::Degrade { after_ms } => WirePartition::DegradeAfterMs(after_ms),
         }),
         policy: change.policy.map(policy_to_proto),
+        cross: change.cross.as_ref().map(|it| v1::Cross {
+            primary: it.primary.as_ref().map(ToString::to_string),
+            pause_ms_max: it.pause_ms_max,
+        }),
         regions: change.regions.as_ref().map(|it| match it {
             RegionChange::Add(region) => WireRegions::AddRegion(region.to_string()),
             RegionChange::Remove(region) => WireRegions::RemoveRegion(region.to_string()),
@@ -277,7 +282,16 @@ pub fn change_from_proto(request: v1::SetBucketRequest) -> Result<(BucketName, B
         WireRegions::AddRegion(name) => named(RegionName::new(&name)).map(RegionChange::Add),
         WireRegions::RemoveRegion(name) => named(RegionName::new(&name)).map(RegionChange::Remove),
     });
-    let change = BucketChange { auto, max_lag, on_partition, acks, policy, regions: regions.transpose()? };
+    let cross = request.cross.map(|it| {
+        let primary = it.primary.map(|name| named(RegionName::new(&name))).transpose()?;
+        Ok::<_, Refusal>(Cross { primary, pause_ms_max: it.pause_ms_max })
+    });
+    let cross = cross.transpose()?;
+    if cross.is_some() && policy.is_none() {
+        return Err(invalid("`cross` says how to change to a policy, and none is given"));
+    }
+    let regions = regions.transpose()?;
+    let change = BucketChange { auto, max_lag, on_partition, acks, policy, cross, regions };
     if change.regions.is_some() && (BucketChange { regions: None, ..change.clone() }) != BucketChange::default() {
         return Err(invalid("a region is added or removed by itself: change the rest before it or after it"));
     }
@@ -316,7 +330,60 @@ pub fn bucket_to_proto(bucket: &Bucket) -> v1::Bucket {
         joining: bucket.joins.now.as_ref().map(joining_to_proto),
         was: bucket.joins.was.iter().map(stay_to_proto).collect(),
         since: bucket.joins.since.iter().map(|(region, epoch)| (u32::from(region.0), epoch.0)).collect(),
+        crossing: bucket.crossing.as_ref().map(crossing_to_proto),
     }
+}
+
+fn crossing_to_proto(crossing: &Crossing) -> v1::Crossing {
+    let (policy, primary, stopped) = match &crossing.way {
+        Way::Opening => (None, 0, Vec::new()),
+        Way::Closing { policy, primary, stopped } => {
+            let of = |(region, at): (&RegionId, &BTreeMap<ShardId, Lsn>)| v1::Stopped {
+                region: u32::from(region.0),
+                lsn: at.iter().map(|(shard, lsn)| (u32::from(shard.0), lsn.0)).collect(),
+            };
+            (Some(policy_to_proto(*policy)), u32::from(primary.0), stopped.iter().map(of).collect())
+        }
+    };
+    let arrived = |(region, at): (&RegionId, &BTreeMap<ShardId, Seal>)| v1::Arrived {
+        region: u32::from(region.0),
+        shards: at.iter().map(|(shard, seal)| seal_to_proto(*shard, *seal)).collect(),
+    };
+    v1::Crossing {
+        index: crossing.index,
+        at_hlc: crossing.at.0,
+        pause_ms_max: crossing.pause_ms_max,
+        policy,
+        primary,
+        stopped,
+        arrived: crossing.arrived.iter().map(arrived).collect(),
+    }
+}
+
+fn crossing_from_proto(message: v1::Crossing) -> Result<Crossing, Refusal> {
+    let stopped = |it: v1::Stopped| {
+        let at = it.lsn.into_iter().map(|(id, lsn)| Ok((shard(id)?, Lsn(lsn)))).collect::<Result<_, Refusal>>()?;
+        Ok::<_, Refusal>((region(it.region)?, at))
+    };
+    let way = match message.policy {
+        None => Way::Opening,
+        Some(policy) => Way::Closing {
+            policy: policy_from_proto(policy)?,
+            primary: region(message.primary)?,
+            stopped: message.stopped.into_iter().map(stopped).collect::<Result<_, _>>()?,
+        },
+    };
+    let arrived = |it: v1::Arrived| {
+        let at = it.shards.into_iter().map(seal_from_proto).collect::<Result<_, _>>()?;
+        Ok::<_, Refusal>((region(it.region)?, at))
+    };
+    Ok(Crossing {
+        index: message.index,
+        at: Hlc(message.at_hlc),
+        pause_ms_max: message.pause_ms_max,
+        way,
+        arrived: message.arrived.into_iter().map(arrived).collect::<Result<_, _>>()?,
+    })
 }
 
 fn joining_to_proto(joining: &Joining) -> v1::Joining {
@@ -394,5 +461,6 @@ pub fn bucket_from_proto(bucket: v1::Bucket) -> Result<Bucket, Refusal> {
         auto,
         turns: turns_from_proto(&bucket.turns, bucket.followed)?,
         joins: joins_from_proto(bucket.joining, bucket.since, &bucket.was)?,
+        crossing: bucket.crossing.map(crossing_from_proto).transpose()?,
     })
 }

@@ -2,8 +2,8 @@
 
 use bytes::Bytes;
 use meridian_types::{
-    BucketName, ClientId, Key, Read, ReadLevel, Refusal, Request, RequestId, SessionToken, StalePolicy, Value, Write,
-    WriteAck,
+    BucketName, ClientId, Epoch, Key, Read, ReadLevel, Refusal, Request, RequestId, SessionToken, StalePolicy, Value,
+    Write, WriteAck,
 };
 
 use super::{invalid, version_from_proto, version_to_proto};
@@ -51,7 +51,8 @@ pub fn request_from_proto(request: v1::Request, client: ClientId) -> Result<Requ
             check_sequence(client, sequence, lowest_outstanding)?;
             let ack = ack_from_proto(&options)?;
             let id = RequestId { client, sequence };
-            Ok(Request::Write { bucket, write, ack, id, lowest_outstanding, session, deadline_ms })
+            let begun = Epoch(options.begun);
+            Ok(Request::Write { bucket, write, ack, id, lowest_outstanding, begun, session, deadline_ms })
         }
     }
 }
@@ -80,14 +81,14 @@ pub fn request_to_proto(tag: u64, request: &Request) -> v1::Request {
             read: Some(read_options_to_proto(level, *stale)),
             write: None,
         },
-        Request::Write { bucket, write, ack, id, lowest_outstanding, session, deadline_ms } => v1::Request {
+        Request::Write { bucket, write, ack, id, lowest_outstanding, begun, session, deadline_ms } => v1::Request {
             tag,
             bucket: bucket.as_str().to_owned(),
             deadline_ms: *deadline_ms,
             session: session_to_proto(session),
             op: Some(write_to_proto(write)),
             read: None,
-            write: Some(write_options_to_proto(*ack, *id, *lowest_outstanding)),
+            write: Some(write_options_to_proto(*ack, *id, *lowest_outstanding, *begun)),
         },
     }
 }
@@ -262,7 +263,7 @@ fn ack_from_proto(options: &v1::WriteOptions) -> Result<WriteAck, Refusal> {
     }
 }
 
-fn write_options_to_proto(ack: WriteAck, id: RequestId, lowest_outstanding: u64) -> v1::WriteOptions {
+fn write_options_to_proto(ack: WriteAck, id: RequestId, lowest_outstanding: u64, begun: Epoch) -> v1::WriteOptions {
     let (ack, regions) = match ack {
         WriteAck::Policy => (Ack::Policy, 0),
         WriteAck::Local => (Ack::Local, 0),
@@ -270,5 +271,12 @@ fn write_options_to_proto(ack: WriteAck, id: RequestId, lowest_outstanding: u64)
         WriteAck::Majority => (Ack::Majority, 0),
         WriteAck::All => (Ack::All, 0),
     };
-    v1::WriteOptions { ack: ack.into(), regions, sequence: id.sequence, lowest_outstanding, client_id: Bytes::new() }
+    v1::WriteOptions {
+        ack: ack.into(),
+        regions,
+        sequence: id.sequence,
+        lowest_outstanding,
+        client_id: Bytes::new(),
+        begun: begun.0,
+    }
 }

@@ -7,12 +7,12 @@ use bytes::Bytes;
 use meridian_types::key::{MULTI_ITEMS_MAX, SCAN_ITEMS_MAX};
 use meridian_types::{
     Acks, AutoFailover, AutoMode, Breach, Bucket, BucketChange, BucketDigest, BucketId, BucketLag, BucketName,
-    BucketSpec, ClientId, ClusterId, Durability, Effect, Epoch, Exposure, Freshness, Goal, Hlc, Joining, Joins, Key,
-    LagBound, Lane, LaneState, LaneStatus, Loss, Lsn, MaxLag, Move, Muster, Node, NodeId, NodeName, NodeStatus,
-    OnPartition, OperationId, Outcome, Phase, Plan, PlanId, Policy, Proof, Read, ReadLevel, Refusal, RefusalKind,
-    Region, RegionChange, RegionId, RegionName, Remains, Request, RequestId, Response, Seal, Selection, SessionToken,
-    SetHash, ShardDigest, ShardId, StalePolicy, Standing, Stay, Step, SwitchoverSpec, Topology, Turn, Turns, Value,
-    Verdict, Version, Write, WriteAck, request::Found,
+    BucketSpec, ClientId, ClusterId, Cross, Crossing, Durability, Effect, Epoch, Exposure, Freshness, Goal, Hlc,
+    Joining, Joins, Key, LagBound, Lane, LaneState, LaneStatus, Loss, Lsn, MaxLag, Move, Muster, Node, NodeId,
+    NodeName, NodeStatus, OnPartition, OperationId, Outcome, Phase, Plan, PlanId, Policy, Proof, Read, ReadLevel,
+    Refusal, RefusalKind, Region, RegionChange, RegionId, RegionName, Remains, Request, RequestId, Response, Seal,
+    Selection, SessionToken, SetHash, ShardDigest, ShardId, StalePolicy, Standing, Stay, Step, SwitchoverSpec,
+    Topology, Turn, Turns, Value, Verdict, Version, Way, Write, WriteAck, request::Found,
 };
 use proptest::collection::{btree_map, btree_set, vec};
 use proptest::option;
@@ -120,6 +120,7 @@ fn request() -> impl Strategy<Value = Request> {
             ack,
             id,
             lowest_outstanding,
+            begun: Epoch(lowest_outstanding / 2),
             session,
             deadline_ms,
         },
@@ -256,8 +257,11 @@ fn change() -> impl Strategy<Value = BucketChange> {
     let others = (option::weighted(0.2, policy()), option::weighted(0.2, regions));
     (settings, others).prop_map(|((auto, max_lag, on_partition, acks), others)| match others {
         (_, regions @ Some(_)) => BucketChange { regions, ..BucketChange::default() },
-        (None, None) => BucketChange { auto, max_lag, on_partition, acks, policy: None, regions: None },
-        (policy @ Some(_), None) => BucketChange { auto, policy, ..BucketChange::default() },
+        (None, None) => BucketChange { auto, max_lag, on_partition, acks, policy: None, cross: None, regions: None },
+        (policy @ Some(_), None) => {
+            let cross = acks.map(|_| Cross { primary: Some(RegionName::new("eu-west").unwrap()), pause_ms_max: 7 });
+            BucketChange { auto, policy, cross, ..BucketChange::default() }
+        }
     })
 }
 
@@ -281,6 +285,20 @@ fn joins() -> impl Strategy<Value = Joins> {
     let stay = stay.prop_map(|(region, since, until)| Stay { region, since: Epoch(since), until: Epoch(until) });
     (option::of(joining), btree_map(region(), any::<u64>().prop_map(Epoch), 0..3), vec(stay, 0..3))
         .prop_map(|(now, since, was)| Joins { now, since, was })
+}
+
+fn crossing() -> impl Strategy<Value = Crossing> {
+    let region = || any::<u16>().prop_map(RegionId);
+    let shard = || any::<u16>().prop_map(ShardId);
+    let stopped = btree_map(region(), btree_map(shard(), any::<u64>().prop_map(Lsn), 0..3), 0..3);
+    let closing = (policy(), region(), stopped);
+    let closing = closing.prop_map(|(policy, primary, stopped)| Way::Closing { policy, primary, stopped });
+    let seal = (any::<u64>(), any::<u128>(), any::<u64>());
+    let seal = seal.prop_map(|(lsn, hash, keys)| Seal { lsn: Lsn(lsn), hash: SetHash(hash), keys });
+    let arrived = btree_map(region(), btree_map(shard(), seal, 0..3), 0..3);
+    (any::<[u64; 3]>(), prop_oneof![Just(Way::Opening), closing], arrived).prop_map(
+        |([index, at, pause_ms_max], way, arrived)| Crossing { index, at: Hlc(at), pause_ms_max, way, arrived },
+    )
 }
 
 fn labels() -> impl Strategy<Value = BTreeMap<String, String>> {
@@ -433,9 +451,24 @@ fn plan() -> impl Strategy<Value = Plan> {
 }
 
 fn bucket() -> impl Strategy<Value = Bucket> {
-    let life = (any::<u64>(), phase(), standing(), auto(any::<u16>().prop_map(RegionId)), (turns(), joins()));
+    let life = (
+        any::<u64>(),
+        phase(),
+        standing(),
+        auto(any::<u16>().prop_map(RegionId)),
+        (turns(), joins(), option::of(crossing())),
+    );
     (1u32..9, name(), policy(), life, option::of(1u16..5), vec(1u16..5, 0..4), labels(), any::<u64>()).prop_map(
-        |(id, name, policy, (epoch, phase, standing, auto, (turns, joins)), primary, regions, labels, created)| {
+        |(
+            id,
+            name,
+            policy,
+            (epoch, phase, standing, auto, (turns, joins, crossing)),
+            primary,
+            regions,
+            labels,
+            created,
+        )| {
             Bucket {
                 id: BucketId(id),
                 name,
@@ -450,6 +483,7 @@ fn bucket() -> impl Strategy<Value = Bucket> {
                 auto,
                 turns,
                 joins,
+                crossing,
             }
         },
     )

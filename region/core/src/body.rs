@@ -50,6 +50,10 @@ pub(crate) enum BodyRef<'a> {
         after: Positions,
     },
     Repair(#[serde(borrow)] RepairStepRef<'a>),
+    Stop {
+        index: u64,
+        stops: bool,
+    },
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
@@ -161,6 +165,7 @@ pub(crate) fn decode<'a>(header: &Header, entry: &'a [u8]) -> Result<BodyRef<'a>
         BodyRef::ExpireClients { .. } => Kind::ExpireClients,
         BodyRef::Seal { .. } => Kind::Seal,
         BodyRef::Repair(_) => Kind::Repair,
+        BodyRef::Stop { .. } => Kind::Stop,
     };
     if kind == header.kind { Ok(body) } else { Err(damaged()) }
 }
@@ -315,6 +320,7 @@ mod tests {
             BodyRef::ExpireClients { before } => Body::ExpireClients { before },
             BodyRef::Seal { next, after } => Body::Seal { next, after },
             BodyRef::Repair(step) => Body::Repair(own_step(step)),
+            BodyRef::Stop { index, stops } => Body::Stop { index, stops },
         }
     }
 
@@ -345,6 +351,7 @@ mod tests {
                 (Kind::Seal, Body::Seal { next: Epoch(next), after })
             }),
             2 => any_step().prop_map(|step| (Kind::Repair, Body::Repair(step))),
+            1 => any::<(u64, bool)>().prop_map(|(index, stops)| (Kind::Stop, Body::Stop { index, stops })),
         ]
     }
 

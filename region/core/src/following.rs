@@ -161,6 +161,7 @@ mod tests {
             auto: Default::default(),
             turns: Default::default(),
             joins: Default::default(),
+            crossing: None,
         };
         for (epoch, from) in turns {
             bucket.epoch = Epoch(*epoch);

@@ -207,6 +207,7 @@ mod tests {
             auto: Default::default(),
             turns: Default::default(),
             joins: Default::default(),
+            crossing: None,
         }
     }
 

@@ -13,6 +13,7 @@
 
 mod body;
 mod counter;
+pub mod crossing;
 pub mod degrade;
 pub mod drill;
 pub mod error;
@@ -36,12 +37,13 @@ pub mod shard;
 mod testing;
 pub mod view;
 
+pub use crossing::{CrossDuty, CrossSight, Crossings};
 pub use degrade::{CopiesDuty, CopiesSight, Degrading, Proof};
 pub use error::{ApplyError, Damage, LoadError, ReadError};
 pub use following::{Following, TurnDuty, awaited};
 pub use handover::{Duty, Handover, Sight};
 pub use keys::shard_range;
-pub use meta::Astray;
+pub use meta::{Astray, Stop};
 pub use propose::active_active_body;
 pub use result::{ControlResult, Divergence, FrameResult, ResultError, WriteResult};
 pub use scrub::{Contents, recompute_digest};

@@ -19,6 +19,9 @@ const BUCKET_FORMAT: u8 = 2;
 /// all that it can know of.
 const LEFT_FORMAT: u8 = 3;
 
+/// The same, of a bucket in which this region has stopped once. Written only then, and until the epoch is over.
+const STOPPED_FORMAT: u8 = 4;
+
 /// Stretches of the own log remembered as void, one per repair: those that may still be read to be shipped.
 const VOID_STRETCHES_MAX: usize = 64;
 
@@ -67,6 +70,20 @@ pub(crate) struct BucketMeta {
     /// It may join again in a later one.
     #[serde(skip)]
     pub(crate) left: Option<Left>,
+    /// In the epoch in force this region has stopped ordering, or has gone on since.
+    #[serde(skip)]
+    pub(crate) stop: Option<Stop>,
+}
+
+/// Whether a region orders anything in an active-active bucket that crosses (docs/adr/2026-11-28-active-active-changes.md).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Stop {
+    /// The metadata index that the last stop, or its end, named: an earlier stop changes nothing any more.
+    pub index: u64,
+    /// Where in the own log it stopped, or went on.
+    pub(crate) at: Lsn,
+    /// Whether it is stopped.
+    pub stopped: bool,
 }
 
 /// How far a region has left a bucket behind.
@@ -182,16 +199,47 @@ impl BucketMeta {
         self.fences.iter().any(|(at, fence)| *at < lsn && *fence > epoch)
     }
 
-    /// Whether a repair has made an own entry at `lsn` void.
+    /// Whether a repair, or a stop, has made an own entry at `lsn` void.
     pub(crate) fn is_void_at(&self, lsn: Lsn) -> bool {
         let now = self.repair.as_ref().is_some_and(|repair| repair.void_after < lsn);
-        now || self.void.iter().any(|(after, to)| *after < lsn && lsn <= *to)
+        let stopped = self.stop.is_some_and(|stop| stop.stopped && stop.at < lsn);
+        now || stopped || self.void.iter().any(|(after, to)| *after < lsn && lsn <= *to)
     }
 
     /// Ends the repair at `lsn` of the own log; what was void stays so.
     pub(crate) fn open(&mut self, lsn: Lsn) {
-        let Some(Repair { void_after, .. }) = self.repair.take() else { return };
-        let mut stretch = (void_after, lsn);
+        if let Some(Repair { void_after, .. }) = self.repair.take() {
+            self.void_between(void_after, lsn);
+        }
+    }
+
+    /// Own writes of the epoch in force are void from `lsn` on, or count again. What names an earlier crossing changes nothing.
+    pub(crate) fn stop(&mut self, lsn: Lsn, index: u64, stops: bool) {
+        let now = self.stop.unwrap_or_default();
+        match (now.stopped, stops) {
+            (stopped, true) if index > now.index => {
+                let at = if stopped { now.at } else { lsn };
+                self.stop = Some(Stop { index, at, stopped: true });
+            }
+            (true, false) if index >= now.index => {
+                self.void_between(now.at, lsn);
+                self.stop = Some(Stop { index, at: lsn, stopped: false });
+            }
+            (_, true | false) => {}
+        }
+    }
+
+    /// Begins an epoch, by what this region applied at `lsn` of its own log: what comes behind it under a lower one is void.
+    pub(crate) fn begin(&mut self, lsn: Lsn, epoch: Epoch) {
+        if let Some(Stop { at, stopped: true, .. }) = self.stop.take() {
+            self.void_between(at, Lsn(lsn.0.saturating_sub(1)));
+        }
+        self.begun = epoch;
+        self.raise_fence(lsn, epoch);
+    }
+
+    fn void_between(&mut self, after: Lsn, up_to: Lsn) {
+        let mut stretch = (after, up_to);
         while let Some((after, _)) = self.void.pop_if(|(_, to)| *to >= stretch.0) {
             stretch.0 = stretch.0.min(after);
         }
@@ -213,9 +261,10 @@ impl From<BucketMeta1> for BucketMeta {
 /// A bucket's metadata as bytes.
 pub(crate) fn encode_bucket(meta: &BucketMeta) -> Bytes {
     // As below.
-    let encoded = match meta.left {
-        None => postcard::to_extend(meta, vec![BUCKET_FORMAT]),
-        Some(left) => postcard::to_extend(&(meta, left), vec![LEFT_FORMAT]),
+    let encoded = match (meta.left, meta.stop) {
+        (None, None) => postcard::to_extend(meta, vec![BUCKET_FORMAT]),
+        (Some(left), _) => postcard::to_extend(&(meta, left), vec![LEFT_FORMAT]),
+        (None, Some(stop)) => postcard::to_extend(&(meta, stop), vec![STOPPED_FORMAT]),
     };
     encoded.map(Bytes::from).unwrap_or_default()
 }
@@ -231,6 +280,10 @@ pub(crate) fn decode_bucket(bytes: &[u8]) -> Result<BucketMeta, Damage> {
         Some((&LEFT_FORMAT, body)) => {
             let (meta, left): (BucketMeta, Left) = postcard::from_bytes(body).map_err(|_| damage)?;
             Ok(BucketMeta { left: Some(left), ..meta })
+        }
+        Some((&STOPPED_FORMAT, body)) => {
+            let (meta, stop): (BucketMeta, Stop) = postcard::from_bytes(body).map_err(|_| damage)?;
+            Ok(BucketMeta { stop: Some(stop), ..meta })
         }
         _ => Err(damage),
     }
@@ -313,6 +366,26 @@ mod tests {
         assert_eq!(decode_bucket(&stored), Ok(left));
     }
 
+    /// Written by the first release that knew of it: stopped at 9 by the crossing at 5, after another one that was given up.
+    #[test]
+    fn what_is_ordered_behind_a_stop_is_void_until_it_is_over_and_an_earlier_one_changes_nothing() {
+        let mut meta = BucketMeta::default();
+        meta.stop(Lsn(3), 2, true);
+        meta.stop(Lsn(5), 1, false);
+        assert!(meta.is_void_at(Lsn(6)), "a copy from before the crossing has nothing to say");
+        meta.stop(Lsn(7), 4, false);
+        meta.stop(Lsn(8), 3, true);
+        meta.stop(Lsn(9), 5, true);
+        let void: Vec<u64> = (1..12).filter(|lsn| meta.is_void_at(Lsn(*lsn))).collect();
+        assert_eq!(void, [4, 5, 6, 7, 10, 11]);
+        let stored = [4, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 3, 7, 0, 5, 9, 1];
+        assert_eq!(encode_bucket(&meta)[..], stored);
+        assert_eq!(decode_bucket(&stored), Ok(meta.clone()));
+        meta.begin(Lsn(12), Epoch(2));
+        assert_eq!((meta.stop, meta.is_void_at(Lsn(11)), meta.is_void_at(Lsn(12))), (None, true, false));
+        assert!(meta.is_fenced_at(Lsn(13), Epoch(1)));
+    }
+
     proptest! {
         #[test]
         fn any_bytes_are_metadata_or_damage(bytes in prop::collection::vec(any::<u8>(), 0..64)) {
@@ -320,7 +393,7 @@ mod tests {
             bytes.insert(0, META_FORMAT);
             let _ = decode::<ShardMeta>(&bytes, "shard");
             let _ = decode_bucket(&bytes);
-            for format in [BUCKET_FORMAT, LEFT_FORMAT] {
+            for format in [BUCKET_FORMAT, LEFT_FORMAT, STOPPED_FORMAT] {
                 bytes[0] = format;
                 let _ = decode_bucket(&bytes);
             }

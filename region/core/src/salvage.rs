@@ -156,7 +156,8 @@ pub fn keys_of(header: &Header, entry: &[u8]) -> Result<Vec<(Bytes, bool)>, Dama
         | BodyRef::DropBucket
         | BodyRef::ExpireClients { .. }
         | BodyRef::Seal { .. }
-        | BodyRef::Repair(_) => Vec::new(),
+        | BodyRef::Repair(_)
+        | BodyRef::Stop { .. } => Vec::new(),
     })
 }
 

@@ -208,7 +208,8 @@ impl Shard {
             | Kind::Fence
             | Kind::DropBucket
             | Kind::ExpireClients
-            | Kind::Repair => {
+            | Kind::Repair
+            | Kind::Stop => {
                 let body = body::decode(&header, entry).map_err(|source| ApplyError::Entry { lsn, source })?;
                 self.apply_own(view, lsn, &header, entry, &body, out)
             }
@@ -266,9 +267,13 @@ impl Shard {
                 }
                 Err(error) => FrameResult::Damaged { reason: error.to_string() }.encode(),
             },
-            Kind::Expire | Kind::Seal | Kind::Fence | Kind::DropBucket | Kind::ExpireClients | Kind::Repair => {
-                control::done(0, false).encode()
-            }
+            Kind::Expire
+            | Kind::Seal
+            | Kind::Fence
+            | Kind::DropBucket
+            | Kind::ExpireClients
+            | Kind::Repair
+            | Kind::Stop => control::done(0, false).encode(),
         };
         Ok(Applied::answering(result))
     }
@@ -287,6 +292,7 @@ impl Shard {
             BodyRef::Fence => control(self.apply_fence(lsn, header)),
             BodyRef::DropBucket => control(self.apply_drop(view, lsn, header, out)?),
             BodyRef::ExpireClients { before } => control(self.apply_expire_clients(*before, out)),
+            BodyRef::Stop { index, stops } => control(self.apply_stop(lsn, header, *index, *stops)),
             BodyRef::Repair(step) => {
                 let (result, answered) = self.apply_repair(Step { view, out, lsn }, header, step)?;
                 Ok(Applied { answered, ..Applied::answering(result.encode()) })
@@ -322,6 +328,7 @@ impl Shard {
             let message = "the bucket is being repaired in this shard of the region, which orders nothing meanwhile";
             return Some(Refusal::new(RefusalKind::Retry, message));
         }
+        let stopped = meta.and_then(|meta| meta.stop).is_some_and(|stop| stop.stopped);
         let fence = meta.map(BucketMeta::fence).unwrap_or_default();
         let sealed = match body {
             BodyRef::Seal { next, after } => Some(self.follows(header, *next, after)),
@@ -338,6 +345,10 @@ impl Shard {
                 header.epoch
             );
             return Some(Refusal::new(RefusalKind::Fenced, message));
+        }
+        if sealed.is_none() && stopped {
+            let message = "the bucket is on its way to another policy, and no region orders anything meanwhile: retry";
+            return Some(Refusal::new(RefusalKind::Retry, message));
         }
         let current = self.epoch(header.bucket);
         if header.epoch > current {
@@ -403,13 +414,16 @@ impl Shard {
             BodyRef::Write(write) => decide(&mut editor, &mut self.sessions, self.shards, header, write)?,
             BodyRef::Expire { due } => control::done(plain::expire(&mut editor, due)?, false).encode(),
             BodyRef::Seal { next, .. } => {
-                editor.meta.begun = *next;
-                // Where in the *own* log, whoever sealed: what comes behind it under a lower epoch is void.
-                editor.meta.raise_fence(self.meta.applied, *next);
+                // Where in the *own* log, whoever sealed.
+                editor.meta.begin(self.meta.applied, *next);
                 control::done(0, false).encode()
             }
             // Never part of a history; both callers have seen to it.
-            BodyRef::Fence | BodyRef::DropBucket | BodyRef::ExpireClients { .. } | BodyRef::Repair(_) => Bytes::new(),
+            BodyRef::Fence
+            | BodyRef::DropBucket
+            | BodyRef::ExpireClients { .. }
+            | BodyRef::Repair(_)
+            | BodyRef::Stop { .. } => Bytes::new(),
         };
         let digest = &mut meta.digest;
         digest.positions.raise(header.origin, lsn);

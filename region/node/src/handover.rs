@@ -187,8 +187,8 @@ impl Node {
         positions
     }
 
-    /// Ends an epoch of a bucket in a shard, or fences it. What fails is tried again at the next look.
-    async fn turn(&self, shard: ShardId, header: Header, body: Body) {
+    /// Ends an epoch of a bucket in a shard, fences it, or stops it. What fails is tried again at the next look.
+    pub(crate) async fn turn(&self, shard: ShardId, header: Header, body: Body) {
         let Some(shard) = self.shard(shard) else { return };
         let (region, bucket, epoch) = (self.region(), header.bucket, header.epoch);
         match self.propose_turn(shard, header, &body).await {

@@ -19,6 +19,7 @@ mod board;
 mod ceiling;
 mod clock;
 mod copies;
+mod crossing;
 mod degrade;
 mod disk;
 mod drill;

@@ -369,6 +369,7 @@ mod tests {
             auto: Default::default(),
             turns: Default::default(),
             joins: Default::default(),
+            crossing: None,
         }
     }
 

@@ -22,6 +22,7 @@ use crate::authority::Authority;
 use crate::blocking::Blocking;
 use crate::ceiling;
 use crate::clock::{Clock, SystemClock};
+use crate::crossing;
 use crate::degrade;
 use crate::disk::{Disk, Gauge, Space, SystemGauge};
 use crate::drill::{self, Drills};
@@ -233,6 +234,7 @@ impl Service {
         tasks.push(("key expiry", upkeep::expire_keys(Arc::clone(&node)).boxed()));
         tasks.push(("repair", repair::watch(Arc::clone(&node)).boxed()));
         tasks.push(("handover", handover::hand_over(Arc::clone(&node)).boxed()));
+        tasks.push(("crossings", crossing::keep_crossings(Arc::clone(&node)).boxed()));
         tasks.push(("turns", turns::keep_turns(Arc::clone(&node)).boxed()));
         tasks.push(("copies", degrade::keep_copies(Arc::clone(&node)).boxed()));
         tasks.push(("ceilings", ceiling::keep_ceilings(Arc::clone(&node)).boxed()));

@@ -5,8 +5,8 @@ use meridian_failpoint::failpoint;
 use meridian_region_core::{WriteResult, active_active_body};
 use meridian_types::entry::{Body, Kind, WriteBody};
 use meridian_types::{
-    Bucket, Durability, Effect, Freshness, Lsn, Outcome, Positions, Refusal, RefusalKind, RegionId, Request, RequestId,
-    Response, SessionToken, ShardId, Write, WriteAck,
+    Bucket, Durability, Effect, Epoch, Freshness, Lsn, Outcome, Positions, Refusal, RefusalKind, RegionId, Request,
+    RequestId, Response, SessionToken, ShardId, Write, WriteAck,
 };
 use tokio::time::{Instant, sleep_until, timeout_at};
 
@@ -56,7 +56,7 @@ impl Node {
         request: Request,
         deadline: Instant,
     ) -> Result<Response, Refusal> {
-        let Request::Write { write, ack, id, lowest_outstanding, session, .. } = request else {
+        let Request::Write { write, ack, id, lowest_outstanding, begun, session, .. } = request else {
             return Err(Refusal::new(RefusalKind::Internal, "a read was taken for a write"));
         };
         let bucket = &standing.bucket;
@@ -70,6 +70,13 @@ impl Node {
             self.check_sight(standing, shard, seen)?;
             self.seen_here(bucket, shard, seen, deadline).await?;
         }
+        // One that was always active-active has no earlier epoch.
+        if bucket.primary.is_none()
+            && bucket.epoch > Epoch(1)
+            && let Some(decided) = self.decided_before(bucket, shard, id, begun)?
+        {
+            return self.acknowledge(standing, shard, decided, required, deadline).await;
+        }
         let entry = self.encode(standing, shard, write, id, lowest_outstanding)?;
         let room = self.room(bucket, shard, entry.len(), deadline).await?;
         let (proposal, stamped) = shard.proposer.propose_stamped(entry)?;
@@ -81,6 +88,38 @@ impl Node {
         // A kept answer may be of another region's log, from when that was the primary.
         let origin = if result.hlc == stamped { Some(self.region()) } else { origin(&result) };
         self.acknowledge(standing, shard, Decided { at: applied.lsn, origin, result }, required, deadline).await
+    }
+
+    /// What was decided, under an earlier epoch, of a request that is to be ordered in an active-active bucket: each region has all
+    /// of those epochs. A request that was begun under one and was not decided never is by another attempt of then, for all
+    /// regions refuse it, and two of them must not both order it: its client begins it again (ONE-1).
+    fn decided_before(
+        &self,
+        bucket: &Bucket,
+        shard: &ShardNode,
+        id: RequestId,
+        begun: Epoch,
+    ) -> Result<Option<Decided>, Refusal> {
+        let core = shard.board.core();
+        // What is decided this very moment is in the store a moment later.
+        let kept = core.answered(&self.store, bucket.id, id).map_err(|why| {
+            let message = format!("the request is being decided, or its kept answer can't be read ({why}): try again");
+            Refusal::new(RefusalKind::Retry, message).with_effect(Effect::Unknown)
+        })?;
+        if let Some(kept) = kept {
+            let result = WriteResult::decode(&kept).map_err(undecodable)?;
+            return Ok(Some(Decided { at: core.applied(), origin: origin(&result), result }));
+        }
+        if begun == Epoch(0) || begun >= bucket.epoch {
+            return Ok(None);
+        }
+        Err(Refusal::new(
+            RefusalKind::Fenced,
+            format!(
+                "the write was begun under epoch {begun} of bucket `{}`, and every region writes it since epoch {}: nothing was changed, and no attempt of then will change anything; begin it again",
+                bucket.name, bucket.epoch
+            ),
+        ))
     }
 
     /// Waits until the bucket's epoch has begun in the shard: its predecessor's seal is a moment away, or this node's

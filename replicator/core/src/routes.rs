@@ -33,9 +33,10 @@ pub fn verdict(topology: &Topology, source: RegionId, target: RegionId, lane: La
     }
 }
 
-/// Active-active buckets have no epochs to turn.
+/// While a bucket opens, its epoch is one that nobody writes in: what is of it was written when it was open, or after it was given
+/// up, and this copy has heard of neither.
 fn is_to_come(bucket: &Bucket, header: &Header) -> bool {
-    bucket.primary.is_some() && header.epoch > bucket.epoch
+    header.epoch > bucket.epoch || (bucket.is_opening() && header.epoch == bucket.epoch)
 }
 
 /// Whether region `target` needs to know how fresh this lane is: some bucket is written in `source`, read in
@@ -75,6 +76,7 @@ mod tests {
             auto: Default::default(),
             turns: Default::default(),
             joins: Default::default(),
+            crossing: None,
         }
     }
 
@@ -141,6 +143,26 @@ mod tests {
         let topology = topology(&bucket());
         for lane in Lane::ALL {
             assert_eq!(verdict(&topology, US, EU, lane, &header(Kind::Write, 2)), Verdict::Wait);
+        }
+    }
+
+    #[test]
+    fn what_is_written_when_a_bucket_is_open_waits_for_a_copy_that_knows_it_and_then_travels_once() {
+        let mut bucket = Bucket { policy: Policy::sync(Acks::All), ..bucket() };
+        let of = |bucket: &Bucket, source, kind, epoch| {
+            let header = Header { origin: source, ..header(kind, epoch) };
+            Lane::ALL.map(|lane| verdict(&topology(bucket), source, if source == US { EU } else { US }, lane, &header))
+        };
+        bucket.epoch = Epoch(2);
+        let (index, at, pause_ms_max, way) = (7, Hlc(0), 1000, meridian_types::Way::Opening);
+        bucket.crossing = Some(meridian_types::Crossing { index, at, pause_ms_max, way, arrived: BTreeMap::new() });
+        let ships = |verdicts: [Verdict; 2]| verdicts.iter().filter(|it| **it == Verdict::Ship).count();
+        assert_eq!(ships(of(&bucket, US, Kind::Seal, 1)), 1, "it is what everybody waits for");
+        assert_eq!(of(&bucket, US, Kind::Write, 2), [Verdict::Wait; 2]);
+        let open = Bucket { policy: Policy::ActiveActive, primary: None, crossing: None, ..bucket };
+        for source in [US, EU] {
+            assert_eq!(ships(of(&open, source, Kind::Write, 2)), 1);
+            assert_eq!(of(&open, source, Kind::Write, 3), [Verdict::Wait; 2], "it has a primary again by then");
         }
     }
 

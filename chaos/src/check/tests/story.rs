@@ -96,6 +96,7 @@ fn bucket(id: BucketId, name: &str, policy: Policy) -> Bucket {
         auto: Default::default(),
         turns: Default::default(),
         joins: Default::default(),
+        crossing: None,
     }
 }
 
@@ -172,6 +173,7 @@ impl Story {
             ack: WriteAck::Policy,
             id,
             lowest_outstanding: id.sequence,
+            begun: Epoch(0),
             session: SessionToken::default(),
             deadline_ms: 1000,
         };

@@ -1,8 +1,14 @@
 //! `meridian bucket set`: what changes, which promise holds before, meanwhile and afterwards, and the way back.
 
-use meridian_client::Client;
-use meridian_types::{Acks, Bucket, BucketChange, BucketLag, BucketName, Policy, RegionId, Topology};
+use std::time::Duration;
 
+use meridian_client::Client;
+use meridian_types::{
+    Acks, Bucket, BucketChange, BucketLag, BucketName, CROSSING_MS_DEFAULT, Cross, Policy, RegionId, RegionName,
+    Topology,
+};
+
+use super::cross;
 use super::settings::{Settings, policy_of};
 use super::view::View;
 use super::{Described, existing, one};
@@ -12,6 +18,8 @@ use crate::output::{Format, bytes, count, millis, note, show};
 /// What is asked for.
 pub(super) struct Asked {
     pub(super) policy: Option<String>,
+    pub(super) primary: Option<RegionName>,
+    pub(super) max_pause: Option<Duration>,
     pub(super) acks: Option<Acks>,
     pub(super) settings: Settings,
     pub(super) dry_run: bool,
@@ -20,12 +28,15 @@ pub(super) struct Asked {
 
 /// From how far behind on it takes a second word to let writes wait for the other regions, in milliseconds: what an application
 /// hardly notices is below it.
-const BEHIND_MS_MAX: u64 = 5000;
+pub(super) const BEHIND_MS_MAX: u64 = 5000;
 
 pub(super) async fn set(client: &Client, name: &BucketName, asked: Asked, format: Format) -> anyhow::Result<()> {
     let topology = client.admin().topology().await?;
     let before = existing(&topology, name)?;
     let change = change(before, &asked, &topology)?;
+    if change.cross.is_some() {
+        return cross::set(client, name, &change, (asked.dry_run, asked.yes), format).await;
+    }
     if change == BucketChange::default() {
         note("nothing changes: it is like that already");
         return one(client, before, format).await;
@@ -44,7 +55,9 @@ pub(super) async fn set(client: &Client, name: &BucketName, asked: Asked, format
     }
     let bucket = client.admin().set_bucket(name, &change, asked.dry_run).await?;
     note(if asked.dry_run { "this would be the bucket; nothing was changed:" } else { "changed:" });
-    if bucket.epoch != before.epoch {
+    if before.crossing.is_some() {
+        note("given up: the bucket stays what it was, and writes go on at once; nothing is lost");
+    } else if bucket.epoch != before.epoch {
         note(&match (before.policy.lane() == bucket.policy.lane(), behind) {
             (true, _) => more_or_fewer(before, &bucket),
             (false, behind) => turned(before, &bucket, behind.as_ref(), &topology),
@@ -58,9 +71,21 @@ fn change(before: &Bucket, asked: &Asked, topology: &Topology) -> anyhow::Result
     if let Some(policy) = &asked.policy {
         let policy = asked.settings.policy(policy_of(policy, acks.as_deref())?)?;
         let auto = asked.settings.auto_of(before, topology)?;
+        let pause_ms_max =
+            asked.max_pause.map_or(CROSSING_MS_DEFAULT, |it| u64::try_from(it.as_millis()).unwrap_or(u64::MAX));
+        let crosses = before.crossing.is_none() && cross::crosses(before, policy);
+        let cross = crosses.then(|| Cross { primary: asked.primary.clone(), pause_ms_max });
+        if cross.is_none() && (asked.primary.is_some() || asked.max_pause.is_some()) {
+            return Err(Failure::invalid(
+                "--primary and --max-pause belong to a change to or from active-active: a primary is moved by `meridian switchover`",
+            )
+            .into());
+        }
         return Ok(BucketChange {
             auto,
-            policy: Some(policy).filter(|it| *it != before.policy),
+            // Of a bucket that crosses its own policy says to give that up.
+            policy: Some(policy).filter(|it| *it != before.policy || before.crossing.is_some()),
+            cross,
             ..BucketChange::default()
         });
     }
@@ -173,7 +198,7 @@ fn turned(before: &Bucket, after: &Bucket, behind: Option<&Behind>, topology: &T
     }
 }
 
-fn way_back(before: &Bucket) -> String {
+pub(super) fn way_back(before: &Bucket) -> String {
     let name = &before.name;
     match before.policy {
         Policy::Async { .. } => format!("meridian bucket set {name} --policy async"),
@@ -184,7 +209,7 @@ fn way_back(before: &Bucket) -> String {
             };
             format!("meridian bucket set {name} --policy sync --acks {acks}{degrades}")
         }
-        Policy::ActiveActive => format!("none: {name} is active-active"),
+        Policy::ActiveActive => format!("meridian bucket set {name} --policy active-active"),
     }
 }
 

@@ -162,6 +162,7 @@ impl Settings {
             on_partition: on_partition.filter(|_| changed),
             acks: None,
             policy: None,
+            cross: None,
             regions: None,
         })
     }

@@ -27,6 +27,8 @@ pub(in crate::cli) struct View {
     pub(in crate::cli) turning: Option<TurningView>,
     /// A region that is being filled and does not count yet.
     pub(in crate::cli) joining: Option<JoiningView>,
+    /// While it goes from one writing region to all of them, or back: how far each region is.
+    pub(in crate::cli) crossing: Option<String>,
     pub(in crate::cli) auto: AutoView,
     /// For buckets that may lack copies: what enough other regions do not have yet, as the primary knows it.
     pub(in crate::cli) exposure: Option<ExposureView>,
@@ -166,6 +168,7 @@ impl View {
                 .then(|| StandingView::of(&bucket.standing, topology.shards)),
             turning: TurningView::of(bucket, topology.shards),
             joining: JoiningView::of(bucket, topology),
+            crossing: bucket.crossing.as_ref().map(|it| super::cross::progress(bucket, it, topology)),
             exposure: None,
             auto: AutoView {
                 mode: bucket.auto.mode.to_string(),
@@ -222,6 +225,7 @@ impl View {
         match &self.exposure {
             Some(exposure) if self.standing.is_some() => format!("{standing}, {}", exposure.short()),
             Some(exposure) => exposure.short(),
+            None if self.crossing.is_some() => format!("{standing}, writes are held"),
             None if self.joining.is_some() => format!("{standing}, a region joins"),
             None if self.turning.is_some() => format!("{standing}, lanes turning"),
             None => standing,
@@ -239,6 +243,7 @@ impl View {
         ];
         lines.extend(self.standing.as_ref().map(|standing| ("copies", standing.long())));
         lines.extend(self.joining.as_ref().map(|joining| ("joining", joining.long())));
+        lines.extend(self.crossing.clone().map(|crossing| ("crossing", crossing)));
         lines.extend(self.turning.as_ref().map(|turning| ("lanes", turning.long())));
         lines.extend(self.exposure.as_ref().map(|exposure| ("exposed", exposure.long())));
         if self.primary.is_some() {

@@ -370,6 +370,7 @@ mod tests {
             auto: AutoFailover::default(),
             turns: Default::default(),
             joins: Default::default(),
+            crossing: None,
         };
         topology.buckets.insert(bucket.id, Arc::new(bucket));
         let nodes: Vec<_> = topology.nodes.keys().copied().collect();

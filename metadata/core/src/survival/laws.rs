@@ -55,6 +55,7 @@ fn bucket(id: u32, policy: Policy, regions: u16, primary: u16) -> Bucket {
         auto: AutoFailover::default(),
         turns: Default::default(),
         joins: Default::default(),
+        crossing: None,
     }
 }
 

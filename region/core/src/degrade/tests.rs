@@ -24,6 +24,7 @@ fn bucket(standing: Standing) -> Bucket {
         auto: Default::default(),
         turns: Default::default(),
         joins: Default::default(),
+        crossing: None,
     }
 }
 

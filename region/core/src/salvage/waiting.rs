@@ -114,6 +114,7 @@ mod tests {
             auto: Default::default(),
             turns: Default::default(),
             joins: Default::default(),
+            crossing: None,
         }
     }
 

@@ -1,4 +1,4 @@
-//! Entries that no client waits for and no other region sees: fences, removal of dropped buckets and of those
+//! Entries that no client waits for and no other region sees: fences, stops, removal of dropped buckets and of those
 //! this region was removed from,
 //! forgetting of silent clients. Each does a bounded amount of work; the leader proposes again while
 //! there is more.
@@ -24,6 +24,16 @@ impl Shard {
         let meta = self.buckets.entry(header.bucket).or_default();
         if !meta.dropped {
             meta.raise_fence(lsn, header.epoch);
+            self.dirty.buckets.insert(header.bucket);
+        }
+        done(0, false)
+    }
+
+    /// Stops ordering in the epoch in force, or goes on. Of another epoch it means nothing.
+    pub(super) fn apply_stop(&mut self, lsn: Lsn, header: &Header, index: u64, stops: bool) -> ControlResult {
+        let meta = self.buckets.entry(header.bucket).or_default();
+        if !meta.dropped && meta.left.is_none() && header.epoch == meta.epoch() {
+            meta.stop(lsn, index, stops);
             self.dirty.buckets.insert(header.bucket);
         }
         done(0, false)

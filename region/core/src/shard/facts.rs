@@ -6,7 +6,7 @@ use meridian_types::{BucketDigest, BucketId, Epoch, Hlc, Key, Lane, Lsn, Positio
 
 use super::Shard;
 use crate::error::ReadError;
-use crate::meta::{BucketMeta, Left};
+use crate::meta::{BucketMeta, Left, Stop};
 use crate::read;
 use crate::result::Divergence;
 use crate::sessions;
@@ -71,6 +71,11 @@ impl Shard {
     /// The bucket's fence: entries of lower epochs are refused (FEN-2). 0 when there is none.
     pub fn fence(&self, bucket: BucketId) -> Epoch {
         self.buckets.get(&bucket).map(BucketMeta::fence).unwrap_or_default()
+    }
+
+    /// Whether this region has stopped ordering in the bucket, or has gone on since; `None` when it never did in this epoch.
+    pub fn stop(&self, bucket: BucketId) -> Option<Stop> {
+        self.buckets.get(&bucket).and_then(|meta| meta.stop)
     }
 
     /// The greatest timestamp applied, of any region: the leader stamps its next entry above it.

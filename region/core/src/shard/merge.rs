@@ -7,6 +7,7 @@ use meridian_types::{Outcome, Refusal, RefusalKind, RegionId};
 
 use super::editor::Editor;
 use super::plain::Decision;
+use super::watch;
 use crate::body::KeyRef;
 use crate::error::Damage;
 use crate::record::{Content, Record, Register, Stamp, encode_merged};
@@ -49,6 +50,9 @@ pub(super) fn remove(editor: &mut Editor<'_>, key: KeyRef<'_>, observed: &[(Regi
     let record = encode_merged(Some(&register), counter.as_ref());
     editor.replace(slot, record)?;
     editor.removed(editor.stamp.lsn);
+    if let (true, Some(at)) = (existed, editor.watch) {
+        watch::note(editor.view, editor.out, (editor.shard, editor.bucket), key.0, at)?;
+    }
     Ok(Ok(Outcome::Deleted { version: editor.stamp.version, existed }))
 }
 
@@ -69,10 +73,16 @@ pub(super) fn join(ours: Option<&Bytes>, theirs: &[u8]) -> Result<Bytes, Damage>
     };
     let joined = (register, counter);
     Ok(match &joined {
+        // Left from before the bucket was active-active by one of them, and merged by the other: that bytes win.
+        _ if joined == given && joined == own && is_plain(theirs)? => ours.clone(),
         _ if joined == given => Bytes::copy_from_slice(theirs),
         _ if joined == own => ours.clone(),
         (register, counter) => encode_merged(register.as_ref(), counter.as_ref()),
     })
+}
+
+fn is_plain(record: &[u8]) -> Result<bool, Damage> {
+    Ok(matches!(Record::decode(record)?, Record::Plain { .. }))
 }
 
 fn latest<'a>(register: Option<Register<'a>>, val: Option<Content<'a>>, marker: Stamp) -> Register<'a> {

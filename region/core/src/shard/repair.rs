@@ -244,8 +244,7 @@ impl Shard {
         }
         (meta.divergence, meta.astray, meta.left) = (None, None, None);
         if goal.epoch > meta.epoch() {
-            meta.begun = goal.epoch;
-            meta.raise_fence(at.lsn, goal.epoch);
+            meta.begin(at.lsn, goal.epoch);
         }
         self.meta.greatest_hlc = self.meta.greatest_hlc.max(goal.digest.hlc);
         self.sessions.reload(&at.out.over(at.view), self.id, bucket)?;

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use futures::future::join_all;
 use meridian_region_core::drill::{latency, written_keys};
 use meridian_types::{
-    Bucket, BucketId, DrillBucket, DrillLatency, DrillReport, DrillStep, Effect, Key, Outcome, Read, ReadLevel,
+    Bucket, BucketId, DrillBucket, DrillLatency, DrillReport, DrillStep, Effect, Epoch, Key, Outcome, Read, ReadLevel,
     Refusal, RefusalKind, RegionId, Request, RequestId, Response, SessionToken, ShardId, StalePolicy, Value, Write,
     WriteAck,
 };
@@ -244,6 +244,7 @@ impl Rehearsal<'_> {
             ack: WriteAck::Policy,
             id: RequestId::default(),
             lowest_outstanding: 1,
+            begun: Epoch(0),
             session: SessionToken::default(),
             deadline_ms: REQUEST_MS,
         };

@@ -9,7 +9,7 @@ use futures::StreamExt;
 use futures::stream;
 use meridian_region_core::salvage::LostValue;
 use meridian_types::{
-    BucketName, ClientId, Key, Outcome, Refusal, RefusalKind, ReplayPolicy, ReplayReport, Request, RequestId,
+    BucketName, ClientId, Epoch, Key, Outcome, Refusal, RefusalKind, ReplayPolicy, ReplayReport, Request, RequestId,
     SalvageFate, SalvageId, SessionToken, SetHash, Value, Write, WriteAck,
 };
 use tokio::time::Instant;
@@ -106,6 +106,7 @@ impl Node {
             ack: WriteAck::Policy,
             id: RequestId { client: run.client, sequence },
             lowest_outstanding: sequence.saturating_sub(WRITES_MAX as u64).max(1),
+            begun: Epoch(0),
             session: SessionToken::default(),
             deadline_ms: WRITE_MS,
         };

@@ -74,6 +74,7 @@ pub fn add_bucket(topology: &mut Topology, name: &str, policy: Policy, primary: 
         auto: Default::default(),
         turns: Default::default(),
         joins: Default::default(),
+        crossing: None,
     };
     topology.buckets.insert(id, Arc::new(bucket));
 }
@@ -415,6 +416,7 @@ pub fn identified(bucket: &str, write: Write, id: RequestId) -> Request {
         ack: WriteAck::Policy,
         id,
         lowest_outstanding: 1,
+        begun: Epoch(0),
         session: SessionToken::default(),
         deadline_ms: PATIENT_MS,
     }

@@ -32,6 +32,7 @@ fn topology() -> Arc<Topology> {
         auto: Default::default(),
         turns: Default::default(),
         joins: Default::default(),
+        crossing: None,
     };
     let buckets = [bucket(ASYNC, "a", Policy::ASYNC), bucket(SYNC, "s", Policy::sync(Acks::All))];
     Arc::new(Topology {

@@ -80,6 +80,7 @@ fn bucket(id: u32, name: &str, policy: Policy, regions: Vec<RegionId>) -> Arc<Bu
         auto: Default::default(),
         turns: Default::default(),
         joins: Default::default(),
+        crossing: None,
     })
 }
 

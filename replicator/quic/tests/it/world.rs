@@ -102,6 +102,7 @@ pub(crate) fn topology(regions: u16, shards: u16) -> Topology {
             auto: Default::default(),
             turns: Default::default(),
             joins: Default::default(),
+            crossing: None,
         };
         topology.buckets.insert(id, Arc::new(bucket));
     }

@@ -29,6 +29,7 @@ fn topology(policy: Policy) -> Topology {
         auto: AutoFailover::default(),
         turns: Default::default(),
         joins: Default::default(),
+        crossing: None,
     };
     topology.buckets.insert(ID, Arc::new(bucket));
     topology

@@ -1,0 +1,257 @@
+//! What a node has to do, and to say, while a bucket goes from one writing region to all of them, or back
+//! (docs/adr/2026-11-28-active-active-changes.md).
+//!
+//! ```text
+//!              in every region of the bucket
+//! opening      its new epoch is in force? say what there is       (that its primary seals is `handover.rs`)
+//! closing      stop; say where; everything that the others stopped at? say what there is
+//! otherwise    stopped in an active-active bucket? go on
+//! ```
+//! Every node speaks for the shards it leads, until what it says is on record.
+//!
+//! Deliberately not here: when the bucket is on the other side; that is for the metadata plane, which hears from every region.
+
+use std::collections::BTreeMap;
+
+use meridian_types::{
+    Bucket, BucketId, Copies, Crossing, Epoch, Lsn, Positions, RegionId, Seal, SetHash, ShardId, StandingWord, Way,
+};
+
+use crate::meta::Stop;
+
+/// How long after it was said the same is said again, in milliseconds: it may not have arrived, and writes wait for it.
+const AGAIN_MS: u64 = 200;
+
+/// What a node sees of a bucket in a shard that it leads, at one moment of the state machine.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CrossSight {
+    /// The shard.
+    pub shard: ShardId,
+    /// The epoch in force in it.
+    pub epoch: Epoch,
+    /// Whether it has stopped, or gone on since.
+    pub stop: Option<Stop>,
+    /// What it has of every region.
+    pub positions: Positions,
+    /// The digest of that.
+    pub hash: SetHash,
+    /// Live keys in it.
+    pub keys: u64,
+    /// Whether it is on a history that counts: neither being repaired nor in need of it.
+    pub whole: bool,
+}
+
+/// What is to be done.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum CrossDuty {
+    /// To put into the log of a shard that this region stops, or goes on.
+    Stop {
+        /// The shard.
+        shard: ShardId,
+        /// The epoch in force.
+        epoch: Epoch,
+        /// The crossing; or the metadata index of the copy that shows none.
+        index: u64,
+        /// Whether it stops.
+        stops: bool,
+    },
+    /// To tell the metadata plane.
+    Tell(StandingWord),
+}
+
+/// Remembers what was said last.
+#[derive(Clone, Debug, Default)]
+pub struct Crossings {
+    said: BTreeMap<BucketId, (u64, Vec<StandingWord>)>,
+}
+
+impl Crossings {
+    /// Looks at a bucket, as it is on record at metadata index `index`, through the shards that this node leads. `now_ms` is its
+    /// monotonic clock.
+    pub fn look(
+        &mut self,
+        now_ms: u64,
+        (region, index): (RegionId, u64),
+        bucket: &Bucket,
+        sights: &[CrossSight],
+    ) -> Vec<CrossDuty> {
+        let Some(crossing) = &bucket.crossing else {
+            self.said.remove(&bucket.id);
+            return going_on(bucket, index, sights);
+        };
+        let (mut duties, mut words) = (Vec::new(), Vec::new());
+        if let Way::Closing { stopped, .. } = &crossing.way {
+            duties.extend(stops(bucket, crossing, sights));
+            let known = stopped.get(&region);
+            let new = sights.iter().filter(|it| has_stopped(it, crossing) && !has(known, it.shard));
+            let at: BTreeMap<ShardId, Lsn> = new.map(|it| (it.shard, it.positions.of(region))).collect();
+            if !at.is_empty() {
+                words.push(word(bucket, Copies::Stopped { crossing: crossing.index, at }));
+            }
+        }
+        let known = crossing.arrived.get(&region);
+        let new = sights.iter().filter(|it| has_arrived(bucket, crossing, it) && !has(known, it.shard));
+        let at: BTreeMap<ShardId, Seal> = new.map(|it| (it.shard, seal(bucket, crossing, it))).collect();
+        if !at.is_empty() {
+            words.push(word(bucket, Copies::Arrived { crossing: crossing.index, at }));
+        }
+        let said = self.said.get(&bucket.id);
+        let again = said.is_none_or(|(at, last)| *last != words || at + AGAIN_MS <= now_ms);
+        if !words.is_empty() && again {
+            self.said.insert(bucket.id, (now_ms, words.clone()));
+            duties.extend(words.into_iter().map(CrossDuty::Tell));
+        }
+        duties
+    }
+
+    /// Forgets buckets that are gone.
+    pub fn keep(&mut self, of: impl Fn(BucketId) -> bool) {
+        self.said.retain(|bucket, _| of(*bucket));
+    }
+}
+
+/// A crossing that was given up leaves its stops behind. By the index of the copy that shows none: a later one stays.
+fn going_on(bucket: &Bucket, index: u64, sights: &[CrossSight]) -> Vec<CrossDuty> {
+    let stopped = |it: &&CrossSight| bucket.primary.is_none() && it.stop.is_some_and(|stop| stop.stopped);
+    let stopped = sights.iter().filter(stopped);
+    stopped.map(|it| CrossDuty::Stop { shard: it.shard, epoch: it.epoch, index, stops: false }).collect()
+}
+
+fn stops(bucket: &Bucket, crossing: &Crossing, sights: &[CrossSight]) -> impl Iterator<Item = CrossDuty> {
+    let open = sights.iter().filter(|it| it.epoch == bucket.epoch && !has_stopped(it, crossing));
+    let index = crossing.index;
+    open.map(move |it| CrossDuty::Stop { shard: it.shard, epoch: it.epoch, index, stops: true })
+}
+
+/// For this crossing: one that stopped for an earlier one may go on again by a word that is on its way.
+fn has_stopped(sight: &CrossSight, crossing: &Crossing) -> bool {
+    sight.stop.is_some_and(|stop| stop.stopped && stop.index == crossing.index)
+}
+
+fn has_arrived(bucket: &Bucket, crossing: &Crossing, sight: &CrossSight) -> bool {
+    let there = match &crossing.way {
+        Way::Opening => true,
+        Way::Closing { .. } => crossing
+            .stopped_at(sight.shard, &bucket.regions)
+            .is_some_and(|stopped| has_stopped(sight, crossing) && sight.positions.covers(&Positions(stopped))),
+    };
+    there && sight.whole && sight.epoch == bucket.epoch
+}
+
+fn seal(bucket: &Bucket, crossing: &Crossing, sight: &CrossSight) -> Seal {
+    let primary = match &crossing.way {
+        Way::Opening => bucket.primary.unwrap_or_default(),
+        Way::Closing { primary, .. } => *primary,
+    };
+    Seal { lsn: sight.positions.of(primary), hash: sight.hash, keys: sight.keys }
+}
+
+fn has<T>(known: Option<&BTreeMap<ShardId, T>>, shard: ShardId) -> bool {
+    known.is_some_and(|known| known.contains_key(&shard))
+}
+
+fn word(bucket: &Bucket, copies: Copies) -> StandingWord {
+    StandingWord { bucket: bucket.id, epoch: bucket.epoch, since: bucket.standing.since(), copies }
+}
+
+#[cfg(test)]
+mod tests {
+    use meridian_types::{BucketName, Hlc, Phase, Policy};
+
+    use super::*;
+
+    const A: RegionId = RegionId(1);
+    const B: RegionId = RegionId(2);
+
+    fn bucket(crossing: Option<Crossing>, primary: Option<RegionId>, epoch: u64) -> Bucket {
+        Bucket {
+            id: BucketId(1),
+            name: BucketName::new("b").unwrap(),
+            policy: if primary.is_some() { Policy::ASYNC } else { Policy::ActiveActive },
+            epoch: Epoch(epoch),
+            phase: Phase::Steady,
+            primary,
+            regions: vec![A, B],
+            labels: BTreeMap::new(),
+            created: Hlc(0),
+            standing: Default::default(),
+            auto: Default::default(),
+            turns: Default::default(),
+            joins: Default::default(),
+            crossing,
+        }
+    }
+
+    fn crossing(way: Way) -> Option<Crossing> {
+        Some(Crossing { index: 7, at: Hlc(0), pause_ms_max: 1000, way, arrived: BTreeMap::new() })
+    }
+
+    fn closing(stopped: &[(RegionId, u64)]) -> Option<Crossing> {
+        let stopped = stopped.iter().map(|(region, lsn)| (*region, [(ShardId(0), Lsn(*lsn))].into())).collect();
+        crossing(Way::Closing { policy: Policy::ASYNC, primary: A, stopped })
+    }
+
+    fn sight(epoch: u64, stopped: Option<u64>, at: &[(RegionId, u64)]) -> CrossSight {
+        CrossSight {
+            shard: ShardId(0),
+            epoch: Epoch(epoch),
+            stop: stopped.map(|index| Stop { index, at: Lsn(1), stopped: true }),
+            positions: Positions(at.iter().map(|(region, lsn)| (*region, Lsn(*lsn))).collect()),
+            hash: SetHash(5),
+            keys: 3,
+            whole: true,
+        }
+    }
+
+    fn told(duties: &[CrossDuty]) -> Vec<Copies> {
+        let told = |duty: &CrossDuty| match duty {
+            CrossDuty::Tell(word) => Some(word.copies.clone()),
+            CrossDuty::Stop { .. } => None,
+        };
+        duties.iter().filter_map(told).collect()
+    }
+
+    #[test]
+    fn a_region_says_what_it_has_once_the_epoch_that_opens_is_in_force() {
+        let mut crossings = Crossings::default();
+        let opening = bucket(crossing(Way::Opening), Some(A), 5);
+        assert_eq!(crossings.look(0, (B, 9), &opening, &[sight(4, None, &[(A, 8)])]), []);
+        let astray = CrossSight { whole: false, ..sight(5, None, &[(A, 9)]) };
+        assert_eq!(crossings.look(1, (B, 9), &opening, &[astray]), []);
+        let seal = Seal { lsn: Lsn(9), hash: SetHash(5), keys: 3 };
+        let arrived = Copies::Arrived { crossing: 7, at: [(ShardId(0), seal)].into() };
+        let sights = [sight(5, None, &[(A, 9)])];
+        assert_eq!(told(&crossings.look(2, (B, 9), &opening, &sights)), std::slice::from_ref(&arrived));
+        assert_eq!(crossings.look(3, (B, 9), &opening, &sights), [], "it is on its way");
+        assert_eq!(told(&crossings.look(300, (B, 9), &opening, &sights)), [arrived], "it may not have arrived");
+        let mut known = opening;
+        if let Some(crossing) = &mut known.crossing {
+            crossing.arrived.insert(B, [(ShardId(0), seal)].into());
+        }
+        assert_eq!(crossings.look(600, (B, 9), &known, &sights), []);
+    }
+
+    #[test]
+    fn a_region_stops_and_has_arrived_only_with_what_all_the_others_stopped_at() {
+        let mut crossings = Crossings::default();
+        let duties = crossings.look(0, (B, 9), &bucket(closing(&[]), None, 4), &[sight(4, Some(2), &[(B, 3)])]);
+        let stop = CrossDuty::Stop { shard: ShardId(0), epoch: Epoch(4), index: 7, stops: true };
+        assert_eq!(duties, [stop], "a stop of an earlier crossing is none");
+        let stopped = [sight(4, Some(7), &[(A, 4), (B, 3)])];
+        let at = Copies::Stopped { crossing: 7, at: [(ShardId(0), Lsn(3))].into() };
+        assert_eq!(told(&crossings.look(1, (B, 9), &bucket(closing(&[]), None, 4), &stopped)), [at]);
+        let known = bucket(closing(&[(A, 5), (B, 3)]), None, 4);
+        assert_eq!(told(&crossings.look(2, (B, 9), &known, &stopped)), [], "something of the other is on its way");
+        let whole = [sight(4, Some(7), &[(A, 5), (B, 3)])];
+        assert!(matches!(told(&crossings.look(3, (B, 9), &known, &whole))[..], [Copies::Arrived { .. }]));
+    }
+
+    #[test]
+    fn what_was_given_up_goes_on_and_a_bucket_with_a_primary_does_not() {
+        let mut crossings = Crossings::default();
+        let sights = [sight(4, Some(7), &[])];
+        let goes_on = CrossDuty::Stop { shard: ShardId(0), epoch: Epoch(4), index: 9, stops: false };
+        assert_eq!(crossings.look(0, (B, 9), &bucket(None, None, 4), &sights), [goes_on]);
+        assert_eq!(crossings.look(0, (B, 9), &bucket(None, Some(A), 5), &sights), [], "the seal is on its way");
+    }
+}
