@@ -136,8 +136,11 @@ impl Forks {
         let since_us = ended(&self.failovers[undone_by]);
         let later = self.failovers.iter().skip(undone_by + 1).filter(|it| it.bucket == entry.bucket);
         later.filter_map(|it| Some((ended(it), it.fork()?.to))).any(|(until_us, to)| {
-            let repairs = self.taken.iter().filter(|it| it.region == to && it.place == (entry.bucket, shard));
-            let last = repairs.filter(|it| (since_us..=until_us).contains(&it.at_us)).next_back();
+            let place = (entry.bucket, shard);
+            let last = self
+                .taken
+                .iter()
+                .rfind(|it| (it.region, it.place) == (to, place) && (since_us..=until_us).contains(&it.at_us));
             last.map_or(to == entry.origin, |it| {
                 it.positions.iter().any(|(of, lsn)| *of == entry.origin && *lsn >= entry.source_lsn)
             })
