@@ -154,7 +154,9 @@ pub struct Assessment {
 /// What is left, once looked over.
 struct Field<'a> {
     muster: &'a Muster,
-    /// Regions that hold the bucket and are expected to speak.
+    /// Regions that hold the bucket, but for the lost one.
+    others: Vec<RegionId>,
+    /// Those of them that are expected to speak.
     awaited: Vec<RegionId>,
     /// Regions that have spoken of every shard, and lack nothing they were given.
     heard: Vec<RegionId>,
@@ -171,12 +173,12 @@ impl<'a> Field<'a> {
             let remains = muster.remains.get(region);
             remains.is_some_and(|it| it.len() == usize::from(shards) && it.values().all(|shard| shard.whole))
         };
-        let others = || bucket.regions.iter().copied().filter(|region| *region != from);
-        let heard: Vec<RegionId> = others().filter(is_complete).collect();
+        let others: Vec<RegionId> = bucket.targets(from).collect();
+        let heard: Vec<RegionId> = others.iter().copied().filter(is_complete).collect();
         let left: Vec<RegionId> = heard.iter().copied().filter(|region| !absent.contains(region)).collect();
-        let awaited = others().filter(|region| !absent.contains(region)).collect();
+        let awaited = others.iter().copied().filter(|region| !absent.contains(region)).collect();
         let top = top(muster, &left);
-        Field { muster, awaited, heard, left, top, needed: regions_needed(bucket) }
+        Field { muster, others, awaited, heard, left, top, needed: regions_needed(bucket) }
     }
 
     /// Whether somebody has yet to speak, or nobody is there.
@@ -220,24 +222,33 @@ impl<'a> Field<'a> {
             let first = at_top.next();
             at_top.all(|seal| Some(seal) == first)
         };
-        top(self.muster, &self.heard) == self.top && self.top.iter().all(|(shard, rank)| same(shard, rank))
+        self.has_lost_nobody() && self.top.iter().all(|(shard, rank)| same(shard, rank))
     }
 
-    /// Whether what the lost primary had said is missing is within a bound that was agreed to beforehand. What was never said
-    /// is within none.
+    /// Whether nobody who was heard and has gone since had more.
+    fn has_lost_nobody(&self) -> bool {
+        top(self.muster, &self.heard) == self.top
+    }
+
+    /// Whether what the lost primary had said is missing is within a bound that was agreed to beforehand. What was never said, to
+    /// a region that is left, is within none.
     fn is_within(&self, bound: LagBound, lost: Loss) -> bool {
         let said = |shard: &ShardId| {
-            let mut told = self.muster.remains.values().filter_map(|shards| shards.get(shard)?.exposure).peekable();
+            let left = self.left.iter().filter_map(|region| self.muster.remains.get(region));
+            let mut told = left.filter_map(|shards| shards.get(shard)?.exposure).peekable();
             told.peek().is_some() && told.all(|it| bound.ms.is_none_or(|ms| it.oldest_ms <= ms))
         };
-        self.top.keys().all(said)
+        self.has_lost_nobody()
+            && self.top.keys().all(said)
             && bound.operations.is_none_or(|most| lost.operations <= most)
             && bound.bytes.is_none_or(|most| lost.bytes <= most)
     }
 
     /// What the lost primary had said is missing, of what nobody has who is there.
     fn lost(&self, bucket: &Bucket) -> Loss {
-        let ceiling = ceiling(bucket);
+        // It is about what no other region has: one that is silent or has gone may have had what all who are left lack.
+        let whole = self.others.iter().all(|region| self.heard.contains(region)) && self.has_lost_nobody();
+        let ceiling = ceiling(bucket).filter(|_| whole);
         let mut loss = Loss { unbounded: ceiling.is_none(), ..Loss::default() };
         for (shard, (_, reached)) in &self.top {
             let told = self.muster.remains.values().filter_map(|shards| shards.get(shard)?.exposure);

@@ -2,9 +2,13 @@
 
 use std::collections::BTreeMap;
 
-use meridian_types::{Acks, Epoch, Exposure, Fact, Lsn, Phase, PlanId, Policy, RegionId, Remains, ShardId, Step, Word};
+use meridian_types::{
+    Acks, Breach, Epoch, Exposure, Fact, Loss, Lsn, MaxLag, Muster, Phase, PlanId, Policy, RegionId, Remains, ShardId,
+    Step, Word,
+};
 use proptest::prelude::*;
 
+use super::Field;
 use crate::plan::laws::{EU, SHARDS, US, World, named, seal};
 use crate::{AbortScope, ClusterState};
 
@@ -102,6 +106,57 @@ impl Told {
             }
         }
     }
+}
+
+/// The bound of an estimate, or of what a failover costs in the end, while `absent` have gone.
+fn bounded(remains: &[(RegionId, u64)], absent: &[RegionId]) -> Loss {
+    let max_lag = Some(MaxLag { bound: "11ops".parse().unwrap(), on_breach: Breach::Block });
+    let mut world = World::new();
+    world.create_in("pay", Policy::Async { max_lag }, &["us", "eu", "ap"]);
+    let of = |lsn: u64| {
+        let remains = |shard: u16| Remains {
+            epoch: Epoch(1),
+            seal: meridian_types::Seal { lsn: Lsn(lsn), ..seal(shard, lsn) },
+            exposure: None,
+            whole: true,
+        };
+        (0..SHARDS).map(|shard| (ShardId(shard), remains(shard))).collect()
+    };
+    let remains = remains.iter().map(|(region, lsn)| (*region, of(*lsn))).collect();
+    let muster = Muster { remains, ..Muster::default() };
+    let (bucket, absent) = (world.bucket("pay"), absent.iter().copied().collect());
+    Field::new(&bucket, US, SHARDS, &muster, &absent).verdict(&bucket, AP).lost
+}
+
+/// Found by seed 201730: eleven writes were in no other region, twenty-two were lost with the second region.
+#[test]
+fn swi_2_a_ceiling_bounds_a_loss_only_while_every_other_region_is_heard_and_none_that_had_more_has_gone() {
+    let ceiling = |lost: Loss| (!lost.unbounded).then_some(lost.operations);
+    assert_eq!(ceiling(bounded(&[(EU, 30), (AP, 8)], &[])), Some(11));
+    assert_eq!(ceiling(bounded(&[(AP, 8)], &[])), None, "what the silent one has nobody knows");
+    assert_eq!(ceiling(bounded(&[(EU, 30), (AP, 8)], &[EU])), None, "the one with more has gone");
+    assert_eq!(ceiling(bounded(&[(EU, 30), (AP, 8)], &[AP])), Some(11), "the one with less has");
+}
+
+/// Likewise for what the cluster may lose by itself: what was said to a region that has gone says nothing of those that are left.
+#[test]
+fn swi_2_a_failover_within_a_bound_rests_on_what_was_said_to_regions_that_are_left() {
+    let mut world = World::new();
+    world.create_in("pay", Policy::ASYNC, &["us", "eu", "ap"]);
+    let bucket = world.bucket("pay");
+    let lacks = |lsn: u64, operations| {
+        let exposure = Some(Exposure { head: Lsn(32), operations, bytes: 1, oldest_ms: 1 });
+        let seal = |shard| meridian_types::Seal { lsn: Lsn(lsn), ..seal(shard, lsn) };
+        let remains = |shard| Remains { epoch: Epoch(1), seal: seal(shard), exposure, whole: true };
+        (0..SHARDS).map(|shard| (ShardId(shard), remains(shard))).collect::<BTreeMap<_, _>>()
+    };
+    let muster = Muster { remains: [(EU, lacks(30, 2)), (AP, lacks(8, 1))].into(), ..Muster::default() };
+    let is_within = |absent: &[RegionId]| {
+        let field = Field::new(&bucket, US, SHARDS, &muster, &absent.iter().copied().collect());
+        field.is_within("20ops".parse().unwrap(), field.lost(&bucket))
+    };
+    assert!(is_within(&[]) && is_within(&[AP]));
+    assert!(!is_within(&[EU]), "whoever is left lacks more than the one that has gone did");
 }
 
 proptest! {
