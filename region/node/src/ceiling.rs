@@ -8,7 +8,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use meridian_consensus::ReadLogError;
 use meridian_region_core::exposure::{Exposed, Exposure, Fit, nearness, share, slowed_ms};
+use meridian_types::entry::Header;
 use meridian_types::{
     Breach, Bucket, BucketId, Hlc, LagBound, Lane, Lsn, MaxLag, Refusal, RefusalKind, RegionId, Topology,
 };
@@ -303,13 +305,38 @@ async fn prove(node: Arc<Node>, bucket: BucketId, place: usize, generation: u64)
     if let Some(shard) = node.shards.get(place)
         && let Ok(Ok(_)) = tokio::time::timeout(PROOF_PATIENCE, shard.group.read_barrier().pass()).await
     {
-        let stands = shard.board.public().digests.get(&bucket).map(|digest| digest.positions.of(node.region()));
-        shard.board.ceilings.base(bucket, generation, stands.unwrap_or_default());
+        match node.stands(shard, bucket).await {
+            Some(stands) => shard.board.ceilings.base(bucket, generation, stands),
+            // Asked again as soon as this has ended.
+            None => sleep(LOOK_EVERY).await,
+        }
     }
     (bucket, place)
 }
 
 impl Node {
+    /// Where a bucket stands here that another region may not have; `None` while that can't be told. Of an earlier epoch every
+    /// region that has followed into this one has everything, and its lane may never bring word of it.
+    async fn stands(&self, shard: &ShardNode, bucket: BucketId) -> Option<Lsn> {
+        let stands = shard.board.public().digests.get(&bucket).map(|digest| digest.positions.of(self.region()));
+        let stands = stands.unwrap_or_default();
+        let topology = self.authority.topology();
+        let known = topology.buckets.get(&bucket)?;
+        let is_earlier = match shard.group.read_log(Lsn(stands.0.saturating_sub(1)), 1).await {
+            Ok(slice) => slice.entries.first().is_some_and(|entry| {
+                let header = Header::decode(&entry.payload);
+                entry.lsn == stands && header.is_ok_and(|header| header.epoch < known.epoch)
+            }),
+            Err(ReadLogError::Trimmed { .. }) => false,
+            Err(_) => return None,
+        };
+        match is_earlier {
+            true if self.others(known, shard.id).is_empty() => None,
+            true => Some(Lsn(0)),
+            false => Some(stands),
+        }
+    }
+
     fn caps(&self, bucket: &Bucket) -> bool {
         bucket.policy.max_lag().is_some() && bucket.primary == Some(self.region())
     }
