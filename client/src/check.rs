@@ -24,6 +24,9 @@ const CERTIFICATE_LEFT_MIN: Duration = Duration::from_secs(7 * 24 * 3600);
 /// The least share of its disk that a node of the next primary must have free, in percent.
 const DISK_FREE_PERCENT_MIN: u64 = 10;
 
+/// That much is enough, whatever share of the disk it is: 64 GiB.
+const DISK_FREE_ENOUGH_BYTES: u64 = 64 << 30;
+
 /// By how much clocks may differ, in milliseconds: what replication takes before it stops a lane.
 const SKEW_MS_MAX: u64 = 500;
 
@@ -270,10 +273,10 @@ fn judge_certificate(heard: &Heard, status: &NodeStatus, sheet: &mut Sheet) {
 
 fn judge_disk(heard: &Heard, status: &NodeStatus, sheet: &mut Sheet) {
     let percent = (status.disk_free_bytes.saturating_mul(100)).checked_div(status.disk_total_bytes).unwrap_or_default();
-    if percent >= DISK_FREE_PERCENT_MIN {
+    if percent >= DISK_FREE_PERCENT_MIN || status.disk_free_bytes >= DISK_FREE_ENOUGH_BYTES {
         sheet.ok("disk", &heard.node.name, format!("{percent} % free"));
     } else {
-        let remedy = format!("free space until at least {DISK_FREE_PERCENT_MIN} % are");
+        let remedy = format!("free space until {DISK_FREE_PERCENT_MIN} % are, or {} GiB", DISK_FREE_ENOUGH_BYTES >> 30);
         sheet.fail("disk", &heard.node.name, format!("{percent} % free"), remedy);
     }
 }

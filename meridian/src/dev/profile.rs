@@ -96,3 +96,16 @@ impl Profile {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_example_is_what_an_operator_s_commands_read() {
+        let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples/three-regions/operator");
+        let profile = Profile::read(&dir).expect("it is valid");
+        let names: Vec<&str> = profile.regions.iter().map(|region| region.name.as_str()).collect();
+        assert_eq!(names, ["us-east", "eu-west", "ap-south"]);
+    }
+}
