@@ -133,7 +133,7 @@ fn where_all_is_well_every_finding_is_ok() {
 
 #[test]
 fn a_large_disk_need_not_have_a_tenth_of_it_free() {
-    let failed = failures(&|it: &mut Facts| {
+    let failed = failures(|it: &mut Facts| {
         let status = status(&mut it.nodes[1]);
         (status.disk_free_bytes, status.disk_total_bytes) = (64 << 30, 10 << 40);
     });
