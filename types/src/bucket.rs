@@ -196,7 +196,7 @@ impl Bucket {
         self.primary.map_or_else(|| self.is_in(region), |primary| primary == region)
     }
 
-    /// Whether nobody accepts writes for it now, because its primary is changing, or whether it has one.
+    /// Whether nobody accepts writes for it now: its primary is changing, or it comes to have one, or none.
     pub fn is_between_primaries(&self) -> bool {
         match self.phase {
             _ if self.crossing.is_some() => true,

@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use meridian_consensus::ReadLogError;
+use meridian_region_core::awaited;
 use meridian_region_core::exposure::{Exposed, Exposure, Fit, nearness, share, slowed_ms};
 use meridian_types::entry::Header;
 use meridian_types::{
@@ -315,17 +316,18 @@ async fn prove(node: Arc<Node>, bucket: BucketId, place: usize, generation: u64)
 }
 
 impl Node {
-    /// Where a bucket stands here that another region may not have; `None` while that can't be told. Of an earlier epoch every
-    /// region that has followed into this one has everything, and its lane may never bring word of it.
+    /// Where a bucket stands here that another region may not have; `None` while that can't be told. Of the epochs before the one
+    /// that regions are to follow into, each that has followed has everything, and their lane may never bring word of it.
     async fn stands(&self, shard: &ShardNode, bucket: BucketId) -> Option<Lsn> {
         let stands = shard.board.public().digests.get(&bucket).map(|digest| digest.positions.of(self.region()));
-        let stands = stands.unwrap_or_default();
+        let stands = stands.filter(|lsn| *lsn > Lsn(0));
+        let Some(stands) = stands else { return Some(Lsn(0)) };
         let topology = self.authority.topology();
         let known = topology.buckets.get(&bucket)?;
-        let is_earlier = match shard.group.read_log(Lsn(stands.0.saturating_sub(1)), 1).await {
+        let is_earlier = match shard.group.read_log(Lsn(stands.0 - 1), 1).await {
             Ok(slice) => slice.entries.first().is_some_and(|entry| {
                 let header = Header::decode(&entry.payload);
-                entry.lsn == stands && header.is_ok_and(|header| header.epoch < known.epoch)
+                entry.lsn == stands && header.is_ok_and(|header| awaited(known).is_some_and(|turn| header.epoch < turn))
             }),
             Err(ReadLogError::Trimmed { .. }) => false,
             Err(_) => return None,

@@ -9,7 +9,7 @@ use meridian_region_core::{CrossDuty, CrossSight, Crossings};
 use meridian_types::entry::{Body, Kind};
 use meridian_types::{Bucket, Topology};
 use tokio::task::JoinSet;
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 
 use crate::node::{Node, ShardNode};
 
@@ -24,9 +24,15 @@ pub(crate) async fn keep_crossings(node: Arc<Node>) {
     let mut changes = node.authority.topology_changes();
     let mut crossings = Crossings::default();
     let mut words = JoinSet::new();
+    let (mut crossing, mut swept): (Vec<Arc<Bucket>>, Option<(Arc<Topology>, Instant)>) = (Vec::new(), None);
     loop {
         let topology = Arc::clone(&changes.borrow_and_update());
-        let crossing: Vec<Arc<Bucket>> = topology.buckets.values().filter(|it| node.crosses(it)).cloned().collect();
+        // All buckets are looked at only now and then: those that cross are every few milliseconds.
+        let known = |(seen, at): &(Arc<Topology>, Instant)| Arc::ptr_eq(seen, &topology) && at.elapsed() < SWEEP_EVERY;
+        if !swept.as_ref().is_some_and(known) {
+            crossing = topology.buckets.values().filter(|it| node.crosses(it)).cloned().collect();
+            swept = Some((Arc::clone(&topology), Instant::now()));
+        }
         crossings.keep(|id| crossing.iter().any(|it| it.id == id));
         node.cross(&topology, &crossing, &mut crossings, &mut words).await;
         let pause = if crossing.is_empty() { SWEEP_EVERY } else { LOOK_EVERY };

@@ -73,7 +73,7 @@ pub(super) fn join(ours: Option<&Bytes>, theirs: &[u8]) -> Result<Bytes, Damage>
     };
     let joined = (register, counter);
     Ok(match &joined {
-        // Left from before the bucket was active-active by one of them, and merged by the other: that bytes win.
+        // Left from before the bucket was active-active by one of them, and merged by the other: the merged bytes win.
         _ if joined == given && joined == own && is_plain(theirs)? => ours.clone(),
         _ if joined == given => Bytes::copy_from_slice(theirs),
         _ if joined == own => ours.clone(),

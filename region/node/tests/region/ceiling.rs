@@ -100,10 +100,9 @@ async fn a_leader_that_does_not_know_what_is_elsewhere_takes_nothing_until_it_do
     a.put(CAPPED, &names[2], "v").await.unwrap();
 }
 
-/// Found by seed 200384: its last write before travelled in the other lane, whose watermark the async lane never reaches by itself.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_bucket_that_was_sync_takes_writes_under_a_ceiling_as_soon_as_another_region_has_followed() {
-    let (_dir, a, b) = two(Policy::sync(Acks::One)).await;
+/// The bucket was `sync`, and is async under a ceiling since epoch 2, into which `b` has followed.
+async fn turned() -> (tempfile::TempDir, Arc<RegionUnderTest>, RegionUnderTest, String) {
+    let (dir, a, b) = two(Policy::sync(Acks::One)).await;
     b.listen(&a).await;
     let name = names_in_one_shard(&a.plane, CAPPED, 1).remove(0);
     let write = tokio::spawn({
@@ -128,6 +127,37 @@ async fn a_bucket_that_was_sync_takes_writes_under_a_ceiling_as_soon_as_another_
         carry_all(&a, &b).await;
         a.clock.advance(100);
         a.execute(soon(write_request(CAPPED, put(&name, "w")))).await.is_ok()
+    })
+    .await;
+    (dir, a, b, name)
+}
+
+/// Found by seed 200384: its last write before travelled in the other lane, whose watermark the async lane never reaches by itself.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_bucket_that_was_sync_takes_writes_under_a_ceiling_as_soon_as_another_region_has_followed() {
+    turned().await;
+}
+
+/// Its epoch is higher than the one into which regions are known to have followed: they need not have what lies between.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_new_ceiling_counts_what_was_written_without_one_since_regions_followed() {
+    let (_dir, a, b, name) = turned().await;
+    a.plane.turn(CAPPED, |bucket| bucket.policy = Policy::ASYNC);
+    for n in 0..6 {
+        a.put(CAPPED, &name, &n.to_string()).await.unwrap();
+    }
+    a.plane.turn(CAPPED, |bucket| {
+        bucket.epoch = Epoch(3);
+        bucket.policy = policy("4ops", Breach::Block);
+    });
+    for _ in 0..5 {
+        a.clock.advance(100);
+        refused(&a, &name).await;
+    }
+    eventually("another region has it", async || {
+        carry_all(&a, &b).await;
+        a.clock.advance(100);
+        a.execute(soon(write_request(CAPPED, put(&name, "x")))).await.is_ok()
     })
     .await;
 }
