@@ -24,7 +24,8 @@ pub(crate) async fn keep_crossings(node: Arc<Node>) {
     let mut changes = node.authority.topology_changes();
     let mut crossings = Crossings::default();
     let mut words = JoinSet::new();
-    let (mut crossing, mut swept): (Vec<Arc<Bucket>>, Option<(Arc<Topology>, Instant)>) = (Vec::new(), None);
+    let mut crossing: Vec<Arc<Bucket>> = Vec::new();
+    let mut swept: Option<(Arc<Topology>, Instant)> = None;
     loop {
         let topology = Arc::clone(&changes.borrow_and_update());
         // All buckets are looked at only now and then: those that cross are every few milliseconds.
