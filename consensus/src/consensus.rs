@@ -281,12 +281,7 @@ impl Node {
         let progress = Arc::new(Progress::new(position.as_ref()));
         let seat = Arc::new(Seat::new(group, machine, &self.poison));
         let engine = if group.generation().is_some() { &self.metadata_engine } else { &self.shard_engine };
-        let desk = Desk {
-            seat: Arc::clone(&seat),
-            back: Arc::clone(&self.back),
-            turn: Arc::clone(engine.turn()),
-            progress: Arc::clone(&progress),
-        };
+        let desk = Desk { seat: Arc::clone(&seat), back: Arc::clone(&self.back), progress: Arc::clone(&progress) };
         let log = log.with_prompter(engine.turn().prompter());
         let factory = Factory { group, node, links: Arc::clone(&self.links) };
         let patience = Duration::from_millis(config.election_timeout_max * 10).max(Duration::from_secs(30));

@@ -1,19 +1,18 @@
-//! The end of an engine's turn: what all its groups need done by others, done once for all of them.
+//! The end of an engine's turn: what all its groups have appended, written and synced once for all of them.
 //!
 //! ```text
-//! proposals ──► Raft of every group ──► entries wait ┐                        ┌► answers leave together
-//!                   ▲                                ├─► the turn ends ──────┤
-//!                   └─────── synced ◄────────────────┼────────────────────────┴► one write, one sync
-//!            Raft of every group ──► apply ──► answers wait
+//! proposals ──► Raft of every group ──► entries wait ──► the turn ends ──► one write, one sync
+//!                   ▲                                                          │
+//!                   └───────────────────────── synced ◄────────────────────────┘
 //! ```
 //!
 //! While there is something to do, more gathers: a turn of one lone proposal is short, one of many clients carries them
-//! all. So a thread is woken per turn, not per proposal, and none at all between Raft and the disk.
+//! all. Between Raft and the disk nobody is woken. Answers do not wait for the end of a turn: while the next group applies,
+//! who asked for what this one has applied may ask for more.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 
-use meridian_failpoint::failpoint;
 use tokio::sync::Notify;
 use tokio::task::yield_now;
 use tokio::time::timeout;
@@ -24,14 +23,10 @@ use crate::log::{Log, Prompter, REST};
 /// lull. A round is microseconds.
 const ROUNDS_MAX: usize = 32;
 
-/// Sends some answers.
-pub(crate) type Answers = Box<dyn FnOnce() + Send>;
-
 /// What an engine does at the end of a turn.
 pub(crate) struct Turn {
     log: Arc<Log>,
     place: Place,
-    answers: Mutex<Vec<Answers>>,
     /// How many times something was asked for, ever.
     asked: AtomicU64,
     wake: Notify,
@@ -48,14 +43,7 @@ pub(crate) enum Place {
 
 impl Turn {
     pub(crate) fn new(log: Arc<Log>, place: Place) -> Arc<Turn> {
-        let (answers, asked, wake) = (Mutex::default(), AtomicU64::new(0), Notify::new());
-        Arc::new(Turn { log, place, answers, asked, wake })
-    }
-
-    /// Has these answers sent at the end of the turn.
-    pub(crate) fn answer(&self, answers: Answers) {
-        self.answers.lock().unwrap_or_else(PoisonError::into_inner).push(answers);
-        self.ask();
+        Arc::new(Turn { log, place, asked: AtomicU64::new(0), wake: Notify::new() })
     }
 
     /// Has what is appended written at the end of the turn.
@@ -84,7 +72,6 @@ impl Turn {
                 continue;
             }
             self.settle().await;
-            self.send_answers();
             wrote |= self.place == Place::Here && self.log.write();
         }
     }
@@ -99,12 +86,5 @@ impl Turn {
             }
             yield_now().await;
         }
-    }
-
-    fn send_answers(&self) {
-        let answers = std::mem::take(&mut *self.answers.lock().unwrap_or_else(PoisonError::into_inner));
-        failpoint("turn.answers.before");
-        answers.into_iter().for_each(|send| send());
-        failpoint("turn.answers.after");
     }
 }

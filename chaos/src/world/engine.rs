@@ -62,11 +62,6 @@ impl MemoryEngine {
         inner.rotten.insert(key)
     }
 
-    /// Every key with its value, for whoever compares whole states.
-    pub(crate) fn contents(&self) -> Arc<BTreeMap<Bytes, Bytes>> {
-        Arc::clone(&self.inner().now)
-    }
-
     fn inner(&self) -> MutexGuard<'_, Inner> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }

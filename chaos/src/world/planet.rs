@@ -4,7 +4,6 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use bytes::Bytes;
 use futures::FutureExt;
 use meridian_metadata_core::command::{Form, NodeSpec};
 use meridian_metadata_core::{Action, Reply};
@@ -252,11 +251,6 @@ impl Planet {
     /// The region's handle of a node, while it is open: for whoever looks inside.
     pub fn handle(&self, node: usize) -> Option<Handle> {
         self.0.wires.life(node).and_then(|life| life.region().cloned())
-    }
-
-    /// Every key and value in the state store of a node, as it is now.
-    pub fn contents(&self, node: usize) -> Arc<BTreeMap<Bytes, Bytes>> {
-        self.0.bodies.get(node).map(|body| body.disk.engine.contents()).unwrap_or_default()
     }
 
     /// What lost primaries kept, on every node that is open.

@@ -18,7 +18,6 @@ use super::snapshot::SnapshotData;
 use super::types::{Members, RaftLogId, SnapshotMeta, TypeConfig, entry_id};
 use crate::error::StateError;
 use crate::machine::{Committed, SnapshotSource, StateMachine};
-use crate::turn::{Answers, Turn};
 
 /// How many entries, and payload bytes, one call of `StateMachine::apply` takes at most: a batch is one atomic
 /// write of the store, and must not grow with a backlog (RES-1).
@@ -58,7 +57,6 @@ impl Progress {
 pub(crate) struct Desk {
     pub(crate) seat: Arc<Seat>,
     pub(crate) back: Arc<Back>,
-    pub(crate) turn: Arc<Turn>,
     pub(crate) progress: Arc<Progress>,
 }
 
@@ -138,7 +136,11 @@ impl<RT: AsyncRuntime> Batch<RT> {
     }
 
     /// Returns the answers, to be sent.
-    fn apply(self, machine: &mut dyn StateMachine, progress: &Progress) -> Result<(Position, Answers), StateError> {
+    fn apply(
+        self,
+        machine: &mut dyn StateMachine,
+        progress: &Progress,
+    ) -> Result<(Position, impl FnOnce() + Send + use<RT>), StateError> {
         failpoint("raft.apply.before");
         let results = machine.apply(&self.entries, &self.position.encode())?;
         failpoint("raft.apply.after");
@@ -153,11 +155,13 @@ impl<RT: AsyncRuntime> Batch<RT> {
         progress.advance(&self.position);
         let waiting = self.waiting;
         let answers = move || {
+            failpoint("raft.answers.before");
             for (place, responder) in waiting {
                 responder.send(place.and_then(|place| results.get(place).cloned()).unwrap_or_default());
             }
+            failpoint("raft.answers.after");
         };
-        Ok((self.position, Box::new(answers)))
+        Ok((self.position, answers))
     }
 }
 
@@ -189,7 +193,7 @@ impl<RT: AsyncRuntime> RaftStateMachine<TypeConfig<RT>> for Machine<RT> {
             }
             let progress = Arc::clone(&self.desk.progress);
             let (position, answers) = self.desk.quick(move |machine| batch.apply(machine, &progress)).await?;
-            self.desk.turn.answer(answers);
+            answers();
             self.position = Some(position);
         }
         Ok(())

@@ -80,7 +80,6 @@ impl StoreBuilder<TypeConfig<TokioRuntime>, Storage<TokioRuntime>, Machine<Tokio
         let desk = Desk {
             seat: Arc::new(Seat::new(GROUP, Box::new(Marks::default()), &poison)),
             back: Arc::new(Back::start(&poison).unwrap()),
-            turn: Arc::clone(&turn),
             progress: Arc::new(Progress::new(None)),
         };
         tokio::spawn(async move { turn.run().await });

@@ -36,7 +36,7 @@ pub trait StateView {
 /// What a batch of entries changes: state keys to their new value, or to nothing. The last change of a key counts.
 #[derive(Clone, Debug, PartialEq, Eq, Default)]
 pub struct Mutations {
-    changes: BTreeMap<Vec<u8>, Option<Bytes>>,
+    changes: BTreeMap<Bytes, Option<Bytes>>,
 }
 
 impl Mutations {
@@ -47,12 +47,12 @@ impl Mutations {
 
     /// Sets a key.
     pub fn put(&mut self, key: Vec<u8>, value: impl Into<Bytes>) {
-        self.changes.insert(key, Some(value.into()));
+        self.changes.insert(Bytes::from(key), Some(value.into()));
     }
 
     /// Removes a key.
     pub fn delete(&mut self, key: Vec<u8>) {
-        self.changes.insert(key, None);
+        self.changes.insert(Bytes::from(key), None);
     }
 
     /// How many keys change.
@@ -66,8 +66,33 @@ impl Mutations {
     }
 
     /// The changes in key order: the new value, or `None` for a removal.
-    pub fn iter(&self) -> impl Iterator<Item = (&[u8], Option<&Bytes>)> {
-        self.changes.iter().map(|(key, value)| (key.as_slice(), value.as_ref()))
+    pub fn iter(&self) -> impl Iterator<Item = (&Bytes, Option<&Bytes>)> {
+        self.changes.iter().map(|(key, value)| (key, value.as_ref()))
+    }
+
+    /// What becomes of a key: its new value, `Some(None)` for a removal, `None` when it does not change.
+    pub fn change(&self, key: &[u8]) -> Option<Option<&Bytes>> {
+        self.changes.get(key).map(Option::as_ref)
+    }
+
+    /// The changes of keys in `from..to`.
+    #[must_use]
+    pub fn within(&self, from: &[u8], to: &[u8]) -> Mutations {
+        if from >= to {
+            return Mutations::new();
+        }
+        let bounds = (Bound::Included(from), Bound::Excluded(to));
+        let changes = self.changes.range::<[u8], _>(bounds).map(|(key, change)| (key.clone(), change.clone()));
+        Mutations { changes: changes.collect() }
+    }
+
+    /// Adds later changes.
+    pub fn extend(&mut self, later: Mutations) {
+        if self.changes.is_empty() {
+            *self = later;
+        } else {
+            self.changes.extend(later.changes);
+        }
     }
 
     /// Forgets every change, to be used for the next batch.
@@ -82,8 +107,8 @@ impl Mutations {
 }
 
 impl IntoIterator for Mutations {
-    type Item = (Vec<u8>, Option<Bytes>);
-    type IntoIter = std::collections::btree_map::IntoIter<Vec<u8>, Option<Bytes>>;
+    type Item = (Bytes, Option<Bytes>);
+    type IntoIter = std::collections::btree_map::IntoIter<Bytes, Option<Bytes>>;
 
     fn into_iter(self) -> Self::IntoIter {
         self.changes.into_iter()
@@ -117,7 +142,7 @@ impl StateView for Overlay<'_> {
         }
         let mut stopped = false;
         self.view.scan(from, to, &mut |key, value| {
-            while let Some((changed, change)) = changes.next_if(|(changed, _)| changed.as_slice() < key) {
+            while let Some((changed, change)) = changes.next_if(|(changed, _)| changed.as_ref() < key) {
                 if let Some(new) = change
                     && each(changed, new).is_break()
                 {
@@ -125,7 +150,7 @@ impl StateView for Overlay<'_> {
                     return ControlFlow::Break(());
                 }
             }
-            let flow = match changes.next_if(|(changed, _)| changed.as_slice() == key) {
+            let flow = match changes.next_if(|(changed, _)| changed.as_ref() == key) {
                 Some((_, Some(new))) => each(key, new),
                 Some((_, None)) => ControlFlow::Continue(()),
                 None => each(key, value),
@@ -158,8 +183,8 @@ impl MemoryState {
     pub fn commit(&mut self, mutations: Mutations) {
         for (key, change) in mutations {
             match change {
-                Some(value) => self.pairs.insert(key, value),
-                None => self.pairs.remove(&key),
+                Some(value) => self.pairs.insert(key.into(), value),
+                None => self.pairs.remove(key.as_ref()),
             };
         }
     }

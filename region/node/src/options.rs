@@ -94,8 +94,9 @@ impl Default for StoreOptions {
     fn default() -> StoreOptions {
         StoreOptions {
             cache_bytes: 64 << 20,
-            // Five of them together stay far below a node's 512 MiB.
-            write_buffer_bytes: 32 << 20,
+            // Everybody waits while the engine drops one that it has flushed, some milliseconds for this many rows; and a search
+            // among fewer rows finds them in the processor's cache.
+            write_buffer_bytes: 8 << 20,
             // The engine preallocates journals of 64 MiB; three may exist.
             journal_bytes_max: 192 << 20,
             // One flushes while the other compacts.

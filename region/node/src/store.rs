@@ -2,7 +2,8 @@
 //!
 //! Keys begin with their shard (`region/core`'s `keys`), so a shard is one contiguous range. What a
 //! batch of entries did and the group's mark change in one atomic step that is not synced: after a
-//! crash the log is replayed from the mark (DUR-1). Marks live behind the last shard's range:
+//! crash the log is replayed from the mark (DUR-1). It is seen at once and reaches the engine with others (`store/buffer.rs`).
+//! Marks live behind the last shard's range:
 //!
 //! ```text
 //! | shard (u16 BE) | kind …            |  -> region/core
@@ -12,6 +13,7 @@
 //!
 //! The engine below is a small trait, so that another one can take fjall's place.
 
+mod buffer;
 pub(crate) mod engine;
 pub(crate) mod fork;
 pub(crate) mod transfer;
@@ -26,9 +28,11 @@ use meridian_consensus::{Mark, SnapshotSource, StateError};
 use meridian_region_core::{Mutations, StateView, ViewError, keys};
 use meridian_types::{Lsn, ShardId};
 
+pub use buffer::Frozen;
 pub use engine::{Change, Each, Engine, EngineError, PairIterator, Snapshot};
 
 use crate::options::StoreOptions;
+use buffer::{Bounds, Buffer, Flusher};
 use engine::FjallEngine;
 
 /// The first byte of a stored mark.
@@ -40,10 +44,18 @@ const RESERVED: u16 = u16::MAX;
 /// Keys removed per batch when a shard is wiped: bounds the batch, not the wipe.
 const WIPE_KEYS: usize = 4096;
 
+/// What gathers before a thread of its own writes it to the engine: a few turns of many clients, and little to replay.
+const GATHERED: Bounds = Bounds { rows: 4096, bytes: 2 << 20 };
+
+/// What gathers where there is no such thread, and a commit writes it.
+const GATHERED_INLINE: Bounds = Bounds { rows: 64, bytes: 64 << 10 };
+
 /// The state store. Cheap to clone.
 #[derive(Clone)]
 pub struct Store {
     engine: Arc<dyn Engine>,
+    buffer: Arc<Buffer>,
+    flusher: Option<Arc<Flusher>>,
     syncs: Arc<Syncs>,
 }
 
@@ -63,12 +75,16 @@ impl Store {
     /// # Errors
     /// [`EngineError`] when the engine can't open or recover it.
     pub fn open(dir: &Path, options: &StoreOptions) -> Result<Store, EngineError> {
-        Ok(Store::over(Arc::new(FjallEngine::open(dir, options)?)))
+        let engine: Arc<dyn Engine> = Arc::new(FjallEngine::open(dir, options)?);
+        let buffer = Arc::new(Buffer::new(Arc::clone(&engine), GATHERED));
+        let flusher = Flusher::start(Arc::clone(&buffer)).map_err(EngineError::new)?;
+        Ok(Store { engine, buffer, flusher: Some(Arc::new(flusher)), syncs: Arc::default() })
     }
 
-    /// A store over another engine.
+    /// A store over another engine, without a thread of its own.
     pub fn over(engine: Arc<dyn Engine>) -> Store {
-        Store { engine, syncs: Arc::default() }
+        let buffer = Arc::new(Buffer::new(Arc::clone(&engine), GATHERED_INLINE));
+        Store { engine, buffer, flusher: None, syncs: Arc::default() }
     }
 
     /// The mark stored with a shard's state. A shard whose replacement by a snapshot was cut short is wiped first: it
@@ -77,32 +93,34 @@ impl Store {
     /// # Errors
     /// When the store fails, or the mark has a format this version doesn't know.
     pub fn mark(&self, shard: ShardId) -> Result<Option<Mark>, StateError> {
-        if self.engine.get(&restoring_key(shard)).map_err(failed)?.is_some() {
+        if self.buffer.get(&restoring_key(shard)).map_err(failed)?.is_some() {
             tracing::warn!(%shard, "a snapshot had not been taken in completely when the node stopped; starting over");
             self.wipe(shard)?;
             self.write(vec![Change::Remove(restoring_key(shard))])?;
             self.persist()?;
         }
-        self.engine.get(&mark_key(shard)).map_err(failed)?.map(decode_mark).transpose()
+        self.buffer.get(&mark_key(shard)).map_err(failed)?.map(decode_mark).transpose()
     }
 
     /// Makes a batch's mutations and the mark visible in one atomic step, without syncing it.
     ///
     /// # Errors
     /// When the store fails; fatal for the node.
-    pub fn commit(&self, shard: ShardId, mutations: Mutations, mark: &Mark) -> Result<(), StateError> {
-        let mut batch: Vec<Change> = mutations
-            .into_iter()
-            .map(|(key, value)| match value {
-                Some(value) => Change::Put(Bytes::from(key), value),
-                None => Change::Remove(Bytes::from(key)),
-            })
-            .collect();
-        batch.push(Change::Put(mark_key(shard), encode_mark(mark)));
-        self.write(batch)
+    pub fn commit(&self, shard: ShardId, mut mutations: Mutations, mark: &Mark) -> Result<(), StateError> {
+        mutations.put(mark_key(shard).into(), encode_mark(mark));
+        let due = self.buffer.commit(mutations)?;
+        self.syncs.commits.fetch_add(1, Ordering::AcqRel);
+        match &self.flusher {
+            Some(flusher) if due => flusher.due(),
+            None if due => self.buffer.flush()?,
+            Some(_) | None => {}
+        }
+        Ok(())
     }
 
+    /// Writes to the engine what is part of no shard's ordinary life, behind everything that was committed.
     fn write(&self, batch: Vec<Change>) -> Result<(), StateError> {
+        self.buffer.flush()?;
         self.engine.commit(batch).map_err(failed)?;
         self.syncs.commits.fetch_add(1, Ordering::AcqRel);
         Ok(())
@@ -115,6 +133,7 @@ impl Store {
     pub fn persist(&self) -> Result<(), StateError> {
         let commits = self.syncs.commits.load(Ordering::Acquire);
         if self.syncs.durable.load(Ordering::Acquire) < commits {
+            self.buffer.flush()?;
             self.engine.persist().map_err(failed)?;
             self.syncs.durable.fetch_max(commits, Ordering::AcqRel);
         }
@@ -125,10 +144,11 @@ impl Store {
     ///
     /// # Errors
     /// When the disk fails; fatal for the node.
-    pub fn write_back(&self) -> Result<(), EngineError> {
+    pub fn write_back(&self) -> Result<(), StateError> {
         let commits = self.syncs.commits.load(Ordering::Acquire);
         if self.syncs.written.swap(commits, Ordering::AcqRel) != commits {
-            self.engine.write_back()?;
+            self.buffer.flush()?;
+            self.engine.write_back().map_err(failed)?;
         }
         Ok(())
     }
@@ -138,6 +158,7 @@ impl Store {
     /// # Errors
     /// When the shard has no state yet.
     pub fn snapshot(&self, shard: ShardId) -> Result<Box<dyn SnapshotSource>, StateError> {
+        self.buffer.flush()?;
         let view = self.engine.snapshot();
         let mark = view
             .get(&mark_key(shard))
@@ -171,7 +192,11 @@ impl Store {
 
     /// The state of every shard now.
     pub fn freeze(&self) -> Frozen {
-        Frozen(self.engine.snapshot())
+        let (frozen, due) = self.buffer.freeze();
+        if let Some(flusher) = self.flusher.as_ref().filter(|_| due) {
+            flusher.due();
+        }
+        frozen
     }
 
     /// Bytes on disk.
@@ -181,6 +206,7 @@ impl Store {
 
     fn wipe(&self, shard: ShardId) -> Result<(), StateError> {
         let (from, to) = keys::shard_range(shard);
+        self.buffer.flush()?;
         loop {
             let mut batch = Vec::new();
             let mut each = |key: &[u8], _: &[u8]| {
@@ -202,7 +228,7 @@ impl Store {
 
 impl StateView for Store {
     fn get(&self, key: &[u8]) -> Result<Option<Bytes>, ViewError> {
-        self.engine.get(key).map_err(|why| ViewError(Box::new(why)))
+        self.buffer.get(key).map_err(|why| ViewError(Box::new(why)))
     }
 
     fn scan(
@@ -211,31 +237,7 @@ impl StateView for Store {
         to: &[u8],
         each: &mut dyn FnMut(&[u8], &[u8]) -> ControlFlow<()>,
     ) -> Result<(), ViewError> {
-        self.engine.scan(from, to, each).map_err(|why| ViewError(Box::new(why)))
-    }
-}
-
-/// The state of every shard at one moment, for reads of more than one key.
-pub struct Frozen(Box<dyn Snapshot>);
-
-impl StateView for Frozen {
-    fn get(&self, key: &[u8]) -> Result<Option<Bytes>, ViewError> {
-        self.0.get(key).map_err(|why| ViewError(Box::new(why)))
-    }
-
-    fn scan(
-        &self,
-        from: &[u8],
-        to: &[u8],
-        each: &mut dyn FnMut(&[u8], &[u8]) -> ControlFlow<()>,
-    ) -> Result<(), ViewError> {
-        for pair in self.0.range(from, to) {
-            let (key, value) = pair.map_err(|why| ViewError(Box::new(why)))?;
-            if each(&key, &value).is_break() {
-                break;
-            }
-        }
-        Ok(())
+        self.freeze().scan(from, to, each)
     }
 }
 

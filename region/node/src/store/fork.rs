@@ -8,7 +8,7 @@ use meridian_region_core::{StateView, ViewError};
 use meridian_types::ShardId;
 
 use super::engine::Change;
-use super::{Frozen, Store, decode_mark, encode_mark, failed, mark_key};
+use super::{Frozen, Store, decode_mark, encode_mark, mark_key};
 
 /// Bytes filled in per batch.
 const BATCH_BYTES: u64 = 4 << 20;
@@ -33,7 +33,8 @@ impl Frozen {
     /// # Errors
     /// When the store fails, or the mark has a format this version doesn't know.
     pub(crate) fn mark(&self, shard: ShardId) -> Result<Option<Mark>, StateError> {
-        self.0.get(&mark_key(shard)).map_err(failed)?.map(decode_mark).transpose()
+        let mark = self.get(&mark_key(shard)).map_err(|why| StateError::with_source("the state store failed", why))?;
+        mark.map(decode_mark).transpose()
     }
 }
 
