@@ -226,10 +226,10 @@ fn held(records: &[Record], bucket: BucketId, region: RegionId, until_us: u64) -
     let mut held = HashMap::new();
     for record in records.iter().take_while(|record| record.at_us <= until_us) {
         match &record.fact {
-            Fact::Applied { replica, shard, entry } if (replica.region, entry.bucket) == (region, bucket) => {
-                if counts(entry) {
-                    held.insert((*shard, entry.origin), entry.source_lsn);
-                }
+            Fact::Applied { replica, shard, entry }
+                if (replica.region, entry.bucket) == (region, bucket) && counts(entry) =>
+            {
+                held.insert((*shard, entry.origin), entry.source_lsn);
             }
             Fact::Repaired { replica, shard, bucket: of, positions, .. }
                 if (replica.region, *of) == (region, bucket) =>
