@@ -48,7 +48,8 @@ pub struct Remains {
 }
 
 impl Remains {
-    /// Whoever ranks higher has more of the bucket's history; equal ranks have the same (ORD-1).
+    /// Whoever ranks higher has more of the bucket's history; equal ranks have the same (ORD-1) where an epoch that the lost primary
+    /// ordered has begun. Before that, what they have of the log of the primary before it may differ.
     pub fn rank(&self) -> (Epoch, Lsn) {
         (self.epoch, self.seal.lsn)
     }

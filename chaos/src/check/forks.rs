@@ -4,6 +4,9 @@
 //! the lost primary's log   … cut │ undone, written to its salvage │ end      (later: what it orders under a later epoch)
 //! its successor's                └── history goes on
 //! ```
+//! Where nobody who was left had begun any epoch of the lost primary's, its successor may lack the end of an earlier primary's log, too:
+//! what the lost one began with. That is undone just as well.
+//!
 //! What clients saw of an undone stretch is no part of a bucket's one history any more: where nothing was promised (`async`,
 //! DEGRADED), somebody agreed to that, and SWI-2 says what becomes of it ([`super::salvaged`]). Checkers of the history are given it
 //! without those answers: a read of that stretch is left out, a write that only it has is *unknown*.
@@ -91,6 +94,7 @@ impl Forks {
         if forks.failovers.iter().any(|it| it.fork().is_some()) {
             forks.taken = taken(records);
             forks.undo(records);
+            (0..forks.failovers.len()).for_each(|place| forks.undo_elsewhere(records, place));
         }
         forks
     }
@@ -99,7 +103,7 @@ impl Forks {
         let mut ends: BTreeMap<(usize, ShardId), (Lsn, Lsn)> = BTreeMap::new();
         for record in records {
             let Fact::Applied { replica, shard, entry } = &record.fact else { continue };
-            let own = replica.region == entry.origin && !matches!(entry.verdict, Verdict::Void | Verdict::Parked);
+            let own = replica.region == entry.origin && counts(entry);
             if !own || !matches!(entry.kind, Kind::Write | Kind::Expire) {
                 continue;
             }
@@ -119,6 +123,37 @@ impl Forks {
         for ((place, shard), (cut, end)) in ends {
             let Failover { bucket, from, .. } = self.failovers[place];
             self.stretches.entry((bucket, shard)).or_default().push(Stretch { region: from, cut, end });
+        }
+    }
+
+    /// What a failover undid of the logs of earlier primaries: what its successor had not applied by then and no other had undone.
+    fn undo_elsewhere(&mut self, records: &[Record], place: usize) {
+        let Failover { bucket, from, end: Some((ended_us, Some(fork))), .. } = self.failovers[place].clone() else {
+            return;
+        };
+        let held = held(records, bucket, fork.to, ended_us);
+        let mut ends: BTreeMap<(ShardId, RegionId), (Lsn, Lsn)> = BTreeMap::new();
+        for record in records {
+            let Fact::Applied { replica, shard, entry } = &record.fact else { continue };
+            let earlier =
+                entry.bucket == bucket && entry.epoch < fork.epoch && ![from, fork.to].contains(&entry.origin);
+            let own =
+                replica.region == entry.origin && counts(entry) && matches!(entry.kind, Kind::Write | Kind::Expire);
+            let cut = held.get(&(*shard, entry.origin)).copied().unwrap_or_default();
+            if !earlier || !own || entry.source_lsn <= cut {
+                continue;
+            }
+            if self.positions.insert((bucket, entry.origin, *shard, entry.source_lsn)) {
+                let (_, end) = ends.entry((*shard, entry.origin)).or_insert((cut, cut));
+                *end = (*end).max(entry.source_lsn);
+                let again = self.is_again(place, *shard, entry);
+                let undone = Undone { failover: place, shard: *shard, at_us: record.at_us, entry: *entry, again };
+                self.versions.insert((bucket, undone.version()));
+                self.undone.push(undone);
+            }
+        }
+        for ((shard, region), (cut, end)) in ends {
+            self.stretches.entry((bucket, shard)).or_default().push(Stretch { region, cut, end });
         }
     }
 
@@ -180,6 +215,32 @@ impl Failover {
     pub fn fork(&self) -> Option<&Fork> {
         self.end.as_ref().and_then(|(_, fork)| fork.as_ref())
     }
+}
+
+fn counts(entry: &Entry) -> bool {
+    !matches!(entry.verdict, Verdict::Void | Verdict::Parked)
+}
+
+/// Up to where a region had applied the logs of a bucket's regions by some time.
+fn held(records: &[Record], bucket: BucketId, region: RegionId, until_us: u64) -> HashMap<(ShardId, RegionId), Lsn> {
+    let mut held = HashMap::new();
+    for record in records.iter().take_while(|record| record.at_us <= until_us) {
+        match &record.fact {
+            Fact::Applied { replica, shard, entry }
+                if (replica.region, entry.bucket) == (region, bucket) && counts(entry) =>
+            {
+                held.insert((*shard, entry.origin), entry.source_lsn);
+            }
+            Fact::Repaired { replica, shard, bucket: of, positions, .. }
+                if (replica.region, *of) == (region, bucket) =>
+            {
+                held.retain(|(at, _), _| at != shard);
+                held.extend(positions.iter().map(|(origin, lsn)| ((*shard, *origin), *lsn)));
+            }
+            _ => {}
+        }
+    }
+    held
 }
 
 fn taken(records: &[Record]) -> Vec<Taken> {

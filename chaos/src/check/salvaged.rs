@@ -88,13 +88,14 @@ impl<'a> Lost<'a> {
         lost
     }
 
-    /// Every key of a write that was told is in a bundle of the lost region, as it was left there; and nothing else is.
+    /// Every key of a write that was told is in a bundle of the region that had ordered it, as it was left there; and nothing else is.
     fn kept(&self, evidence: &Evidence, failover: &Failover) -> Result<u64, Violation> {
         // Who looked for nothing, or never saw the region again, can't tell.
-        let returned = evidence.finals_of(failover.bucket).any(|it| it.region == failover.from);
-        let Some(salvage) = evidence.salvage.as_deref().filter(|_| returned) else { return Ok(0) };
+        let Some(salvage) = evidence.salvage.as_deref() else { return Ok(0) };
+        let returned = |undone: &Undone| evidence.finals_of(failover.bucket).any(|it| it.region == undone.entry.origin);
         let mut checked = 0;
-        for (undone, operation) in self.acknowledged.iter().copied().filter(|(undone, _)| !undone.again) {
+        let gone_for_good = |undone: &Undone| !undone.again && returned(undone);
+        for (undone, operation) in self.acknowledged.iter().copied().filter(|(undone, _)| gone_for_good(undone)) {
             let Request::Write { write, .. } = &operation.request else { continue };
             for key in write.keys() {
                 checked += 1;

@@ -11,6 +11,7 @@ use bytes::Bytes;
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use meridian_metadata_core::command::Form;
+use meridian_metadata_core::{Action, Reply};
 use meridian_proto::exchange::Failure;
 use meridian_region_node::{Blocking, Caller, Clock, Handle, Neighbours, Options, Parts, Service};
 use meridian_replicator_core::shipper::LaneKey;
@@ -18,6 +19,7 @@ use meridian_types::{
     BucketId, Effect, GroupId, Lane, NodeId, NodeName, Refusal, RefusalKind, RegionId, RegionName, Request, RequestId,
     Response, ShardFacts, ShardId, Topology, Write,
 };
+use tokio::sync::watch;
 
 use super::clock::NodeClock;
 use super::dice::Dice;
@@ -67,9 +69,10 @@ pub(crate) struct Life {
     pub(crate) replica: Replica,
     pub(crate) incarnation: u64,
     pub(crate) plane: Arc<Plane>,
-    pub(crate) asker: Arc<Asker>,
+    asker: Arc<Asker>,
     region: OnceLock<Open>,
     around: Surroundings,
+    gone: watch::Sender<bool>,
 }
 
 struct Open {
@@ -104,7 +107,8 @@ impl Life {
         });
         let (number, replica) = (body.number, body.replica);
         let region = OnceLock::new();
-        let life = Life { number, replica, incarnation, plane, asker, region, around: around.clone() };
+        let gone = watch::Sender::new(false);
+        let life = Life { number, replica, incarnation, plane, asker, region, around: around.clone(), gone };
         let life = Arc::new(life);
         around.wires.set_life(number, Some(Arc::clone(&life)));
         life.task("metadata group", Arc::clone(&life.plane).run());
@@ -127,6 +131,28 @@ impl Life {
             task.await;
             life.end(format!("the task `{name}` ended"));
         });
+    }
+
+    /// This life is over: its tasks are dropped, and whoever waits outside of them must not act through it any more.
+    pub(crate) fn leave(&self) {
+        self.gone.send_replace(true);
+    }
+
+    /// Has a command committed for somebody who is connected to this node and outlives it.
+    ///
+    /// # Errors
+    /// The refusal it came to; `retry`, with an unknown effect, when the node is gone. A request that went on would write what a
+    /// past life remembers over what the disk holds by now (found by seed 300126).
+    pub(crate) async fn operate(&self, who: &str, action: Action) -> Result<Reply, Refusal> {
+        let mut gone = self.gone.subscribe();
+        tokio::select! {
+            biased;
+            _ = gone.wait_for(|gone| *gone) => {
+                let broke = Refusal::new(RefusalKind::Retry, "the connection to the node broke");
+                Err(broke.with_effect(Effect::Unknown))
+            }
+            answer = self.asker.propose(who, action) => answer,
+        }
     }
 
     fn end(&self, why: String) {

@@ -82,7 +82,7 @@ impl Planet {
                 Some(change) => Action::SetBucket { name, change: BucketChange { auto, ..change } },
                 None => Action::SetPolicy { name, policy: to, auto },
             };
-            match operator.asker.propose("an operator", action).await {
+            match operator.operate("an operator", action).await {
                 Ok(_) if before.policy.lane() != to.lane() => return self.hit("policy turned"),
                 Ok(_) => return self.hit("policy changed"),
                 Err(refusal) if refusal.kind == RefusalKind::Retry && Instant::now() < until => {}
@@ -136,7 +136,7 @@ impl Planet {
     }
 
     async fn operate(&self, operator: &Life, action: Action, [refused, done, given_up]: [&'static str; 3]) {
-        let Ok(Reply::Operation { plan }) = operator.asker.propose("an operator", action).await else {
+        let Ok(Reply::Operation { plan }) = operator.operate("an operator", action).await else {
             return self.hit(refused);
         };
         loop {
@@ -162,5 +162,48 @@ fn difference(before: Policy, to: Policy) -> Option<BucketChange> {
             Some(BucketChange { acks: Some(acks), on_partition: Some(on_partition), ..BucketChange::default() })
         }
         (Policy::Async { .. } | Policy::Sync { .. } | Policy::ActiveActive, _) => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use meridian_types::Effect;
+
+    use super::*;
+    use crate::world::disk::Keep;
+    use crate::world::planet::Setup;
+
+    #[test]
+    fn an_operator_does_nothing_through_a_node_that_is_gone() {
+        Planet::play(1, Setup::three_regions().unwrap(), async |planet: Planet| {
+            planet.start().await.unwrap();
+            let leader = planet.metadata_leader().unwrap();
+            let life = planet.life(leader).unwrap();
+            let action = || {
+                Action::Switchover(SwitchoverSpec {
+                    to: planet.region_name(leader).unwrap(),
+                    buckets: Selection::Named(Vec::new()),
+                    lag_ms_max: 1,
+                    pause_ms_max: 1,
+                    reason: String::new(),
+                })
+            };
+            let others = (0..planet.nodes()).filter(|node| *node != leader);
+            others.for_each(|node| planet.crash(node, Keep::All));
+            let asked = async { life.operate("an operator", action()).await.unwrap_err() };
+            let crash = async {
+                sleep(Duration::from_secs(1)).await;
+                planet.crash(leader, Keep::All);
+                planet.restart(leader);
+                let log = planet.body(leader).unwrap().disk.kept(|kept| kept.raft.clone());
+                // As long as it would take an attempt to end, and to be repeated.
+                sleep(Duration::from_secs(5)).await;
+                log
+            };
+            let (refusal, log) = futures::join!(asked, crash);
+            assert_eq!((refusal.kind, refusal.effect), (RefusalKind::Retry, Effect::Unknown));
+            assert!(life.operate("an operator", action()).await.is_err());
+            assert_eq!(planet.body(leader).unwrap().disk.kept(|kept| kept.raft.log.clone()), log.log);
+        });
     }
 }

@@ -211,8 +211,8 @@ impl Planet {
     /// The refusal it came to.
     pub async fn create_bucket(&self, spec: BucketSpec) -> Result<Bucket, Refusal> {
         let down = || Refusal::new(RefusalKind::Unavailable, "no node runs");
-        let asker = Arc::clone(&self.lives().next().ok_or_else(down)?.asker);
-        match asker.propose("the planet", Action::CreateBucket(spec)).await? {
+        let life = self.lives().next().ok_or_else(down)?;
+        match life.operate("the planet", Action::CreateBucket(spec)).await? {
             Reply::Bucket(bucket) => Ok(bucket),
             _ => Err(Refusal::new(RefusalKind::Internal, "a bucket was asked for and something else came")),
         }
@@ -383,6 +383,9 @@ impl Planet {
     }
 
     fn drop_life(&self, node: usize) {
+        if let Some(life) = self.0.wires.life(node) {
+            life.leave();
+        }
         self.0.wires.set_life(node, None);
         self.0.network.set_deaf(Place::Node(node), false);
         if let Some(paused) = self.state().paused.get_mut(node) {

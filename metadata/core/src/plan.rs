@@ -83,7 +83,8 @@ impl ClusterState {
             Goal::Switchover { .. } => switchover::next(&it.step, plan.shards),
             Goal::Failover { .. } => {
                 let label = |region| self.region_label(region);
-                failover::next(plan, it, self.buckets.get(&it.bucket)?, absent, &label)
+                let reign = failover::Reign::of(self.plans.values().map(Arc::as_ref), it.bucket, it.from);
+                failover::next(plan, it, self.buckets.get(&it.bucket)?, reign, absent, &label)
             }
         }
     }

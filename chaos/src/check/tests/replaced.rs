@@ -132,6 +132,51 @@ fn what_a_later_failover_took_up_again_is_in_no_salvage() {
     catches("salvaged", &taken(&[(RegionId(1), Lsn(1))]), "is in no salvage");
 }
 
+/// Found by seeds 400104 and 400153: region 3 replaces region 1 with all that it had, and is lost before anybody has begun its epoch; region 2,
+/// which has the first write only, replaces it.
+#[test]
+fn what_a_failover_left_behind_of_an_earlier_primarys_log_is_undone_as_well() {
+    let next = |from, step| Fact::ReplacementKnown {
+        replica: replica(2),
+        plan: PlanId(8 + u64::from(from)),
+        bucket: ASYNC,
+        from: RegionId(from),
+        step,
+    };
+    let fork = |to, epoch, lsn| Fork {
+        to: RegionId(to),
+        epoch: meridian_types::Epoch(epoch),
+        proven: false,
+        lost: ANYTHING,
+        cut: vec![(ShardId(0), Lsn(lsn))],
+    };
+    let left_behind = |agreed, keys: &[(&str, &str)]| {
+        let story = Story::default()
+            .put(asks(0, 1, 0, 10, ASYNC), "k", "a", v(1))
+            .put(asks(0, 1, 20, 30, ASYNC), "k", "b", v(2))
+            .read(asks(1, 1, 40, 50, ASYNC), ReadLevel::Strong, "k", Some(found("b", v(2))))
+            .applied(5, 1, 1, of(ASYNC, entry(1)))
+            .applied(6, 2, 1, of(ASYNC, entry(1)))
+            .applied(6, 3, 1, of(ASYNC, entry(1)))
+            .applied(25, 1, 2, of(ASYNC, entry(2)))
+            .applied(26, 3, 2, of(ASYNC, entry(2)))
+            .fact(100, next(1, begun(Some(ANYTHING))))
+            .fact(150, next(1, Replacing::Done(fork(3, 2, 2))))
+            .fact(200, next(3, begun(agreed)))
+            .fact(300, next(3, Replacing::Done(fork(2, 3, 0))))
+            .read(asks(1, 2, 400, 410, ASYNC), ReadLevel::Strong, "k", Some(found("a", v(1))))
+            .put(asks(0, 2, 420, 430, ASYNC), "k", "c", version(9, 2));
+        keeps(ends(story, "c", version(9, 2)), keys).evidence()
+    };
+    let evidence = left_behind(Some(ANYTHING), &[("k", "b")]);
+    assert_eq!((evidence.undone.len(), evidence.forks.undone.len()), (2, 1));
+    for checker in ["salvaged", "lost", "order", "linear", "chains", "fresh", "served", "once"] {
+        assert_eq!(found_by(checker, &evidence), None, "{checker}");
+    }
+    catches("salvaged", &left_behind(None, &[("k", "b")]), "agreed to was nothing");
+    catches("salvaged", &left_behind(Some(ANYTHING), &[]), "is in no salvage");
+}
+
 #[test]
 fn what_nobody_was_told_may_be_undone_without_consent() {
     let id = RequestId { client: ClientId(1), sequence: 1 };

@@ -110,6 +110,16 @@ fn two_updates_of_one_version_are_a_lost_update() {
     catches("chains", &late.evidence(), "held although it was certain not to");
 }
 
+/// Found by seed 400737.
+#[test]
+fn a_condition_that_nobody_answered_may_hold_after_its_client_gave_it_up() {
+    let start = || Story::default().put(asks(1, 1, 0, 10, SYNC), "k", "a", v(1));
+    let seen = |story: Story| story.read(asks(1, 1, 80, 90, SYNC), ReadLevel::Strong, "k", Some(found("c", v(3))));
+    let given_up = start().write(asks(2, 1, 20, 30, SYNC), cas("k", None, "c"), lost_answer());
+    is_clean(&seen(given_up.clone().delete(asks(1, 1, 40, 50, SYNC), "k", v(2))).evidence());
+    catches("chains", &seen(given_up).evidence(), "held although it was certain not to");
+}
+
 fn increment(by: i64) -> Write {
     Write::Increment { key: key("n"), by }
 }

@@ -3,7 +3,9 @@
 //! Keeps the metadata half of DUR-2, SWI-2 and SWI-3. Nothing here asks the lost region anything. Who is promoted, and whether
 //! that loses something, follows from what the fenced regions have said:
 //!
-//! - *Whoever ranks highest has everything that any of them has* (ORD-1): an epoch further, or further in the lost primary's log.
+//! - *Whoever ranks highest has everything that any of them has* (ORD-1): an epoch further, or further in the lost primary's log. Where
+//!   none of them has begun any epoch of the lost primary's, the log that matters is the one of the primary before it, of which nobody
+//!   speaks: whoever holds what the lost one began with has everything, and the others can't be told apart ([`Reign`]).
 //! - *Nothing is lost* if each acknowledged write is in one of them: of N regions K had it, so any N - K + 1 of them
 //!   will do. Only while the bucket really asks for K.
 //! - *What is known to be lost* is what the lost primary had told them they lack, up to a position that none of them reached.
@@ -14,8 +16,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use meridian_types::key::{KEY_BYTES_MAX, VALUE_BYTES_MAX};
 use meridian_types::{
-    AutoMode, Breach, Bucket, Epoch, Fact, Goal, LagBound, Loss, Lsn, MaxLag, Move, Muster, Plan, Policy, RegionId,
-    Remains, Seal, ShardId, Step, Verdict,
+    AutoMode, Breach, Bucket, BucketId, Epoch, Fact, Goal, LagBound, Loss, Lsn, MaxLag, Move, Muster, Plan, Policy,
+    RegionId, Remains, Seal, ShardId, Step, Verdict,
 };
 
 use super::Next;
@@ -46,6 +48,7 @@ pub(super) fn next(
     plan: &Plan,
     it: &Move,
     bucket: &Bucket,
+    reign: Option<Reign<'_>>,
     absent: &BTreeSet<RegionId>,
     label: &dyn Fn(RegionId) -> String,
 ) -> Option<Next> {
@@ -59,7 +62,7 @@ pub(super) fn next(
         | Step::Restored { .. }
         | Step::FailedOver { .. } => return None,
     };
-    let field = Field::new(bucket, it.from, plan.shards, muster, absent);
+    let field = Field { reign, ..Field::new(bucket, it.from, plan.shards, muster, absent) };
     if pulling.is_none() && field.waits() {
         return None;
     }
@@ -151,6 +154,35 @@ pub struct Assessment {
     pub needed: Option<usize>,
 }
 
+/// Since when the lost region was the primary, as far as an operation says so.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Reign<'a> {
+    /// Its first epoch.
+    since: Epoch,
+    /// What it had of each shard when that began.
+    began_with: &'a BTreeMap<ShardId, Seal>,
+}
+
+impl<'a> Reign<'a> {
+    /// Of a region that a bucket's last operation made its primary.
+    pub(super) fn of(
+        plans: impl DoubleEndedIterator<Item = &'a Plan>,
+        bucket: BucketId,
+        from: RegionId,
+    ) -> Option<Self> {
+        let reign = |plan: &'a Plan| match &plan.move_of(bucket)?.step {
+            Step::FailedOver { epoch, to, verdict, .. } => {
+                Some((*to, Reign { since: *epoch, began_with: &verdict.cut }))
+            }
+            Step::Promoted { epoch, proof, .. } => {
+                Some((plan.to()?, Reign { since: *epoch, began_with: &proof.sealed }))
+            }
+            _ => None,
+        };
+        plans.rev().find_map(reign).filter(|(to, _)| *to == from).map(|(_, reign)| reign)
+    }
+}
+
 /// What is left, once looked over.
 struct Field<'a> {
     muster: &'a Muster,
@@ -165,6 +197,7 @@ struct Field<'a> {
     /// The highest rank of each shard in those that are there.
     top: BTreeMap<ShardId, Rank>,
     needed: Option<usize>,
+    reign: Option<Reign<'a>>,
 }
 
 impl<'a> Field<'a> {
@@ -178,7 +211,7 @@ impl<'a> Field<'a> {
         let left: Vec<RegionId> = heard.iter().copied().filter(|region| !absent.contains(region)).collect();
         let awaited = others.iter().copied().filter(|region| !absent.contains(region)).collect();
         let top = top(muster, &left);
-        Field { muster, others, awaited, heard, left, top, needed: regions_needed(bucket) }
+        Field { muster, others, awaited, heard, left, top, needed: regions_needed(bucket), reign: None }
     }
 
     /// Whether somebody has yet to speak, or nobody is there.
@@ -195,13 +228,31 @@ impl<'a> Field<'a> {
         self.remains(region).all(|(shard, it)| self.top.get(&shard).is_none_or(|top| it.rank() >= *top))
     }
 
+    /// Whether the lost primary's reign has begun in a shard that is in that epoch.
+    fn has_begun(&self, epoch: Epoch) -> bool {
+        self.reign.is_none_or(|reign| epoch >= reign.since)
+    }
+
+    /// Whether a region certainly has what any of those that are there has: where the lost primary's reign has not begun, it holds what
+    /// that began with.
+    fn has_all(&self, region: RegionId) -> bool {
+        let same = |reign: Reign<'_>, shard: &ShardId, it: &Remains| {
+            reign.began_with.get(shard).is_some_and(|seal| (seal.hash, seal.keys) == (it.seal.hash, it.seal.keys))
+        };
+        let all = |shard: &ShardId, it: &Remains| {
+            self.has_begun(it.epoch) || self.reign.is_some_and(|reign| same(reign, shard, it))
+        };
+        self.has_most(region) && self.remains(region).all(|(shard, it)| all(&shard, it))
+    }
+
     /// The region that was asked for; else one that has most, so that nobody waits for a pull.
     fn choose(&self, wish: Option<RegionId>, bucket: &Bucket) -> Option<RegionId> {
         if wish.is_some() {
             return wish;
         }
         let first = |fits: &dyn Fn(RegionId) -> bool| preferred(bucket).find(|it| self.left.contains(it) && fits(*it));
-        first(&|region| self.has_most(region)).or_else(|| first(&|_| true))
+        let all = first(&|region| self.has_all(region));
+        all.or_else(|| first(&|region| self.has_most(region))).or_else(|| first(&|_| true))
     }
 
     fn verdict(&self, bucket: &Bucket, to: RegionId) -> Verdict {
@@ -231,7 +282,7 @@ impl<'a> Field<'a> {
     }
 
     /// Whether what the lost primary had said is missing is within a bound that was agreed to beforehand. What was never said, to
-    /// a region that is left, is within none.
+    /// a region that is left, is within none; what it said in an earlier reign says nothing of this one.
     fn is_within(&self, bound: LagBound, lost: Loss) -> bool {
         let said = |shard: &ShardId| {
             let left = self.left.iter().filter_map(|region| self.muster.remains.get(region));
@@ -239,6 +290,7 @@ impl<'a> Field<'a> {
             told.peek().is_some() && told.all(|it| bound.ms.is_none_or(|ms| it.oldest_ms <= ms))
         };
         self.has_lost_nobody()
+            && self.top.values().all(|(epoch, _)| self.has_begun(*epoch))
             && self.top.keys().all(said)
             && bound.operations.is_none_or(|most| lost.operations <= most)
             && bound.bytes.is_none_or(|most| lost.bytes <= most)
@@ -246,8 +298,9 @@ impl<'a> Field<'a> {
 
     /// What the lost primary had said is missing, of what nobody has who is there.
     fn lost(&self, bucket: &Bucket) -> Loss {
-        // It is about what no other region has: one that is silent or has gone may have had what all who are left lack.
-        let whole = self.others.iter().all(|region| self.heard.contains(region)) && self.has_lost_nobody();
+        // It is about what no other region has: one that is silent or has gone may have had what all who are left lack. And who is
+        // promoted must have what they have.
+        let whole = self.others.iter().all(|region| self.heard.contains(region)) && self.is_consistent();
         let ceiling = ceiling(bucket).filter(|_| whole);
         let mut loss = Loss { unbounded: ceiling.is_none(), ..Loss::default() };
         for (shard, (_, reached)) in &self.top {

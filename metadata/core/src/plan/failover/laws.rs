@@ -8,7 +8,7 @@ use meridian_types::{
 };
 use proptest::prelude::*;
 
-use super::Field;
+use super::{Field, Reign};
 use crate::plan::laws::{EU, SHARDS, US, World, named, seal};
 use crate::{AbortScope, ClusterState};
 
@@ -157,6 +157,36 @@ fn swi_2_a_failover_within_a_bound_rests_on_what_was_said_to_regions_that_are_le
     };
     assert!(is_within(&[]) && is_within(&[AP]));
     assert!(!is_within(&[EU]), "whoever is left lacks more than the one that has gone did");
+}
+
+/// Found by seeds 400104 and 400153: a primary was lost before anybody had begun its first epoch. The one before it was there and had
+/// everything, and another region was chosen, by the cluster itself within a bound on what had been said in an earlier reign.
+#[test]
+fn swi_2_who_has_what_the_lost_primary_began_with_goes_before_others_and_no_bound_holds_in_a_reign_that_nobody_has_begun()
+ {
+    let mut world = World::new();
+    world.create_in("pay", Policy::ASYNC, &["us", "eu", "ap"]);
+    let bucket = world.bucket("pay");
+    let exposure = Some(Exposure { head: Lsn(4), operations: 0, bytes: 0, oldest_ms: 1 });
+    let has = |epoch, version| {
+        let seal = |shard| meridian_types::Seal { lsn: Lsn(4), ..seal(shard, version) };
+        let remains = |shard| Remains { epoch: Epoch(epoch), seal: seal(shard), exposure, whole: true };
+        (0..SHARDS).map(|shard| (ShardId(shard), remains(shard))).collect::<BTreeMap<_, _>>()
+    };
+    let began_with = (0..SHARDS).map(|shard| (ShardId(shard), seal(shard, 40))).collect();
+    let look = |eu, ap, absent: &[RegionId]| {
+        let muster = Muster { remains: [(EU, eu), (AP, ap)].into(), ..Muster::default() };
+        let reign = Some(Reign { since: Epoch(3), began_with: &began_with });
+        let field = Field::new(&bucket, US, SHARDS, &muster, &absent.iter().copied().collect());
+        let field = Field { reign, ..field };
+        let within = field.is_within("20ops".parse().unwrap(), field.lost(&bucket));
+        (field.choose(None, &bucket).unwrap(), within)
+    };
+    assert_eq!(look(has(2, 38), has(2, 40), &[]), (AP, false), "it has all that the lost one began with");
+    assert_eq!(look(has(2, 38), has(2, 39), &[]), (EU, false), "nobody can tell who has more");
+    assert_eq!(look(has(2, 38), has(2, 40), &[AP]), (EU, false), "who has more is gone");
+    assert_eq!(look(has(2, 40), has(3, 41), &[]), (AP, true), "further in the reign is further");
+    assert_eq!(look(has(3, 41), has(3, 41), &[]), (EU, true));
 }
 
 proptest! {
