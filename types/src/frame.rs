@@ -9,7 +9,7 @@
 //! |  u32  |  u16   |  u16   |  u16  |  u8  |  u8   |   u64    |  u64     |    u64     | u64  |    u32      |  u32    |
 //! ```
 //!
-//! The checksum covers everything but itself. The payload, once decompressed, is the digest notes
+//! The checksum covers everything but itself. Of the flags, the lowest says that the echo is tenured. The payload, once decompressed, is the digest notes
 //! (u32 length, postcard) followed by entries (u64 LSN, u32 length, bytes) in rising LSN order.
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
@@ -36,6 +36,9 @@ pub const FRAME_RAW_BYTES: usize = 1 << 20;
 /// Checked before anything is allocated (RES-1).
 pub const FRAME_RAW_BYTES_MAX: usize = FRAME_RAW_BYTES + ENTRY_BYTES_MAX + (1 << 20);
 
+/// The flag of a tenured echo.
+const TENURED: u8 = 1;
+
 /// Offset of the checksum within the header.
 const CRC_AT: usize = 48;
 
@@ -55,11 +58,21 @@ pub struct FrameHeader {
     /// Every later entry of this lane has a greater timestamp; 0 when the frame makes no such promise.
     pub closed: Hlc,
     /// The newest probe of the receiver that had arrived when the source's log was read up to `last`
-    /// *and `last` was everything this lane had*: the receiver is complete up to the moment it sent
-    /// that probe, measured by its own clock alone (CON-3). 0 when there is nothing to say.
-    pub echo: u64,
+    /// *and `last` was everything this lane had*.
+    pub echo: Echo,
     /// Bytes of the payload before compression.
     pub raw_length: u32,
+}
+
+/// A probe that comes back: the receiver is complete with what the source had when it sent that probe, measured by its own
+/// clock alone (CON-3).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct Echo {
+    /// The receiver's clock when it sent the probe, in milliseconds; 0 when there is nothing to say.
+    pub probe: u64,
+    /// By then the source had held its lease without a break for longer than any lease lasts: whoever holds one himself knows of
+    /// every primary that was replaced before that. Else the source may be one of those, and complete with what no longer counts.
+    pub tenured: bool,
 }
 
 /// The source's digest of one (bucket, shard) at a position, for the receiver to compare with its own
@@ -138,13 +151,13 @@ impl FrameHeader {
             previous: Lsn(header.get_u64_le()),
             last: Lsn(header.get_u64_le()),
             closed: Hlc(header.get_u64_le()),
-            echo: header.get_u64_le(),
+            echo: Echo { probe: header.get_u64_le(), tenured: flags & TENURED != 0 },
             raw_length: header.get_u32_le(),
         };
         if header.get_u32_le() != checksum(frame) {
             return Err(FrameError::Checksum);
         }
-        if flags != 0 {
+        if flags & !TENURED != 0 {
             return Err(FrameError::Malformed("unknown flags"));
         }
         if decoded.last < decoded.previous {
@@ -187,11 +200,11 @@ pub fn encode(mut header: FrameHeader, notes: &[DigestNote], entries: &[(Lsn, By
     frame.put_u16_le(header.source.0);
     frame.put_u16_le(header.shard.0);
     frame.put_u8(header.lane.tag());
-    frame.put_u8(0);
+    frame.put_u8(if header.echo.tenured { TENURED } else { 0 });
     frame.put_u64_le(header.previous.0);
     frame.put_u64_le(header.last.0);
     frame.put_u64_le(header.closed.0);
-    frame.put_u64_le(header.echo);
+    frame.put_u64_le(header.echo.probe);
     frame.put_u32_le(header.raw_length);
     frame.put_u32_le(0);
     frame.extend_from_slice(&payload);
@@ -261,7 +274,7 @@ mod tests {
             previous: Lsn(previous),
             last: Lsn(last),
             closed: Hlc(77),
-            echo: 5,
+            echo: Echo { probe: 5, tenured: true },
             raw_length: 0,
         }
     }

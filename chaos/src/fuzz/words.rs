@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use meridian_region_core::{ControlResult, Divergence, FrameResult, WriteResult};
 use meridian_types::entry::{Body, Header, Kind, WriteBody, stamp};
-use meridian_types::frame::{self, DigestNote, FRAME_HEADER_BYTES, FRAME_RAW_BYTES_MAX, Frame, FrameHeader};
+use meridian_types::frame::{self, DigestNote, Echo, FRAME_HEADER_BYTES, FRAME_RAW_BYTES_MAX, Frame, FrameHeader};
 use meridian_types::{
     BucketId, ClientId, Epoch, Hlc, Key, Lane, Lsn, Outcome, Positions, Refusal, RefusalKind, RegionId, RequestId,
     SessionToken, SetHash, ShardId, Value, Version, Write,
@@ -171,7 +171,7 @@ pub(super) fn sample_frame(source: RegionId, previous: u64) -> Bytes {
         previous: Lsn(previous),
         last,
         closed: Hlc::from_millis(2000),
-        echo: 9,
+        echo: Echo { probe: 9, tenured: false },
         raw_length: 0,
     };
     frame::encode(header, &[note], &entries)
@@ -185,7 +185,7 @@ pub(super) fn frames() -> Vec<Vec<u8>> {
         previous: Lsn(9),
         last: Lsn(9),
         closed: Hlc(77),
-        echo: 5,
+        echo: Echo { probe: 5, tenured: true },
         raw_length: 0,
     };
     vec![sample_frame(RegionId(2), 1).to_vec(), frame::encode(heartbeat, &[], &[]).to_vec()]

@@ -63,6 +63,7 @@ fn tail(tail: region::Tail) -> Tail {
         reached: tail.reached,
         at_head: tail.at_head,
         closed: tail.closed,
+        tenured: tail.tenured,
     }
 }
 

@@ -26,6 +26,10 @@ impl Authority for MetadataAuthority {
         self.0.lease_until().is_some_and(|until| Instant::now() < until)
     }
 
+    fn lease_tenure_ms(&self) -> u64 {
+        u64::try_from(self.0.lease_tenure().as_millis()).unwrap_or(u64::MAX)
+    }
+
     fn tell(&self, word: Word) -> BoxFuture<'static, Result<(), Refusal>> {
         let metadata = self.0.clone();
         async move { metadata.tell(word).await }.boxed()

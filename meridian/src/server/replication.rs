@@ -8,6 +8,7 @@ use futures::FutureExt;
 use futures::future::BoxFuture;
 use meridian_region_node as region;
 use meridian_replicator_quic::{LogSink, LogSource, SinkError, Tail, TailEntry, TailError};
+use meridian_types::frame::Echo;
 use meridian_types::{BucketId, Exposure, Head, Hlc, Lane, Lsn, NodeId, Refusal, RefusalKind, RegionId, ShardId};
 use tokio::sync::watch;
 
@@ -41,6 +42,7 @@ fn tail(tail: region::Tail) -> Tail {
         reached: tail.reached,
         at_head: tail.at_head,
         closed: tail.closed,
+        tenured: tail.tenured,
     }
 }
 
@@ -68,7 +70,7 @@ impl LogSink for Sink {
         async move { applied.await.map_err(sink_error) }.boxed()
     }
 
-    fn complete(&self, source: RegionId, shard: ShardId, lane: Lane, echo: u64, last: Lsn) {
+    fn complete(&self, source: RegionId, shard: ShardId, lane: Lane, echo: Echo, last: Lsn) {
         self.0.complete_up_to(source, shard, lane, echo, last);
     }
 

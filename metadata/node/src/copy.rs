@@ -79,6 +79,9 @@ pub(crate) struct Lease {
     base: Instant,
     /// Nanoseconds after `base`; 0 for none.
     until_ns: AtomicU64,
+    /// Since when there was no break, in nanoseconds after `base`. Written before `until_ns` and read after it: with an older
+    /// `until_ns` it makes the time too short, never too long.
+    since_ns: AtomicU64,
     granted: Mutex<Granted>,
     changes: watch::Sender<Option<Instant>>,
 }
@@ -94,6 +97,7 @@ impl Lease {
         Lease {
             base: Instant::now(),
             until_ns: AtomicU64::new(0),
+            since_ns: AtomicU64::new(0),
             granted: Mutex::new(Granted { holder: LeaseHolder::new(drift), applied }),
             changes: watch::Sender::new(None),
         }
@@ -107,9 +111,15 @@ impl Lease {
         }
     }
 
+    /// For how long this node may have acted without a break; zero when it may not act now.
+    pub(crate) fn tenure(&self, now: Instant) -> Duration {
+        let Some(_) = self.until().filter(|until| now < *until) else { return Duration::ZERO };
+        now.saturating_duration_since(self.base + Duration::from_nanos(self.since_ns.load(Ordering::Acquire)))
+    }
+
     /// Takes the answer to a renewal that was sent at `sent`.
     pub(crate) fn granted(&self, sent: Instant, grant: Grant) {
-        self.update(|granted| granted.holder.granted(sent, grant));
+        self.update(|granted| granted.holder.granted(sent, Instant::now(), grant));
     }
 
     fn applied(&self, index: u64) {
@@ -120,11 +130,12 @@ impl Lease {
         let mut granted = lock(&self.granted);
         change(&mut granted);
         let until = granted.holder.until(granted.applied);
-        let nanos = until.map_or(0, |until| {
-            // `base` is before every grant; 584 years fit.
-            u64::try_from(until.saturating_duration_since(self.base).as_nanos()).unwrap_or_default()
-        });
-        self.until_ns.store(nanos, Ordering::Release);
+        // `base` is before every grant; 584 years fit.
+        let nanos = |at: Instant| u64::try_from(at.saturating_duration_since(self.base).as_nanos()).unwrap_or_default();
+        if let Some(since) = granted.holder.since(granted.applied, Instant::now()) {
+            self.since_ns.store(nanos(since), Ordering::Release);
+        }
+        self.until_ns.store(until.map_or(0, nanos), Ordering::Release);
         self.changes.send_if_modified(|seen| {
             let changed = *seen != until;
             *seen = until;
@@ -150,5 +161,22 @@ mod tests {
         assert_eq!(copy.lease.until(), None);
         copy.lease.applied(1);
         assert_eq!(copy.lease.until(), Some(sent + Duration::from_millis(4950)));
+    }
+
+    #[test]
+    fn con_3_a_tenure_begins_anew_after_every_break() {
+        let copy = LocalCopy::new(ClusterState::default(), Drift::ONE_PERCENT, 0);
+        let (began, ttl) = (Instant::now(), Duration::from_millis(80));
+        assert_eq!(copy.lease.tenure(Instant::now()), Duration::ZERO);
+        copy.lease.granted(Instant::now(), Grant { ttl, index: 0, term: 1 });
+        copy.lease.granted(Instant::now(), Grant { ttl: ttl * 100, index: 0, term: 1 });
+        let later = Instant::now() + ttl * 10;
+        assert!(copy.lease.tenure(later) > ttl * 9, "renewed in time");
+        let copy = LocalCopy::new(ClusterState::default(), Drift::ONE_PERCENT, 0);
+        copy.lease.granted(Instant::now(), Grant { ttl, index: 0, term: 1 });
+        std::thread::sleep(ttl);
+        assert_eq!(copy.lease.tenure(Instant::now()), Duration::ZERO, "it has run out");
+        copy.lease.granted(Instant::now(), Grant { ttl: ttl * 100, index: 0, term: 1 });
+        assert!(copy.lease.tenure(Instant::now()) <= began.elapsed() - ttl, "the first one does not count any more");
     }
 }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use meridian_metadata_core::state::LEASE_TTL_MS_MAX;
 use meridian_metadata_core::{AbortScope, Action, ClusterState, Command, Event, Reply};
@@ -47,6 +47,12 @@ impl Handle {
     /// write is committed and before it is acknowledged.
     pub fn lease_until(&self) -> Option<Instant> {
         self.copy.lease.until()
+    }
+
+    /// For how long this node may have acted without a break, so that whoever counted it as gone did so before that; zero when it may not
+    /// act now.
+    pub fn lease_tenure(&self) -> Duration {
+        self.copy.lease.tenure(Instant::now())
     }
 
     /// Every change of [`Handle::lease_until`]. Running out is no change: compare with the clock.

@@ -19,6 +19,9 @@ pub trait Authority: Send + Sync + 'static {
     /// never acts on an epoch older than the lease allows (FEN-1).
     fn lease_holds(&self) -> bool;
 
+    /// For how long this node has held its lease without a break, in milliseconds; 0 when it holds none.
+    fn lease_tenure_ms(&self) -> u64;
+
     /// Tells the metadata plane what this node knows of a bucket whose primary is moving; resolves once that is on record.
     ///
     /// # Errors

@@ -227,7 +227,18 @@ impl Node {
             return (alone && standing.lease && shard.board.leads()).then_some(0);
         }
         let now_ms = self.clock.monotonic_ms();
-        shard.board.leads().then(|| shard.lanes.staleness_ms(bucket, self.region(), now_ms)).flatten()
+        let staleness = shard.board.leads().then(|| shard.lanes.staleness_ms(bucket, self.region(), now_ms)).flatten();
+        // The lane was complete at a time that is past by now; asked only then.
+        staleness.filter(|_| bucket.primary.is_none() || self.still_follows(bucket))
+    }
+
+    /// Whether the primary is the one that this node takes for it, as far as its lease goes: it was granted with all that was decided
+    /// by then (CON-3). Lease first, topology second.
+    fn still_follows(&self, bucket: &Bucket) -> bool {
+        let lease = self.authority.lease_holds();
+        let topology = self.authority.topology();
+        let same = |now: &Arc<Bucket>| now.epoch == bucket.epoch && !now.is_between_primaries();
+        lease && topology.buckets.get(&bucket.id).is_some_and(same)
     }
 
     /// Whether this replica has everything in `seen`; waits for it until `patience`, if there is some.

@@ -8,7 +8,7 @@ use meridian_consensus::{ProposeError, ReadLogError};
 use meridian_failpoint::failpoint;
 use meridian_region_core::FrameResult;
 use meridian_types::entry::{Header, Kind};
-use meridian_types::frame::{DigestNote, FrameHeader};
+use meridian_types::frame::{DigestNote, Echo, FrameHeader};
 use meridian_types::{BucketId, Epoch, Head, Hlc, Lane, Lsn, NodeId, Refusal, RefusalKind, RegionId, ShardId};
 use tokio::sync::watch;
 
@@ -27,6 +27,8 @@ pub struct Tail {
     pub at_head: bool,
     /// Every entry of this region after `reached` has a greater timestamp; 0 when not known.
     pub closed: Hlc,
+    /// Whether the region had held its lease for long enough when the read was asked for: see [`Echo`].
+    pub tenured: bool,
 }
 
 /// An entry as it stands in the log.
@@ -101,6 +103,7 @@ impl Node {
         if !shard.board.leads() {
             return Err(unavailable("this node does not lead the shard"));
         }
+        let tenured = self.is_tenured();
         // What was committed at this moment, which only the leader can say: the tail is at the head if it reaches that far,
         // however much is written meanwhile.
         let committed = shard.group.read_barrier().pass().await.ok();
@@ -129,7 +132,7 @@ impl Node {
         }
         let at_head = committed.is_some_and(|committed| reached >= committed);
         let closed = if reached >= applied { last.max(closed) } else { last };
-        Ok(Tail { entries, reached, at_head, closed })
+        Ok(Tail { entries, reached, at_head, closed, tenured })
     }
 
     /// Checks and enqueues a frame; the future resolves once it is durably applied here.
@@ -179,13 +182,20 @@ impl Node {
         })
     }
 
-    /// A lane was complete with what its source had at `echo_ms` of this node's monotonic clock, up to `last`.
-    pub(crate) fn complete_up_to(&self, source: RegionId, shard: ShardId, lane: Lane, echo_ms: u64, last: Lsn) {
+    /// Whether this node has held its lease without a break for longer than any lease lasts, on whatever clock: every lease that was
+    /// granted before the last break is over.
+    fn is_tenured(&self) -> bool {
+        let ttl_ms = self.authority.lease_ttl_ms();
+        self.authority.lease_tenure_ms() > ttl_ms + ttl_ms / 16
+    }
+
+    /// A lane was complete with what its source had at `echo.probe` of this node's monotonic clock, up to `last`.
+    pub(crate) fn complete_up_to(&self, source: RegionId, shard: ShardId, lane: Lane, echo: Echo, last: Lsn) {
         self.signs.of_life(source, self.clock.monotonic_ms());
         let Some(shard) = self.shard(shard) else { return };
         // Not yet applied here: then it says nothing about what can be read here.
-        if echo_ms > 0 && shard.board.watermark(source, lane) >= last {
-            shard.lanes.complete(source, lane, echo_ms);
+        if echo.probe > 0 && shard.board.watermark(source, lane) >= last {
+            shard.lanes.complete(source, lane, echo);
         }
     }
 }

@@ -9,6 +9,7 @@ use futures::FutureExt;
 use futures::future::BoxFuture;
 use meridian_consensus::{Consensus, StartError, StateError};
 use meridian_proto::dial::Dial;
+use meridian_types::frame::Echo;
 use meridian_types::{
     Bucket, BucketId, DrillNews, DrillSpec, Exposure, GroupId, Head, Hlc, Lane, Lsn, Refusal, RefusalKind, RegionId,
     RepairStatus, ReplayPolicy, ReplayReport, Request, Response, SalvageBundle, SalvageId, SalvageKey, ShardDigest,
@@ -318,9 +319,9 @@ impl Handle {
         self.node.apply_frame(frame)
     }
 
-    /// A lane has everything its source had when [`Handle::monotonic_ms`] read `echo_ms`, up to `last` (CON-3).
-    pub fn complete_up_to(&self, source: RegionId, shard: ShardId, lane: Lane, echo_ms: u64, last: Lsn) {
-        self.node.complete_up_to(source, shard, lane, echo_ms, last);
+    /// A lane has everything its source had when [`Handle::monotonic_ms`] read `echo.probe`, up to `last` (CON-3).
+    pub fn complete_up_to(&self, source: RegionId, shard: ShardId, lane: Lane, echo: Echo, last: Lsn) {
+        self.node.complete_up_to(source, shard, lane, echo, last);
     }
 
     /// The primaries in `source` say what is lacking in a shard of this region.

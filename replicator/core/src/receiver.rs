@@ -22,7 +22,7 @@ use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use meridian_types::frame::FrameHeader;
+use meridian_types::frame::{Echo, FrameHeader};
 use meridian_types::{BucketId, Exposure, Hlc, Lane, Lsn, RegionId, ShardId};
 
 use crate::SinkError;
@@ -87,8 +87,8 @@ pub struct Outbox {
 /// Everything up to `last` is applied, which was everything at the moment `echo` was sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Complete {
-    /// The probe.
-    pub echo: u64,
+    /// The probe, and what the source says of itself.
+    pub echo: Echo,
     /// The position.
     pub last: Lsn,
 }
@@ -97,7 +97,7 @@ pub struct Complete {
 struct Applying {
     ticket: Ticket,
     last: Lsn,
-    echo: u64,
+    echo: Echo,
     done: bool,
 }
 
@@ -180,7 +180,7 @@ impl Receiver {
             let claim = format!("a frame of region {} shard {} lane {}", header.source, header.shard, header.lane);
             return self.refuse(&claim, out);
         }
-        if header.echo > self.probed {
+        if header.echo.probe > self.probed {
             return self.refuse("an echo of a probe that was not sent", out);
         }
         let State::Receiving { received, applied, applying } = &mut self.state else { return };
@@ -201,10 +201,11 @@ impl Receiver {
             *received = header.last;
             applying.push_back(Applying { ticket, last: header.last, echo: header.echo, done: false });
             out.apply.push((ticket, frame));
-        } else if header.echo != 0 {
+        } else if header.echo.probe != 0 {
             // A heartbeat: it counts once all before it is applied.
             match applying.back_mut() {
-                Some(back) => back.echo = back.echo.max(header.echo),
+                Some(back) if back.echo.probe > header.echo.probe => {}
+                Some(back) => back.echo = header.echo,
                 None => out.complete = Some(Complete { echo: header.echo, last: header.last }),
             }
         }
@@ -248,7 +249,7 @@ impl Receiver {
         let before = *applied;
         while let Some(front) = applying.pop_front_if(|front| front.done) {
             *applied = front.last;
-            if front.echo != 0 {
+            if front.echo.probe != 0 {
                 out.complete = Some(Complete { echo: front.echo, last: front.last });
             }
         }

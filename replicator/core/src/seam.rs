@@ -27,6 +27,8 @@ pub struct Tail {
     pub at_head: bool,
     /// Every entry of this region after `reached` has a greater timestamp; 0 when not known.
     pub closed: Hlc,
+    /// Whether the region had held its lease for long enough when the read was asked for: see [`meridian_types::frame::Echo`].
+    pub tenured: bool,
 }
 
 /// Why a log could not be read.

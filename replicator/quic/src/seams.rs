@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 
 use bytes::Bytes;
 use futures::future::BoxFuture;
+use meridian_types::frame::Echo;
 use meridian_types::{BucketId, Exposure, Hlc, Lane, Lsn, NodeId, RegionId, ShardId};
 use tokio::sync::watch;
 
@@ -52,9 +53,9 @@ pub trait LogSink: Send + Sync + 'static {
     /// [`SinkError`] says what the receiver must do. After one, the frames enqueued behind it may fail too.
     fn apply(&self, frame: Bytes) -> BoxFuture<'static, Result<Lsn, SinkError>>;
 
-    /// The lane is complete, up to `last`, with everything its source had at this node's monotonic time `echo`:
-    /// its staleness at time `t` is at most `t - echo` (CON-3). Called only once `last` is durably applied.
-    fn complete(&self, source: RegionId, shard: ShardId, lane: Lane, echo: u64, last: Lsn);
+    /// The lane is complete, up to `last`, with everything its source had at this node's monotonic time `echo.probe`:
+    /// its staleness at time `t` is at most `t - echo.probe` (CON-3). Called only once `last` is durably applied.
+    fn complete(&self, source: RegionId, shard: ShardId, lane: Lane, echo: Echo, last: Lsn);
 
     /// The primaries in `source` say what of a lane is lacking in a shard here (SWI-2).
     fn exposed(&self, source: RegionId, shard: ShardId, lane: Lane, said: &[(BucketId, Exposure)]);

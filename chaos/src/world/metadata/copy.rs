@@ -90,7 +90,7 @@ impl Copy {
     /// Takes the answer to a renewal that was sent at `sent`, by this node's clock.
     pub(crate) fn granted(&self, sent: Instant, grant: Grant) {
         let mut inner = self.inner();
-        inner.holder.granted(sent, grant);
+        inner.holder.granted(sent, self.clock.instant(), grant);
         self.relet(&mut inner);
     }
 
@@ -146,6 +146,12 @@ impl Copy {
         let until = self.inner().until;
         until.is_some_and(|until| self.clock.instant() < until)
     }
+
+    fn lease_tenure_ms(&self) -> u64 {
+        let (inner, now) = (self.inner(), self.clock.instant());
+        let since = inner.holder.since(inner.state.index(), now);
+        since.map_or(0, |since| u64::try_from((now - since).as_millis()).unwrap_or(u64::MAX))
+    }
 }
 
 fn copies(bucket: &Bucket) -> Copies {
@@ -199,6 +205,10 @@ impl Authority for Spokesman {
 
     fn lease_holds(&self) -> bool {
         self.copy.lease_holds()
+    }
+
+    fn lease_tenure_ms(&self) -> u64 {
+        self.copy.lease_tenure_ms()
     }
 
     fn tell(&self, word: Word) -> BoxFuture<'static, Result<(), Refusal>> {

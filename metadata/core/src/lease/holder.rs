@@ -21,16 +21,22 @@ pub struct LeaseHolder {
     drift: Drift,
     /// Ascending in both index and time: a grant that ends no later and asks no less than another is dropped.
     held: Vec<Held>,
+    /// Since when there was no moment without a grant.
+    since: Option<Instant>,
 }
 
 impl LeaseHolder {
     /// A node that was granted nothing yet.
     pub fn new(drift: Drift) -> LeaseHolder {
-        LeaseHolder { drift, held: Vec::with_capacity(GRANTS_HELD_MAX) }
+        LeaseHolder { drift, held: Vec::with_capacity(GRANTS_HELD_MAX), since: None }
     }
 
-    /// Takes the answer to a request that was sent at `sent`. Answers may arrive late and in any order.
-    pub fn granted(&mut self, sent: Instant, grant: Grant) {
+    /// Takes the answer, received now, to a request that was sent at `sent`. Answers may arrive late and in any order.
+    pub fn granted(&mut self, sent: Instant, now: Instant, grant: Grant) {
+        if self.held.iter().all(|held| held.until <= now) {
+            // Between the last one and this the leader may have counted this node as gone.
+            self.since = Some(now);
+        }
         let new = Held { until: sent + self.drift.shrink(grant.ttl), index: grant.index };
         // What ended before the request was even sent is over.
         self.held.retain(|held| held.until > sent && !covers(new, *held));
@@ -48,6 +54,12 @@ impl LeaseHolder {
     /// use. The moment may have passed.
     pub fn until(&self, applied: u64) -> Option<Instant> {
         self.held.iter().rev().find(|held| held.index <= applied).map(|held| held.until)
+    }
+
+    /// Since when it may act without a break, having applied `applied`; `None` when it may not act now. Whoever counted this node as
+    /// gone did so before that.
+    pub fn since(&self, applied: u64, now: Instant) -> Option<Instant> {
+        self.until(applied).filter(|until| now < *until).and(self.since)
     }
 
     /// Whether the grants are in order and bounded.

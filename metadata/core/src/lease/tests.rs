@@ -62,7 +62,8 @@ fn happening() -> impl Strategy<Value = Happening> {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(2000))]
 
-    /// FEN-1: at every moment, on every clock within the bound, the holder's belief ends no later than the leader remembers.
+    /// FEN-1: at every moment, on every clock within the bound, the holder's belief ends no later than the leader remembers; and CON-3: a
+    /// belief that is said to be unbroken began after the last moment in which the leader remembered nothing.
     #[test]
     fn a_holder_never_believes_beyond_what_the_grantor_remembers(
         happenings in prop::collection::vec(happening(), 1..40),
@@ -77,6 +78,7 @@ proptest! {
         let holder_clock = Clock { origin, ppm: (speed * (1_000_000 - slow_ppm)).div_ceil(1_000_000) };
         let mut now_us = 0u64;
         let (mut committed, mut applied) = (0u64, 0u64);
+        let mut forgotten_us = 0;
         let mut table = LeaseTable::elected(grantor_clock.at(now_us), 1, TTL);
         let mut holder = LeaseHolder::new(Drift::from_ppm(drift_ppm));
         for happening in happenings {
@@ -84,10 +86,13 @@ proptest! {
                 Happening::Renew { there_us, barrier_us, back_us } => {
                     let sent = holder_clock.at(now_us);
                     now_us += there_us + barrier_us;
+                    if table.expires(HOLDER) <= grantor_clock.at(now_us) {
+                        forgotten_us = now_us;
+                    }
                     let grant = table.grant(grantor_clock.at(now_us), HOLDER, 1, committed).unwrap();
                     if let Some(back_us) = back_us {
                         now_us += back_us;
-                        holder.granted(sent, grant);
+                        holder.granted(sent, holder_clock.at(now_us), grant);
                     }
                 }
                 Happening::RenewAcrossElection { there_us, elected_us, stalled_us, back_us } => {
@@ -98,7 +103,7 @@ proptest! {
                     now_us += stalled_us;
                     let grant = old.grant(grantor_clock.at(now_us), HOLDER, 1, committed).unwrap();
                     now_us += back_us;
-                    holder.granted(sent, grant);
+                    holder.granted(sent, holder_clock.at(now_us), grant);
                 }
                 Happening::Commit => committed += 1,
                 Happening::Apply => applied = committed,
@@ -110,6 +115,9 @@ proptest! {
             let end_us = u64::try_from(remembered.as_nanos() * 1_000_000 / u128::from(speed) / 1000).unwrap() + 2;
             if let Some(until) = holder.until(applied) {
                 prop_assert!(until <= holder_clock.at(end_us), "the holder believes {:?} too long", until - holder_clock.at(end_us));
+            }
+            if let Some(since) = holder.since(applied, holder_clock.at(now_us)) {
+                prop_assert!(since >= holder_clock.at(forgotten_us), "it was forgotten in between");
             }
         }
     }
@@ -131,14 +139,14 @@ proptest! {
             let sent = clock.at(now_us);
             now_us += pause_us;
             let grant = table.grant(clock.at(now_us), HOLDER, 1, 4).unwrap();
-            if delivered { holder.granted(sent, grant); }
+            if delivered { holder.granted(sent, sent, grant); }
         }
         let quiet = table.expires(HOLDER);
         for (step, (pause_us, delivered)) in after.into_iter().enumerate() {
             let sent = clock.at(now_us);
             now_us += pause_us;
             let grant = table.grant(clock.at(now_us), HOLDER, 1, 5).unwrap();
-            if delivered { holder.granted(sent, grant); }
+            if delivered { holder.granted(sent, sent, grant); }
             let applied = if step >= applies_at { 5 } else { 4 };
             let believes = holder.until(applied).is_some_and(|until| until > clock.at(now_us));
             if clock.at(now_us) >= quiet && believes {
@@ -155,7 +163,7 @@ proptest! {
         let mut best: BTreeMap<u64, Instant> = BTreeMap::new();
         for (sent_ms, index) in grants {
             let sent = origin + Duration::from_millis(sent_ms);
-            holder.granted(sent, Grant { ttl: TTL, index, term: 1 });
+            holder.granted(sent, sent, Grant { ttl: TTL, index, term: 1 });
             let until = sent + Drift::ONE_PERCENT.shrink(TTL);
             best.entry(index).and_modify(|u| *u = until.max(*u)).or_insert(until);
         }
@@ -176,7 +184,7 @@ fn a_new_leader_remembers_every_node_as_renewed_at_its_election() {
 fn a_grant_counts_only_once_its_index_is_applied() {
     let now = origin();
     let mut holder = LeaseHolder::new(Drift::ONE_PERCENT);
-    holder.granted(now, Grant { ttl: TTL, index: 8, term: 1 });
+    holder.granted(now, now, Grant { ttl: TTL, index: 8, term: 1 });
     assert_eq!(holder.until(7), None);
     assert_eq!(holder.until(8), Some(now + Duration::from_millis(4950)));
 }
@@ -186,7 +194,7 @@ fn an_older_grant_stands_until_a_newer_one_may_be_used() {
     let now = origin();
     let second = Duration::from_secs(1);
     let mut holder = LeaseHolder::new(Drift::ONE_PERCENT);
-    holder.granted(now, Grant { ttl: TTL, index: 7, term: 1 });
+    holder.granted(now, now, Grant { ttl: TTL, index: 7, term: 1 });
     holder.granted(now + second, Grant { ttl: TTL, index: 8, term: 1 });
     assert_eq!(holder.until(7), Some(now + Duration::from_millis(4950)));
     assert_eq!(holder.until(8), Some(now + Duration::from_millis(5950)));

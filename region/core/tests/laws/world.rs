@@ -7,7 +7,7 @@ use meridian_region_core::{
     recompute_digest,
 };
 use meridian_types::entry::{Body, Header, Kind, WriteBody};
-use meridian_types::frame::{self, DigestNote, FrameHeader};
+use meridian_types::frame::{self, DigestNote, Echo, FrameHeader};
 use meridian_types::{
     BucketId, ClientId, Epoch, Hlc, Key, Lane, Lsn, Positions, Refusal, RegionId, RequestId, ShardId, Value, Write,
 };
@@ -201,7 +201,16 @@ impl Replica {
     pub(crate) fn frame_header(&self, lane: Lane, previous: Lsn, last: Lsn) -> FrameHeader {
         let up_to = self.log.iter().take_while(|(lsn, ..)| *lsn <= last);
         let closed = up_to.filter_map(|(_, entry, _)| Some(Header::decode(entry).ok()?.hlc)).max().unwrap_or_default();
-        FrameHeader { source: self.region, shard: SHARD, lane, previous, last, closed, echo: 0, raw_length: 0 }
+        FrameHeader {
+            source: self.region,
+            shard: SHARD,
+            lane,
+            previous,
+            last,
+            closed,
+            echo: Echo::default(),
+            raw_length: 0,
+        }
     }
 
     /// Commits a frame of another region.

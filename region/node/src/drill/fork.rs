@@ -118,6 +118,10 @@ impl Authority for Plane {
         true
     }
 
+    fn lease_tenure_ms(&self) -> u64 {
+        u64::MAX
+    }
+
     fn tell(&self, word: Word) -> BoxFuture<'static, Result<(), Refusal>> {
         self.fenced.send_modify(|fenced| {
             for (shard, fact) in &word.facts {

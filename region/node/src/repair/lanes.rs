@@ -11,7 +11,7 @@ use meridian_region_core::repair::Need;
 use meridian_region_core::repair::message::{Ask, Told};
 use meridian_region_core::repair::need::missed;
 use meridian_region_core::repair::survey::Survey;
-use meridian_types::frame::{self, FrameHeader};
+use meridian_types::frame::{self, Echo, FrameHeader};
 use meridian_types::{Hlc, Lane, Refusal, RefusalKind, RegionId, ShardId, Topology};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
@@ -151,8 +151,16 @@ async fn go_on_behind(node: &Node, (id, source, lane): Key, survey: &Survey) -> 
     if previous >= survey.applied {
         return Ok(());
     }
-    let header =
-        FrameHeader { source, shard: id, lane, previous, last: survey.applied, closed: Hlc(0), echo: 0, raw_length: 0 };
+    let header = FrameHeader {
+        source,
+        shard: id,
+        lane,
+        previous,
+        last: survey.applied,
+        closed: Hlc(0),
+        echo: Echo::default(),
+        raw_length: 0,
+    };
     let applied = node.apply_frame(&frame::encode(header, &[], &[])).await;
     applied.map(|_| ()).map_err(|why| Refusal::new(RefusalKind::Retry, why.to_string()))
 }

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use meridian_types::frame::Echo;
 use meridian_types::*;
 
 use crate::world::*;
@@ -74,13 +75,34 @@ async fn a_bounded_read_is_never_staler_than_its_bound_by_the_replicas_own_clock
     assert_eq!(b.read(ASYNC, "k", ReadLevel::Eventual).await.unwrap().freshness.staleness_ms, Some(0));
 }
 
+/// Found by seed 501251 of the planet: a primary that had been replaced came back, and a replica that had heard of neither called itself fresh.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn con_3_freshness_takes_a_lease_here_and_a_long_one_at_the_source() {
+    let (_a, _b, a, b) = two().await;
+    let shard = shard_of(&a.plane, ASYNC, "k");
+    a.put(ASYNC, "k", "1").await.unwrap();
+    let bounded = when_stale(get(ASYNC, "k", ReadLevel::Bounded { staleness_ms_max: 500 }), StalePolicy::Fail);
+    let lease = a.plane.set_lease(None);
+    carry(&a, &b, shard, Lane::Async).await;
+    a.plane.set_lease(lease);
+    assert_eq!(b.execute(bounded.clone()).await.unwrap_err().kind, RefusalKind::Stale, "the source had no lease");
+    refresh(&a, &b, shard, Lane::Async).await;
+    assert_eq!(text(b.execute(bounded.clone()).await.unwrap()).as_deref(), Some("1"));
+    a.plane.set_lease(None);
+    assert_eq!(b.execute(bounded.clone()).await.unwrap_err().kind, RefusalKind::Stale, "this region has none");
+    assert_eq!(b.read(ASYNC, "k", ReadLevel::Eventual).await.unwrap().freshness.staleness_ms, None);
+    a.plane.set_lease(lease);
+    assert_eq!(text(b.execute(bounded).await.unwrap()).as_deref(), Some("1"));
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_echo_for_a_position_that_is_not_applied_here_says_nothing() {
     let (_a, _b, a, b) = two().await;
     let shard = shard_of(&a.plane, ASYNC, "k");
     a.put(ASYNC, "k", "1").await.unwrap();
     let head = a.handle.head(shard).borrow().unwrap().lsn;
-    b.handle.complete_up_to(A, shard, Lane::Async, b.handle.monotonic_ms(), head);
+    let echo = Echo { probe: b.handle.monotonic_ms(), tenured: true };
+    b.handle.complete_up_to(A, shard, Lane::Async, echo, head);
     assert_eq!(b.read(ASYNC, "k", ReadLevel::Eventual).await.unwrap().freshness.staleness_ms, None);
 }
 

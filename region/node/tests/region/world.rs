@@ -21,7 +21,7 @@ use meridian_region_node::{
     TailError,
 };
 use meridian_types::entry::Header;
-use meridian_types::frame::{FrameHeader, encode};
+use meridian_types::frame::{Echo, FrameHeader, encode};
 use meridian_types::*;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
@@ -105,8 +105,9 @@ impl Plane {
         })
     }
 
-    pub fn set_lease(&self, lease: Option<Instant>) {
-        *self.lease.lock().unwrap() = lease;
+    /// Returns the one before.
+    pub fn set_lease(&self, lease: Option<Instant>) -> Option<Instant> {
+        std::mem::replace(&mut *self.lease.lock().unwrap(), lease)
     }
 
     pub fn change(&self, change: impl FnOnce(&mut Topology)) {
@@ -155,6 +156,10 @@ impl Authority for Plane {
 
     fn lease_holds(&self) -> bool {
         self.lease.lock().unwrap().is_some_and(|until| Instant::now() < until)
+    }
+
+    fn lease_tenure_ms(&self) -> u64 {
+        if self.lease_holds() { u64::MAX } else { 0 }
     }
 
     fn tell(&self, word: Word) -> BoxFuture<'static, Result<(), Refusal>> {
@@ -479,7 +484,7 @@ pub async fn eventually(what: &str, holds: impl AsyncFn() -> bool) {
 /// Carries everything there is of one lane, as the replicator would: one frame, applied, acknowledged, complete.
 pub async fn carry(source: &RegionUnderTest, target: &RegionUnderTest, shard: ShardId, lane: Lane) {
     while let Some(frame) = next_frame(source, target, shard, lane).await {
-        let echo = target.handle.monotonic_ms();
+        let echo = Echo { probe: target.handle.monotonic_ms(), tenured: source.plane.lease_holds() };
         let last = match target.handle.apply_frame(&frame).await {
             Ok(last) => last,
             // What a carrier that was stopped had under way came in between: there is less to carry now.
@@ -494,11 +499,11 @@ pub async fn carry(source: &RegionUnderTest, target: &RegionUnderTest, shard: Sh
 
 /// Tells the target that it has everything of the lane that there was at its own time.
 pub async fn refresh(source: &RegionUnderTest, target: &RegionUnderTest, shard: ShardId, lane: Lane) {
-    let echo = target.handle.monotonic_ms();
+    let probe = target.handle.monotonic_ms();
     let watermark = target.handle.watermark(source.id, shard, lane).await.unwrap();
     let Some(tail) = rest_of(source, shard, watermark).await else { return };
     assert!(tail.at_head && !tail.entries.iter().any(|it| travels(source, target, lane, &it.entry)));
-    target.handle.complete_up_to(source.id, shard, lane, echo, watermark);
+    target.handle.complete_up_to(source.id, shard, lane, Echo { probe, tenured: tail.tenured }, watermark);
 }
 
 /// What the log has behind a position; nothing when that is purged: such a lane brings nothing any more.
@@ -534,7 +539,7 @@ pub async fn next_frame(
         previous,
         last: tail.reached,
         closed: tail.closed,
-        echo: 0,
+        echo: Echo::default(),
         raw_length: 0,
     };
     Some(encode(header, &notes, &entries))

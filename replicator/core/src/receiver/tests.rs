@@ -34,9 +34,13 @@ fn header(previous: u64, last: u64) -> FrameHeader {
         previous: Lsn(previous),
         last: Lsn(last),
         closed: Hlc::from_millis(1_000),
-        echo: 0,
+        echo: Echo::default(),
         raw_length: 0,
     }
+}
+
+fn echo(probe: u64) -> Echo {
+    Echo { probe, tenured: true }
 }
 
 fn frame(round: u32, header: FrameHeader) -> Input {
@@ -98,11 +102,11 @@ fn a_probe_is_answered_only_when_everything_before_the_echo_is_applied_con_3() {
     let out = step(&mut receiver, Input::Tick { ms: 100, probed: true });
     assert_eq!(out.send, [ToSource::Probe { ms: 100 }]);
     let applying = step(&mut receiver, frame(1, header(10, 20)));
-    let heartbeat = step(&mut receiver, frame(1, FrameHeader { echo: 100, ..header(20, 20) }));
+    let heartbeat = step(&mut receiver, frame(1, FrameHeader { echo: echo(100), ..header(20, 20) }));
     assert_eq!(heartbeat.complete, None, "20 is not applied yet");
     assert!(heartbeat.apply.is_empty(), "heartbeats are never proposed");
     let applied = step(&mut receiver, Input::Applied(applying.apply[0].0, Ok(Lsn(20))));
-    assert_eq!(applied.complete, Some(Complete { echo: 100, last: Lsn(20) }));
+    assert_eq!(applied.complete, Some(Complete { echo: echo(100), last: Lsn(20) }));
 }
 
 #[test]
@@ -117,7 +121,7 @@ fn lies_are_refused_with_a_reason() {
         frame(1, FrameHeader { source: RegionId(3), ..header(10, 20) }),
         frame(1, FrameHeader { shard: ShardId(4), ..header(10, 20) }),
         frame(1, FrameHeader { lane: Lane::Async, ..header(10, 20) }),
-        frame(1, FrameHeader { echo: 7, ..header(10, 20) }),
+        frame(1, FrameHeader { echo: echo(7), ..header(10, 20) }),
         frame(2, header(10, 20)),
     ];
     for lie in lies {

@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use bytes::Bytes;
 use meridian_types::entry::{Header, Kind};
-use meridian_types::frame::{DigestNote, FRAME_RAW_BYTES, FrameHeader};
+use meridian_types::frame::{DigestNote, Echo, FRAME_RAW_BYTES, FrameHeader};
 use meridian_types::{BucketId, Hlc, Lane, Lsn};
 
 use super::ledger::Ledger;
@@ -29,7 +29,7 @@ enum End {
     /// An entry follows whose bucket this copy of the topology does not know.
     Unknown,
     /// It was the end of the log; `probe` had arrived before that read was asked for.
-    Head { probe: u64 },
+    Head { echo: Echo },
 }
 
 #[derive(Debug)]
@@ -181,7 +181,8 @@ impl Streaming {
         }
         self.examined = tail.reached;
         self.closed = self.closed.max(tail.closed);
-        self.end = if tail.at_head { End::Head { probe } } else { End::More };
+        let echo = Echo { probe, tenured: tail.tenured };
+        self.end = if tail.at_head { End::Head { echo } } else { End::More };
         Ok(())
     }
 
@@ -202,7 +203,7 @@ impl Streaming {
             Some((lsn, _)) if !whole => *lsn,
             _ => self.examined,
         };
-        let echo = if whole { self.take_echo() } else { 0 };
+        let echo = if whole { self.take_echo() } else { Echo::default() };
         let header = self.header(key, last, if whole { self.closed } else { closed }, echo);
         self.in_flight.push_back(InFlight { last, bytes: raw_bytes });
         self.in_flight_bytes += raw_bytes;
@@ -219,7 +220,7 @@ impl Streaming {
         let far = self.examined.0 - self.sent.0 >= SKIP_LSNS || self.passed_bytes >= SKIP_BYTES;
         let skip = far || (self.passed_seal && self.examined > self.sent);
         let echo = self.take_echo();
-        if !skip && echo == 0 {
+        if !skip && echo.probe == 0 {
             return None;
         }
         let last = if skip { self.examined } else { self.sent };
@@ -235,17 +236,17 @@ impl Streaming {
     }
 
     /// The probe that is answered by whatever is sent next, which must be everything this lane has (CON-3).
-    fn take_echo(&mut self) -> u64 {
+    fn take_echo(&mut self) -> Echo {
         match self.end {
-            End::Head { probe } if probe > self.echoed => {
-                self.echoed = probe;
-                probe
+            End::Head { echo } if echo.probe > self.echoed => {
+                self.echoed = echo.probe;
+                echo
             }
-            End::Head { .. } | End::More | End::Unknown => 0,
+            End::Head { .. } | End::More | End::Unknown => Echo::default(),
         }
     }
 
-    fn header(&self, key: &LaneKey, last: Lsn, closed: Hlc, echo: u64) -> FrameHeader {
+    fn header(&self, key: &LaneKey, last: Lsn, closed: Hlc, echo: Echo) -> FrameHeader {
         FrameHeader {
             source: key.source,
             shard: key.shard,
@@ -305,7 +306,7 @@ impl Streaming {
         }
         let wanted = match self.end {
             End::More | End::Unknown => true,
-            End::Head { probe } => head > self.examined || self.probe > probe,
+            End::Head { echo } => head > self.examined || self.probe > echo.probe,
         };
         if !wanted {
             return None;

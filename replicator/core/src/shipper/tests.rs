@@ -89,7 +89,7 @@ impl Play {
 
     fn tail(&mut self, entries: Vec<TailEntry>, reached: u64, at_head: bool) -> Outbox {
         let closed = Hlc::from_millis(reached);
-        self.step(Input::Tail(Ok(Tail { entries, reached: Lsn(reached), at_head, closed })))
+        self.step(Input::Tail(Ok(Tail { entries, reached: Lsn(reached), at_head, closed, tenured: true })))
     }
 
     fn head(&mut self, lsn: u64) -> Outbox {
@@ -149,7 +149,7 @@ fn a_probe_is_echoed_only_by_a_read_that_was_asked_for_after_it_con_3() {
     assert!(out.ship.is_none());
     assert!(out.read.is_some(), "so it reads again");
     let plan = play.tail(vec![], 10, true).ship.unwrap();
-    assert_eq!((plan.header.previous, plan.header.last, plan.header.echo), (Lsn(10), Lsn(10), 500));
+    assert_eq!((plan.header.previous, plan.header.last, plan.header.echo.probe), (Lsn(10), Lsn(10), 500));
     assert!(play.encoded(52).ship.is_none(), "one heartbeat per probe");
 }
 
@@ -162,7 +162,7 @@ fn a_frame_that_does_not_reach_the_end_echoes_nothing_con_3() {
     let more = (2..8).map(|lsn| entry(lsn, SYNC, 100_000)).collect();
     let plan = play.tail(more, 7, true).ship.unwrap();
     assert!(plan.header.last < Lsn(7), "closed at a quarter of the window");
-    assert_eq!(plan.header.echo, 0);
+    assert_eq!(plan.header.echo.probe, 0);
     assert_eq!(plan.header.closed, Hlc::from_millis(plan.header.last.0), "and promises only what holds there");
 }
 

@@ -305,7 +305,7 @@ impl World {
         let reached = entries.last().map_or(read.after, |entry| entry.lsn);
         let at_head = reached >= self.head().lsn;
         let closed = if at_head { self.head().closed } else { Hlc(0) };
-        Tail { entries, reached, at_head, closed }
+        Tail { entries, reached, at_head, closed, tenured: true }
     }
 
     fn send(&mut self, plan: Plan) {
@@ -419,9 +419,9 @@ impl World {
         if let Some((lsn, _)) = missing {
             let (_, written, _) = self.log.iter().find(|(at, ..)| at == lsn).unwrap();
             assert!(
-                *written >= complete.echo,
+                *written >= complete.echo.probe,
                 "seed {seed}: complete as of {}, but {lsn} was written at {written} and is missing",
-                complete.echo
+                complete.echo.probe
             );
         }
     }

@@ -11,7 +11,7 @@ use meridian_replicator_quic::{
     Head, LogSink, LogSource, Options, Parts, Service, SinkError, Tail, TailEntry, TailError, TlsPem,
 };
 use meridian_types::entry::{Body, Header, Kind, WriteBody};
-use meridian_types::frame::Frame;
+use meridian_types::frame::{Echo, Frame};
 use meridian_types::{
     Acks, Bucket, BucketId, BucketName, ClientId, ClusterId, Epoch, Exposure, Hlc, Key, Lane, Lsn, Node, NodeId,
     NodeName, Phase, Policy, Region, RegionId, RegionName, RequestId, ShardId, Topology, Value, Write,
@@ -190,7 +190,7 @@ impl LogSource for MemoryLog {
         }
         let at_head = reached.0 == log.len() as u64;
         let closed = if at_head { Hlc::from_millis(wall_ms()) } else { Hlc(0) };
-        Box::pin(async move { Ok(Tail { entries, reached, at_head, closed }) })
+        Box::pin(async move { Ok(Tail { entries, reached, at_head, closed, tenured: true }) })
     }
 
     fn acknowledged(&self, shard: ShardId, lane: Lane, target: RegionId, lsn: Lsn) {
@@ -289,8 +289,8 @@ impl LogSink for MemorySink {
         })
     }
 
-    fn complete(&self, source: RegionId, shard: ShardId, lane: Lane, echo: u64, last: Lsn) {
-        self.lanes.lock().unwrap().entry((source, shard, lane)).or_default().complete = Some((echo, last));
+    fn complete(&self, source: RegionId, shard: ShardId, lane: Lane, echo: Echo, last: Lsn) {
+        self.lanes.lock().unwrap().entry((source, shard, lane)).or_default().complete = Some((echo.probe, last));
     }
 
     fn exposed(&self, source: RegionId, shard: ShardId, _: Lane, said: &[(BucketId, Exposure)]) {
