@@ -61,8 +61,7 @@ impl ClusterState {
         begin_epoch(bucket);
         bucket.standing = bucket.standing.clone().restarted(at);
         bucket.joins.since.insert(region, bucket.epoch);
-        bucket.joins.now =
-            Some(Joining { region, at, under: bucket.epoch, filled: BTreeSet::new(), pause_ms_max: 0 });
+        bucket.joins.now = Some(Joining { region, at, under: bucket.epoch, filled: BTreeSet::new(), pause_ms_max: 0 });
         Ok(Some(format!(
             "{name} joins: epoch {} begins; it is filled, and counts for nothing until it is",
             bucket.epoch

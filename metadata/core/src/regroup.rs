@@ -136,8 +136,7 @@ impl ClusterState {
         let pause_ms_max = joining.pause_ms_max;
         let complete = self.is_filled(joining);
         // By itself once: if that is given up, whoever adds it says when to try again.
-        let detail = complete
-            .then(|| self.begin_regrouping(&mut bucket, (region, Regroup::Count), pause_ms_max, at));
+        let detail = complete.then(|| self.begin_regrouping(&mut bucket, (region, Regroup::Count), pause_ms_max, at));
         let subject = bucket.name.to_string();
         self.buckets.insert(id, Arc::new(bucket));
         detail.map(|detail| StepTaken { verb: "filled", subject, detail })

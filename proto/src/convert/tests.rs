@@ -10,8 +10,8 @@ use meridian_types::{
     BucketSpec, ClientId, ClusterId, Cross, Crossing, Durability, Effect, Epoch, Exposure, Freshness, Goal, Hlc,
     Joining, Joins, Key, LagBound, Lane, LaneState, LaneStatus, Loss, Lsn, MaxLag, Move, Muster, Node, NodeId,
     NodeName, NodeStatus, OnPartition, OperationId, Outcome, Phase, Plan, PlanId, Policy, Proof, Read, ReadLevel,
-    Refusal, RefusalKind, Region, RegionChange, RegionId, RegionName, Regroup, Remains, Request, RequestId, Response, Seal,
-    Selection, SessionToken, SetHash, ShardDigest, ShardId, StalePolicy, Standing, Stay, Step, SwitchoverSpec,
+    Refusal, RefusalKind, Region, RegionChange, RegionId, RegionName, Regroup, Remains, Request, RequestId, Response,
+    Seal, Selection, SessionToken, SetHash, ShardDigest, ShardId, StalePolicy, Standing, Stay, Step, SwitchoverSpec,
     Topology, Turn, Turns, Value, Verdict, Version, Way, Write, WriteAck, request::Found,
 };
 use proptest::collection::{btree_map, btree_set, vec};
@@ -295,8 +295,8 @@ fn crossing() -> impl Strategy<Value = Crossing> {
     let closing = closing.prop_map(|(policy, primary, stopped)| Way::Closing { policy, primary, stopped });
     let stopped = btree_map(region(), btree_map(shard(), any::<u64>().prop_map(Lsn), 0..3), 0..3);
     let change = prop_oneof![Just(Regroup::Join), Just(Regroup::Count), Just(Regroup::Leave)];
-    let regrouping = (region(), change, stopped)
-        .prop_map(|(region, change, stopped)| Way::Regrouping { region, change, stopped });
+    let regrouping =
+        (region(), change, stopped).prop_map(|(region, change, stopped)| Way::Regrouping { region, change, stopped });
     let seal = (any::<u64>(), any::<u128>(), any::<u64>());
     let seal = seal.prop_map(|(lsn, hash, keys)| Seal { lsn: Lsn(lsn), hash: SetHash(hash), keys });
     let arrived = btree_map(region(), btree_map(shard(), seal, 0..3), 0..3);

@@ -94,12 +94,7 @@ impl Shard {
         bucket: BucketId,
         out: &mut Mutations,
     ) -> Result<ControlResult, ReadError> {
-        let ranges = [
-            keys::data_range,
-            keys::expiry_range,
-            keys::results_of_bucket,
-            keys::watched_of_bucket,
-        ];
+        let ranges = [keys::data_range, keys::expiry_range, keys::results_of_bucket, keys::watched_of_bucket];
         let (removed, more) = remove_some(view, &ranges.map(|range| range(self.id, bucket)), out)?;
         Ok(done(removed, more))
     }

@@ -136,7 +136,9 @@ impl Record {
                 (bucket.policy, bucket.primary) = (policy, Some(primary));
                 bucket.epoch.0 += 1;
             }
-            Some(Way::Opening | Way::Regrouping { .. }) | None => (bucket.policy, bucket.primary) = (Policy::ActiveActive, None),
+            Some(Way::Opening | Way::Regrouping { .. }) | None => {
+                (bucket.policy, bucket.primary) = (Policy::ActiveActive, None)
+            }
         }
     }
 }

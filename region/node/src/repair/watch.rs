@@ -7,7 +7,9 @@ use std::time::Duration;
 use meridian_region_core::repair::need::{lags_behind_its_epoch, need, want};
 use meridian_region_core::repair::survey::Claim;
 use meridian_region_core::repair::{Need, Want};
-use meridian_types::{Bucket, BucketId, Phase, Refusal, RefusalKind, RegionId, RepairReason, RepairStep, ShardId, Topology};
+use meridian_types::{
+    Bucket, BucketId, Phase, Refusal, RefusalKind, RegionId, RepairReason, RepairStep, ShardId, Topology,
+};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
 
