@@ -376,6 +376,11 @@ fn action() -> impl Strategy<Value = Action> {
             let cross = Cross { primary: primary.map(region), pause_ms_max: 1000 };
             Action::Cross { name: bucket_name(name), policy, auto: None, cross }
         }),
+        3 => (prop::sample::select(vec!["a", "b", "c", "d"]), any::<bool>()).prop_map(|(name, adds)| {
+            let third = region("eu-west");
+            let change = if adds { RegionChange::Add(third) } else { RegionChange::Remove(third) };
+            Action::CrossRegions { name: bucket_name(name), change, pause_ms_max: 1000 }
+        }),
         1 => (1u32..6, 1u64..160).prop_map(|(bucket, index)| {
             Action::GiveUpCrossing { bucket: BucketId(bucket), index, why: "late".to_owned() }
         }),
