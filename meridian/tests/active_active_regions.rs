@@ -81,10 +81,10 @@ async fn a_region_leaves_where_all_write_and_joins_again_under_load_and_through_
     stop.cancel();
 
     let kept = changes::everything_is_kept((&client, NAME), writers, PATIENCE).await?;
-    for region in 0..REGIONS.len() {
-        let here = planet.client(region).await?.bucket(NAME)?;
-        anyhow::ensure!(text(&here, "gone").await?.is_none(), "CON-5 in {}", REGIONS[region]);
-        anyhow::ensure!(text(&here, "count").await?.as_deref() == Some("7"), "in {}", REGIONS[region]);
+    for (node, region) in REGIONS.iter().enumerate() {
+        let here = planet.client(node).await?.bucket(NAME)?;
+        anyhow::ensure!(text(&here, "gone").await?.is_none(), "CON-5 in {region}");
+        anyhow::ensure!(text(&here, "count").await?.as_deref() == Some("7"), "in {region}");
     }
     anyhow::ensure!(kept.puts > 50 && kept.increments > 50, "only {kept:?} were acknowledged");
     eprintln!("4 changes and one given up: {kept:?}");
