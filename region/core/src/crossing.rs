@@ -305,7 +305,8 @@ mod tests {
         let next = bucket(None, None, 5);
         assert_eq!(crossings.look(0, (B, 9), &next, &sights), std::slice::from_ref(&raise));
         let way = Way::Regrouping { region: A, change: Regroup::Leave, stopped: BTreeMap::new() };
-        let again = Bucket { crossing: crossing(way), ..bucket(None, None, 5) };
+        let later = crossing(way).map(|it| Crossing { index: 8, ..it });
+        let again = Bucket { crossing: later, ..bucket(None, None, 5) };
         assert_eq!(crossings.look(0, (B, 9), &again, &sights), [raise], "before it stops in that one");
         let astray = [CrossSight { whole: false, ..sights[0].clone() }];
         assert_eq!(crossings.look(0, (B, 9), &next, &astray), []);
