@@ -544,11 +544,7 @@ fn what_is_parked_for_the_next_stay_is_not_dropped_with_the_last_one() {
     world.settle();
     // A drop as of the first stay is on its way while the region joins again and is written to from a region that did not fill it.
     world.step(&Step::Add(2));
-    for _ in 0..4 {
-        (0..2).for_each(|at| world.step(&Step::Hear(at)));
-        (0..2).for_each(|at| world.step(&Step::Act(at)));
-        [(0, 1), (1, 0)].iter().for_each(|(from, to)| while world.ship(*from, *to, 9, false) {});
-    }
+    meet(&mut world);
     world.step(&Step::Put(0));
     while world.ship(0, 2, 9, false) {}
     let late = world.record.ends.keys().last().copied().unwrap();
@@ -586,4 +582,42 @@ fn what_was_ordered_behind_a_stop_stays_void_when_the_region_has_dropped_its_cop
     assert!(!world.regions[2].replica.shard.is_effective(late, &header));
     world.settle();
     world.judge();
+}
+
+/// Two regions meet, and whatever comes of it is on record.
+fn meet(world: &mut World) {
+    for _ in 0..4 {
+        (0..2).for_each(|at| world.step(&Step::Hear(at)));
+        (0..2).for_each(|at| world.step(&Step::Act(at)));
+        [(0, 1), (1, 0)].iter().for_each(|(from, to)| while world.ship(*from, *to, 9, false) {});
+    }
+}
+
+#[test]
+fn a_region_that_stopped_in_an_earlier_joining_is_filled_anew_and_does_not_begin_the_epoch_by_itself() {
+    let mut world = World::new();
+    world.step(&Step::Remove(2));
+    world.settle();
+    world.step(&Step::Add(2));
+    meet(&mut world);
+    for step in [Step::Hear(2), Step::Fill { at: 2, by: 1, crash_at: 99 }, Step::Act(2), Step::Hear(2), Step::Act(2)] {
+        world.step(&step);
+    }
+    assert!(world.regions[2].replica.shard.stop(MERGED).is_some_and(|stop| stop.stopped));
+    // It is away when its counting is given up, then its joining; what is written then is none of its business.
+    (0..2).for_each(|_| world.step(&Step::GiveUp));
+    meet(&mut world);
+    world.step(&Step::Put(0));
+    while world.ship(0, 2, 9, false) {}
+    let written = world.puts.last().unwrap().1.clone();
+    world.step(&Step::Add(2));
+    meet(&mut world);
+    world.step(&Step::Hear(2));
+    world.step(&Step::Act(2));
+    assert_eq!(world.record.bucket.epoch.0, world.regions[2].replica.shard.epoch(MERGED).0 + 1);
+    world.step(&Step::Fill { at: 2, by: 1, crash_at: 99 });
+    assert!(world.regions[2].replica.text(MERGED, &written).is_some());
+    world.settle();
+    world.judge();
+    assert!(world.record.bucket.is_in(REGIONS[2]));
 }
