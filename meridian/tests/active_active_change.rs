@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use chaos::real::{Planet, REGIONS, changes, create_bucket, load};
 use meridian_client::{Client, RefusalKind};
-use meridian_types::{Acks, Bucket, BucketChange, BucketName, Cross, Policy, RegionName};
+use meridian_types::{Acks, Bucket, BucketChange, Cross, Policy, RegionName};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
@@ -115,15 +115,7 @@ async fn set(client: &Client, policy: Policy, primary: Option<usize>, pause_ms_m
     let primary = primary.map(|it| RegionName::new(REGIONS[it])).transpose()?;
     let cross = Some(Cross { primary, pause_ms_max });
     let change = BucketChange { policy: Some(policy), cross, ..BucketChange::default() };
-    let before = bucket(client).await?;
-    client.admin().set_bucket(&BucketName::new(NAME)?, &change, true).await?;
-    anyhow::ensure!(bucket(client).await? == before, "the dry run changes nothing");
-    client.admin().set_bucket(&BucketName::new(NAME)?, &change, false).await?;
-    Ok(())
-}
-
-async fn bucket(client: &Client) -> anyhow::Result<Bucket> {
-    changes::bucket(client, NAME).await
+    changes::set((client, NAME), &change, PATIENCE).await
 }
 
 async fn until(client: &Client, what: &str, holds: impl Fn(&Bucket) -> bool) -> anyhow::Result<Bucket> {

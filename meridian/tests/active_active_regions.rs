@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use chaos::real::{Planet, REGIONS, changes, create_bucket, load};
 use meridian_client::Client;
-use meridian_types::{Bucket, BucketChange, BucketName, Cross, Policy, RegionChange, RegionId, RegionName};
+use meridian_types::{Bucket, BucketChange, Cross, Policy, RegionChange, RegionId, RegionName};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
@@ -115,11 +115,7 @@ async fn text(bucket: &meridian_client::Bucket, key: &str) -> anyhow::Result<Opt
 async fn set(client: &Client, regions: RegionChange, pause_ms_max: u64) -> anyhow::Result<()> {
     let cross = Some(Cross { primary: None, pause_ms_max });
     let change = BucketChange { regions: Some(regions), cross, ..BucketChange::default() };
-    let before = changes::bucket(client, NAME).await?;
-    client.admin().set_bucket(&BucketName::new(NAME)?, &change, true).await?;
-    anyhow::ensure!(changes::bucket(client, NAME).await? == before, "the dry run changes nothing");
-    client.admin().set_bucket(&BucketName::new(NAME)?, &change, false).await?;
-    Ok(())
+    changes::set((client, NAME), &change, PATIENCE).await
 }
 
 async fn until(client: &Client, what: &str, holds: impl Fn(&Bucket) -> bool) -> anyhow::Result<Bucket> {

@@ -4,8 +4,8 @@
 use std::time::{Duration, Instant};
 
 use anyhow::ensure;
-use meridian_client::Client;
-use meridian_types::{Bucket, BucketName, RegionId};
+use meridian_client::{Client, Effect, RefusalKind};
+use meridian_types::{Bucket, BucketChange, BucketName, RegionId};
 use tokio::task::JoinHandle;
 
 use super::load::Ledger;
@@ -21,6 +21,26 @@ const LOOK_EVERY: Duration = Duration::from_millis(50);
 pub async fn bucket(client: &Client, name: &str) -> anyhow::Result<Bucket> {
     let topology = client.admin().topology().await?;
     topology.bucket_named(name).map(|bucket| bucket.as_ref().clone()).ok_or_else(|| anyhow::anyhow!("no bucket"))
+}
+
+/// Rehearses a change of a bucket, which changes nothing, and makes it; waits for a metadata leader, for an election on a busy machine
+/// takes its time.
+///
+/// # Errors
+/// When it is refused, or there is no leader within `patience`.
+pub async fn set((client, name): (&Client, &str), change: &BucketChange, patience: Duration) -> anyhow::Result<()> {
+    let (since, id) = (Instant::now(), BucketName::new(name)?);
+    let before = bucket(client, name).await?;
+    client.admin().set_bucket(&id, change, true).await?;
+    ensure!(bucket(client, name).await? == before, "the dry run changes nothing");
+    loop {
+        match client.admin().set_bucket(&id, change, false).await {
+            Err(why) if why.kind == RefusalKind::Unavailable && why.effect == Effect::None => {
+                ensure!(since.elapsed() < patience, "{why}");
+            }
+            done => return Ok(done.map(drop)?),
+        }
+    }
 }
 
 /// Waits until the bucket is as it should be; says how long that took, from `since` on.

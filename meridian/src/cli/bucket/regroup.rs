@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use meridian_client::Client;
 use meridian_types::{
-    Bucket, BucketChange, BucketName, CROSSING_MS_DEFAULT, Cross, RegionChange, RegionId, RegionName, Topology,
+    Bucket, BucketChange, BucketName, CROSSING_MS_DEFAULT, Cross, RegionChange, RegionId, RegionName, Regroup,
+    Topology, Way,
 };
 use tokio::time::sleep;
 
@@ -30,9 +31,11 @@ pub(super) async fn set(
     let pause_ms_max = max_pause.map_or(CROSSING_MS_DEFAULT, |it| u64::try_from(it.as_millis()).unwrap_or(u64::MAX));
     let cross = Some(Cross { primary: None, pause_ms_max });
     let change = BucketChange { regions: Some(asked.clone()), cross, ..BucketChange::default() };
-    // Refused before anybody is asked for a second word.
-    client.admin().set_bucket(name, &change, true).await?;
     let stage = Stage::of(before, &asked, &topology);
+    if !stage.is_under_way() {
+        // Refused before anybody is asked for a second word.
+        client.admin().set_bucket(name, &change, true).await?;
+    }
     if stage == Stage::Nothing {
         note("nothing changes: it is like that already");
         return one(client, before, format).await;
@@ -50,10 +53,10 @@ pub(super) async fn set(
         )
         .into());
     }
-    if !yes && matches!(asked, RegionChange::Remove(_)) {
+    if !yes && matches!(stage, Stage::Leave | Stage::GiveUp) {
         return Err(Failure::consent("the region would drop its copy: repeat it with --yes to consent").into());
     }
-    if stage != Stage::Filling {
+    if !stage.is_under_way() {
         client.admin().set_bucket(name, &change, false).await?;
     }
     let after = watch(client, name, stage, pause_ms_max).await?;
@@ -66,6 +69,8 @@ pub(super) async fn set(
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Stage {
     Nothing,
+    /// Every region meets for it already.
+    Meeting,
     /// Every region meets, and one more is filled from then on.
     Join,
     /// It is being filled.
@@ -83,7 +88,14 @@ impl Stage {
         let (RegionChange::Add(name) | RegionChange::Remove(name)) = asked;
         let region = topology.region_named(name.as_str()).map_or(RegionId(0), |region| region.id);
         let joins = bucket.joins.joining() == Some(region);
+        let meets = bucket.crossing.as_ref().is_some_and(|it| match &it.way {
+            Way::Regrouping { region: of, change, .. } => {
+                *of == region && (*change == Regroup::Leave) == matches!(asked, RegionChange::Remove(_))
+            }
+            Way::Opening | Way::Closing { .. } => false,
+        });
         match asked {
+            _ if meets => Stage::Meeting,
             RegionChange::Add(_) if bucket.is_in(region) => Stage::Nothing,
             RegionChange::Add(_) if joins && is_filled(bucket, topology) => Stage::Count,
             RegionChange::Add(_) if joins => Stage::Filling,
@@ -92,6 +104,11 @@ impl Stage {
             RegionChange::Remove(_) if bucket.is_in(region) => Stage::Leave,
             RegionChange::Remove(_) => Stage::Nothing,
         }
+    }
+
+    /// Whether there is nothing to do but to watch.
+    fn is_under_way(self) -> bool {
+        matches!(self, Stage::Meeting | Stage::Filling)
     }
 
     fn holds_writes(self) -> bool {
@@ -133,7 +150,7 @@ fn outcome(after: &Bucket, asked: &RegionChange, topology: &Topology) -> anyhow:
             "{region} has everything and goes on to get what is written, but does not write yet, for not every region was there in time: repeat the command when they are (`meridian lag` says how far they are)"
         ))
         .into()),
-        Stage::Join | Stage::Filling | Stage::Leave | Stage::GiveUp => Err(Failure::restored(format!(
+        Stage::Meeting | Stage::Join | Stage::Filling | Stage::Leave | Stage::GiveUp => Err(Failure::restored(format!(
             "`{name}` is what it was, and nothing is lost: it was given up, not every region was there in time, or two of them differ; the log of the metadata leader says which, and `meridian lag` how far they are"
         ))
         .into()),
@@ -151,14 +168,14 @@ fn told(before: &Bucket, asked: &RegionChange, stage: Stage, pause_ms_max: u64, 
     );
     let back = back(name, region, asked);
     let sentence = behind.sentence();
-    match stage {
-        Stage::Leave => format!(
+    match (stage, asked) {
+        (Stage::Leave, _) | (Stage::Meeting, RegionChange::Remove(_)) => format!(
             "{now} regions write `{name}`, and {less} will.\n before     each of {now} regions writes\n meanwhile  {pause}; {sentence}\n after      each of {less} regions writes, and they have all that {region} ordered; {region} drops what it has of {name}\n progress   meridian bucket show {name}\nGiving it up meanwhile: meridian bucket set {name} --policy active-active\nThe way back afterwards: {back}"
         ),
-        Stage::GiveUp => format!(
+        (Stage::GiveUp, _) => format!(
             "{region} joins `{name}` no more and drops what it was filled with; nothing that counts changes, and no write waits.\nThe way back: {back}"
         ),
-        Stage::Join | Stage::Filling | Stage::Count | Stage::Nothing => format!(
+        (Stage::Meeting | Stage::Join | Stage::Filling | Stage::Count | Stage::Nothing, _) => format!(
             "{now} regions write `{name}`, and {more} will.\n before     each of {now} regions writes\n at first   {pause}; {sentence}\n meanwhile  the same as before: {region} gets what is written from then on and is filled with what was before; it counts for nothing, is not read and does not write\n at last    the same pause once more, with {region}\n after      each of {more} regions writes\n progress   meridian bucket show {name}; this command watches it, and goes on with it when it is repeated\nGiving up a pause: meridian bucket set {name} --policy active-active\nThe way back, also to give it up: {back}"
         ),
     }
@@ -175,7 +192,7 @@ fn back(name: &BucketName, region: &RegionName, asked: &RegionChange) -> String 
 mod tests {
     use std::collections::BTreeMap;
 
-    use meridian_types::{Epoch, Hlc, Joining, Phase, Policy, Region, ShardId};
+    use meridian_types::{Crossing, Epoch, Hlc, Joining, Phase, Policy, Region, ShardId};
 
     use super::*;
 
@@ -215,6 +232,11 @@ mod tests {
             joining.filled.insert(ShardId(1));
         }
         assert_eq!(stages(&pair), [Stage::Count, Stage::GiveUp]);
+        let (stopped, arrived) = (BTreeMap::new(), BTreeMap::new());
+        let way = Way::Regrouping { region: RegionId(3), change: Regroup::Count, stopped };
+        pair.crossing = Some(Crossing { index: 7, at: Hlc(0), pause_ms_max: 9, way, arrived });
+        assert_eq!(stages(&pair), [Stage::Meeting, Stage::GiveUp], "the second one is refused: one thing at a time");
+        pair.crossing = None;
         assert!(outcome(&pair, &add, &topology).is_err() && outcome(&bucket(&[3]), &add, &topology).is_ok());
     }
 }
