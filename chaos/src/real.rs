@@ -3,6 +3,7 @@
 //! A [`Planet`] is three such regions. A [`load`] writes to it and remembers what was acknowledged; [`verdict`]
 //! compares memory and planet after everything has healed.
 
+pub mod changes;
 pub mod load;
 mod place;
 mod planet;

@@ -5,9 +5,9 @@
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use chaos::real::{Planet, REGIONS, create_bucket, load, verdict};
+use chaos::real::{Planet, REGIONS, changes, create_bucket, load};
 use meridian_client::{Client, RefusalKind};
-use meridian_types::{Acks, Bucket, BucketChange, BucketName, Cross, Policy, RegionName};
+use meridian_types::{Acks, Bucket, BucketChange, Cross, Policy, RegionName};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
@@ -79,24 +79,13 @@ async fn a_bucket_is_written_everywhere_and_in_one_region_again_under_load_witho
     tokio::time::sleep(BETWEEN).await;
     stop.cancel();
 
-    let (mut acknowledged, mut unknown, mut counted) = (0, 0, 0);
-    for writer in writers {
-        let ledger = writer.await?;
-        let kept = verdict::ledger_is_kept(&bucket, &ledger).await;
-        anyhow::ensure!(kept.is_ok(), "{kept:?}");
-        acknowledged += ledger.puts.values().filter(|it| **it).count();
-        unknown += ledger.puts.values().filter(|it| !**it).count();
-        counted += ledger.increments.acknowledged;
-    }
+    let kept = changes::everything_is_kept((&client, NAME), writers, PATIENCE).await?;
     anyhow::ensure!(text(&bucket, "value").await?.as_deref() == Some("second"));
     anyhow::ensure!(text(&bucket, "number").await?.as_deref() == Some("7"));
     anyhow::ensure!(text(&bucket, "meanwhile").await?.as_deref() == Some("written"));
     anyhow::ensure!(text(&bucket, "gone").await?.is_none());
-    verdict::regions_are_equal(&client, &[NAME], PATIENCE)
-        .await
-        .map_err(|why| anyhow::anyhow!("{}", why.join("\n")))?;
-    anyhow::ensure!(acknowledged > 50 && counted > 50, "only {acknowledged} puts and {counted} increments");
-    eprintln!("4 crossings: {acknowledged} puts and {counted} increments kept, {unknown} puts of unknown fate");
+    anyhow::ensure!(kept.puts > 50 && kept.increments > 50, "only {kept:?} were acknowledged");
+    eprintln!("4 crossings: {kept:?}");
     Ok(())
 }
 
@@ -126,28 +115,9 @@ async fn set(client: &Client, policy: Policy, primary: Option<usize>, pause_ms_m
     let primary = primary.map(|it| RegionName::new(REGIONS[it])).transpose()?;
     let cross = Some(Cross { primary, pause_ms_max });
     let change = BucketChange { policy: Some(policy), cross, ..BucketChange::default() };
-    let before = bucket(client).await?;
-    client.admin().set_bucket(&BucketName::new(NAME)?, &change, true).await?;
-    anyhow::ensure!(bucket(client).await? == before, "the dry run changes nothing");
-    client.admin().set_bucket(&BucketName::new(NAME)?, &change, false).await?;
-    Ok(())
+    changes::set((client, NAME), &change, PATIENCE).await
 }
 
-async fn bucket(client: &Client) -> anyhow::Result<Bucket> {
-    let topology = client.admin().topology().await?;
-    topology.bucket_named(NAME).map(|bucket| bucket.as_ref().clone()).ok_or_else(|| anyhow::anyhow!("no bucket"))
-}
-
-/// Waits until the bucket is as it should be; says how long it took.
 async fn until(client: &Client, what: &str, holds: impl Fn(&Bucket) -> bool) -> anyhow::Result<Bucket> {
-    let since = Instant::now();
-    loop {
-        let now = bucket(client).await?;
-        if holds(&now) {
-            eprintln!("{what}: after {:.1} s", since.elapsed().as_secs_f64());
-            return Ok(now);
-        }
-        anyhow::ensure!(since.elapsed() < PATIENCE, "not in time: {what}: {now:?}");
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
+    changes::until((client, NAME), (Instant::now(), PATIENCE), what, holds).await
 }

@@ -4,7 +4,7 @@
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use chaos::real::{Planet, REGIONS, create_bucket, load, verdict};
+use chaos::real::{Planet, REGIONS, changes, create_bucket, load};
 use meridian_client::Client;
 use meridian_types::{Acks, Bucket, BucketChange, BucketName, Policy};
 use tokio_util::sync::CancellationToken;
@@ -52,20 +52,9 @@ async fn a_policy_changes_under_load_and_through_a_crash_without_losing_a_write(
     tokio::time::sleep(BETWEEN).await;
     stop.cancel();
 
-    let bucket = client.bucket(NAME)?;
-    let (mut acknowledged, mut unknown) = (0, 0);
-    for writer in writers {
-        let ledger = writer.await?;
-        let kept = verdict::ledger_is_kept(&bucket, &ledger).await;
-        anyhow::ensure!(kept.is_ok(), "{kept:?}");
-        acknowledged += ledger.puts.values().filter(|it| **it).count();
-        unknown += ledger.puts.values().filter(|it| !**it).count();
-    }
-    verdict::regions_are_equal(&client, &[NAME], PATIENCE)
-        .await
-        .map_err(|why| anyhow::anyhow!("{}", why.join("\n")))?;
-    anyhow::ensure!(acknowledged > 50, "only {acknowledged} puts were acknowledged");
-    eprintln!("5 turns: {acknowledged} puts acknowledged and kept, {unknown} of unknown fate");
+    let kept = changes::everything_is_kept((&client, NAME), writers, PATIENCE).await?;
+    anyhow::ensure!(kept.puts > 50, "only {kept:?} were acknowledged");
+    eprintln!("5 turns: {kept:?}");
     Ok(())
 }
 
@@ -81,19 +70,9 @@ async fn set(client: &Client, policy: Policy) -> anyhow::Result<Instant> {
 }
 
 async fn bucket(client: &Client) -> anyhow::Result<Bucket> {
-    let topology = client.admin().topology().await?;
-    topology.bucket_named(NAME).map(|bucket| bucket.as_ref().clone()).ok_or_else(|| anyhow::anyhow!("no bucket"))
+    changes::bucket(client, NAME).await
 }
 
-/// Waits until the bucket is as it should be; says how long it took since the policy was set.
 async fn until(client: &Client, since: Instant, what: &str, holds: impl Fn(&Bucket) -> bool) -> anyhow::Result<()> {
-    loop {
-        let now = bucket(client).await?;
-        if holds(&now) {
-            eprintln!("{what}: after {:.1} s", since.elapsed().as_secs_f64());
-            return Ok(());
-        }
-        anyhow::ensure!(since.elapsed() < PATIENCE, "not in time: {what}: {now:?}");
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
+    changes::until((client, NAME), (since, PATIENCE), what, holds).await.map(drop)
 }

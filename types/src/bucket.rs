@@ -51,7 +51,8 @@ pub struct BucketChange {
     /// log, so not part of these bytes.
     #[serde(skip)]
     pub policy: Option<Policy>,
-    /// With a policy, where one of the two is `active-active` and the other is not: how the bucket crosses.
+    /// With a policy, where one of the two is `active-active` and the other is not, and with regions where it is `active-active`:
+    /// how the bucket crosses.
     #[serde(skip)]
     pub cross: Option<Cross>,
     /// A region more or less; then nothing else changes. An action of its own, too.
@@ -178,6 +179,11 @@ impl Bucket {
     /// Whether `region` gets what is written: it holds the bucket, or is joining.
     pub fn reaches(&self, region: RegionId) -> bool {
         self.is_in(region) || self.joins.joining() == Some(region)
+    }
+
+    /// The regions that meet while it crosses: those that hold it, and one that is joining.
+    pub fn meeting(&self) -> Vec<RegionId> {
+        self.regions.iter().copied().chain(self.joins.joining()).collect()
     }
 
     /// Whether an entry of that epoch travels to `region`: it was there in that epoch. What is earlier than its joining comes

@@ -1,10 +1,12 @@
-//! A bucket on its way from one writing region to all of them, or back (docs/adr/2026-11-28-active-active-changes.md).
+//! A bucket on its way from one writing region to all of them, or back (docs/adr/2026-11-28-active-active-changes.md), or, while
+//! all of them write, to a region more or less (docs/adr/2026-11-28-active-active-region-sets.md).
 //!
 //! ```text
 //!             every region has applied the primary's seal, in every shard
 //!   opening ──────────────────────────────────────────────────────────────► active-active, same epoch
 //!             every region has stopped, and has what all the others stopped at
 //!   closing ──────────────────────────────────────────────────────────────► a primary, next epoch
+//!   regrouping ───────────────────────────────────────────────────────────► active-active, next epoch, other regions
 //! ```
 //! Until then nobody orders anything that counts, and it can be given up.
 
@@ -53,6 +55,44 @@ pub enum Way {
         /// Where in its own log each region stopped, by shard.
         stopped: BTreeMap<RegionId, BTreeMap<ShardId, Lsn>>,
     },
+    /// From active-active to active-active, a region more or less: its regions stop.
+    Regrouping {
+        /// The region.
+        region: RegionId,
+        /// What becomes of it.
+        change: Regroup,
+        /// Where in its own log each region stopped, by shard.
+        stopped: BTreeMap<RegionId, BTreeMap<ShardId, Lsn>>,
+    },
+}
+
+/// What becomes of a region of an active-active bucket in the epoch that begins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Regroup {
+    /// It gets what is written from then on, and is filled with what was before.
+    Join,
+    /// It is filled: it writes, and counts.
+    Count,
+    /// It counts no more.
+    Leave,
+}
+
+impl Way {
+    /// Where in its own log each region stopped, by shard; `None` where it is a primary that seals.
+    pub fn stopped(&self) -> Option<&BTreeMap<RegionId, BTreeMap<ShardId, Lsn>>> {
+        match self {
+            Way::Opening => None,
+            Way::Closing { stopped, .. } | Way::Regrouping { stopped, .. } => Some(stopped),
+        }
+    }
+
+    /// The same, to be added to.
+    pub fn stopped_mut(&mut self) -> Option<&mut BTreeMap<RegionId, BTreeMap<ShardId, Lsn>>> {
+        match self {
+            Way::Opening => None,
+            Way::Closing { stopped, .. } | Way::Regrouping { stopped, .. } => Some(stopped),
+        }
+    }
 }
 
 impl Crossing {
@@ -72,13 +112,9 @@ impl Crossing {
 
     /// Where all the regions stopped in a shard, once all of `regions` have said so; nothing to wait for when opening.
     pub fn stopped_at(&self, shard: ShardId, regions: &[RegionId]) -> Option<BTreeMap<RegionId, Lsn>> {
-        match &self.way {
-            Way::Opening => Some(BTreeMap::new()),
-            Way::Closing { stopped, .. } => {
-                let of = |region: &RegionId| Some((*region, *stopped.get(region)?.get(&shard)?));
-                regions.iter().map(of).collect()
-            }
-        }
+        let Some(stopped) = self.way.stopped() else { return Some(BTreeMap::new()) };
+        let of = |region: &RegionId| Some((*region, *stopped.get(region)?.get(&shard)?));
+        regions.iter().map(of).collect()
     }
 }
 
@@ -87,6 +123,7 @@ impl fmt::Display for Way {
         f.pad(match self {
             Way::Opening => "opening",
             Way::Closing { .. } => "closing",
+            Way::Regrouping { .. } => "changing its regions",
         })
     }
 }

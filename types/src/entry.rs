@@ -54,10 +54,13 @@ pub enum Kind {
     Repair,
     /// In an active-active bucket that crosses: this region orders nothing more, or goes on. Each region does it by itself.
     Stop,
+    /// In an active-active bucket, the end of an epoch at whose end every region stands at the same place: the next one begins. Each
+    /// region does it by itself.
+    Raise,
 }
 
 impl Kind {
-    const ALL: [Kind; 9] = [
+    const ALL: [Kind; 10] = [
         Kind::Write,
         Kind::Expire,
         Kind::Frame,
@@ -67,6 +70,7 @@ impl Kind {
         Kind::Seal,
         Kind::Repair,
         Kind::Stop,
+        Kind::Raise,
     ];
 
     fn tag(self) -> u8 {
@@ -80,6 +84,7 @@ impl Kind {
             Kind::Seal => 7,
             Kind::Repair => 8,
             Kind::Stop => 9,
+            Kind::Raise => 10,
         }
     }
 
@@ -143,6 +148,15 @@ pub enum Body {
         index: u64,
         /// Whether it stops.
         stops: bool,
+    },
+    /// Of [`Kind::Raise`]: the header's epoch is over here, if it stands as is said.
+    Raise {
+        /// The crossing for which this region stopped.
+        index: u64,
+        /// The epoch in force from here on: the one after the header's.
+        next: Epoch,
+        /// What the header's epoch came to.
+        after: Positions,
     },
 }
 
@@ -269,6 +283,7 @@ impl Header {
             Body::Seal { .. } => self.kind == Kind::Seal,
             Body::Repair(_) => self.kind == Kind::Repair,
             Body::Stop { .. } => self.kind == Kind::Stop,
+            Body::Raise { .. } => self.kind == Kind::Raise,
         };
         if fits { Ok(body) } else { Err(damaged()) }
     }

@@ -27,6 +27,10 @@ pub struct Joining {
     pub under: Epoch,
     /// The shards in which it has everything up to the beginning of that epoch, and follows.
     pub filled: BTreeSet<ShardId>,
+    /// In an active-active bucket: how long writes may be held once it is filled, in milliseconds. Stored and sent beside these
+    /// bytes, for which older releases have no place.
+    #[serde(skip)]
+    pub pause_ms_max: u64,
 }
 
 /// The most stays that are remembered: entries of an epoch so many changes ago are long shipped, or repaired.
@@ -79,7 +83,10 @@ impl Joins {
     pub fn leave(&mut self, region: RegionId, until: Epoch) {
         self.now.take_if(|joining| joining.region == region);
         let since = self.since.remove(&region).unwrap_or_default();
-        self.was.push(Stay { region, since, until });
+        // Whoever joined in this very epoch was never there.
+        if since < until {
+            self.was.push(Stay { region, since, until });
+        }
         if self.was.len() > STAYS_MAX {
             self.was.remove(0);
         }

@@ -32,7 +32,7 @@ pub mod topology;
 pub mod turns;
 
 pub use bucket::{Bucket, BucketChange, BucketSpec, Cross, Labels, Phase, RegionChange};
-pub use crossing::{CROSSING_MS_DEFAULT, CROSSING_MS_MAX, Crossing, Way};
+pub use crossing::{CROSSING_MS_DEFAULT, CROSSING_MS_MAX, Crossing, Regroup, Way};
 pub use digest::{BucketDigest, SetHash};
 pub use drill::{
     DRILL_SAMPLE_MAX, DrillBucket, DrillLatency, DrillNews, DrillProgress, DrillReport, DrillShard, DrillSpec,

@@ -138,6 +138,7 @@ fn actions() -> Vec<Action> {
         Action::SetPolicy { name: spec().name, policy: Policy::sync(Acks::All), auto: change().auto },
         Action::SetRegions { name: spec().name, change: RegionChange::Remove(switchover().to) },
         Action::Cross { name: spec().name, policy: Policy::ActiveActive, auto: None, cross: cross() },
+        Action::CrossRegions { name: spec().name, change: RegionChange::Remove(switchover().to), pause_ms_max: 1000 },
         Action::GiveUpCrossing { bucket: BucketId(1), index: 7, why: "late".to_owned() },
         Action::ReportStanding { region: RegionId(1), words: vec![standing_word()] },
     ]

@@ -24,7 +24,8 @@ impl Trace {
             | Kind::DropBucket
             | Kind::ExpireClients
             | Kind::Repair
-            | Kind::Stop => {
+            | Kind::Stop
+            | Kind::Raise => {
                 let verdict = own_verdict(&header, applied);
                 let entry = fact(lsn, lsn, &header, verdict);
                 self.record(at_us, Fact::Applied { replica, shard: shard.id(), entry });
@@ -190,7 +191,8 @@ fn own_verdict(header: &Header, applied: &Applied) -> Verdict {
         | Kind::DropBucket
         | Kind::ExpireClients
         | Kind::Repair
-        | Kind::Stop => Verdict::Took,
+        | Kind::Stop
+        | Kind::Raise => Verdict::Took,
     }
 }
 

@@ -16,6 +16,7 @@ use crate::output::{Format, Show, Table, note, show};
 mod change;
 mod cross;
 mod regions;
+mod regroup;
 pub(super) mod settings;
 mod view;
 
@@ -64,6 +65,7 @@ pub(super) enum Command {
     #[command(group(clap::ArgGroup::new("what_else").multiple(true).args(
         ["max_lag", "on_breach", "on_partition", "degrade_after", "auto", "auto_max_lag", "auto_min_interval",
          "auto_max_per_day", "successors", "acks", "policy"])))]
+    #[command(group(clap::ArgGroup::new("holds").multiple(true).args(["policy", "add_region", "remove_region"])))]
     #[command(group(clap::ArgGroup::new("what").required(true).multiple(true).args(
         ["max_lag", "on_breach", "on_partition", "degrade_after", "auto", "auto_max_lag", "auto_min_interval",
          "auto_max_per_day", "successors", "acks", "policy", "add_region", "remove_region"])))]
@@ -79,18 +81,20 @@ pub(super) enum Command {
         /// With --policy, from active-active: the region that is to order its writes.
         #[arg(long, value_name = "REGION", requires = "policy")]
         primary: Option<RegionName>,
-        /// With --policy, to or from active-active: how long writes may be held before it is given up [default: 30s].
-        #[arg(long, value_name = "TIME", value_parser = parse_duration, requires = "policy")]
+        /// With --policy, to or from active-active, and with --add-region and --remove-region of an active-active bucket: how long writes
+        /// may be held before it is given up [default: 30s].
+        #[arg(long, value_name = "TIME", value_parser = parse_duration, requires = "holds")]
         max_pause: Option<Duration>,
         /// For sync: how many regions must have a write, the primary counted: one, majority, all, or a number. Begins a new
         /// epoch; says which promise holds meanwhile.
         #[arg(long)]
         acks: Option<Acks>,
         /// Add a region: it is filled, and counts once every shard has proven that it has everything. --remove-region gives it
-        /// up. By itself.
+        /// up. By itself. Of an active-active bucket writes are held twice, until all regions have everything; it is watched.
         #[arg(long, value_name = "REGION", conflicts_with_all = ["what_else", "remove_region"])]
         add_region: Option<RegionName>,
-        /// Remove a region, not the primary's: from one moment on it counts no more, and it drops what it has. By itself.
+        /// Remove a region, not the primary's: from one moment on it counts no more, and it drops what it has. By itself. Of an
+        /// active-active bucket writes are held until all regions have everything that it ordered.
         #[arg(long, value_name = "REGION", conflicts_with = "what_else")]
         remove_region: Option<RegionName>,
         #[command(flatten)]
@@ -144,11 +148,11 @@ pub(super) async fn run(command: Command, connection: &Connection, format: Forma
             show(format, &List { buckets: views })
         }
         Command::Show { name } => describe(&client, &name, format).await,
-        Command::Set { name, add_region: Some(region), dry_run, yes, .. } => {
-            regions::set(&client, &name, RegionChange::Add(region), (dry_run, yes), format).await
+        Command::Set { name, add_region: Some(region), max_pause, dry_run, yes, .. } => {
+            regions::set(&client, &name, (RegionChange::Add(region), max_pause), (dry_run, yes), format).await
         }
-        Command::Set { name, remove_region: Some(region), dry_run, yes, .. } => {
-            regions::set(&client, &name, RegionChange::Remove(region), (dry_run, yes), format).await
+        Command::Set { name, remove_region: Some(region), max_pause, dry_run, yes, .. } => {
+            regions::set(&client, &name, (RegionChange::Remove(region), max_pause), (dry_run, yes), format).await
         }
         Command::Set { name, policy, primary, max_pause, acks, settings, dry_run, yes, .. } => {
             let asked = Asked { policy, primary, max_pause, acks, settings, dry_run, yes };

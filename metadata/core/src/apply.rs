@@ -116,6 +116,9 @@ impl ClusterState {
             Action::SetPolicy { name, policy, auto } => self.set_policy(occasion, name, *policy, auto.as_ref()),
             Action::SetRegions { name, change } => self.set_regions(occasion, name, change),
             Action::Cross { name, policy, auto, cross } => self.cross(occasion, (name, *policy), auto.as_ref(), cross),
+            Action::CrossRegions { name, change, pause_ms_max } => {
+                self.regroup(occasion, name, change, Some(*pause_ms_max))
+            }
             Action::GiveUpCrossing { bucket, index, why } => {
                 Ok(self.give_up_crossing(occasion.at, *bucket, *index, why))
             }

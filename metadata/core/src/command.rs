@@ -23,7 +23,8 @@ pub const COMMAND_BYTES_MAX: usize = 512 << 10;
 /// The newest first byte of an encoded command. 1: up to [`Action::SetLabels`]. 2: operations. 3: ceilings, degrading and
 /// automatic failover of buckets; failovers. 4: [`Action::SetPolicy`] and who has followed it.
 /// 5: [`Action::SetRegions`] and who is filled. 6: [`Action::Cross`], [`Action::GiveUpCrossing`], and who has stopped or arrived.
-const COMMAND_FORMAT: u8 = 6;
+/// 7: [`Action::CrossRegions`].
+const COMMAND_FORMAT: u8 = 7;
 
 /// The last format whose actions are laid out otherwise.
 const OLDER_LAYOUT: u8 = 2;
@@ -159,6 +160,15 @@ pub enum Action {
         /// Why.
         why: String,
     },
+    /// Sends an active-active bucket on its way to a region more or less.
+    CrossRegions {
+        /// Which bucket.
+        name: BucketName,
+        /// Which region.
+        change: RegionChange,
+        /// How long nobody may order anything before it is given up, in milliseconds.
+        pause_ms_max: u64,
+    },
 }
 
 /// What only the metadata leader sees, by its clock and its leases.
@@ -292,6 +302,7 @@ impl Action {
             | Action::SetLabels { .. } => 1,
             Action::Report { words, .. } if words.iter().any(is_of_failover) => 3,
             Action::Switchover(_) | Action::Report { .. } | Action::Abort { .. } => 2,
+            Action::CrossRegions { .. } => 7,
             Action::Cross { .. } | Action::GiveUpCrossing { .. } => 6,
             Action::ReportStanding { words, .. } if words.iter().any(is_of_a_crossing) => 6,
             Action::SetRegions { .. } => 5,
@@ -331,7 +342,7 @@ impl Action {
             Action::Abort { .. } => "abort",
             Action::SetBucket { .. } => "set-bucket",
             Action::SetPolicy { .. } => "set-policy",
-            Action::SetRegions { .. } => "set-regions",
+            Action::SetRegions { .. } | Action::CrossRegions { .. } => "set-regions",
             Action::Cross { .. } => "cross",
             Action::GiveUpCrossing { .. } => "give-up",
             Action::ReportStanding { .. } => "report-standing",
@@ -353,6 +364,7 @@ impl Action {
             | Action::SetBucket { name, .. }
             | Action::SetPolicy { name, .. }
             | Action::SetRegions { name, .. }
+            | Action::CrossRegions { name, .. }
             | Action::Cross { name, .. } => name.to_string(),
             Action::Switchover(spec) => format!("{} to {}", selected(&spec.buckets), spec.to),
             Action::Report { words, .. } => words.first().map(|word| word.plan.to_string()).unwrap_or_default(),

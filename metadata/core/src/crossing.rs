@@ -1,5 +1,5 @@
 //! A bucket goes from one writing region to all of them, or back, while it serves
-//! (docs/adr/2026-11-28-active-active-changes.md).
+//! (docs/adr/2026-11-28-active-active-changes.md), or to other writing regions (`regroup.rs`).
 //!
 //! ```text
 //!                           every region has all of epoch e
@@ -7,6 +7,8 @@
 //!                     └── given up ─► primary, e+2
 //!                           every region stopped, and has what all stopped at
 //!   active-active, e ──► closing, e ─────────────────────────► primary, e+1
+//!                           └── given up ─► active-active, e
+//!   active-active, e ──► regrouping, e ──────────────────────► active-active, e+1, with other regions
 //!                           └── given up ─► active-active, e
 //! ```
 //! All writes of an epoch are of one kind, and between two kinds all regions stand at the same place: that is what is waited for, and
@@ -19,12 +21,13 @@ use std::sync::Arc;
 
 use meridian_types::{
     AutoFailover, Bucket, BucketId, BucketName, CROSSING_MS_MAX, Copies, Cross, Crossing, Epoch, Hlc, Phase, Policy,
-    Refusal, RefusalKind, RegionId, RegionName, ShardId, Standing, StandingWord, Way,
+    Refusal, RefusalKind, Region, RegionId, RegionName, Regroup, ShardId, Standing, StandingWord, Way,
 };
 
 use crate::apply::{Done, Occasion, StepTaken};
 use crate::event::shorten;
 use crate::plan::REASON_BYTES_MAX;
+use crate::regroup;
 use crate::reply::Reply;
 use crate::spec::invalid;
 use crate::state::{ClusterState, Fault, label, rule};
@@ -93,14 +96,14 @@ impl ClusterState {
     pub(crate) fn hear_crossing(&mut self, at: Hlc, region: RegionId, word: &StandingWord) -> Option<StepTaken> {
         let shards = self.formed.as_ref().map_or(0, |formed| formed.shards);
         let bucket = self.buckets.get_mut(&word.bucket)?;
-        if !bucket.is_in(region) || bucket.epoch != word.epoch {
+        if !bucket.reaches(region) || bucket.epoch != word.epoch {
             return None;
         }
         let bucket = Arc::make_mut(bucket);
         let crossing = bucket.crossing.as_mut()?;
-        match (&mut crossing.way, &word.copies) {
+        match (crossing.way.stopped_mut(), &word.copies) {
             // What was heard first stays: neither changes.
-            (Way::Closing { stopped, .. }, Copies::Stopped { crossing: index, at }) if *index == crossing.index => {
+            (Some(stopped), Copies::Stopped { crossing: index, at }) if *index == crossing.index => {
                 let known = stopped.entry(region).or_default();
                 note(known, at, shards);
                 return None;
@@ -117,7 +120,8 @@ impl ClusterState {
             return Some(give_up(bucket, at, &why));
         }
         let there = |region: &RegionId| crossing.arrived_in(*region) == usize::from(shards);
-        bucket.regions.iter().all(there).then(|| arrive(bucket, at)).flatten()
+        let all = bucket.regions.iter().chain(bucket.joins.now.as_ref().map(|it| &it.region)).all(there);
+        all.then(|| arrive(bucket, &self.regions, at)).flatten()
     }
 
     /// Gives up a crossing that an operator wants no more.
@@ -166,27 +170,43 @@ impl ClusterState {
         let shards = self.formed.as_ref().map_or(0, |formed| formed.shards);
         rule(crossing.index <= self.index && crossing.at <= self.clock, "a bucket crosses from the future")?;
         rule(crossing.pause_ms_max <= CROSSING_MS_MAX, "a bucket may cross for too long")?;
-        rule(bucket.phase == Phase::Steady && bucket.joins.now.is_none(), "a bucket crosses and does something else")?;
+        let counts = match crossing.way {
+            Way::Regrouping { region, change: Regroup::Count, .. } => Some(region),
+            _ => None,
+        };
+        let alone = bucket.phase == Phase::Steady && bucket.joins.joining() == counts;
+        rule(alone, "a bucket crosses and does something else")?;
         rule(bucket.turns.is_empty(), "a bucket crosses while its lane turns")?;
         let auto = bucket.auto.validate(Policy::ActiveActive, &bucket.regions);
         rule(auto.is_ok(), "a bucket that crosses may do something by itself")?;
         let in_range = |shard: &ShardId| shard.0 < shards;
         match &crossing.way {
             Way::Opening => rule(bucket.primary.is_some(), "a bucket opens that is open")?,
-            Way::Closing { policy, primary, stopped } => {
+            Way::Closing { policy, primary, .. } => {
                 rule(bucket.primary.is_none() && policy.has_primary(), "a bucket closes that is closed")?;
                 rule(
                     policy.validate(bucket.regions.len()).is_ok(),
                     "a bucket's regions can't keep the policy to come",
                 )?;
                 rule(bucket.is_in(*primary), "the primary to be does not hold the bucket")?;
-                let known = stopped.iter().all(|(it, at)| bucket.is_in(*it) && at.keys().all(in_range));
-                rule(known, "a bucket stopped where it is not")?;
+            }
+            Way::Regrouping { region, change, .. } => {
+                rule(bucket.primary.is_none(), "a bucket regroups that has a primary")?;
+                let fits = match change {
+                    Regroup::Join => !bucket.reaches(*region) && self.holds_data(*region),
+                    Regroup::Count => bucket.joins.now.as_ref().is_some_and(|it| self.is_filled(it)),
+                    Regroup::Leave => bucket.is_in(*region) && bucket.policy.validate(bucket.regions.len() - 1).is_ok(),
+                };
+                rule(fits, "a bucket regroups to what can't be")?;
             }
         }
-        let known = crossing.arrived.iter().all(|(it, at)| bucket.is_in(*it) && at.keys().all(in_range));
+        let meets = |(it, in_range): (&RegionId, bool)| in_range && bucket.reaches(*it);
+        let mut stopped = crossing.way.stopped().into_iter().flatten();
+        let known = stopped.all(|(it, at)| meets((it, at.keys().all(in_range))));
+        rule(known, "a bucket stopped where it is not")?;
+        let known = crossing.arrived.iter().all(|(it, at)| meets((it, at.keys().all(in_range))));
         rule(known, "a bucket arrived where it is not")?;
-        let all = bucket.regions.iter().all(|it| crossing.arrived_in(*it) == usize::from(shards));
+        let all = bucket.meeting().iter().all(|it| crossing.arrived_in(*it) == usize::from(shards));
         rule(!all && crossing.differing().is_none(), "a bucket has arrived, or can't, and crosses still")
     }
 }
@@ -198,15 +218,15 @@ fn note<T: Copy>(known: &mut BTreeMap<ShardId, T>, said: &BTreeMap<ShardId, T>, 
     }
 }
 
-fn check_pause(pause_ms_max: u64) -> Result<(), Refusal> {
+pub(crate) fn check_pause(pause_ms_max: u64) -> Result<(), Refusal> {
     if (1..=CROSSING_MS_MAX).contains(&pause_ms_max) {
         return Ok(());
     }
     Err(invalid(format!("`max-pause = {pause_ms_max} ms` is out of range: use 1 to {CROSSING_MS_MAX} ms")))
 }
 
-/// All regions stand at the same place: the other kind of writes begins.
-fn arrive(bucket: &mut Bucket, at: Hlc) -> Option<StepTaken> {
+/// All regions stand at the same place: the other kind of writes begins, or other regions write.
+fn arrive(bucket: &mut Bucket, regions: &BTreeMap<RegionId, Region>, at: Hlc) -> Option<StepTaken> {
     let crossing = bucket.crossing.take()?;
     let took_ms = at.millis().saturating_sub(crossing.at.millis());
     let (verb, who) = match crossing.way {
@@ -228,6 +248,10 @@ fn arrive(bucket: &mut Bucket, at: Hlc) -> Option<StepTaken> {
                 Policy::Async { .. } | Policy::ActiveActive => Standing::Sync { since: at },
             };
             ("close", "one region writes".to_owned())
+        }
+        Way::Regrouping { region, change, .. } => {
+            let became = regroup::arrive(bucket, (region, change), crossing.pause_ms_max, at);
+            ("regroup", format!("{} {became}", label(regions, region)))
         }
     };
     let detail = format!("{}: {who}, under epoch {}; writes paused {took_ms} ms", bucket.policy, bucket.epoch);

@@ -20,6 +20,7 @@ mod version_3;
 mod version_4;
 mod version_5;
 mod version_6;
+mod version_7;
 
 fn region(name: &str) -> RegionName {
     RegionName::new(name).unwrap()
@@ -375,6 +376,11 @@ fn action() -> impl Strategy<Value = Action> {
             let cross = Cross { primary: primary.map(region), pause_ms_max: 1000 };
             Action::Cross { name: bucket_name(name), policy, auto: None, cross }
         }),
+        3 => (prop::sample::select(vec!["a", "b", "c", "d"]), any::<bool>()).prop_map(|(name, adds)| {
+            let third = region("eu-west");
+            let change = if adds { RegionChange::Add(third) } else { RegionChange::Remove(third) };
+            Action::CrossRegions { name: bucket_name(name), change, pause_ms_max: 1000 }
+        }),
         1 => (1u32..6, 1u64..160).prop_map(|(bucket, index)| {
             Action::GiveUpCrossing { bucket: BucketId(bucket), index, why: "late".to_owned() }
         }),
@@ -711,7 +717,7 @@ fn a_state_written_by_version_2_still_opens() {
 #[test]
 fn formats_of_another_release_and_oversized_bytes_are_named() {
     assert_eq!(Command::decode(&[]), Err(CommandError::Empty));
-    assert_eq!(Command::decode(&[7, 0]), Err(CommandError::UnknownFormat(7)));
+    assert_eq!(Command::decode(&[8, 0]), Err(CommandError::UnknownFormat(8)));
     let mut older = fixture_operations()[0].encode().unwrap();
     older[0] = 1;
     assert!(matches!(Command::decode(&older), Err(CommandError::Damaged(_))), "version 1 knew no operations");
@@ -721,9 +727,9 @@ fn formats_of_another_release_and_oversized_bytes_are_named() {
     assert_eq!(Command::decode(&trailing), Err(CommandError::Trailing(1)));
 
     let mut newer = ClusterState::default().encode();
-    newer[8] = 7;
+    newer[8] = 8;
     let content = newer.len() - 4;
     let checksum = crc32c::crc32c(&newer[..content]);
     newer[content..].copy_from_slice(&checksum.to_le_bytes());
-    assert_eq!(ClusterState::decode(&newer), Err(SnapshotError::UnknownVersion(7)));
+    assert_eq!(ClusterState::decode(&newer), Err(SnapshotError::UnknownVersion(8)));
 }

@@ -181,6 +181,7 @@ impl CommandV2 {
             | Action::Failover(_)
             | Action::Advance { .. }
             | Action::Observe { .. }
+            | Action::CrossRegions { .. }
             | Action::Note { .. } => return None,
         };
         Some(CommandV2 { operation: command.operation, who: command.who.clone(), at_ms: command.at_ms, action })

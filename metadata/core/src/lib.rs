@@ -29,6 +29,7 @@ mod operations;
 pub mod plan;
 pub mod recover;
 mod regions;
+mod regroup;
 pub mod reply;
 pub mod snapshot;
 pub mod spec;

@@ -12,8 +12,7 @@
 //! the bucket's regions, and it is none yet. Where a region more or less changes how many must have a write, a new epoch begins: what
 //! was acknowledged by the old rule counts as exposed until each shard, under the new epoch, has said otherwise (DUR-2).
 //!
-//! Deliberately not here: how a region is filled and what it drops (`region`), and active-active buckets, which no seal divides
-//! into epochs.
+//! Deliberately not here: how a region is filled and what it drops (`region`), and active-active buckets (`regroup.rs`).
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -40,6 +39,9 @@ impl ClusterState {
         change: &RegionChange,
     ) -> Result<Done, Refusal> {
         let mut bucket = Bucket::clone(self.existing(name)?);
+        if bucket.primary.is_none() {
+            return self.regroup(occasion, name, change, None);
+        }
         let said = match change {
             RegionChange::Add(region) => self.add_to(&mut bucket, region, occasion.at)?,
             RegionChange::Remove(region) => self.remove_from(&mut bucket, region, occasion.at)?,
@@ -49,21 +51,17 @@ impl ClusterState {
     }
 
     fn add_to(&self, bucket: &mut Bucket, name: &RegionName, at: Hlc) -> Result<Option<String>, Refusal> {
-        let region = self.known_region("add-region", name)?;
-        if !self.holds_data(region) {
-            return Err(invalid(format!("`{name}` is a witness: it votes in the metadata plane and holds no data")));
-        }
+        let region = self.holding_region(name)?;
         if bucket.reaches(region) {
             return Ok(None);
         }
         self.check_fixed(bucket)?;
         check_one_lane(bucket)?;
-        check_primary(bucket)?;
         bucket.policy.validate(bucket.regions.len() + 1).map_err(|why| invalid(why.to_string()))?;
         begin_epoch(bucket);
         bucket.standing = bucket.standing.clone().restarted(at);
         bucket.joins.since.insert(region, bucket.epoch);
-        bucket.joins.now = Some(Joining { region, at, under: bucket.epoch, filled: BTreeSet::new() });
+        bucket.joins.now = Some(Joining { region, at, under: bucket.epoch, filled: BTreeSet::new(), pause_ms_max: 0 });
         Ok(Some(format!(
             "{name} joins: epoch {} begins; it is filled, and counts for nothing until it is",
             bucket.epoch
@@ -82,7 +80,6 @@ impl ClusterState {
         if !bucket.is_in(region) {
             return Ok(None);
         }
-        check_primary(bucket)?;
         if bucket.primary == Some(region) {
             let others: Vec<_> = bucket.targets(region).map(|it| self.region_name(it)).collect();
             let to = others.first().map_or("REGION", String::as_str);
@@ -110,6 +107,15 @@ impl ClusterState {
         Ok(Some(format!("{name} counts no more and drops what it has: epoch {} begins", bucket.epoch)))
     }
 
+    /// A region that can be added to a bucket.
+    pub(crate) fn holding_region(&self, name: &RegionName) -> Result<RegionId, Refusal> {
+        let region = self.known_region("add-region", name)?;
+        if !self.holds_data(region) {
+            return Err(invalid(format!("`{name}` is a witness: it votes in the metadata plane and holds no data")));
+        }
+        Ok(region)
+    }
+
     /// Refuses while something else about the bucket's regions is under way.
     pub(crate) fn check_fixed(&self, bucket: &Bucket) -> Result<(), Refusal> {
         self.check_still(bucket)?;
@@ -127,7 +133,6 @@ impl ClusterState {
     pub(crate) fn validate_joins(&self, bucket: &Bucket) -> Result<(), Fault> {
         let shards = self.formed.as_ref().map_or(0, |formed| formed.shards);
         let joins = &bucket.joins;
-        rule(joins.now.is_none() || bucket.primary.is_some(), "a region joins a bucket that every region writes")?;
         rule(
             joins.since.iter().all(|(region, epoch)| bucket.reaches(*region) && *epoch <= bucket.epoch),
             "a region was added that is not there, or in an epoch to come",
@@ -141,8 +146,9 @@ impl ClusterState {
         rule(self.holds_data(joining.region), "a region is joining that does not exist or holds no data")?;
         rule(joins.since.contains_key(&joining.region), "a region is joining since no epoch")?;
         rule(joining.under <= bucket.epoch && joining.at <= self.clock, "a region is joining from the future")?;
-        let counted = joining.filled.len() < usize::from(shards) && joining.filled.iter().all(|it| it.0 < shards);
-        rule(joining.filled.is_empty() || counted, "a region is filled and joining still")
+        rule(joining.filled.iter().all(|it| it.0 < shards), "a region is filled in a shard that does not exist")?;
+        // In an active-active bucket it waits for the others to meet.
+        rule(bucket.primary.is_none() || !self.is_filled(joining), "a region is filled and joining still")
     }
 }
 
@@ -207,17 +213,6 @@ fn check_one_lane(bucket: &Bucket) -> Result<(), Refusal> {
         bucket.name
     );
     Err(Refusal::new(RefusalKind::Retry, why))
-}
-
-/// Every region of an active-active bucket would have to seal its own writes.
-fn check_primary(bucket: &Bucket) -> Result<(), Refusal> {
-    if bucket.primary.is_some() {
-        return Ok(());
-    }
-    Err(invalid(format!(
-        "`{}` is active-active, and its regions can't change while it serves: every region writes, and none could say which of its writes a new one has still to get; create another bucket in the regions it is to have and copy it",
-        bucket.name
-    )))
 }
 
 fn too_few(bucket: &Bucket, region: &RegionName, left: usize, why: &str) -> Refusal {

@@ -8,7 +8,9 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use meridian_types::{Bucket, BucketId, Crossing, Hlc, Joins, Node, NodeId, Plan, Region, RegionId, ShardId, Turns};
+use meridian_types::{
+    Bucket, BucketId, Crossing, Hlc, Joins, Node, NodeId, Plan, Region, RegionId, ShardId, Turns, Way,
+};
 use serde::{Deserialize, Serialize};
 
 use crate::event::Events;
@@ -20,10 +22,13 @@ use crate::state::{ClusterState, Fault, Formed, ShardGroup};
 /// state itself keep it below 128 MiB.
 pub const SNAPSHOT_BYTES_MAX: usize = 256 << 20;
 
-/// The newest version this release writes and reads: 5 and which buckets cross. A state without any is written as version 5, which has
-/// which regions were added to buckets, without these as version 4, which has which buckets' lanes have turned, and without these as version 3, so that during an upgrade nodes of both
-/// releases take it.
-pub const SNAPSHOT_VERSION: u32 = 6;
+/// The newest version this release writes and reads: 6 and which regions join an active-active bucket. A state without any, in which
+/// none is on its way to other regions, is written as version 6, which has which buckets cross, without these as version 5, which has
+/// which regions were added to buckets, without these as version 4, which has which buckets' lanes have turned, and without
+/// these as version 3, so that during an upgrade nodes of both releases take it.
+pub const SNAPSHOT_VERSION: u32 = 7;
+
+const WITHOUT_REGROUPING: u32 = 6;
 
 const WITHOUT_CROSSINGS: u32 = 5;
 
@@ -55,7 +60,7 @@ pub enum SnapshotError {
     Fault(#[from] Fault),
 }
 
-/// Version 3 as written, and versions 4 to 6 but for the turns, joins and crossings behind it; earlier ones are in `legacy`. Field order is the format.
+/// Version 3 as written, and versions 4 to 7 but for the turns, joins, crossings and pauses behind it; earlier ones are in `legacy`. Field order is the format.
 #[derive(Serialize, Deserialize)]
 pub(crate) struct StateV3 {
     pub(crate) index: u64,
@@ -73,6 +78,9 @@ pub(crate) struct StateV3 {
 }
 
 type StateV6 = (StateV3, BTreeMap<BucketId, Turns>, BTreeMap<BucketId, Joins>, BTreeMap<BucketId, Crossing>);
+
+/// And of each active-active bucket that a region joins how long writes may be held for it, in milliseconds.
+type StateV7 = (StateV6, BTreeMap<BucketId, u64>);
 
 impl ClusterState {
     /// The state as bytes; equal states make equal bytes.
@@ -98,11 +106,18 @@ impl ClusterState {
         let joins: BTreeMap<BucketId, Joins> = joined.map(|bucket| (bucket.id, bucket.joins.clone())).collect();
         let crossing = |bucket: &Arc<Bucket>| Some((bucket.id, bucket.crossing.clone()?));
         let crossings: BTreeMap<BucketId, Crossing> = stored.buckets.values().filter_map(crossing).collect();
+        let pause = |bucket: &Arc<Bucket>| match &bucket.joins.now {
+            Some(joining) if bucket.primary.is_none() => Some((bucket.id, joining.pause_ms_max)),
+            _ => None,
+        };
+        let pauses: BTreeMap<BucketId, u64> = stored.buckets.values().filter_map(pause).collect();
+        let regroups = crossings.values().any(|it| matches!(it.way, Way::Regrouping { .. }));
         let version = match (turns.is_empty(), joins.is_empty(), crossings.is_empty()) {
+            _ if regroups || !pauses.is_empty() => SNAPSHOT_VERSION,
             (true, true, true) => WITHOUT_TURNS,
             (false, true, true) => WITHOUT_JOINS,
             (_, false, true) => WITHOUT_CROSSINGS,
-            (_, _, false) => SNAPSHOT_VERSION,
+            (_, _, false) => WITHOUT_REGROUPING,
         };
         let mut bytes = MAGIC.to_vec();
         bytes.extend_from_slice(&version.to_le_bytes());
@@ -111,7 +126,8 @@ impl ClusterState {
             WITHOUT_TURNS => postcard::to_extend(&stored, bytes),
             WITHOUT_JOINS => postcard::to_extend(&(stored, turns), bytes),
             WITHOUT_CROSSINGS => postcard::to_extend(&(stored, turns, joins), bytes),
-            _ => postcard::to_extend(&(stored, turns, joins, crossings), bytes),
+            WITHOUT_REGROUPING => postcard::to_extend(&(stored, turns, joins, crossings), bytes),
+            _ => postcard::to_extend(&((stored, turns, joins, crossings), pauses), bytes),
         }
         .unwrap_or_default();
         let checksum = crc32c::crc32c(&bytes);
@@ -139,6 +155,7 @@ impl ClusterState {
         let mut turns: BTreeMap<BucketId, Turns> = BTreeMap::new();
         let mut joins: BTreeMap<BucketId, Joins> = BTreeMap::new();
         let mut crossings: BTreeMap<BucketId, Crossing> = BTreeMap::new();
+        let mut pauses: BTreeMap<BucketId, u64> = BTreeMap::new();
         let mut stored: StateV3 = match u32::from_le_bytes(*version) {
             1 => StateV2 { base: read(body)?, plans: Vec::new() }.into(),
             2 => read::<StateV2>(body)?.into(),
@@ -153,10 +170,15 @@ impl ClusterState {
                 (turns, joins) = (read.1, read.2);
                 read.0
             }
-            SNAPSHOT_VERSION => {
+            WITHOUT_REGROUPING => {
                 let read = read::<StateV6>(body)?;
                 (turns, joins, crossings) = (read.1, read.2, read.3);
                 read.0
+            }
+            SNAPSHOT_VERSION => {
+                let read = read::<StateV7>(body)?;
+                (turns, joins, crossings, pauses) = (read.0.1, read.0.2, read.0.3, read.1);
+                read.0.0
             }
             other => return Err(SnapshotError::UnknownVersion(other)),
         };
@@ -173,6 +195,12 @@ impl ClusterState {
         for (id, crossing) in crossings {
             if let Some(bucket) = stored.buckets.get_mut(&id) {
                 Arc::make_mut(bucket).crossing = Some(crossing);
+            }
+        }
+        for (id, pause_ms_max) in pauses {
+            let bucket = stored.buckets.get_mut(&id).map(Arc::make_mut);
+            if let Some(joining) = bucket.and_then(|bucket| bucket.joins.now.as_mut()) {
+                joining.pause_ms_max = pause_ms_max;
             }
         }
         let state = stored.into_state();

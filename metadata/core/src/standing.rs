@@ -39,13 +39,17 @@ impl ClusterState {
         }
         let shards = self.formed.as_ref().map_or(0, |formed| formed.shards);
         let bucket = self.buckets.get_mut(&word.bucket)?;
-        let heard = bucket.primary == Some(region)
+        // Where every region writes, the one that joins says of itself that it is filled.
+        let heard = bucket.primary.or(bucket.joins.joining()) == Some(region)
             && bucket.epoch == word.epoch
             && bucket.standing.since() == word.since
             // Between primaries nobody acknowledges anything: there is nothing to degrade, and nobody to return.
             && !bucket.is_between_primaries();
         if let (true, Copies::Followed(followed)) = (heard, &word.copies) {
             return turns::hear(Arc::make_mut(bucket), followed, shards);
+        }
+        if let (true, None, Copies::Filled { region, shards }) = (heard, bucket.primary, &word.copies) {
+            return self.hear_filled(at, (word.bucket, *region), shards);
         }
         if let (true, Copies::Filled { region, shards: filled }) = (heard, &word.copies) {
             let name = label(&self.regions, *region);

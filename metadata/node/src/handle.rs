@@ -174,6 +174,7 @@ impl Handle {
         who: &str,
     ) -> Result<Bucket, Refusal> {
         let action = match (change.regions, change.policy, change.cross) {
+            (Some(change), _, Some(cross)) => Action::CrossRegions { name, change, pause_ms_max: cross.pause_ms_max },
             (Some(change), ..) => Action::SetRegions { name, change },
             (None, Some(policy), Some(cross)) => Action::Cross { name, policy, auto: change.auto, cross },
             (None, Some(policy), None) => Action::SetPolicy { name, policy, auto: change.auto },

@@ -90,6 +90,7 @@ impl PeerService {
             | Action::SetPolicy { .. }
             | Action::SetRegions { .. }
             | Action::Cross { .. }
+            | Action::CrossRegions { .. }
             | Action::Note { .. }
             | Action::Switchover(_)
             | Action::Failover(_)

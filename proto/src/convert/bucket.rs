@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, HashMap};
 use meridian_types::{
     Acks, AutoFailover, AutoMode, Breach, Bucket, BucketChange, BucketId, BucketName, BucketSpec, Cross, Crossing,
     Epoch, Hlc, Joining, Joins, LagBound, Lsn, MaxLag, OnPartition, Phase, PlanId, Policy, PolicyError, Refusal,
-    RegionChange, RegionId, RegionName, Seal, ShardId, Standing, Stay, Turn, Turns, Way,
+    RegionChange, RegionId, RegionName, Regroup, Seal, ShardId, Standing, Stay, Turn, Turns, Way,
 };
 
 use super::cluster::{lane_name_from_proto, lane_name_to_proto, named, unreadable};
@@ -15,6 +15,7 @@ use crate::v1;
 use crate::v1::auto_failover::Mode as WireMode;
 use crate::v1::max_lag::Breach as WireBreach;
 use crate::v1::policy::{Acks as WireAcks, Kind as WireKind};
+use crate::v1::regroup::Change as WireRegroup;
 use crate::v1::set_bucket_request::{Lag as WireLag, Partition as WirePartition, Regions as WireRegions};
 use crate::v1::standing::State as WireState;
 
@@ -287,12 +288,13 @@ pub fn change_from_proto(request: v1::SetBucketRequest) -> Result<(BucketName, B
         Ok::<_, Refusal>(Cross { primary, pause_ms_max: it.pause_ms_max })
     });
     let cross = cross.transpose()?;
-    if cross.is_some() && policy.is_none() {
-        return Err(invalid("`cross` says how to change to a policy, and none is given"));
-    }
     let regions = regions.transpose()?;
+    if cross.is_some() && policy.is_none() && regions.is_none() {
+        return Err(invalid("`cross` says how to change to a policy or to other regions, and none is given"));
+    }
     let change = BucketChange { auto, max_lag, on_partition, acks, policy, cross, regions };
-    if change.regions.is_some() && (BucketChange { regions: None, ..change.clone() }) != BucketChange::default() {
+    let rest = BucketChange { regions: None, cross: None, ..change.clone() };
+    if change.regions.is_some() && rest != BucketChange::default() {
         return Err(invalid("a region is added or removed by itself: change the rest before it or after it"));
     }
     Ok((named(BucketName::new(&request.name))?, change, request.dry_run))
@@ -335,15 +337,21 @@ pub fn bucket_to_proto(bucket: &Bucket) -> v1::Bucket {
 }
 
 fn crossing_to_proto(crossing: &Crossing) -> v1::Crossing {
-    let (policy, primary, stopped) = match &crossing.way {
-        Way::Opening => (None, 0, Vec::new()),
-        Way::Closing { policy, primary, stopped } => {
-            let of = |(region, at): (&RegionId, &BTreeMap<ShardId, Lsn>)| v1::Stopped {
-                region: u32::from(region.0),
-                lsn: at.iter().map(|(shard, lsn)| (u32::from(shard.0), lsn.0)).collect(),
+    let (policy, primary, regroup) = match &crossing.way {
+        Way::Opening => (None, 0, None),
+        Way::Closing { policy, primary, .. } => (Some(policy_to_proto(*policy)), u32::from(primary.0), None),
+        Way::Regrouping { region, change, .. } => {
+            let change = match change {
+                Regroup::Join => WireRegroup::Join,
+                Regroup::Count => WireRegroup::Count,
+                Regroup::Leave => WireRegroup::Leave,
             };
-            (Some(policy_to_proto(*policy)), u32::from(primary.0), stopped.iter().map(of).collect())
+            (None, 0, Some(v1::Regroup { region: u32::from(region.0), change: change.into() }))
         }
+    };
+    let stopped = |(region, at): (&RegionId, &BTreeMap<ShardId, Lsn>)| v1::Stopped {
+        region: u32::from(region.0),
+        lsn: at.iter().map(|(shard, lsn)| (u32::from(shard.0), lsn.0)).collect(),
     };
     let arrived = |(region, at): (&RegionId, &BTreeMap<ShardId, Seal>)| v1::Arrived {
         region: u32::from(region.0),
@@ -355,8 +363,9 @@ fn crossing_to_proto(crossing: &Crossing) -> v1::Crossing {
         pause_ms_max: crossing.pause_ms_max,
         policy,
         primary,
-        stopped,
+        stopped: crossing.way.stopped().into_iter().flatten().map(stopped).collect(),
         arrived: crossing.arrived.iter().map(arrived).collect(),
+        regroup,
     }
 }
 
@@ -365,13 +374,21 @@ fn crossing_from_proto(message: v1::Crossing) -> Result<Crossing, Refusal> {
         let at = it.lsn.into_iter().map(|(id, lsn)| Ok((shard(id)?, Lsn(lsn)))).collect::<Result<_, Refusal>>()?;
         Ok::<_, Refusal>((region(it.region)?, at))
     };
-    let way = match message.policy {
-        None => Way::Opening,
-        Some(policy) => Way::Closing {
-            policy: policy_from_proto(policy)?,
-            primary: region(message.primary)?,
-            stopped: message.stopped.into_iter().map(stopped).collect::<Result<_, _>>()?,
-        },
+    let stopped = message.stopped.into_iter().map(stopped).collect::<Result<_, _>>()?;
+    let way = match (message.policy, message.regroup) {
+        (None, None) => Way::Opening,
+        (Some(policy), _) => {
+            Way::Closing { policy: policy_from_proto(policy)?, primary: region(message.primary)?, stopped }
+        }
+        (None, Some(regroup)) => {
+            let change = match WireRegroup::try_from(regroup.change) {
+                Ok(WireRegroup::Join) => Regroup::Join,
+                Ok(WireRegroup::Count) => Regroup::Count,
+                Ok(WireRegroup::Leave) => Regroup::Leave,
+                Ok(WireRegroup::Unset) | Err(_) => return Err(unreadable("what becomes of a region")),
+            };
+            Way::Regrouping { region: region(regroup.region)?, change, stopped }
+        }
     };
     let arrived = |it: v1::Arrived| {
         let at = it.shards.into_iter().map(seal_from_proto).collect::<Result<_, _>>()?;
@@ -392,6 +409,7 @@ fn joining_to_proto(joining: &Joining) -> v1::Joining {
         at_hlc: joining.at.0,
         under: joining.under.0,
         filled: joining.filled.iter().map(|shard| u32::from(shard.0)).collect(),
+        pause_ms_max: joining.pause_ms_max,
     }
 }
 
@@ -408,7 +426,8 @@ fn joins_from_proto(
     let was = was.iter().map(stay).collect::<Result<_, Refusal>>()?;
     let now = joining.map(|it| {
         let filled = it.filled.into_iter().map(shard).collect::<Result<_, _>>()?;
-        Ok::<_, Refusal>(Joining { region: region(it.region)?, at: Hlc(it.at_hlc), under: Epoch(it.under), filled })
+        let (at, under, pause_ms_max) = (Hlc(it.at_hlc), Epoch(it.under), it.pause_ms_max);
+        Ok::<_, Refusal>(Joining { region: region(it.region)?, at, under, filled, pause_ms_max })
     });
     let since = since.into_iter().map(|(id, epoch)| Ok((region(id)?, Epoch(epoch)))).collect::<Result<_, Refusal>>()?;
     Ok(Joins { now: now.transpose()?, since, was })

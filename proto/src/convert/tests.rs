@@ -10,8 +10,8 @@ use meridian_types::{
     BucketSpec, ClientId, ClusterId, Cross, Crossing, Durability, Effect, Epoch, Exposure, Freshness, Goal, Hlc,
     Joining, Joins, Key, LagBound, Lane, LaneState, LaneStatus, Loss, Lsn, MaxLag, Move, Muster, Node, NodeId,
     NodeName, NodeStatus, OnPartition, OperationId, Outcome, Phase, Plan, PlanId, Policy, Proof, Read, ReadLevel,
-    Refusal, RefusalKind, Region, RegionChange, RegionId, RegionName, Remains, Request, RequestId, Response, Seal,
-    Selection, SessionToken, SetHash, ShardDigest, ShardId, StalePolicy, Standing, Stay, Step, SwitchoverSpec,
+    Refusal, RefusalKind, Region, RegionChange, RegionId, RegionName, Regroup, Remains, Request, RequestId, Response,
+    Seal, Selection, SessionToken, SetHash, ShardDigest, ShardId, StalePolicy, Standing, Stay, Step, SwitchoverSpec,
     Topology, Turn, Turns, Value, Verdict, Version, Way, Write, WriteAck, request::Found,
 };
 use proptest::collection::{btree_map, btree_set, vec};
@@ -256,7 +256,10 @@ fn change() -> impl Strategy<Value = BucketChange> {
     });
     let others = (option::weighted(0.2, policy()), option::weighted(0.2, regions));
     (settings, others).prop_map(|((auto, max_lag, on_partition, acks), others)| match others {
-        (_, regions @ Some(_)) => BucketChange { regions, ..BucketChange::default() },
+        (_, regions @ Some(_)) => {
+            let cross = acks.map(|_| Cross { primary: None, pause_ms_max: 7 });
+            BucketChange { regions, cross, ..BucketChange::default() }
+        }
         (None, None) => BucketChange { auto, max_lag, on_partition, acks, policy: None, cross: None, regions: None },
         (policy @ Some(_), None) => {
             let cross = acks.map(|_| Cross { primary: Some(RegionName::new("eu-west").unwrap()), pause_ms_max: 7 });
@@ -275,11 +278,8 @@ fn turns() -> impl Strategy<Value = Turns> {
 fn joins() -> impl Strategy<Value = Joins> {
     let region = || any::<u16>().prop_map(RegionId);
     let filled = btree_set(any::<u16>().prop_map(ShardId), 0..3);
-    let joining = (region(), any::<u64>(), any::<u64>(), filled).prop_map(|(region, at, under, filled)| Joining {
-        region,
-        at: Hlc(at),
-        under: Epoch(under),
-        filled,
+    let joining = (region(), any::<[u64; 3]>(), filled).prop_map(|(region, [at, under, pause_ms_max], filled)| {
+        Joining { region, at: Hlc(at), under: Epoch(under), filled, pause_ms_max }
     });
     let stay = (region(), any::<u64>(), any::<u64>());
     let stay = stay.prop_map(|(region, since, until)| Stay { region, since: Epoch(since), until: Epoch(until) });
@@ -293,10 +293,14 @@ fn crossing() -> impl Strategy<Value = Crossing> {
     let stopped = btree_map(region(), btree_map(shard(), any::<u64>().prop_map(Lsn), 0..3), 0..3);
     let closing = (policy(), region(), stopped);
     let closing = closing.prop_map(|(policy, primary, stopped)| Way::Closing { policy, primary, stopped });
+    let stopped = btree_map(region(), btree_map(shard(), any::<u64>().prop_map(Lsn), 0..3), 0..3);
+    let change = prop_oneof![Just(Regroup::Join), Just(Regroup::Count), Just(Regroup::Leave)];
+    let regrouping =
+        (region(), change, stopped).prop_map(|(region, change, stopped)| Way::Regrouping { region, change, stopped });
     let seal = (any::<u64>(), any::<u128>(), any::<u64>());
     let seal = seal.prop_map(|(lsn, hash, keys)| Seal { lsn: Lsn(lsn), hash: SetHash(hash), keys });
     let arrived = btree_map(region(), btree_map(shard(), seal, 0..3), 0..3);
-    (any::<[u64; 3]>(), prop_oneof![Just(Way::Opening), closing], arrived).prop_map(
+    (any::<[u64; 3]>(), prop_oneof![Just(Way::Opening), closing, regrouping], arrived).prop_map(
         |([index, at, pause_ms_max], way, arrived)| Crossing { index, at: Hlc(at), pause_ms_max, way, arrived },
     )
 }

@@ -54,6 +54,11 @@ pub(crate) enum BodyRef<'a> {
         index: u64,
         stops: bool,
     },
+    Raise {
+        index: u64,
+        next: Epoch,
+        after: Positions,
+    },
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
@@ -166,6 +171,7 @@ pub(crate) fn decode<'a>(header: &Header, entry: &'a [u8]) -> Result<BodyRef<'a>
         BodyRef::Seal { .. } => Kind::Seal,
         BodyRef::Repair(_) => Kind::Repair,
         BodyRef::Stop { .. } => Kind::Stop,
+        BodyRef::Raise { .. } => Kind::Raise,
     };
     if kind == header.kind { Ok(body) } else { Err(damaged()) }
 }
@@ -321,6 +327,7 @@ mod tests {
             BodyRef::Seal { next, after } => Body::Seal { next, after },
             BodyRef::Repair(step) => Body::Repair(own_step(step)),
             BodyRef::Stop { index, stops } => Body::Stop { index, stops },
+            BodyRef::Raise { index, next, after } => Body::Raise { index, next, after },
         }
     }
 
@@ -352,6 +359,10 @@ mod tests {
             }),
             2 => any_step().prop_map(|step| (Kind::Repair, Body::Repair(step))),
             1 => any::<(u64, bool)>().prop_map(|(index, stops)| (Kind::Stop, Body::Stop { index, stops })),
+            1 => any::<(u64, u64, u16, u64)>().prop_map(|(index, next, region, lsn)| {
+                let after = Positions([(RegionId(region), meridian_types::Lsn(lsn))].into());
+                (Kind::Raise, Body::Raise { index, next: Epoch(next), after })
+            }),
         ]
     }
 

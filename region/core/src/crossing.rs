@@ -1,17 +1,20 @@
 //! What a node has to do, and to say, while a bucket goes from one writing region to all of them, or back
-//! (docs/adr/2026-11-28-active-active-changes.md).
+//! (docs/adr/2026-11-28-active-active-changes.md), or to other writing regions (docs/adr/2026-11-28-active-active-region-sets.md).
 //!
 //! ```text
 //!              in every region of the bucket
 //! opening      its new epoch is in force? say what there is       (that its primary seals is `handover.rs`)
-//! closing      stop; say where; everything that the others stopped at? say what there is
-//! otherwise    stopped in an active-active bucket? go on
+//! closing,     stop; say where; everything that the others stopped at? say what there is
+//!  regrouping
+//! otherwise    stopped in an active-active bucket? go on: it was given up
+//! any time     stopped in the epoch before the one on record? begin that
+//! joining      filled? say so
 //! ```
 //! Every node speaks for the shards it leads, until what it says is on record.
 //!
 //! Deliberately not here: when the bucket is on the other side; that is for the metadata plane, which hears from every region.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use meridian_types::{
     Bucket, BucketId, Copies, Crossing, Epoch, Lsn, Positions, RegionId, Seal, SetHash, ShardId, StandingWord, Way,
@@ -55,6 +58,19 @@ pub enum CrossDuty {
         /// Whether it stops.
         stops: bool,
     },
+    /// To put into the log of a shard that the next epoch begins: this region had arrived, and all others had.
+    Raise {
+        /// The shard.
+        shard: ShardId,
+        /// The epoch that ends.
+        epoch: Epoch,
+        /// The crossing.
+        index: u64,
+        /// The epoch that begins.
+        next: Epoch,
+        /// What the shard has of the one that ends.
+        after: Positions,
+    },
     /// To tell the metadata plane.
     Tell(StandingWord),
 }
@@ -75,12 +91,14 @@ impl Crossings {
         bucket: &Bucket,
         sights: &[CrossSight],
     ) -> Vec<CrossDuty> {
+        let mut duties = raises(bucket, region, sights);
         let Some(crossing) = &bucket.crossing else {
-            self.said.remove(&bucket.id);
-            return going_on(bucket, index, sights);
+            duties.extend(going_on(bucket, index, sights));
+            duties.extend(self.say(now_ms, bucket, filled(bucket, region, sights)));
+            return duties;
         };
-        let (mut duties, mut words) = (Vec::new(), Vec::new());
-        if let Way::Closing { stopped, .. } = &crossing.way {
+        let mut words = Vec::new();
+        if let Some(stopped) = crossing.way.stopped() {
             duties.extend(stops(bucket, crossing, sights));
             let known = stopped.get(&region);
             let new = sights.iter().filter(|it| has_stopped(it, crossing) && !has(known, it.shard));
@@ -95,13 +113,21 @@ impl Crossings {
         if !at.is_empty() {
             words.push(word(bucket, Copies::Arrived { crossing: crossing.index, at }));
         }
-        let said = self.said.get(&bucket.id);
-        let again = said.is_none_or(|(at, last)| *last != words || at + AGAIN_MS <= now_ms);
-        if !words.is_empty() && again {
-            self.said.insert(bucket.id, (now_ms, words.clone()));
-            duties.extend(words.into_iter().map(CrossDuty::Tell));
-        }
+        duties.extend(self.say(now_ms, bucket, words));
         duties
+    }
+
+    /// What was said a moment ago is on its way.
+    fn say(&mut self, now_ms: u64, bucket: &Bucket, words: Vec<StandingWord>) -> Vec<CrossDuty> {
+        if words.is_empty() {
+            self.said.remove(&bucket.id);
+            return Vec::new();
+        }
+        if self.said.get(&bucket.id).is_some_and(|(at, last)| *last == words && now_ms < at + AGAIN_MS) {
+            return Vec::new();
+        }
+        self.said.insert(bucket.id, (now_ms, words.clone()));
+        words.into_iter().map(CrossDuty::Tell).collect()
     }
 
     /// Forgets buckets that are gone.
@@ -113,8 +139,30 @@ impl Crossings {
 /// A crossing that was given up leaves its stops behind. By the index of the copy that shows none: a later one stays.
 fn going_on(bucket: &Bucket, index: u64, sights: &[CrossSight]) -> Vec<CrossDuty> {
     let stopped = |it: &&CrossSight| bucket.primary.is_none() && it.stop.is_some_and(|stop| stop.stopped);
-    let stopped = sights.iter().filter(stopped);
-    stopped.map(|it| CrossDuty::Stop { shard: it.shard, epoch: it.epoch, index, stops: false }).collect()
+    let here = sights.iter().filter(|it| it.epoch == bucket.epoch).filter(stopped);
+    here.map(|it| CrossDuty::Stop { shard: it.shard, epoch: it.epoch, index, stops: false }).collect()
+}
+
+/// Where the epoch on record is the one after the shard's, all regions had arrived, and the shard is as it was then: nothing is ordered
+/// behind its stop, and no copy of before could make it go on. One that joins may have stopped without having arrived, long ago.
+fn raises(bucket: &Bucket, region: RegionId, sights: &[CrossSight]) -> Vec<CrossDuty> {
+    let raise = |it: &CrossSight| {
+        let stop = it.stop.filter(|stop| stop.stopped)?;
+        let begins = Epoch(it.epoch.0 + 1) == bucket.epoch && it.whole;
+        let (shard, epoch, index, next, after) = (it.shard, it.epoch, stop.index, bucket.epoch, it.positions.clone());
+        begins.then_some(CrossDuty::Raise { shard, epoch, index, next, after })
+    };
+    let writes = bucket.primary.is_none() && bucket.is_in(region);
+    if writes { sights.iter().filter_map(raise).collect() } else { Vec::new() }
+}
+
+/// What the metadata plane has not heard yet of this region, if it joins a bucket that every region writes.
+fn filled(bucket: &Bucket, region: RegionId, sights: &[CrossSight]) -> Vec<StandingWord> {
+    let joining = bucket.joins.now.as_ref().filter(|it| it.region == region && bucket.primary.is_none());
+    let Some(joining) = joining else { return Vec::new() };
+    let is_new = |it: &&CrossSight| it.whole && it.epoch == bucket.epoch && !joining.filled.contains(&it.shard);
+    let shards: BTreeSet<ShardId> = sights.iter().filter(is_new).map(|it| it.shard).collect();
+    if shards.is_empty() { Vec::new() } else { vec![word(bucket, Copies::Filled { region, shards })] }
 }
 
 fn stops(bucket: &Bucket, crossing: &Crossing, sights: &[CrossSight]) -> impl Iterator<Item = CrossDuty> {
@@ -131,8 +179,8 @@ fn has_stopped(sight: &CrossSight, crossing: &Crossing) -> bool {
 fn has_arrived(bucket: &Bucket, crossing: &Crossing, sight: &CrossSight) -> bool {
     let there = match &crossing.way {
         Way::Opening => true,
-        Way::Closing { .. } => crossing
-            .stopped_at(sight.shard, &bucket.regions)
+        Way::Closing { .. } | Way::Regrouping { .. } => crossing
+            .stopped_at(sight.shard, &bucket.meeting())
             .is_some_and(|stopped| has_stopped(sight, crossing) && sight.positions.covers(&Positions(stopped))),
     };
     there && sight.whole && sight.epoch == bucket.epoch
@@ -142,6 +190,8 @@ fn seal(bucket: &Bucket, crossing: &Crossing, sight: &CrossSight) -> Seal {
     let primary = match &crossing.way {
         Way::Opening => bucket.primary.unwrap_or_default(),
         Way::Closing { primary, .. } => *primary,
+        // Any one will do: all have the same of it.
+        Way::Regrouping { .. } => bucket.regions.first().copied().unwrap_or_default(),
     };
     Seal { lsn: sight.positions.of(primary), hash: sight.hash, keys: sight.keys }
 }
@@ -156,7 +206,7 @@ fn word(bucket: &Bucket, copies: Copies) -> StandingWord {
 
 #[cfg(test)]
 mod tests {
-    use meridian_types::{BucketName, Hlc, Phase, Policy};
+    use meridian_types::{BucketName, Hlc, Joining, Phase, Policy, Regroup};
 
     use super::*;
 
@@ -206,7 +256,7 @@ mod tests {
     fn told(duties: &[CrossDuty]) -> Vec<Copies> {
         let told = |duty: &CrossDuty| match duty {
             CrossDuty::Tell(word) => Some(word.copies.clone()),
-            CrossDuty::Stop { .. } => None,
+            CrossDuty::Stop { .. } | CrossDuty::Raise { .. } => None,
         };
         duties.iter().filter_map(told).collect()
     }
@@ -244,6 +294,45 @@ mod tests {
         assert_eq!(told(&crossings.look(2, (B, 9), &known, &stopped)), [], "something of the other is on its way");
         let whole = [sight(4, Some(7), &[(A, 5), (B, 3)])];
         assert!(matches!(told(&crossings.look(3, (B, 9), &known, &whole))[..], [Copies::Arrived { .. }]));
+    }
+
+    #[test]
+    fn where_all_have_met_for_other_regions_each_begins_the_next_epoch_and_one_that_joins_does_not() {
+        let mut crossings = Crossings::default();
+        let sights = [sight(4, Some(7), &[(A, 4), (B, 3)])];
+        let after = sights[0].positions.clone();
+        let raise = CrossDuty::Raise { shard: ShardId(0), epoch: Epoch(4), index: 7, next: Epoch(5), after };
+        let next = bucket(None, None, 5);
+        assert_eq!(crossings.look(0, (B, 9), &next, &sights), std::slice::from_ref(&raise));
+        let way = Way::Regrouping { region: A, change: Regroup::Leave, stopped: BTreeMap::new() };
+        let later = crossing(way).map(|it| Crossing { index: 8, ..it });
+        let again = Bucket { crossing: later, ..bucket(None, None, 5) };
+        assert_eq!(crossings.look(0, (B, 9), &again, &sights), [raise], "before it stops in that one");
+        let astray = [CrossSight { whole: false, ..sights[0].clone() }];
+        assert_eq!(crossings.look(0, (B, 9), &next, &astray), []);
+        assert_eq!(crossings.look(0, (B, 9), &bucket(None, None, 6), &sights), [], "it was not there when all met");
+        let others = Bucket { regions: vec![A], ..bucket(None, None, 5) };
+        assert_eq!(crossings.look(0, (B, 9), &others, &sights), []);
+    }
+
+    #[test]
+    fn a_region_that_joins_says_in_which_shards_it_is_filled_and_meets_with_the_others() {
+        let mut crossings = Crossings::default();
+        let mut joins = Bucket { regions: vec![A], ..bucket(None, None, 5) };
+        let (under, filled) = (Epoch(5), [ShardId(1)].into());
+        joins.joins.now = Some(Joining { region: B, at: Hlc(0), under, filled, pause_ms_max: 1000 });
+        assert_eq!(crossings.look(0, (B, 9), &joins, &[sight(4, None, &[])]), []);
+        let filled = Copies::Filled { region: B, shards: [ShardId(0)].into() };
+        assert_eq!(told(&crossings.look(1, (B, 9), &joins, &[sight(5, None, &[])])), [filled]);
+        assert_eq!(crossings.look(2, (A, 9), &joins, &[sight(5, None, &[])]), [], "it speaks for itself");
+        let stopped = [(A, [(ShardId(0), Lsn(5))].into())].into();
+        joins.crossing = crossing(Way::Regrouping { region: B, change: Regroup::Count, stopped });
+        let here = [sight(5, Some(7), &[(A, 5)])];
+        assert!(matches!(told(&crossings.look(3, (B, 9), &joins, &here))[..], [Copies::Stopped { .. }]));
+        if let Some(stopped) = joins.crossing.as_mut().and_then(|it| it.way.stopped_mut()) {
+            stopped.insert(B, [(ShardId(0), Lsn(0))].into());
+        }
+        assert!(matches!(told(&crossings.look(4, (B, 9), &joins, &here))[..], [Copies::Arrived { .. }]));
     }
 
     #[test]

@@ -179,6 +179,7 @@ impl BucketMeta {
     /// regions may still have them to get), and from when on entries have a place here again.
     pub(crate) fn left_behind(mut self, lsn: Lsn, epoch: Epoch) -> BucketMeta {
         self.open(lsn);
+        self.end_stop(lsn);
         self.raise_fence(lsn, epoch);
         let (fences, void) = (self.fences, self.void);
         BucketMeta { fences, void, begun: epoch, left: Some(Left::Dropping), ..BucketMeta::default() }
@@ -231,11 +232,16 @@ impl BucketMeta {
 
     /// Begins an epoch, by what this region applied at `lsn` of its own log: what comes behind it under a lower one is void.
     pub(crate) fn begin(&mut self, lsn: Lsn, epoch: Epoch) {
+        self.end_stop(lsn);
+        self.begun = epoch;
+        self.raise_fence(lsn, epoch);
+    }
+
+    /// What was ordered behind a stop stays void, up to `lsn` of the own log, where its epoch ends.
+    fn end_stop(&mut self, lsn: Lsn) {
         if let Some(Stop { at, stopped: true, .. }) = self.stop.take() {
             self.void_between(at, Lsn(lsn.0.saturating_sub(1)));
         }
-        self.begun = epoch;
-        self.raise_fence(lsn, epoch);
     }
 
     fn void_between(&mut self, after: Lsn, up_to: Lsn) {

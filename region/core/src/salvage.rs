@@ -157,7 +157,8 @@ pub fn keys_of(header: &Header, entry: &[u8]) -> Result<Vec<(Bytes, bool)>, Dama
         | BodyRef::ExpireClients { .. }
         | BodyRef::Seal { .. }
         | BodyRef::Repair(_)
-        | BodyRef::Stop { .. } => Vec::new(),
+        | BodyRef::Stop { .. }
+        | BodyRef::Raise { .. } => Vec::new(),
     })
 }
 

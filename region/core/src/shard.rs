@@ -209,7 +209,8 @@ impl Shard {
             | Kind::DropBucket
             | Kind::ExpireClients
             | Kind::Repair
-            | Kind::Stop => {
+            | Kind::Stop
+            | Kind::Raise => {
                 let body = body::decode(&header, entry).map_err(|source| ApplyError::Entry { lsn, source })?;
                 self.apply_own(view, lsn, &header, entry, &body, out)
             }
@@ -273,7 +274,8 @@ impl Shard {
             | Kind::DropBucket
             | Kind::ExpireClients
             | Kind::Repair
-            | Kind::Stop => control::done(0, false).encode(),
+            | Kind::Stop
+            | Kind::Raise => control::done(0, false).encode(),
         };
         Ok(Applied::answering(result))
     }
@@ -293,6 +295,10 @@ impl Shard {
             BodyRef::DropBucket => control(self.apply_drop(view, lsn, header, out)?),
             BodyRef::ExpireClients { before } => control(self.apply_expire_clients(*before, out)),
             BodyRef::Stop { index, stops } => control(self.apply_stop(lsn, header, *index, *stops)),
+            BodyRef::Raise { index, next, after } => {
+                let (result, answered) = self.apply_raise(Step { view, out, lsn }, header, (*index, *next), after)?;
+                Ok(Applied { answered, ..Applied::answering(result.encode()) })
+            }
             BodyRef::Repair(step) => {
                 let (result, answered) = self.apply_repair(Step { view, out, lsn }, header, step)?;
                 Ok(Applied { answered, ..Applied::answering(result.encode()) })
@@ -423,7 +429,8 @@ impl Shard {
             | BodyRef::DropBucket
             | BodyRef::ExpireClients { .. }
             | BodyRef::Repair(_)
-            | BodyRef::Stop { .. } => Bytes::new(),
+            | BodyRef::Stop { .. }
+            | BodyRef::Raise { .. } => Bytes::new(),
         };
         let digest = &mut meta.digest;
         digest.positions.raise(header.origin, lsn);

@@ -1,5 +1,6 @@
 //! Carrying out on this node what a bucket asks for that goes from one writing region to all of them, or back
-//! (docs/adr/2026-11-28-active-active-changes.md). [`Crossings`] decides; this half proposes and tells.
+//! (docs/adr/2026-11-28-active-active-changes.md), or to other writing regions
+//! (docs/adr/2026-11-28-active-active-region-sets.md). [`Crossings`] decides; this half proposes and tells.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,6 +16,9 @@ use crate::node::{Node, ShardNode};
 
 /// How often a bucket that crosses is looked at: clients wait meanwhile, and a look costs microseconds.
 const LOOK_EVERY: Duration = Duration::from_millis(2);
+
+/// How often it is looked whether a region that joins is filled: nobody waits for it.
+const FILLED_EVERY: Duration = Duration::from_millis(100);
 
 /// How often it is looked whether there is any: a shard that this node came to lead may have been stopped.
 const SWEEP_EVERY: Duration = Duration::from_secs(1);
@@ -36,7 +40,12 @@ pub(crate) async fn keep_crossings(node: Arc<Node>) {
         }
         crossings.keep(|id| crossing.iter().any(|it| it.id == id));
         node.cross(&topology, &crossing, &mut crossings, &mut words).await;
-        let pause = if crossing.is_empty() { SWEEP_EVERY } else { LOOK_EVERY };
+        let holds = |it: &Arc<Bucket>| it.crossing.is_some() || node.has_stopped(it);
+        let pause = match crossing.is_empty() {
+            true => SWEEP_EVERY,
+            false if crossing.iter().any(holds) => LOOK_EVERY,
+            false => FILLED_EVERY,
+        };
         tokio::select! {
             biased;
             Some(told) = words.join_next() => if let Err(why) = told { std::panic::resume_unwind(why.into_panic()) },
@@ -48,13 +57,17 @@ pub(crate) async fn keep_crossings(node: Arc<Node>) {
 }
 
 impl Node {
-    /// Whether a bucket crosses, or was stopped here for a crossing that was given up.
+    /// Whether a bucket crosses, or was stopped here for a crossing that is over, or this region joins it where all others write.
     fn crosses(&self, bucket: &Bucket) -> bool {
+        let joins = bucket.primary.is_none() && bucket.joins.joining() == Some(self.region());
+        bucket.reaches(self.region()) && (bucket.crossing.is_some() || joins || self.has_stopped(bucket))
+    }
+
+    fn has_stopped(&self, bucket: &Bucket) -> bool {
         let stopped = |shard: &ShardNode| {
             shard.board.leads() && shard.board.core().stop(bucket.id).is_some_and(|stop| stop.stopped)
         };
-        bucket.is_in(self.region())
-            && (bucket.crossing.is_some() || (bucket.primary.is_none() && self.shards.iter().any(stopped)))
+        bucket.primary.is_none() && self.shards.iter().any(stopped)
     }
 
     /// Looks at every such bucket once, and does what there is to do.
@@ -75,6 +88,10 @@ impl Node {
                     CrossDuty::Stop { shard, epoch, index, stops } => {
                         let header = self.header(Kind::Stop, bucket.id, epoch);
                         entries.push(self.turn(shard, header, Body::Stop { index, stops }));
+                    }
+                    CrossDuty::Raise { shard, epoch, index, next, after } => {
+                        let header = self.header(Kind::Raise, bucket.id, epoch);
+                        entries.push(self.turn(shard, header, Body::Raise { index, next, after }));
                     }
                     CrossDuty::Tell(word) => {
                         let node = Arc::clone(self);
@@ -101,6 +118,7 @@ fn cross_sight(shard: &ShardNode, bucket: &Bucket) -> CrossSight {
         whole: !core.is_closed(bucket.id)
             && core.astray(bucket.id).is_none()
             && core.divergence(bucket.id).is_none()
-            && !core.is_dropped(bucket.id),
+            && !core.is_dropped(bucket.id)
+            && !core.has_left(bucket.id),
     }
 }

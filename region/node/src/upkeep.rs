@@ -198,7 +198,7 @@ impl Node {
             if !self.has_own_tail_elsewhere(shard, bucket).await {
                 tracing::warn!(
                     region = %self.region(), shard = %shard.id, %bucket,
-                    "this region was removed from a bucket, and its primary does not answer or lacks writes that were ordered here: what is here of it is kept; add the region again to have it reinstated, or delete the bucket"
+                    "this region was removed from a bucket, and whoever is to have its writes does not answer or lacks some that were ordered here: what is here of it is kept; add the region again to have it reinstated, or delete the bucket"
                 );
                 continue;
             }
@@ -241,18 +241,26 @@ impl Node {
         Ok(left)
     }
 
-    /// Whether the primary has all that was ordered in this region while it was primary. If it hasn't, what it lacks is to be
-    /// written down before it goes (SWI-2), which is done when the region joins again.
+    /// Whether the primary has all that was ordered in this region while it was primary, or, where every region writes, one of them has.
+    /// If it hasn't, what it lacks is to be written down before it goes (SWI-2), which is done when the region joins again.
     async fn has_own_tail_elsewhere(&self, shard: &ShardNode, bucket: BucketId) -> bool {
         let own = shard.board.core().positions(bucket).of(self.region());
         let topology = self.authority.topology();
-        let Some(primary) = topology.buckets.get(&bucket).and_then(|bucket| bucket.primary) else { return false };
+        let Some(bucket) = topology.buckets.get(&bucket) else { return false };
         if own == Lsn(0) {
             return true;
         }
-        let asked = self.peers.ask_about_repair(&topology, (primary, shard.id), &Ask::Survey { shard: shard.id }).await;
-        let Ok((_, Told::Survey(survey))) = asked else { return false };
-        survey.buckets.get(&bucket).is_some_and(|seen| seen.positions.of(self.region()) >= own)
+        // They all had it when they met for this region to leave.
+        let others = bucket.primary.map_or_else(|| bucket.regions.clone(), |primary| vec![primary]);
+        for other in others {
+            let ask = Ask::Survey { shard: shard.id };
+            if let Ok((_, Told::Survey(survey))) = self.peers.ask_about_repair(&topology, (other, shard.id), &ask).await
+                && survey.buckets.get(&bucket.id).is_some_and(|seen| seen.positions.of(self.region()) >= own)
+            {
+                return true;
+            }
+        }
+        false
     }
 
     fn leftovers(&self, shard: &ShardNode, swept: &mut BTreeSet<BucketId>) -> Result<Vec<BucketId>, Refusal> {

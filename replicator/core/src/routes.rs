@@ -126,7 +126,8 @@ mod tests {
         assert_eq!(of(&bucket, 2), Verdict::Wait, "it may have joined in that epoch");
         bucket.epoch = Epoch(2);
         bucket.joins.since.insert(ap, Epoch(2));
-        bucket.joins.now = Some(Joining { region: ap, at: Hlc(0), under: Epoch(2), filled: Default::default() });
+        bucket.joins.now =
+            Some(Joining { region: ap, at: Hlc(0), under: Epoch(2), filled: Default::default(), pause_ms_max: 0 });
         assert_eq!((of(&bucket, 1), of(&bucket, 2)), (Verdict::Skip, Verdict::Ship));
         assert!(is_probed(&topology(&bucket), US, ap, Lane::Async));
         bucket.epoch = Epoch(3);
@@ -164,6 +165,29 @@ mod tests {
             assert_eq!(ships(of(&open, source, Kind::Write, 2)), 1);
             assert_eq!(of(&open, source, Kind::Write, 3), [Verdict::Wait; 2], "it has a primary again by then");
         }
+    }
+
+    #[test]
+    fn where_all_write_a_region_that_joins_gets_the_epochs_it_is_there_in_from_each_of_them() {
+        let ap = RegionId(3);
+        let mut bucket = Bucket { policy: Policy::ActiveActive, primary: None, epoch: Epoch(3), ..bucket() };
+        let of = |bucket: &Bucket, source, target, epoch| {
+            let header = Header { origin: source, ..header(Kind::Write, epoch) };
+            verdict(&topology(bucket), source, target, Lane::Async, &header)
+        };
+        for source in [US, EU] {
+            assert_eq!((of(&bucket, source, ap, 3), of(&bucket, source, ap, 4)), (Verdict::Skip, Verdict::Wait));
+        }
+        bucket.epoch = Epoch(4);
+        bucket.joins.since.insert(ap, Epoch(4));
+        let (under, filled) = (Epoch(4), Default::default());
+        bucket.joins.now = Some(Joining { region: ap, at: Hlc(0), under, filled, pause_ms_max: 1000 });
+        for source in [US, EU] {
+            assert_eq!((of(&bucket, source, ap, 3), of(&bucket, source, ap, 4)), (Verdict::Skip, Verdict::Ship));
+            assert_eq!(of(&bucket, source, ap, 5), Verdict::Wait, "it may write then, and its lane count");
+        }
+        bucket.joins.leave(ap, Epoch(4));
+        assert_eq!(of(&bucket, US, ap, 4), Verdict::Skip, "it was never there");
     }
 
     proptest! {

@@ -4,7 +4,7 @@
 use std::time::{Duration, Instant};
 
 use meridian_client::Client;
-use meridian_types::{Bucket, BucketChange, BucketLag, BucketName, Crossing, Policy, Topology, Way};
+use meridian_types::{Bucket, BucketChange, BucketLag, BucketName, Crossing, Policy, Regroup, Topology, Way};
 use tokio::time::sleep;
 
 use super::change::{BEHIND_MS_MAX, way_back};
@@ -17,7 +17,7 @@ use crate::output::{Format, count, millis, note, show};
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 
 /// How much longer than it may last it is watched: what gives it up has to hear of it, too.
-const WATCHED_LONGER: Duration = Duration::from_secs(30);
+pub(super) const WATCHED_LONGER: Duration = Duration::from_secs(30);
 
 /// Whether a change of policy is one between one writing region and all of them.
 pub(super) fn crosses(before: &Bucket, policy: Policy) -> bool {
@@ -63,7 +63,7 @@ pub(super) async fn set(
 }
 
 /// Waits until the bucket is on one side or the other.
-async fn watch(client: &Client, name: &BucketName, at_most: Duration) -> anyhow::Result<Bucket> {
+pub(super) async fn watch(client: &Client, name: &BucketName, at_most: Duration) -> anyhow::Result<Bucket> {
     let began = Instant::now();
     let mut said = String::new();
     loop {
@@ -90,21 +90,29 @@ async fn watch(client: &Client, name: &BucketName, at_most: Duration) -> anyhow:
 /// In how many shards each region is where all of them meet.
 pub(super) fn progress(bucket: &Bucket, crossing: &Crossing, topology: &Topology) -> String {
     let of = |region: &meridian_types::RegionId| {
-        let stopped = match &crossing.way {
-            Way::Opening => String::new(),
-            Way::Closing { stopped, .. } => {
-                format!("stopped in {}, ", stopped.get(region).map_or(0, std::collections::BTreeMap::len))
-            }
-        };
+        let stopped = crossing.way.stopped().map_or_else(String::new, |stopped| {
+            format!("stopped in {}, ", stopped.get(region).map_or(0, std::collections::BTreeMap::len))
+        });
         let label = topology.region_label(*region);
         format!("{label} {stopped}there in {} of {} shards", crossing.arrived_in(*region), topology.shards)
     };
-    let regions: Vec<String> = bucket.regions.iter().map(of).collect();
-    format!("{}: {}", crossing.way, regions.join("; "))
+    let regions: Vec<String> = bucket.meeting().iter().map(of).collect();
+    let what = match &crossing.way {
+        Way::Opening | Way::Closing { .. } => String::new(),
+        Way::Regrouping { region, change, .. } => {
+            let becomes = match change {
+                Regroup::Join => "is to join",
+                Regroup::Count => "is to write",
+                Regroup::Leave => "is to leave",
+            };
+            format!(" ({} {becomes})", topology.region_label(*region))
+        }
+    };
+    format!("{}{what}: {}", crossing.way, regions.join("; "))
 }
 
 /// How far regions are behind that writes will have to wait for.
-struct Behind {
+pub(super) struct Behind {
     ms: u64,
     operations: u64,
     /// Regions of the bucket that say nothing.
@@ -112,11 +120,11 @@ struct Behind {
 }
 
 impl Behind {
-    fn is_far(&self) -> bool {
+    pub(super) fn is_far(&self) -> bool {
         self.ms > BEHIND_MS_MAX || !self.silent.is_empty()
     }
 
-    fn sentence(&self) -> String {
+    pub(super) fn sentence(&self) -> String {
         match (self.silent.is_empty(), self.operations) {
             (false, _) => format!("{} does not answer now, and without it nothing comes of it", self.silent.join(", ")),
             (true, 0) => "they lack nothing now".to_owned(),
@@ -127,11 +135,11 @@ impl Behind {
     }
 }
 
-async fn behind(client: &Client, bucket: &Bucket, topology: &Topology) -> anyhow::Result<Behind> {
+pub(super) async fn behind(client: &Client, bucket: &Bucket, topology: &Topology) -> anyhow::Result<Behind> {
     let mut behind = Behind { ms: 0, operations: 0, silent: Vec::new() };
     let of_bucket = |lag: &&BucketLag| lag.bucket == bucket.id;
     for region in client.admin().lag(Some(&bucket.name)).await? {
-        let holds = bucket.regions.iter().any(|it| topology.region_label(*it) == region.region.as_str());
+        let holds = bucket.meeting().iter().any(|it| topology.region_label(*it) == region.region.as_str());
         match region.answer {
             _ if !holds => {}
             Err(_) => behind.silent.push(region.region.to_string()),

@@ -1,22 +1,35 @@
-//! `meridian bucket set --add-region | --remove-region`: which promise holds before, meanwhile and afterwards, and the way back.
+//! `meridian bucket set --add-region | --remove-region`: which promise holds before, meanwhile and afterwards, and the way back. Of
+//! active-active buckets: `regroup.rs`.
+
+use std::time::Duration;
 
 use meridian_client::Client;
 use meridian_types::{Bucket, BucketChange, BucketName, Policy, RegionChange, RegionName, Topology};
 
 use super::view::View;
-use super::{Described, existing, one};
+use super::{Described, existing, one, regroup};
 use crate::cli::exit::Failure;
 use crate::output::{Format, note, show};
 
 pub(super) async fn set(
     client: &Client,
     name: &BucketName,
-    asked: RegionChange,
+    (asked, max_pause): (RegionChange, Option<Duration>),
     (dry_run, yes): (bool, bool),
     format: Format,
 ) -> anyhow::Result<()> {
     let topology = client.admin().topology().await?;
     let before = existing(&topology, name)?;
+    if before.primary.is_none() {
+        return regroup::set(client, name, (asked, max_pause), (dry_run, yes), format).await;
+    }
+    if max_pause.is_some() {
+        return Err(Failure::invalid(format!(
+            "--max-pause belongs to an active-active bucket: `{name}` is {}, and its writes wait for a seal only",
+            before.policy
+        ))
+        .into());
+    }
     let change = BucketChange { regions: Some(asked.clone()), ..BucketChange::default() };
     // Refused before anybody is asked for a second word.
     let rehearsed = client.admin().set_bucket(name, &change, true).await?;

@@ -94,10 +94,10 @@ pub(in crate::cli) struct JoiningView {
     /// Since when, in milliseconds since 1970, and the first epoch that is shipped to it.
     since_ms: u64,
     epoch: u64,
-    /// In how many shards the primary knows that it has everything, of how many.
+    /// In how many shards it is known to have everything, of how many.
     shards_filled: usize,
     shards: u16,
-    /// Rows that are compared with the primary's now, and how many are; 0 while none are.
+    /// Rows that are compared with those of another region now, and how many are; 0 while none are.
     rows_total: u64,
     rows_compared: u64,
     /// How long what is being filled now takes.

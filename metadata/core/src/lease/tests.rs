@@ -195,7 +195,7 @@ fn an_older_grant_stands_until_a_newer_one_may_be_used() {
     let second = Duration::from_secs(1);
     let mut holder = LeaseHolder::new(Drift::ONE_PERCENT);
     holder.granted(now, now, Grant { ttl: TTL, index: 7, term: 1 });
-    holder.granted(now + second, Grant { ttl: TTL, index: 8, term: 1 });
+    holder.granted(now + second, now + second, Grant { ttl: TTL, index: 8, term: 1 });
     assert_eq!(holder.until(7), Some(now + Duration::from_millis(4950)));
     assert_eq!(holder.until(8), Some(now + Duration::from_millis(5950)));
 }
@@ -205,13 +205,14 @@ fn a_node_that_applies_nothing_holds_a_bounded_number_of_grants() {
     let now = origin();
     let mut holder = LeaseHolder::new(Drift::ONE_PERCENT);
     for step in 0u64..1000 {
-        holder.granted(now + Duration::from_millis(step), Grant { ttl: TTL, index: step + 1, term: 1 });
+        let at = now + Duration::from_millis(step);
+        holder.granted(at, at, Grant { ttl: TTL, index: step + 1, term: 1 });
     }
     assert_eq!(holder.until(0), None);
     assert!(holder.until(1000).is_some());
     // Once the old ones have ended, new ones are taken again.
     let later = now + Duration::from_secs(60);
-    holder.granted(later, Grant { ttl: TTL, index: 2000, term: 1 });
+    holder.granted(later, later, Grant { ttl: TTL, index: 2000, term: 1 });
     assert_eq!(holder.until(2000), Some(later + Duration::from_millis(4950)));
 }
 

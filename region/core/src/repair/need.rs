@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! closed, taking in what waited ─► release it          closed in mid-repair ─► begin again
-//! joined in an epoch that has not begun here ─► fill it
+//! joined in an epoch that has not begun here ─► fill it, from the primary or, where every region writes, from any of them
 //! astray, diverged              ─► repair              less than the survey of a lane ─► repair, then move the lane
 //! ```
 //!
@@ -64,9 +64,12 @@ pub fn is_unfilled(own: &Shard, bucket: &Bucket) -> bool {
 /// A repair from whoever is right for the bucket now; `None` where this region itself is.
 pub fn need(own: &Shard, bucket: &Bucket, reason: RepairReason) -> Option<Need> {
     let region = own.region();
+    let other = || bucket.targets(region).next();
     let (source, claim) = match bucket.primary {
         Some(primary) => (primary, Claim::Primary),
-        None => (*bucket.regions.iter().find(|other| **other != region)?, Claim::ActiveActive),
+        // It is in a later epoch and has all of the earlier ones: what is here of an earlier stay, perhaps with gaps, is replaced.
+        None if is_unfilled(own, bucket) => (other()?, Claim::Replica),
+        None => (other()?, Claim::ActiveActive),
     };
     (source != region && bucket.reaches(region)).then_some(Need { bucket: bucket.id, source, claim, reason })
 }
@@ -113,7 +116,10 @@ pub fn missed<'a>(
             // Here it lacks nothing: what the source has of it beyond this is its own, lost tail.
             Some(primary) if primary == own.region() => None,
             Some(_) => need(own, bucket, RepairReason::BehindLog),
-            None if !bucket.is_in(own.region()) => None,
+            None if !bucket.reaches(own.region()) => None,
+            None if is_unfilled(own, bucket) => {
+                Some(Need { bucket: id, source, claim: Claim::Replica, reason: RepairReason::Joining })
+            }
             None => Some(Need { bucket: id, source, claim: Claim::ActiveActive, reason: RepairReason::BehindLog }),
         }
     })

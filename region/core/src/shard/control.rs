@@ -9,6 +9,7 @@ use meridian_types::entry::Header;
 use meridian_types::{BucketId, Epoch, Hlc, Lsn};
 
 use super::Shard;
+use super::repair::RELEASED_MAX;
 use crate::error::ReadError;
 use crate::keys;
 use crate::meta::{BucketMeta, Left};
@@ -51,7 +52,10 @@ impl Shard {
         let bucket = header.bucket;
         if header.epoch == Epoch(0) {
             self.forget(bucket, BucketMeta { dropped: true, ..BucketMeta::default() });
-            return self.remove_rows(view, bucket, out);
+            self.parked.remove(&bucket);
+            let (removed, more) = remove_some(view, &[keys::parked_of_bucket(self.id, bucket)], out)?;
+            let rows = self.remove_rows(view, bucket, out)?;
+            return Ok(done(removed + rows.removed, more || rows.more));
         }
         let meta = self.buckets.get(&bucket).cloned().unwrap_or_default();
         // Whoever proposed it did not know that the region has joined again since, or that the bucket was deleted.
@@ -62,7 +66,12 @@ impl Shard {
         if !started {
             self.forget(bucket, meta.left_behind(lsn, header.epoch));
         }
-        let result = self.remove_rows(view, bucket, out)?;
+        let mut result = self.remove_rows(view, bucket, out)?;
+        if !result.more {
+            // What waits for a later epoch may be nowhere else: the region may join again in it, and its lane has passed it.
+            let passed = self.pass_over_parked(view, bucket, out)?;
+            result = done(result.removed + passed as u64, passed == RELEASED_MAX);
+        }
         if !result.more
             && let Some(meta) = self.buckets.get_mut(&bucket)
         {
@@ -76,7 +85,6 @@ impl Shard {
         self.buckets.insert(bucket, meta);
         self.dirty.buckets.insert(bucket);
         self.sessions.drop_bucket(bucket);
-        self.parked.remove(&bucket);
         self.watched.remove(&bucket);
     }
 
@@ -86,13 +94,7 @@ impl Shard {
         bucket: BucketId,
         out: &mut Mutations,
     ) -> Result<ControlResult, ReadError> {
-        let ranges = [
-            keys::data_range,
-            keys::expiry_range,
-            keys::results_of_bucket,
-            keys::parked_of_bucket,
-            keys::watched_of_bucket,
-        ];
+        let ranges = [keys::data_range, keys::expiry_range, keys::results_of_bucket, keys::watched_of_bucket];
         let (removed, more) = remove_some(view, &ranges.map(|range| range(self.id, bucket)), out)?;
         Ok(done(removed, more))
     }

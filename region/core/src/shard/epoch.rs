@@ -9,6 +9,9 @@
 //! entry's epoch  < current: fenced (FEN-2)   = current: applied   > current: parked, up to a bound
 //! ```
 //!
+//! Where every region writes no seal can divide epochs; there each region begins the next one by itself, where all of them stand at
+//! the same place (docs/adr/2026-11-28-active-active-region-sets.md).
+//!
 //! After a failover the new primary seals the dead one's epoch, and its seal says what the epoch came to. A replica that has
 //! less, or more, has gone *astray*: it applies nothing further until it is repaired.
 
@@ -19,12 +22,12 @@ use meridian_types::entry::{Header, Kind};
 use meridian_types::{BucketId, Epoch, Lsn, Positions, RegionId};
 
 use super::repair::{RELEASED_MAX, Step};
-use super::{Answered, Shard, answered};
+use super::{Answered, Shard, answered, control};
 use crate::body::{self, BodyRef};
 use crate::error::{Damage, ReadError};
 use crate::keys;
 use crate::meta::{Astray, BucketMeta};
-use crate::result::FrameResult;
+use crate::result::{ControlResult, FrameResult};
 use crate::view::{Mutations, StateView};
 
 /// The most entries of one bucket that wait for a seal: what another region writes while the old primary's last frame
@@ -112,6 +115,34 @@ impl Shard {
         let positions = self.buckets.get(&header.bucket).map(|meta| &meta.digest.positions);
         let stands = |(region, lsn): (&RegionId, &Lsn)| positions.map(|it| it.of(*region)).unwrap_or_default() == *lsn;
         header.epoch == self.epoch(header.bucket) && next > header.epoch && after.0.iter().all(stands)
+    }
+
+    /// Begins the next epoch of an active-active bucket, if this region stopped for that crossing and stands where it is said that all
+    /// stood: then nothing can be missing in the epoch that ends, and nothing be added to it.
+    pub(super) fn apply_raise(
+        &mut self,
+        at: Step<'_>,
+        header: &Header,
+        (index, next): (u64, Epoch),
+        after: &Positions,
+    ) -> Result<(ControlResult, Vec<Answered>), ReadError> {
+        let (bucket, mut told) = (header.bucket, Vec::new());
+        let stands = |meta: &&mut BucketMeta| {
+            let stopped = meta.stop.is_some_and(|stop| stop.stopped && stop.index == index);
+            let whole = meta.repair.is_none() && meta.astray.is_none() && meta.divergence.is_none();
+            let there = meta.epoch() == header.epoch && next > header.epoch && meta.digest.positions == *after;
+            stopped && whole && there && !meta.dropped && meta.left.is_none()
+        };
+        if let Some(meta) = self.buckets.get_mut(&bucket).filter(stands) {
+            meta.begin(at.lsn, next);
+            self.dirty.buckets.insert(bucket);
+            if self.is_crowded(bucket) {
+                self.close_to_release(bucket);
+            } else {
+                self.unpark(at.view, bucket, usize::MAX, at.out, &mut told)?;
+            }
+        }
+        Ok((control::done(0, false), told))
     }
 
     /// Notes that another region sealed an epoch otherwise than it ended here.
@@ -234,6 +265,21 @@ impl Shard {
         }
         let result = self.apply_history(view, out, lsn, header, entry_bytes, body)?;
         Ok(answered(header, &result))
+    }
+
+    /// Removes what waits for the epoch in force or an earlier one, at most [`RELEASED_MAX`] entries; tells how many.
+    pub(super) fn pass_over_parked(
+        &mut self,
+        view: &dyn StateView,
+        bucket: BucketId,
+        out: &mut Mutations,
+    ) -> Result<usize, ReadError> {
+        let waiting = self.waiting_up_to(view, bucket, RELEASED_MAX, out)?;
+        for (key, entry) in &waiting {
+            self.make_room(bucket, entry.len());
+            out.delete(key.clone());
+        }
+        Ok(waiting.len())
     }
 
     /// The first of what waits and is part of a history up to there, whatever the epoch in force: at most

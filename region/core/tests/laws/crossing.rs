@@ -136,7 +136,9 @@ impl Record {
                 (bucket.policy, bucket.primary) = (policy, Some(primary));
                 bucket.epoch.0 += 1;
             }
-            Some(Way::Opening) | None => (bucket.policy, bucket.primary) = (Policy::ActiveActive, None),
+            Some(Way::Opening | Way::Regrouping { .. }) | None => {
+                (bucket.policy, bucket.primary) = (Policy::ActiveActive, None)
+            }
         }
     }
 }
@@ -290,6 +292,7 @@ impl World {
                 CrossDuty::Stop { epoch, index, stops, .. } => {
                     under_way.push((epoch, Body::Stop { index, stops }));
                 }
+                CrossDuty::Raise { .. } => unreachable!("the regions stay the same"),
                 CrossDuty::Tell(word) => self.record.hear(region, &word),
             }
         }

@@ -8,6 +8,7 @@ mod history;
 mod joins;
 mod plays;
 mod regions;
+mod regroup;
 mod repair;
 mod rules;
 mod turns;

@@ -126,6 +126,11 @@ impl Table {
         true
     }
 
+    /// How many attempts at a place came to nothing since one was last made.
+    pub(crate) fn attempts(&self, place: Place) -> usize {
+        self.inner().resting.get(&place).map_or(0, |resting| resting.status.attempts as usize)
+    }
+
     /// Whether an attempt is under way.
     pub(crate) fn is_running(&self, place: Place) -> bool {
         self.inner().running.contains_key(&place)

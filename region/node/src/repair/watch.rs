@@ -7,7 +7,9 @@ use std::time::Duration;
 use meridian_region_core::repair::need::{lags_behind_its_epoch, need, want};
 use meridian_region_core::repair::survey::Claim;
 use meridian_region_core::repair::{Need, Want};
-use meridian_types::{BucketId, Phase, Refusal, RefusalKind, RegionId, RepairReason, RepairStep, ShardId, Topology};
+use meridian_types::{
+    Bucket, BucketId, Phase, Refusal, RefusalKind, RegionId, RepairReason, RepairStep, ShardId, Topology,
+};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
 
@@ -79,7 +81,8 @@ impl Watch {
             for bucket in topology.buckets.values() {
                 let place = (shard.id, bucket.id);
                 if let Some(want) = want(&core, bucket) {
-                    wants.push((place, want));
+                    let attempts = node.repairs.table.attempts(place);
+                    wants.push((place, from_another(want, bucket, node.region(), attempts)));
                 } else if lags_behind_its_epoch(&core, bucket) {
                     let since = self.late.get(&place).copied().unwrap_or(now);
                     late.insert(place, since);
@@ -105,6 +108,18 @@ impl Watch {
             let node = Arc::clone(node);
             self.jobs.spawn(async move { carry_out(&node, place, want, need).await });
         }
+    }
+}
+
+/// Where every region writes, one that joins may be filled from any of them: at each attempt from another one, for one may be away.
+fn from_another(want: Want, bucket: &Bucket, region: RegionId, attempts: usize) -> Want {
+    match want {
+        Want::Repair(need @ Need { reason: RepairReason::Joining, .. }) if bucket.primary.is_none() => {
+            let others: Vec<RegionId> = bucket.targets(region).collect();
+            let source = others.get(attempts % others.len().max(1)).copied().unwrap_or(need.source);
+            Want::Repair(Need { source, ..need })
+        }
+        other => other,
     }
 }
 

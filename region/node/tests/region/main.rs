@@ -12,6 +12,7 @@ mod freshness;
 mod handover;
 mod housekeeping;
 mod operations;
+mod regroup;
 mod repair;
 mod replication;
 mod restarts;

@@ -88,7 +88,8 @@ pub struct Plane {
     topology: watch::Sender<Arc<Topology>>,
     lease: Mutex<Option<Instant>>,
     told: Mutex<Vec<Word>>,
-    standings: Mutex<Vec<StandingWord>>,
+    /// Each with the region that said it.
+    standings: Mutex<Vec<(RegionId, StandingWord)>>,
 }
 
 /// How long leases last.
@@ -103,6 +104,14 @@ impl Plane {
             told: Mutex::default(),
             standings: Mutex::default(),
         })
+    }
+
+    pub fn topology(&self) -> Arc<Topology> {
+        self.topology.borrow().clone()
+    }
+
+    pub fn leased(&self) -> bool {
+        self.lease.lock().unwrap().is_some_and(|until| Instant::now() < until)
     }
 
     /// Returns the one before.
@@ -136,8 +145,16 @@ impl Plane {
     pub fn copies(&self, name: &str) -> Option<Copies> {
         let bucket = self.bucket(name);
         let told = self.standings.lock().unwrap();
-        let of = |word: &&StandingWord| word.bucket == bucket.id && word.since == bucket.standing.since();
-        told.iter().rev().find(of).map(|word| word.copies.clone())
+        let of = |word: &StandingWord| word.bucket == bucket.id && word.since == bucket.standing.since();
+        told.iter().rev().find(|(_, word)| of(word)).map(|(_, word)| word.copies.clone())
+    }
+
+    /// Everything that a region told the metadata plane of copies of a bucket in its present epoch.
+    pub fn said_by(&self, region: RegionId, name: &str) -> Vec<Copies> {
+        let bucket = self.bucket(name);
+        let told = self.standings.lock().unwrap();
+        let of = |word: &StandingWord| word.bucket == bucket.id && word.epoch == bucket.epoch;
+        told.iter().filter(|(by, word)| *by == region && of(word)).map(|(_, word)| word.copies.clone()).collect()
     }
 
     pub fn bucket(&self, name: &str) -> Arc<Bucket> {
@@ -145,17 +162,23 @@ impl Plane {
     }
 }
 
-impl Authority for Plane {
+/// A node's way to it.
+struct Voice {
+    plane: Arc<Plane>,
+    region: RegionId,
+}
+
+impl Authority for Voice {
     fn topology(&self) -> Arc<Topology> {
-        self.topology.borrow().clone()
+        self.plane.topology()
     }
 
     fn topology_changes(&self) -> watch::Receiver<Arc<Topology>> {
-        self.topology.subscribe()
+        self.plane.topology.subscribe()
     }
 
     fn lease_holds(&self) -> bool {
-        self.lease.lock().unwrap().is_some_and(|until| Instant::now() < until)
+        self.plane.leased()
     }
 
     fn lease_tenure_ms(&self) -> u64 {
@@ -163,12 +186,12 @@ impl Authority for Plane {
     }
 
     fn tell(&self, word: Word) -> BoxFuture<'static, Result<(), Refusal>> {
-        self.told.lock().unwrap().push(word);
+        self.plane.told.lock().unwrap().push(word);
         Box::pin(async { Ok(()) })
     }
 
     fn tell_standing(&self, word: StandingWord) -> BoxFuture<'static, Result<(), Refusal>> {
-        self.standings.lock().unwrap().push(word);
+        self.plane.standings.lock().unwrap().push((self.region, word));
         Box::pin(async { Ok(()) })
     }
 
@@ -268,7 +291,7 @@ impl RegionUnderTest {
         let parts = Parts {
             clock: clock.clone(),
             gauge: disk.clone(),
-            ..Parts::new(consensus.clone(), plane.clone(), addresses.clone())
+            ..Parts::new(consensus.clone(), Arc::new(Voice { plane: plane.clone(), region: id }), addresses.clone())
         };
         let (service, handle) = Service::open(place, options, parts).await.unwrap();
         let (stop, stopped) = oneshot::channel();
@@ -484,7 +507,7 @@ pub async fn eventually(what: &str, holds: impl AsyncFn() -> bool) {
 /// Carries everything there is of one lane, as the replicator would: one frame, applied, acknowledged, complete.
 pub async fn carry(source: &RegionUnderTest, target: &RegionUnderTest, shard: ShardId, lane: Lane) {
     while let Some(frame) = next_frame(source, target, shard, lane).await {
-        let echo = Echo { probe: target.handle.monotonic_ms(), tenured: source.plane.lease_holds() };
+        let echo = Echo { probe: target.handle.monotonic_ms(), tenured: source.plane.leased() };
         let last = match target.handle.apply_frame(&frame).await {
             Ok(last) => last,
             // What a carrier that was stopped had under way came in between: there is less to carry now.
@@ -551,7 +574,7 @@ fn travels(source: &RegionUnderTest, target: &RegionUnderTest, lane: Lane, entry
     let bucket = topology.buckets.get(&header.bucket);
     header.kind.is_shipped()
         && header.origin == source.id
-        && bucket.is_some_and(|bucket| bucket.is_in(target.id) && bucket.lane_of(header.epoch) == lane)
+        && bucket.is_some_and(|it| it.carries(target.id, header.epoch) && it.lane_of(header.epoch) == lane)
 }
 
 pub async fn carry_all(source: &RegionUnderTest, target: &RegionUnderTest) {

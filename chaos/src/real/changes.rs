@@ -1,0 +1,124 @@
+//! What tests of changes under load have in common: looking at a bucket until it is as it should be, and the end, at which nothing may be
+//! missing.
+
+use std::time::{Duration, Instant};
+
+use anyhow::ensure;
+use meridian_client::{Client, Effect, RefusalKind};
+use meridian_types::{Bucket, BucketChange, BucketName, RegionId};
+use tokio::task::JoinHandle;
+
+use super::load::Ledger;
+use super::verdict;
+
+/// How often a bucket is looked at.
+const LOOK_EVERY: Duration = Duration::from_millis(50);
+
+/// A bucket as it is on record.
+///
+/// # Errors
+/// When nobody answers, or there is none of that name.
+pub async fn bucket(client: &Client, name: &str) -> anyhow::Result<Bucket> {
+    let topology = client.admin().topology().await?;
+    topology.bucket_named(name).map(|bucket| bucket.as_ref().clone()).ok_or_else(|| anyhow::anyhow!("no bucket"))
+}
+
+/// Rehearses a change of a bucket, which changes nothing, and makes it; waits for a metadata leader, for an election on a busy machine
+/// takes its time.
+///
+/// # Errors
+/// When it is refused, or there is no leader within `patience`.
+pub async fn set((client, name): (&Client, &str), change: &BucketChange, patience: Duration) -> anyhow::Result<()> {
+    let (since, id) = (Instant::now(), BucketName::new(name)?);
+    let before = bucket(client, name).await?;
+    client.admin().set_bucket(&id, change, true).await?;
+    ensure!(bucket(client, name).await? == before, "the dry run changes nothing");
+    loop {
+        match client.admin().set_bucket(&id, change, false).await {
+            Err(why) if why.kind == RefusalKind::Unavailable && why.effect == Effect::None => {
+                ensure!(since.elapsed() < patience, "{why}");
+            }
+            done => return Ok(done.map(drop)?),
+        }
+    }
+}
+
+/// Waits until the bucket is as it should be; says how long that took, from `since` on.
+///
+/// # Errors
+/// When it is not within `patience`.
+pub async fn until(
+    (client, name): (&Client, &str),
+    (since, patience): (Instant, Duration),
+    what: &str,
+    holds: impl Fn(&Bucket) -> bool,
+) -> anyhow::Result<Bucket> {
+    loop {
+        let now = bucket(client, name).await?;
+        if holds(&now) {
+            eprintln!("{what}: after {:.1} s", since.elapsed().as_secs_f64());
+            return Ok(now);
+        }
+        ensure!(since.elapsed() < patience, "not in time: {what}: {now:?}");
+        tokio::time::sleep(LOOK_EVERY).await;
+    }
+}
+
+/// Waits until a region has nothing of a bucket any more.
+///
+/// # Errors
+/// When it still has something after `patience`.
+pub async fn until_gone((client, name): (&Client, &str), region: RegionId, patience: Duration) -> anyhow::Result<()> {
+    let since = Instant::now();
+    let bucket = BucketName::new(name)?;
+    let topology = client.admin().topology().await?;
+    let label = topology.region_label(region);
+    loop {
+        let answers = client.admin().digests(Some(&bucket)).await?;
+        let there = answers.iter().find(|it| it.region.as_str() == label).and_then(|it| it.answer.as_ref().ok());
+        let keys = there.map(|shards| shards.iter().map(|shard| shard.digest.keys).sum::<u64>());
+        if keys == Some(0) {
+            eprintln!("it has dropped what it had: after {:.1} s", since.elapsed().as_secs_f64());
+            return Ok(());
+        }
+        ensure!(since.elapsed() < patience, "it still has {keys:?} keys");
+        tokio::time::sleep(2 * LOOK_EVERY).await;
+    }
+}
+
+/// What all writers together have done.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Kept {
+    /// Puts that were acknowledged.
+    pub puts: usize,
+    /// Puts whose answer was lost.
+    pub unknown: usize,
+    /// Increments that were acknowledged.
+    pub increments: i64,
+}
+
+/// Waits for the writers, which were told to stop, and demands that everything acknowledged is there once, and that all regions
+/// end equal (DUR-1, ONE-1, CON-4).
+///
+/// # Errors
+/// One sentence per violation.
+pub async fn everything_is_kept(
+    (client, name): (&Client, &str),
+    writers: Vec<JoinHandle<Ledger>>,
+    patience: Duration,
+) -> anyhow::Result<Kept> {
+    let bucket = client.bucket(name)?;
+    let (mut ledgers, mut all) = (Vec::new(), Kept::default());
+    for writer in writers {
+        ledgers.push(writer.await?);
+    }
+    verdict::regions_are_equal(client, &[name], patience).await.map_err(|why| anyhow::anyhow!("{}", why.join("\n")))?;
+    for ledger in &ledgers {
+        let kept = verdict::ledger_is_kept(&bucket, ledger).await;
+        ensure!(kept.is_ok(), "{kept:?}");
+        all.puts += ledger.puts.values().filter(|it| **it).count();
+        all.unknown += ledger.puts.values().filter(|it| !**it).count();
+        all.increments += ledger.increments.acknowledged;
+    }
+    Ok(all)
+}
