@@ -78,6 +78,7 @@ impl Shard {
         self.sessions.drop_bucket(bucket);
         self.parked.remove(&bucket);
         self.watched.remove(&bucket);
+        self.kept_out.retain(|(of, _), _| *of != bucket);
     }
 
     fn remove_rows(
