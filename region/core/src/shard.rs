@@ -27,7 +27,7 @@ use bytes::Bytes;
 use meridian_types::entry::{HEADER_BYTES, Header, Kind};
 use meridian_types::frame::{DigestNote, FrameHeader};
 use meridian_types::{
-    BucketId, ClientId, Effect, Key, Lane, Lsn, Refusal, RefusalKind, RegionId, RequestId, ShardId, Version,
+    BucketId, ClientId, Effect, Epoch, Key, Lane, Lsn, Refusal, RefusalKind, RegionId, RequestId, ShardId, Version,
 };
 
 use crate::body::{self, BodyRef, WriteBodyRef};
@@ -63,6 +63,9 @@ pub struct Shard {
     parked: BTreeMap<BucketId, Parked>,
     /// Buckets of which the state remembers which keys of salvage bundles are removed.
     watched: BTreeSet<BucketId>,
+    /// Regions whose frames the fence of a bucket kept out, and the epoch that was in force here then. Not kept in the state: as long
+    /// as it is so, the frame comes again.
+    kept_out: BTreeMap<(BucketId, RegionId), Epoch>,
     dirty: Dirty,
 }
 
@@ -134,6 +137,7 @@ impl Shard {
             sessions: Sessions::load(view, shard)?,
             parked: BTreeMap::new(),
             watched: watch::load(view, shard)?,
+            kept_out: BTreeMap::new(),
             dirty: Dirty::default(),
         };
         let mut damage = None;

@@ -3,6 +3,7 @@
 //! ```text
 //! closed, taking in what waited ─► release it          closed in mid-repair ─► begin again
 //! joined in an epoch that has not begun here ─► fill it, from the primary or, where every region writes, from any of them
+//! its primary fenced off        ─► repair
 //! astray, diverged              ─► repair              less than the survey of a lane ─► repair, then move the lane
 //! ```
 //!
@@ -51,6 +52,7 @@ pub fn want(own: &Shard, bucket: &Bucket) -> Option<Want> {
         None if joins => RepairReason::Joining,
         None if own.astray(bucket.id).is_some() => RepairReason::Astray,
         None if own.divergence(bucket.id).is_some() => RepairReason::Diverged,
+        None if is_cut_off(own, bucket) => RepairReason::Stuck,
         None => return None,
     };
     need(own, bucket, reason).map(Want::Repair)
@@ -100,6 +102,12 @@ pub fn pull<'a>(own: &Shard, bucket: &Bucket, others: impl Iterator<Item = (Regi
 pub fn lags_behind_its_epoch(own: &Shard, bucket: &Bucket) -> bool {
     let follows = bucket.primary.is_some_and(|primary| primary != own.region()) && bucket.reaches(own.region());
     follows && bucket.phase == Phase::Steady && own.epoch(bucket.id) < bucket.epoch && !own.is_dropped(bucket.id)
+}
+
+/// Whether the fence here keeps out what the bucket's primary begins its epoch with: it was lost with a tail that had reached nobody, and
+/// was chosen again, or never replaced, before it gave that up. Then nothing is worth waiting for (LIVE).
+fn is_cut_off(own: &Shard, bucket: &Bucket) -> bool {
+    lags_behind_its_epoch(own, bucket) && bucket.primary.is_some_and(|primary| own.has_kept_out(bucket.id, primary))
 }
 
 /// What must be repaired before the lane from `source`, whose survey this is, may go on behind it.

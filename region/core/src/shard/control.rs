@@ -86,6 +86,7 @@ impl Shard {
         self.dirty.buckets.insert(bucket);
         self.sessions.drop_bucket(bucket);
         self.watched.remove(&bucket);
+        self.kept_out.retain(|(of, _), _| *of != bucket);
     }
 
     fn remove_rows(

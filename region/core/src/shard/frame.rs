@@ -31,7 +31,12 @@ impl Shard {
         };
         let entries = match self.check(&frame) {
             Ok(entries) => entries,
-            Err(result) => return Ok(refused(result)),
+            Err(result) => {
+                if let FrameResult::Fenced { bucket, .. } = result {
+                    self.kept_out.insert((bucket, frame.header.source), self.epoch(bucket));
+                }
+                return Ok(refused(result));
+            }
         };
         let mut answered = Vec::new();
         for (lsn, header, entry, body) in entries {
@@ -119,6 +124,11 @@ impl Shard {
             }
         }
         Ok((lsn, header, entry, body))
+    }
+
+    /// Whether the bucket's fence kept out a frame of that region since the epoch in force began here: no lane brings what was in it.
+    pub fn has_kept_out(&self, bucket: BucketId, source: RegionId) -> bool {
+        self.kept_out.get(&(bucket, source)).is_some_and(|epoch| *epoch == self.epoch(bucket))
     }
 
     /// Compares the source's digests with the own ones where both stand at the same positions.
