@@ -94,6 +94,7 @@ impl Copies {
     fn of(records: &[Record]) -> Copies {
         let mut first: HashMap<Place, (RequestId, Vec<(RegionId, u64)>)> = HashMap::new();
         let mut brought: HashMap<_, Brought> = HashMap::new();
+        let mut asked: HashMap<(BucketId, RegionId, ShardId, RequestId), Lsn> = HashMap::new();
         for record in records {
             if let Fact::Repaired { replica, shard, bucket, positions, .. } = &record.fact {
                 for (origin, lsn) in positions.iter().filter(|(origin, _)| *origin != replica.region) {
@@ -106,8 +107,15 @@ impl Copies {
                 continue;
             }
             let place = (entry.bucket, entry.origin, *shard, entry.source_lsn);
-            // What was decided before rests on another entry: of a kept failure nobody knows on which.
-            let decides = entry.verdict != Verdict::Repeated;
+            // What was decided before rests on another entry: of a kept failure nobody knows on which. Nor does an attempt decide anything that
+            // came when its client was already further and is refused for that (seed 712207).
+            let asked_first =
+                *asked.entry((entry.bucket, entry.origin, *shard, entry.request)).or_insert(entry.source_lsn);
+            let decides = match entry.verdict {
+                Verdict::Repeated => false,
+                Verdict::Refused => entry.source_lsn == asked_first,
+                Verdict::Took | Verdict::Parked | Verdict::Void => true,
+            };
             let by = if decides { entry.request } else { RequestId::default() };
             let (_, copies) = first.entry(place).or_insert_with(|| (by, Vec::new()));
             if copies.iter().all(|(region, _)| *region != replica.region) {

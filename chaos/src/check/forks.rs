@@ -104,7 +104,7 @@ impl Forks {
         for record in records {
             let Fact::Applied { replica, shard, entry } = &record.fact else { continue };
             let own = replica.region == entry.origin && counts(entry);
-            if !own || !matches!(entry.kind, Kind::Write | Kind::Expire) {
+            if !own || !matches!(entry.kind, Kind::Write | Kind::Expire | Kind::Seal) {
                 continue;
             }
             let Some((place, fork)) = self.fork_of(entry) else { continue };
@@ -112,6 +112,10 @@ impl Forks {
             let Some((_, cut)) = cut.copied() else { continue };
             let (_, end) = ends.entry((place, *shard)).or_insert((cut, cut));
             *end = (*end).max(entry.source_lsn);
+            // A seal is no write, but a session can have seen its position, which nobody will ever have (seed 714838).
+            if entry.kind == Kind::Seal {
+                continue;
+            }
             // A restart applies it again.
             if self.positions.insert((entry.bucket, entry.origin, *shard, entry.source_lsn)) {
                 let again = self.is_again(place, *shard, entry);

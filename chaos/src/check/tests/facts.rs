@@ -123,6 +123,31 @@ fn durability_that_was_claimed_too_early_is_dishonest() {
     catches("durable", &story(60).evidence(), "was acknowledged at 0.050000s as held by 2 regions; 1 had it");
 }
 
+/// Found by seed 712207: a late attempt was refused since its client was further; the answer to an earlier one told of everything that was there.
+#[test]
+fn an_attempt_that_came_too_late_to_decide_anything_needs_no_copies() {
+    let request = RequestId { client: ClientId(2), sequence: 1 };
+    let of = |lsn, verdict| Entry { request, verdict, ..entry(lsn) };
+    let told = Fact::Acknowledged {
+        replica: replica(1),
+        origin: RegionId(1),
+        bucket: SYNC,
+        shard: ShardId(0),
+        epoch: Epoch(1),
+        lsn: Lsn(2),
+        request,
+        regions: 2,
+    };
+    let first =
+        || Story::default().applied(10, 1, 1, of(1, Verdict::Refused)).applied(20, 2, 1, of(1, Verdict::Refused));
+    let late = first().applied(30, 1, 2, of(2, Verdict::Refused)).fact(40, told.clone());
+    assert_eq!(found_by("durable", &late.evidence()), None);
+    let alone = Story::default().applied(30, 1, 2, of(2, Verdict::Refused)).fact(40, told.clone());
+    catches("durable", &alone.evidence(), "as held by 2 regions; 1 had it");
+    let took = first().applied(30, 1, 2, of(2, Verdict::Took)).fact(40, told);
+    catches("durable", &took.evidence(), "as held by 2 regions; 1 had it");
+}
+
 fn acknowledged(at_ms: u64, epoch: u64) -> Fact {
     assert!(at_ms > 0);
     Fact::Acknowledged {

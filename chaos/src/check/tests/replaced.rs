@@ -1,8 +1,9 @@
 //! Primaries that are lost and replaced, copies that are too few, and what no other region has.
 
+use meridian_types::entry::Kind;
 use meridian_types::{
-    Acks, BucketId, ClientId, Loss, Lsn, OnPartition, PlanId, Policy, ReadLevel, RegionId, RequestId, SalvageBundle,
-    SalvageId, SalvageKey, ShardId,
+    Acks, BucketId, ClientId, Loss, Lsn, OnPartition, PlanId, Policy, Positions, ReadLevel, RegionId, RequestId,
+    SalvageBundle, SalvageId, SalvageKey, ShardId,
 };
 
 use super::story::{ASYNC, CAPPED, DEGRADING, Story, asks, entry, found, lost_answer, put, replica, v, value, version};
@@ -175,6 +176,22 @@ fn what_a_failover_left_behind_of_an_earlier_primarys_log_is_undone_as_well() {
     }
     catches("salvaged", &left_behind(None, &[("k", "b")]), "agreed to was nothing");
     catches("salvaged", &left_behind(Some(ANYTHING), &[]), "is in no salvage");
+}
+
+/// Found by seed 714838: nobody lost a write, but a session had seen the position of a seal that reached nobody else.
+#[test]
+fn a_seal_that_was_given_up_is_a_position_that_nobody_will_have_and_no_loss() {
+    let seal = Entry { kind: Kind::Seal, ..of(ASYNC, entry(2)) };
+    let story = Story::default()
+        .applied(5, 1, 1, of(ASYNC, entry(1)))
+        .applied(6, 2, 1, of(ASYNC, entry(1)))
+        .applied(25, 1, 2, seal);
+    let evidence = step(300, step(100, story, begun(None)), done(true, Loss::default())).evidence();
+    let saw = |lsn| [(RegionId(1), Lsn(lsn))].into_iter().collect();
+    let has_undone = |lsn| evidence.forks.has_undone(ASYNC, ShardId(0), &Positions(saw(lsn)));
+    assert_eq!((has_undone(1), has_undone(2), has_undone(3)), (false, true, false));
+    assert!(evidence.forks.undone.is_empty());
+    assert_eq!(found_by("salvaged", &evidence), None);
 }
 
 #[test]
