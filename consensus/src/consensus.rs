@@ -14,6 +14,7 @@ use openraft::{Config, EmptyNode, Raft, SnapshotPolicy};
 use openraft_rt_tokio::TokioRuntime;
 use tokio::sync::watch;
 
+use crate::contact::Contact;
 use crate::engine::Engine;
 use crate::error::{FatalError, OpenError, StartError};
 use crate::group::{Group, Inner, Leadership};
@@ -304,10 +305,12 @@ impl Node {
             in_flight_bytes_max: self.options.in_flight_bytes_max,
             purge_allowed: AtomicU64::new(0),
             stopped: AtomicBool::new(false),
+            contact: Arc::new(Mutex::new(Contact::new(std::time::Instant::now()))),
+            electorate: Mutex::new(None),
             read_lease: pace.read_lease(),
             patience,
         });
-        let served = Served { raft: inner.raft.clone(), silent_until };
+        let served = Served { raft: inner.raft.clone(), contact: Arc::clone(&inner.contact), silent_until };
         self.rafts.lock().unwrap_or_else(PoisonError::into_inner).insert(group, served);
         if let Some(until) = silent_until {
             let silent = Arc::clone(&inner);

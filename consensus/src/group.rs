@@ -2,10 +2,10 @@
 
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use futures::FutureExt;
@@ -17,6 +17,7 @@ use openraft::{LinearizerOption, ReadPolicy};
 use openraft_rt_tokio::TokioRuntime;
 use tokio::sync::{oneshot, watch};
 
+use crate::contact::Contact;
 use crate::error::{ProposeError, ReadError, ReadLogError};
 use crate::log::{Entry, GroupHandle, Kind, Log, PAYLOAD_BYTES_MAX, ReadFailure};
 use crate::machine::Committed;
@@ -43,6 +44,15 @@ pub struct Leadership {
     pub term: u64,
     /// This node leads, and has applied the first entry of its own term: its state has everything ever committed.
     pub leads: bool,
+}
+
+/// Who votes in a group.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Electorate {
+    /// The voters.
+    pub voters: Vec<NodeId>,
+    /// This node has known since that no others decide: neither before a change that had ended by then, nor after one.
+    pub since: Instant,
 }
 
 /// A piece of the applied log.
@@ -109,6 +119,10 @@ pub(crate) struct Inner {
     pub(crate) in_flight_bytes_max: u64,
     pub(crate) purge_allowed: AtomicU64,
     pub(crate) stopped: AtomicBool,
+    /// When this node last gave its word to a leader.
+    pub(crate) contact: Arc<Mutex<Contact>>,
+    /// Who votes, and since when that is known to be settled.
+    pub(crate) electorate: Mutex<Option<Electorate>>,
     pub(crate) read_lease: Duration,
     /// How long a change of members or leader may take.
     pub(crate) patience: Duration,
@@ -190,6 +204,8 @@ impl Group {
         if self.inner.stopped.load(Ordering::Relaxed) {
             return Err(ReadError::Stopped);
         }
+        let term = self.inner.leadership.borrow().term;
+        self.inner.contact.lock().unwrap_or_else(PoisonError::into_inner).heard(term, Instant::now());
         let option = LinearizerOption::from(ReadPolicy::ReadIndex);
         let read = self.inner.raft.get_read_log_id(option).await.map_err(read_error)?.0;
         self.applied_up_to(read.index()).await
@@ -213,6 +229,20 @@ impl Group {
         let metrics = self.inner.raft.server_metrics();
         let watched = metrics.borrow_watched();
         watched.membership_config.voter_ids().map(NodeId).collect()
+    }
+
+    /// Who votes, and since when; `None` while that changes.
+    pub fn electorate(&self) -> Option<Electorate> {
+        self.inner.electorate.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// No leader of a term before `term` has heard from this node in answer to anything it asked after this moment
+    /// ([`Contact::before`]). `None` for a node that has not entered the term, or is in a later one.
+    pub fn contact_before(&self, term: u64) -> Option<Instant> {
+        // First the term: from then on this node answers no earlier leader.
+        let entered = self.inner.leadership.borrow().term >= term;
+        let contact = *self.inner.contact.lock().unwrap_or_else(PoisonError::into_inner);
+        entered.then(|| contact.before(term)).flatten()
     }
 
     /// What this node has applied.

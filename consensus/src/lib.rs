@@ -5,6 +5,7 @@
 //! the log's half of CON-1, RES-1 (every queue is bounded) and SEC-1 (peers show a node's certificate).
 
 mod consensus;
+mod contact;
 mod engine;
 mod error;
 #[doc(hidden)]
@@ -24,8 +25,9 @@ mod turn;
 mod watcher;
 
 pub use consensus::Consensus;
+pub use contact::Contact;
 pub use error::{ChangeError, FatalError, OpenError, ProposeError, ReadError, ReadLogError, StartError, StateError};
-pub use group::{Applied, Group, Leadership, LogSlice, Proposal};
+pub use group::{Applied, Electorate, Group, Leadership, LogSlice, Proposal};
 pub use machine::{Committed, Mark, PIECE_BYTES_MAX, Persist, SnapshotSource, StateMachine};
 pub use options::{LogOptions, Options, Pace};
 pub use transport::server::PeerService;

@@ -1,7 +1,8 @@
 //! Follows what Raft says of a group: who leads, whether this node is alone in it, and whether it has failed.
 
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, PoisonError};
+use std::time::Instant;
 
 use meridian_types::NodeId;
 use openraft::ServerState;
@@ -10,7 +11,7 @@ use openraft::error::Fatal;
 use openraft::metrics::RaftServerMetrics;
 use openraft_rt_tokio::TokioRuntime;
 
-use crate::group::{Inner, Leadership};
+use crate::group::{Electorate, Inner, Leadership};
 use crate::poison::Poison;
 use crate::raft::types::TypeConfig;
 
@@ -51,6 +52,7 @@ impl Inner {
         let term = now.vote.leader_id.term;
         let leads = now.state == ServerState::Leader && self.progress.applied_term.load(Ordering::Acquire) >= term;
         self.note_solo(now, leads);
+        self.note_electorate(now);
         let new = Leadership { leader: now.current_leader.map(NodeId), term, leads };
         self.leadership.send_if_modified(|old| {
             let changed = *old != new;
@@ -66,6 +68,19 @@ impl Inner {
             }
             changed
         });
+    }
+
+    fn note_electorate(&self, now: &Metrics) {
+        let members = &now.membership_config;
+        // Of two configurations at once a majority of each decides.
+        let settled = members.get_joint_config().len() == 1;
+        let voters: Vec<_> = members.voter_ids().map(NodeId).collect();
+        let mut known = self.electorate.lock().unwrap_or_else(PoisonError::into_inner);
+        if !settled {
+            *known = None;
+        } else if known.as_ref().is_none_or(|known| known.voters != voters) {
+            *known = Some(Electorate { voters, since: Instant::now() });
+        }
     }
 
     /// A leader that is alone has nobody to elect, to hear from or to ask: its clock stops, so that it costs

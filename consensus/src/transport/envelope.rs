@@ -57,6 +57,21 @@ pub(crate) enum Question<RT: AsyncRuntime> {
     },
 }
 
+impl<RT: AsyncRuntime> Question<RT> {
+    /// The term of the leader that asks, where only a leader does.
+    pub(crate) fn leads_in(&self) -> Option<u64> {
+        match self {
+            Question::Append(append) => Some(append.vote.leader_id.term),
+            Question::SnapshotEnd { vote, .. } => Some(vote.leader_id.term),
+            Question::Vote(_)
+            | Question::PreVote(_)
+            | Question::Transfer(_)
+            | Question::SnapshotBegin
+            | Question::SnapshotPiece { .. } => None,
+        }
+    }
+}
+
 #[derive(Serialize, Deserialize)]
 #[serde(bound = "")]
 pub(crate) enum Answer<RT: AsyncRuntime> {

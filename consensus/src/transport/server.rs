@@ -21,6 +21,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::envelope::{Answer, Envelope, Item, Question};
+use crate::contact::Contact;
 use crate::raft::machine::Machine;
 use crate::raft::snapshot::{SnapshotData, Spool};
 use crate::raft::types::TypeConfig;
@@ -36,6 +37,7 @@ pub(crate) type Groups = Arc<Mutex<HashMap<GroupId, Served>>>;
 #[derive(Clone)]
 pub(crate) struct Served {
     pub(crate) raft: GroupRaft,
+    pub(crate) contact: Arc<Mutex<Contact>>,
     /// Until then it gives no vote: it may have given its word to a leader before it restarted.
     pub(crate) silent_until: Option<Instant>,
 }
@@ -172,7 +174,7 @@ impl Conversation {
         if let Some(generation) = group.generation() {
             self.generation.send_if_modified(|seen| std::mem::replace(seen, generation.max(*seen)) < generation);
         }
-        let Some(Served { raft, silent_until }) = served else {
+        let Some(Served { raft, contact, silent_until }) = served else {
             let answer = Answer::Failed(format!("group {group} does not run on node {}", self.node));
             return ready.push(Item::Answer { number, answer });
         };
@@ -180,6 +182,9 @@ impl Conversation {
         if asks_for_vote && silent_until.is_some_and(|until| Instant::now() < until) {
             let answer = Answer::Failed(format!("node {} has just restarted and does not vote yet", self.node));
             return ready.push(Item::Answer { number, answer });
+        }
+        if let Some(term) = question.leads_in() {
+            contact.lock().unwrap_or_else(PoisonError::into_inner).heard(term, std::time::Instant::now());
         }
         let spools = Arc::clone(&self.spools);
         let peer = self.peer;

@@ -3,7 +3,7 @@
 //! Two things must agree, so that no single observer can move a primary:
 //!
 //! ```text
-//! leases   no node that serves some shard there has renewed for a whole lease, in this leader's own term
+//! leases   no node that serves some shard there holds one, or has asked this leader for one since it was elected
 //! lanes    every other region that is there hears nothing from it over the lanes its primaries ship by
 //! ```
 //! A witness has no lanes: it counts among those who decide about leases, and is not asked what it hears.
@@ -27,6 +27,10 @@ use crate::state::ClusterState;
 
 /// How long what a node hears counts: two renewals, and the time they take.
 pub const HEARD_FOR: Duration = Duration::from_secs(3);
+
+/// How long after its election a leader thinks ill of nobody: two renewals. What nodes were granted before may have ended by then,
+/// and they have not had time to ask for more.
+pub const SETTLING: Duration = Duration::from_secs(2);
 
 /// What one node hears of other regions.
 #[derive(Clone, Debug)]
@@ -115,6 +119,9 @@ impl Detector {
     }
 
     fn is_lost(&self, now: Instant, region: RegionId, table: &LeaseTable, state: &ClusterState) -> bool {
+        if now < table.elected_at() + SETTLING {
+            return false;
+        }
         let has_run_out = |node: &NodeId| table.expires(*node) <= now;
         let shard_is_dead = |shard| {
             let voters = state.voters(region, shard);

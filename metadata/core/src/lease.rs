@@ -30,8 +30,20 @@
 //! each grant of its predecessor, because the predecessor answers a request only after a quorum confirmed
 //! *after it received the request* that it still led. That quorum and the one that elected the successor
 //! share a voter, which confirmed first and voted later: so the request was sent before the election.
-//! (Consensus may confirm by Raft's own leader lease instead of a round. Then nobody else can have been elected
-//! before the moment it looked, which is after the receipt too; this rests on the same bounded drift.)
+//!
+//! ```text
+//!  predecessor   request ─► confirmed by a quorum ── dies
+//!                            │ heard
+//!  a voter of both ──────────●──────────── votes ────────────► "before this term I last heard a leader at ●"
+//!                                                                  │
+//!  successor      ─────────────────────────── elected ─────────────▼ inherited ends at ● + ttl, not at elected + ttl
+//! ```
+//!
+//! **It may know more.** The shared voter heard that confirmation, and no earlier one was begun after the last it heard. Voters
+//! say with their renewals how long ago that was; once a majority has, whatever is inherited was asked for by the latest of
+//! those moments ([`LeaseTable::heard_earlier`]). An election that took seconds then delays no failover: the lost
+//! primary's lease ran all the while. A voter's age is measured on its own clock, so its drift is taken off; one that has restarted counts
+//! from its start; other voters than the leader has long known are not counted on ([`Electorate::since`]).
 //!
 //! **A lease is worth nothing without the state it was granted for.** The grant names the index that the
 //! leader had applied. A node that has not applied that index yet may not know that it was deposed, so
@@ -47,7 +59,7 @@ mod table;
 use std::time::Duration;
 
 pub use holder::{GRANTS_HELD_MAX, LeaseHolder};
-pub use table::LeaseTable;
+pub use table::{Electorate, LeaseTable};
 
 /// What a grantor answers: the right lasts `ttl` from the moment the holder *sent* its request, for a
 /// holder that has applied `index`.

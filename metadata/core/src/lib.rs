@@ -44,7 +44,7 @@ pub mod vigil;
 pub use command::{AbortScope, Action, Advance, Command, CommandError};
 pub use detect::Detector;
 pub use event::Event;
-pub use lease::{Drift, Grant, LeaseHolder, LeaseTable, Superseded};
+pub use lease::{Drift, Electorate, Grant, LeaseHolder, LeaseTable, Superseded};
 pub use meridian_types::OperationId;
 pub use reply::{Answer, Reply, ReplyError};
 pub use snapshot::SnapshotError;

@@ -183,16 +183,22 @@ impl Asker {
     /// Asks once for a lease.
     pub(crate) async fn renew_once(&self, search: &Search) -> Attempt<Grant> {
         let mut client = match self.target(search) {
-            Target::Here => return self.leader.renew(self.this, self.incarnation, self.ears.silent()).await,
+            Target::Here => {
+                let contact = self.leader.contact();
+                return self.leader.renew(self.this, self.incarnation, self.ears.silent(), contact).await;
+            }
             Target::Nobody(why) => return unreachable(why),
             Target::There(client) => client,
         };
-        let silent = self.ears.silent();
+        let (silent, contact) = (self.ears.silent(), self.leader.contact());
         let request = v1::RenewLeaseRequest {
             node: self.this.0,
             incarnation: self.incarnation,
             listens: silent.is_some(),
             silent: silent.into_iter().flatten().map(|region| u32::from(region.0)).collect(),
+            term: contact.map_or(0, |contact| contact.term),
+            // Rounded down: sooner is the safe side.
+            contact_age_us: contact.map(|contact| u64::try_from(contact.age.as_micros()).unwrap_or_default()),
         };
         match answered(timeout(self.renew_timeout, client.renew_lease(request)).await) {
             Err(attempt) => attempt,

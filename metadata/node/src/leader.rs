@@ -9,9 +9,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use meridian_consensus::{Group, Leadership, ProposeError, ReadError};
+use meridian_consensus::{Electorate, Group, Leadership, ProposeError, ReadError};
 use meridian_failpoint::failpoint;
-use meridian_metadata_core::{Action, ClusterState, Command, Detector, Grant, LeaseTable, Vigil};
+use meridian_metadata_core::{Action, ClusterState, Command, Detector, Drift, Grant, LeaseTable, Vigil, lease};
 use meridian_types::{AutoMode, Bucket, Fact, Goal, NodeId, Plan, PlanId, Refusal, RefusalKind, RegionId, Step};
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
@@ -37,12 +37,21 @@ pub(crate) struct Leader {
     /// What the other nodes hear of each other's regions.
     detector: Mutex<Detector>,
     this: NodeId,
+    drift: Drift,
     /// Operations for which this node, in that term, has tried to hand the leadership over.
     tried: Mutex<(u64, BTreeSet<PlanId>)>,
     commands: Semaphore,
     renewals: Semaphore,
     attempt_timeout: Duration,
     renew_timeout: Duration,
+}
+
+/// How long ago, at least, a node last heard a leader of a term before `term`, which it has entered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Contact {
+    pub(crate) term: u64,
+    /// On its own clock.
+    pub(crate) age: Duration,
 }
 
 /// To whom the leadership should go before writes stop, and for which operations.
@@ -60,6 +69,7 @@ impl Leader {
             leases: Mutex::new(None),
             detector: Mutex::default(),
             this: options.this.id(),
+            drift: options.drift(),
             tried: Mutex::default(),
             commands: Semaphore::new(COMMANDS_IN_FLIGHT_MAX),
             renewals: Semaphore::new(RENEWALS_IN_FLIGHT_MAX),
@@ -76,6 +86,12 @@ impl Leader {
     /// The voters, as this node's log has them.
     pub(crate) fn voters(&self) -> Vec<NodeId> {
         self.group.voters()
+    }
+
+    /// When this node last heard an earlier leader than the one of the term it is in.
+    pub(crate) fn contact(&self) -> Option<Contact> {
+        let term = self.leadership().term;
+        self.group.contact_before(term).map(|last| Contact { term, age: last.elapsed() })
     }
 
     /// Whether this node is a voter.
@@ -177,13 +193,15 @@ impl Leader {
     }
 
     /// Grants `node` a lease. Its request has been received when this is called.
-    /// `silent` are the regions it hears nothing from, if it listens.
+    /// `silent` are the regions it hears nothing from, if it listens; `contact` is when it last heard an earlier leader.
     pub(crate) async fn renew(
         &self,
         node: NodeId,
         incarnation: u64,
         silent: Option<BTreeSet<RegionId>>,
+        contact: Option<Contact>,
     ) -> Attempt<Grant> {
+        let received = Instant::now();
         let Ok(_permit) = self.renewals.try_acquire() else {
             return busy("lease renewals");
         };
@@ -193,6 +211,9 @@ impl Leader {
         }
         match timeout(self.renew_timeout, self.group.confirm_leadership()).await {
             Ok(Ok(_)) => {
+                if let Some(contact) = contact {
+                    self.heard_earlier(node, received, contact);
+                }
                 let granted = self.grant(node, incarnation, before);
                 if let (Attempt::Done(_), Some(silent)) = (&granted, silent) {
                     self.detector().heard(Instant::now(), before.term, node, silent);
@@ -203,6 +224,17 @@ impl Leader {
             Ok(Err(error @ (ReadError::NoQuorum | ReadError::Stopped))) => Attempt::Lost(error.to_string()),
             Err(_) => Attempt::Lost("no majority of the metadata voters confirmed the leader in time".to_owned()),
         }
+    }
+
+    /// What a node says of earlier leaders bounds what those have granted.
+    fn heard_earlier(&self, node: NodeId, received: Instant, contact: Contact) {
+        let Some(electorate) = self.group.electorate() else { return };
+        let mut leases = self.leases();
+        let Some(table) = leases.as_mut().filter(|table| table.term() == contact.term) else { return };
+        // An age is measured when it is sent, before it was received, on a clock that may be fast.
+        let Some(by) = received.checked_sub(self.drift.shrink(contact.age)) else { return };
+        let Electorate { voters, since } = electorate;
+        table.heard_earlier(node, by, lease::Electorate { voters: &voters, since });
     }
 
     /// After the barrier: the table must be of the term that was confirmed.

@@ -4,6 +4,7 @@
 //! a registration too, a word about shards for its region; commands of others carry the name of whoever asked their gateway.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use meridian_metadata_core::command::COMMAND_BYTES_MAX;
 use meridian_metadata_core::{Action, Command, CommandError};
@@ -17,7 +18,7 @@ use tonic::{Request, Response, Status};
 use crate::attempt::{Attempt, leader_to_proto, lost_to_proto};
 use crate::clock::wall_ms;
 use crate::copy::LocalCopy;
-use crate::leader::Leader;
+use crate::leader::{Contact, Leader};
 
 /// Serves `MetadataPeer`.
 #[derive(Clone, Debug)]
@@ -144,7 +145,8 @@ impl MetadataPeer for PeerService {
     ) -> Result<Response<v1::RenewLeaseResponse>, Status> {
         use v1::renew_lease_response::Result as Answer;
         let caller = Caller::of(&request)?;
-        let v1::RenewLeaseRequest { node, incarnation, silent, listens } = request.into_inner();
+        let v1::RenewLeaseRequest { node, incarnation, silent, listens, term, contact_age_us } = request.into_inner();
+        let contact = contact_age_us.map(|age_us| Contact { term, age: Duration::from_micros(age_us) });
         // A number beyond is no region's, so nothing rests on it.
         let silent = silent.into_iter().filter_map(|it| u16::try_from(it).ok()).map(RegionId).collect();
         let node = NodeId(node);
@@ -154,7 +156,7 @@ impl MetadataPeer for PeerService {
         let leadership = self.leader.leadership();
         let answer = if leadership.leads {
             self.check_known(&caller)?;
-            match self.leader.renew(node, incarnation, listens.then_some(silent)).await {
+            match self.leader.renew(node, incarnation, listens.then_some(silent), contact).await {
                 Attempt::Done(grant) => Answer::Grant(v1::LeaseGrant {
                     // Milliseconds in the cluster's state, so nothing is rounded.
                     ttl_ms: u64::try_from(grant.ttl.as_millis()).unwrap_or_default(),

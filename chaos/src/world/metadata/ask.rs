@@ -161,11 +161,12 @@ impl Asker {
         let (node, incarnation) = (self.plane.replica.node, self.incarnation);
         let life = self.ears.get().and_then(Weak::upgrade);
         let silent: Option<BTreeSet<RegionId>> = life.and_then(|life| life.region().map(Handle::silent_regions));
+        let contact = self.plane.contact();
         if target == self.plane.number {
-            return self.plane.renew(node, incarnation, silent).await;
+            return self.plane.renew(node, incarnation, silent, contact).await;
         }
         let serve = self.wires.call(Place::Node(self.plane.number), target, 64, move |life| {
-            async move { life.plane.renew(node, incarnation, silent).await }.boxed()
+            async move { life.plane.renew(node, incarnation, silent, contact).await }.boxed()
         });
         answered(timeout(RENEW_TIMEOUT, serve).await)
     }

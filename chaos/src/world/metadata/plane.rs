@@ -2,9 +2,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use meridian_consensus::Contact;
+use meridian_metadata_core::lease::{Drift, Electorate};
 use meridian_metadata_core::{Action, ClusterState, Command, Detector, Grant, LeaseTable, Vigil, reply};
 use meridian_region_node::Clock;
 use meridian_types::{AutoMode, Bucket, Goal, NodeId, Plan, Refusal, RefusalKind, RegionId};
@@ -44,6 +46,8 @@ pub(crate) struct Plane {
     pub(crate) number: usize,
     pub(crate) copy: Arc<Copy>,
     nodes: Vec<NodeId>,
+    /// Since then it has known who votes.
+    opened: Instant,
     clock: Arc<NodeClock>,
     disk: Arc<NodeDisk>,
     dice: Dice,
@@ -58,6 +62,8 @@ struct Inner {
     /// Up to where the log is applied.
     applied: u64,
     leases: Option<LeaseTable>,
+    /// With leaders, as consensus keeps it.
+    contact: Contact,
     /// What the other nodes hear of each other's regions.
     detector: Detector,
     waiting: BTreeMap<u64, (u64, oneshot::Sender<Bytes>)>,
@@ -87,8 +93,10 @@ impl Plane {
         let raft = Raft::new(number, members, durable, clock.monotonic_ms(), dice.fork());
         let (waiting, confirming) = (BTreeMap::new(), Vec::new());
         let detector = Detector::default();
-        let inner = Mutex::new(Inner { raft, applied, leases: None, detector, waiting, confirming });
-        Plane { replica, number, copy, nodes, clock, disk, dice, record, wires, inner, moved: Notify::new() }
+        let (opened, moved) = (clock.instant(), Notify::new());
+        let contact = Contact::new(opened);
+        let inner = Mutex::new(Inner { raft, applied, leases: None, contact, detector, waiting, confirming });
+        Plane { replica, number, copy, nodes, opened, clock, disk, dice, record, wires, inner, moved }
     }
 
     fn inner(&self) -> MutexGuard<'_, Inner> {
@@ -120,6 +128,9 @@ impl Plane {
     /// A message of another member.
     pub(crate) fn take(self: &Arc<Self>, from: usize, message: Message) {
         let now_ms = self.clock.monotonic_ms();
+        if let Message::Append { term, .. } = &message {
+            self.inner().contact.heard(*term, self.clock.instant());
+        }
         self.step(|raft, out| raft.step(from, message, now_ms, out));
         self.moved.notify_one();
     }
@@ -206,26 +217,41 @@ impl Plane {
     }
 
     /// Grants `node` a lease. Its request has been received when this is called.
-    /// `silent` are the regions it hears nothing from, if it listens.
+    /// When this node last heard an earlier leader than the one of the term it is in: the term, and how long ago that was.
+    pub(crate) fn contact(&self) -> Option<(u64, Duration)> {
+        let inner = self.inner();
+        let term = inner.raft.term();
+        let before = inner.contact.before(term)?;
+        Some((term, self.clock.instant().saturating_duration_since(before)))
+    }
+
+    /// `silent` are the regions it hears nothing from, if it listens; `contact` is what it says of earlier leaders.
     pub(crate) async fn renew(
         self: &Arc<Self>,
         node: NodeId,
         incarnation: u64,
         silent: Option<BTreeSet<RegionId>>,
+        contact: Option<(u64, Duration)>,
     ) -> Attempt<Grant> {
+        let received = self.clock.instant();
         let now_ms = self.clock.monotonic_ms();
         let (tell, told) = oneshot::channel();
         let before = {
-            let inner = self.inner();
+            let mut inner = self.inner();
             if !inner.raft.is_ready() {
                 return Attempt::Elsewhere(inner.raft.leader());
             }
-            inner.raft.term()
+            let term = inner.raft.term();
+            inner.contact.heard(term, received);
+            term
         };
         let Some(round) = self.step(|raft, out| raft.confirm(now_ms, out)) else { return Attempt::Elsewhere(None) };
         self.inner().confirming.push((round, before, tell));
         match timeout(RENEW_TIMEOUT, told).await {
             Ok(Ok(())) => {
+                if let Some((term, age)) = contact {
+                    self.heard_earlier(node, received, term, age);
+                }
                 let granted = self.grant(node, incarnation, before);
                 if let (Attempt::Done(_), Some(silent)) = (&granted, silent) {
                     self.inner().detector.heard(self.clock.instant(), before, node, silent);
@@ -235,6 +261,15 @@ impl Plane {
             Ok(Err(_)) => Attempt::Elsewhere(self.leadership().0),
             Err(_) => Attempt::Lost("no majority of the metadata voters confirmed the leader in time".to_owned()),
         }
+    }
+
+    /// What a node says of earlier leaders bounds what those have granted.
+    fn heard_earlier(&self, node: NodeId, received: Instant, term: u64, age: Duration) {
+        let mut inner = self.inner();
+        let Some(table) = inner.leases.as_mut().filter(|table| table.term() == term) else { return };
+        let Some(by) = received.checked_sub(Drift::ONE_PERCENT.shrink(age)) else { return };
+        table.heard_earlier(node, by, Electorate { voters: &self.nodes, since: self.opened });
+        self.nodes.iter().for_each(|node| self.remember(table, *node));
     }
 
     /// After the confirmation: the table must be of the term that was confirmed.

@@ -4,6 +4,7 @@ use meridian_types::{
 
 use super::*;
 use crate::command::{Form, NodeSpec};
+use crate::lease::Electorate;
 use crate::testing::member;
 use crate::{Command, Reply};
 
@@ -113,6 +114,22 @@ fn a_new_leader_waits_a_whole_lease_of_its_own() {
         world.detector.heard(now, 2, node(region), [LOST].into());
     }
     assert!(world.look(7990).is_empty());
+    assert_eq!(world.look(8010).len(), 1);
+}
+
+#[test]
+fn a_new_leader_whose_voters_heard_nobody_for_a_lease_only_lets_the_others_ask_first() {
+    let mut world = World::new(AutoMode::ZeroLoss);
+    world.table = LeaseTable::elected(world.at(6000), 2, TTL);
+    let voters = ["us", "eu", "ap"].map(node);
+    let electorate = Electorate { voters: &voters, since: world.start };
+    for region in ["eu", "ap"] {
+        let now = world.at(6500);
+        world.table.heard_earlier(node(region), world.at(500), electorate);
+        world.table.grant(now, node(region), 1, world.state.index()).unwrap();
+        world.detector.heard(now, 2, node(region), [LOST].into());
+    }
+    assert!(world.look(7990).is_empty(), "whoever is there asks for a lease before that");
     assert_eq!(world.look(8010).len(), 1);
 }
 

@@ -17,6 +17,15 @@ struct Renewed {
     superseded: Option<u64>,
 }
 
+/// Who votes for the leader, and since when the leader has known that nobody else does.
+#[derive(Clone, Copy, Debug)]
+pub struct Electorate<'a> {
+    /// The voters.
+    pub voters: &'a [NodeId],
+    /// On the leader's clock.
+    pub since: Instant,
+}
+
 /// For every node, the latest moment at which it may still believe in its lease. Lives for one term of
 /// one leader. Times are of the leader's monotonic clock.
 #[derive(Clone, Debug)]
@@ -24,9 +33,13 @@ pub struct LeaseTable {
     term: u64,
     ttl: Duration,
     elected: Instant,
+    /// Whatever earlier leaders granted had been asked for by then.
+    inherited: Instant,
+    /// By when each voter had last heard an earlier leader.
+    heard: BTreeMap<NodeId, Instant>,
     /// The last grant's time and index: both only rise.
     last: (Instant, u64),
-    /// Nodes that renewed in this term; the others count as renewed at the election.
+    /// Nodes that renewed in this term; the others may have been granted a lease by an earlier leader.
     renewed: BTreeMap<NodeId, Renewed>,
 }
 
@@ -35,7 +48,8 @@ impl LeaseTable {
     /// election, never earlier.
     pub fn elected(now: Instant, term: u64, ttl: Duration) -> LeaseTable {
         assert!(!ttl.is_zero(), "a lease lasts some time");
-        LeaseTable { term, ttl, elected: now, last: (now, 0), renewed: BTreeMap::new() }
+        let (last, renewed, heard) = ((now, 0), BTreeMap::new(), BTreeMap::new());
+        LeaseTable { term, ttl, elected: now, inherited: now, heard, last, renewed }
     }
 
     /// The term this table is valid in.
@@ -71,11 +85,32 @@ impl LeaseTable {
         Ok(Grant { ttl: self.ttl, index, term: self.term })
     }
 
+    /// `voter`, which has entered this term, last heard a leader of an earlier one no later than `by`. Once a majority has said
+    /// so, what is inherited ends a lease after the latest of their moments, instead of a lease after the election.
+    pub fn heard_earlier(&mut self, voter: NodeId, by: Instant, electorate: Electorate<'_>) {
+        if !electorate.voters.contains(&voter) {
+            return;
+        }
+        // A voter that has restarted since knows less: both are true.
+        self.heard.entry(voter).and_modify(|it| *it = by.min(*it)).or_insert(by);
+        let mut told: Vec<_> = electorate.voters.iter().filter_map(|it| self.heard.get(it)).copied().collect();
+        told.sort_unstable();
+        // Any majority will do: take the one with the least to remember.
+        if let Some(last) = told.get(electorate.voters.len() / 2) {
+            self.inherited = self.inherited.min(electorate.since.max(*last));
+        }
+    }
+
+    /// When this leader became aware of its election.
+    pub fn elected_at(&self) -> Instant {
+        self.elected
+    }
+
     /// From this moment on `node` does not believe in any lease that was granted up to now, by this leader or
     /// an earlier one. Later grants move it.
     pub fn expires(&self, node: NodeId) -> Instant {
-        let elected = self.elected + self.ttl;
-        self.renewed.get(&node).map_or(elected, |renewed| elected.max(renewed.expires))
+        let inherited = self.inherited + self.ttl;
+        self.renewed.get(&node).map_or(inherited, |renewed| inherited.max(renewed.expires))
     }
 
     /// Whether `node` has renewed in this term and may still believe in it: it is up, and it is heard.

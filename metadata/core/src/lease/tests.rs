@@ -1,5 +1,7 @@
 //! Laws of leases: two clocks of different speed, delays, lost answers, elections and slow appliers.
 
+mod inheritance;
+
 use std::collections::BTreeMap;
 
 use meridian_types::NodeId;
