@@ -1,6 +1,6 @@
 //! Groups of several nodes.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use meridian_consensus::{ProposeError, ReadError};
@@ -134,6 +134,33 @@ fn leadership_is_handed_over_on_request() {
     run(node, node.group.transfer_leadership(new)).unwrap();
     world.put("line 1");
     assert_eq!(world.leader(), new);
+}
+
+#[test]
+fn voters_say_when_they_last_heard_the_leader_that_is_gone_fen_1() {
+    let mut world = World::new(3, 3);
+    world.start_all();
+    world.put("line 0");
+    let old = world.leader();
+    let node = &world.nodes[&old];
+    let began = Instant::now();
+    eventually("a confirmation", || run(node, node.group.confirm_leadership()).ok());
+    let term = node.group.leadership().borrow().term;
+    let said = node.group.contact_before(term + 1);
+    assert_eq!(said, None, "it still leads in the term before");
+    world.stop(old);
+    let gone = Instant::now();
+    world.put("line 1");
+    let new = world.leader();
+    let term = world.nodes[&new].group.leadership().borrow().term;
+    // Two of three: the confirmation was heard by one of them, and nothing once the leader was gone.
+    let others: Vec<_> = world.ids().into_iter().filter(|node| *node != old).collect();
+    let contact = |node: &NodeId| eventually("the term", || world.nodes[node].group.contact_before(term));
+    let latest = others.iter().map(contact).max().unwrap();
+    assert!(began <= latest && latest <= gone, "{:?} after the confirmation began", latest - began);
+    let electorate = world.nodes[&new].group.electorate().unwrap();
+    assert_eq!(electorate.voters.len(), 3);
+    assert!(electorate.since <= began, "the voters are the same as ever");
 }
 
 #[test]
