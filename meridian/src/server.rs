@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, anyhow};
-use meridian_consensus::{Consensus, LogOptions};
+use meridian_consensus::{Consensus, LogOptions, Pace};
 use meridian_gateway::{Gateway, RecoveryService};
 use meridian_proto::dial::{self, Dial};
 use meridian_proto::identity::Identity;
@@ -114,7 +114,8 @@ fn consensus_options(node: NodeId, config: &Config) -> meridian_consensus::Optio
     let defaults = meridian_consensus::Options::new(node, config.data_dir.join("log"));
     let log = LogOptions { segment_bytes: config.limits.log_segment_bytes, ..defaults.log };
     let persist_every = Duration::from_millis(config.limits.persist_every_ms);
-    meridian_consensus::Options { log, persist_every, ..defaults }
+    let metadata = Pace::between_regions(turn(config));
+    meridian_consensus::Options { log, persist_every, metadata, ..defaults }
 }
 
 /// The parts of a running node.
@@ -332,16 +333,25 @@ impl Node {
     }
 }
 
-fn metadata_member(config: &Config, member: &Member) -> meridian_metadata_node::Member {
-    // One voter per region: the first of its members, so that the metadata plane survives the loss of a region.
+/// When this node's turn is among the metadata voters, by a name that all of them know.
+fn turn(config: &Config) -> usize {
+    config.members.iter().filter(|member| votes(config, member) && member.name < config.node).count()
+}
+
+/// One voter per region: the first of its members, so that the metadata plane survives the loss of a region.
+fn votes(config: &Config, member: &Member) -> bool {
     let first = config.members.iter().find(|other| other.region == member.region);
+    first.is_some_and(|first| first.name == member.name)
+}
+
+fn metadata_member(config: &Config, member: &Member) -> meridian_metadata_node::Member {
     meridian_metadata_node::Member {
         name: member.name.clone(),
         region: member.region.clone(),
         zone: member.zone.clone(),
         rpc_address: member.rpc.clone(),
         replication_address: member.replication.clone(),
-        voter: first.is_some_and(|first| first.name == member.name),
+        voter: votes(config, member),
     }
 }
 

@@ -134,7 +134,7 @@ fn bad_requests_are_refused_with_the_fields_and_dry_runs_change_nothing() {
 #[test]
 fn leases_go_on_without_a_gap_when_the_leader_is_lost() {
     let mut world = World::new(0);
-    world.pace = Pace { heartbeat_ms: 200, election_ms_min: 700, election_ms_max: 1200 };
+    world.pace = |_| Pace { heartbeat_ms: 200, election_ms_min: 700, election_ms_max: 1200 };
     world.tune = |_| {};
     world.delay_all(40);
     (0..3).for_each(|at| world.start(at));
@@ -287,7 +287,7 @@ fn a_damaged_state_is_named_and_not_served() {
 #[test]
 fn leases_are_stable_over_a_round_trip_of_150_ms() {
     let mut world = World::new(0);
-    world.pace = Pace::between_regions();
+    world.pace = Pace::between_regions;
     world.tune = |_| {};
     world.delay_all(75);
     (0..3).for_each(|at| world.start(at));

@@ -98,7 +98,8 @@ pub(crate) struct World {
     /// (from, to) -> its proxy.
     ways: BTreeMap<(NodeId, NodeId), SocketAddr>,
     weather: BTreeMap<(NodeId, NodeId), Arc<Weather>>,
-    pub(crate) pace: Pace,
+    /// Of the node at each place.
+    pub(crate) pace: fn(usize) -> Pace,
     pub(crate) tune: fn(&mut Options),
     _dir: tempfile::TempDir,
 }
@@ -151,7 +152,7 @@ impl World {
                 weather.insert(way, conditions);
             }
         }
-        World { places, members, authority, proxies, ways, weather, pace: FAST, tune: quick, _dir: dir }
+        World { places, members, authority, proxies, ways, weather, pace: |_| FAST, tune: quick, _dir: dir }
     }
 
     /// Two regions with data and a witness, all running.
@@ -193,7 +194,7 @@ impl World {
             self.ways.iter().filter(|(way, _)| way.0 == id).map(|(way, address)| (way.1, *address)).collect();
         let ways = Arc::new(Ways { tls: place.tls.clone(), channels: Mutex::default(), addresses });
         let mut consensus = meridian_consensus::Options::new(id, place.dir.join("log"));
-        consensus.metadata = self.pace;
+        consensus.metadata = (self.pace)(at);
         consensus.log.segment_bytes = 1 << 20;
         let runtime = runtime();
         let (server, tls) = (place.server, place.tls.clone());
