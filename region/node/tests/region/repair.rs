@@ -130,8 +130,10 @@ async fn a_replica_that_differs_from_its_primary_is_made_right_and_its_lane_goes
     carry_all(a, b).await;
     a.put(ASYNC, "k", "right").await.unwrap();
     let frame = wrong(&pair, "k").await;
+    let mended = [a, b].map(|it| it.handle.mended(shard_of(&pair.plane, ASYNC, "k")));
     assert!(matches!(apply(b, &frame).await, Err(FrameRefusal::Diverged { .. })));
     eventually("it is repaired", async || b.handle.repairs().iter().any(|it| it.done)).await;
+    eventually("both ends hear of it", async || mended.iter().all(|it| it.has_changed().unwrap())).await;
     become_equal(&pair, ASYNC).await;
     assert_eq!(b.value(ASYNC, "k", ReadLevel::Eventual).await.as_deref(), Some("right"));
     let status = b.handle.repairs().into_iter().find(|it| it.reason == RepairReason::Diverged).unwrap();
