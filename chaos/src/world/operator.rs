@@ -132,7 +132,9 @@ impl Planet {
             heard.add(own);
         }
         let buckets = [Arc::clone(topology.buckets.get(&id)?)];
-        estimate(&Asked { here: at.replica.region, to, topology: &topology, buckets: &buckets }, &heard).consent
+        let plans: Vec<_> = at.plane.copy.read(|state| state.plans().cloned().collect());
+        let here = at.replica.region;
+        estimate(&Asked { here, to, topology: &topology, buckets: &buckets, plans: &plans }, &heard).consent
     }
 
     async fn operate(&self, operator: &Life, action: Action, [refused, done, given_up]: [&'static str; 3]) {

@@ -1,12 +1,13 @@
 //! Networks and nodes that fail: retries under one id, deadlines, failover, shutdown.
 
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use meridian_client::{Client, Effect, RefusalKind, RetryPolicy, WriteAck};
 use meridian_proto::dial;
 use meridian_proto::exchange::Exchange;
-use meridian_types::{ClientId, Epoch, Key, Refusal, Request, RequestId, SessionToken, Write};
+use meridian_types::{ClientId, Epoch, Key, Policy, Refusal, Request, RequestId, SessionToken, Write};
 
 use crate::proxy::Proxy;
 use crate::world::World;
@@ -115,6 +116,27 @@ async fn refusals_to_retry_are_retried_with_pauses_until_they_pass() -> anyhow::
     let written = orders.put("k", "v").await?;
     assert!(written.meta.attempts > 1);
     assert_eq!(world.servers[0].store.truth().applied.len(), 1);
+    Ok(())
+}
+
+#[tokio::test]
+async fn one_1_a_write_of_all_regions_goes_elsewhere_only_if_no_attempt_may_have_had_an_effect() -> anyhow::Result<()> {
+    let world = World::new(2).await?;
+    for bucket in world.topology.lock().unwrap().buckets.values_mut() {
+        let bucket = Arc::make_mut(bucket);
+        (bucket.policy, bucket.primary) = (Policy::ActiveActive, None);
+    }
+    let client = world.builder(&[0, 1])?.connect().await?;
+    let orders = client.bucket("orders")?;
+    let mood = || world.servers[0].store.mood.lock().unwrap();
+    let repaired = || Refusal::new(RefusalKind::Redirect, "it is being repaired here");
+    mood().refusals = vec![repaired()];
+    let written = orders.put("k", "1").await?.meta;
+    assert_eq!((written.region.as_str(), written.attempts), ("eu-west", 2));
+    let lost = Refusal::new(RefusalKind::Retry, "the answer was lost").with_effect(Effect::Unknown);
+    mood().refusals = vec![repaired(), repaired(), lost];
+    let written = orders.put("k", "2").await?.meta;
+    assert_eq!((written.region.as_str(), written.attempts), ("us-east", 4));
     Ok(())
 }
 

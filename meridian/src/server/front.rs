@@ -256,7 +256,8 @@ impl Control for Front {
         let buckets = self.metadata.selected(&buckets)?;
         let own = self.failover_facts(buckets.iter().map(|bucket| bucket.id).collect()).unwrap_or_default();
         let heard = gather(&topology, self.node, self.peers.as_ref(), &buckets, own).await;
-        let asked = Asked { here, to, topology: &topology, buckets: &buckets };
+        let plans = self.metadata.plans();
+        let asked = Asked { here, to, topology: &topology, buckets: &buckets, plans: &plans };
         Ok(Estimate { took_ms: millis(begun.elapsed()), ..estimate(&asked, &heard) })
     }
 

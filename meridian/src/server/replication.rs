@@ -22,6 +22,10 @@ impl LogSource for Source {
         self.0.head(shard)
     }
 
+    fn mended(&self, shard: ShardId) -> watch::Receiver<u64> {
+        self.0.mended(shard)
+    }
+
     fn read(&self, shard: ShardId, after: Lsn, max_bytes: usize) -> BoxFuture<'_, Result<Tail, TailError>> {
         async move { self.0.read_log(shard, after, max_bytes).await.map(tail).map_err(tail_error) }.boxed()
     }

@@ -9,7 +9,7 @@ use crate::body;
 use crate::counter::Counter;
 use crate::keys::{self, MetaKey};
 use crate::meta::{self, BucketMeta, ShardMeta};
-use crate::record::{self, Content, Record, Register, Stamp};
+use crate::record::{self, Content, Merged, Record, Register, Stamp};
 use crate::sessions::ResultRecord;
 
 /// A key's record: there is exactly one encoding of it, and whatever reads it can be read from it.
@@ -18,7 +18,7 @@ pub fn record(bytes: &[u8]) -> bool {
     let (_, _, _) = (record.read(0), record.read(u64::MAX), record.live_bytes());
     let again = match &record {
         Record::Plain { stamp, content } => record::encode_plain(*stamp, content.expires_at_ms, &[content.value]),
-        Record::Merged { register, counter } => record::encode_merged(register.as_ref(), counter.as_ref()),
+        Record::Merged(merged) => record::encode_merged(merged),
     };
     assert_eq!(again, bytes, "a record has one encoding");
     true
@@ -129,13 +129,17 @@ fn records() -> Vec<Vec<u8>> {
         let _ = counter.add(RegionId(region), by, stamp(8));
     }
     counter.remove(RegionId(2), &[(RegionId(1), 4, 0)]);
-    let merged = |register: Option<&Register<'_>>, counter| record::encode_merged(register, counter);
+    let number = Register { val: Some(Content { expires_at_ms: None, value: b"-41" }), marker: stamp(5) };
+    let merged = |register: Option<&Register<'static>>, counter: Option<&Counter>, counts_on| {
+        record::encode_merged(&Merged { register: register.cloned(), counter: counter.cloned(), counts_on })
+    };
     let all: Vec<Bytes> = vec![
         record::encode_plain(stamp(4), Some(99), &[b"value"]),
         record::encode_plain(stamp(4), None, &[b""]),
-        merged(Some(&live), Some(&counter)),
-        merged(Some(&dead), None),
-        merged(None, Some(&counter)),
+        merged(Some(&live), Some(&counter), false),
+        merged(Some(&dead), None, false),
+        merged(None, Some(&counter), false),
+        merged(Some(&number), Some(&counter), true),
     ];
     all.into_iter().map(Vec::from).collect()
 }

@@ -15,7 +15,7 @@ use crate::view::StateView;
 /// # Errors
 /// [`RefusalKind::Invalid`] for operations that need one order among regions (append, compare-and-set,
 /// put-if-absent, multi-put), naming what to use instead; [`RefusalKind::Conflict`] for an increment of a
-/// key that holds a value, or beyond an i64; [`RefusalKind::Corrupt`] or [`RefusalKind::Internal`] when the
+/// key that holds a value which is no number of before all regions wrote, or beyond an i64; [`RefusalKind::Corrupt`] or [`RefusalKind::Internal`] when the
 /// key's record can't be used or read.
 pub fn active_active_body(
     view: &dyn StateView,
@@ -37,7 +37,7 @@ pub fn active_active_body(
         }
         Write::Delete { key } => {
             let counter = with_record(view, shard, bucket, key, |record| {
-                let (_, counter) = record.map_or((None, None), Record::into_merged);
+                let counter = record.and_then(|record| record.into_merged().counter);
                 counter.map(|counter| counter.observed_by(own)).unwrap_or_default()
             })?;
             Ok(WriteBody::Remove { key: key.clone(), counter })
@@ -61,12 +61,13 @@ fn needs_order(operation: &str, instead: &str) -> Refusal {
 
 fn check_increment(record: Option<Record<'_>>, by: i64, now_ms: u64) -> Result<(), Refusal> {
     let Some(record) = record else { return Ok(()) };
-    let (register, counter) = record.into_merged();
-    if register.and_then(|register| register.val).is_some_and(|content| !content.is_expired(now_ms)) {
+    let merged = record.into_merged();
+    let content = merged.register.as_ref().and_then(|register| register.val);
+    if content.is_some_and(|content| !content.is_expired(now_ms)) && !merged.counts_on {
         let message = "the key holds a value, not a counter: delete it first, or use another key";
         return Err(Refusal::new(RefusalKind::Conflict, message));
     }
-    let value = counter.map(|counter| counter.value()).unwrap_or_default();
+    let value = merged.count();
     if value.checked_add(by).is_none() {
         let message = format!("adding {by} to {value} leaves the range of a 64-bit integer; nothing was changed");
         return Err(Refusal::new(RefusalKind::Conflict, message));

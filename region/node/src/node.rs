@@ -77,6 +77,8 @@ pub(crate) struct ShardNode {
     /// What primaries last said is lacking here.
     pub(crate) exposures: Exposures,
     copies: Mutex<Copies<oneshot::Sender<()>>>,
+    /// Repairs of its buckets that ended well, here or from here.
+    pub(crate) mended: watch::Sender<u64>,
     /// How far consensus was last told that it may purge.
     purgeable: AtomicU64,
 }
@@ -154,6 +156,7 @@ impl ShardNode {
             lanes: Lanes::default(),
             exposures: Exposures::default(),
             copies: Mutex::default(),
+            mended: watch::Sender::default(),
             purgeable: AtomicU64::new(0),
         }
     }

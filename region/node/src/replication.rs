@@ -97,6 +97,10 @@ impl Node {
         }
     }
 
+    pub(crate) fn mended(&self, shard: ShardId) -> watch::Receiver<u64> {
+        self.shard(shard).map_or_else(|| watch::Sender::new(0).subscribe(), |shard| shard.mended.subscribe())
+    }
+
     pub(crate) async fn read_log(&self, shard: ShardId, after: Lsn, bytes_max: usize) -> Result<Tail, TailError> {
         let unavailable = |why: &str| TailError::Unavailable(why.to_owned());
         let shard = self.shard(shard).ok_or_else(|| unavailable("the shard is not on this node"))?;

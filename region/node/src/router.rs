@@ -92,7 +92,7 @@ impl Node {
             Request::Write { write, .. } => {
                 write.validate()?;
                 let shard = self.shard_of_write(&standing.bucket, write)?;
-                match self.route_write(&standing.bucket, shard) {
+                match self.route_write(&standing.bucket, shard)? {
                     Route::Here if shard.board.leads() => self.write_here(&standing, shard, request, deadline).await,
                     Route::Here => self.to_leader(shard, &request, caller, deadline).await,
                     Route::Region(region) => {
@@ -114,11 +114,12 @@ impl Node {
         }
     }
 
-    /// Where a write is ordered: elsewhere, too, while an active-active bucket is being repaired here.
-    fn route_write(&self, bucket: &Bucket, shard: &ShardNode) -> Route {
-        match bucket.primary {
-            None if shard.board.is_closed(bucket.id) => self.open_elsewhere(bucket).map_or(Route::Here, Route::Region),
-            _ => route_write(bucket, self.region()),
+    /// Where a write is ordered. An active-active bucket that is being repaired here takes none, and none is passed on: a retry that
+    /// comes after the repair would find no trace here of what another region had ordered (ONE-1).
+    fn route_write(&self, bucket: &Bucket, shard: &ShardNode) -> Result<Route, Refusal> {
+        match route_write(bucket, self.region()) {
+            Route::Here if bucket.primary.is_none() && shard.board.is_closed(bucket.id) => Err(in_repair(bucket)),
+            route => Ok(route),
         }
     }
 
@@ -294,6 +295,18 @@ fn handing_over(bucket: &Bucket) -> Refusal {
         RefusalKind::Retry,
         format!(
             "bucket `{}` is being handed over to another region, and the deadline passed before that was done: nothing was changed; try again",
+            bucket.name
+        ),
+    )
+}
+
+/// An active-active bucket is being repaired here. Its client goes elsewhere, if no attempt can have had an effect here
+/// (docs/adr/2026-11-20-active-active-retries.md).
+pub(crate) fn in_repair(bucket: &Bucket) -> Refusal {
+    Refusal::new(
+        RefusalKind::Redirect,
+        format!(
+            "bucket `{}` is being repaired in this region, which orders none of its writes meanwhile: nothing was changed; write in another region, but what may have been ordered here already is to be tried again here",
             bucket.name
         ),
     )

@@ -279,6 +279,11 @@ impl Handle {
         self.node.head(shard)
     }
 
+    /// Rises whenever a replica of one of the shard's buckets was made equal to its source: here, or in another region from here.
+    pub fn mended(&self, shard: ShardId) -> watch::Receiver<u64> {
+        self.node.mended(shard)
+    }
+
     /// Applied entries of a shard after `after`, about `bytes_max` bytes.
     ///
     /// # Errors

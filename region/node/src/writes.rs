@@ -12,6 +12,7 @@ use tokio::time::{Instant, sleep_until, timeout_at};
 
 use crate::node::{Node, ShardNode, Standing};
 use crate::proposer;
+use crate::router::in_repair;
 
 /// The durability a write must reach.
 struct Required {
@@ -70,9 +71,7 @@ impl Node {
             self.check_sight(standing, shard, seen)?;
             self.seen_here(bucket, shard, seen, deadline).await?;
         }
-        // One that was always active-active has no earlier epoch.
         if bucket.primary.is_none()
-            && bucket.epoch > Epoch(1)
             && let Some(decided) = self.decided_before(bucket, shard, id, begun)?
         {
             return self.acknowledge(standing, shard, decided, required, deadline).await;
@@ -91,7 +90,7 @@ impl Node {
     }
 
     /// What was decided, under an earlier epoch, of a request that is to be ordered in an active-active bucket: each region has all
-    /// of those epochs. A request that was begun under one and was not decided never is by another attempt of then, for all
+    /// of those epochs, unless it is being repaired. A request that was begun under one and was not decided never is by another attempt of then, for all
     /// regions refuse it, and two of them must not both order it: its client begins it again (ONE-1).
     fn decided_before(
         &self,
@@ -101,6 +100,14 @@ impl Node {
         begun: Epoch,
     ) -> Result<Option<Decided>, Refusal> {
         let core = shard.board.core();
+        // A moment ago it may have been open.
+        if core.is_closed(bucket.id) || core.astray(bucket.id).is_some() {
+            return Err(in_repair(bucket));
+        }
+        // One that was always active-active has no earlier epoch.
+        if bucket.epoch == Epoch(1) {
+            return Ok(None);
+        }
         // What is decided this very moment is in the store a moment later.
         let kept = core.answered(&self.store, bucket.id, id).map_err(|why| {
             let message = format!("the request is being decided, or its kept answer can't be read ({why}): try again");

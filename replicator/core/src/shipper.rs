@@ -35,8 +35,8 @@ use stream::Streaming;
 /// How long an async lane with frames in flight gathers entries before it reads again. Design 6.
 const GATHER: Duration = Duration::from_millis(2);
 
-/// How long a stopped lane rests before it asks the target again: long enough to cost nothing, short enough
-/// that a clock set right or a finished resync is noticed while the operator watches.
+/// How long a stopped lane rests before it asks the target again, unless it hears of a repair that ended ([`Input::Mended`]): long enough
+/// to cost nothing, short enough that a clock set right is noticed while the operator watches.
 const REST: Duration = Duration::from_secs(5);
 
 /// How long to wait before a failed or fruitless read is tried again.
@@ -82,6 +82,8 @@ pub enum Input {
     },
     /// What this lane may have in flight ([`crate::Budget`]).
     Window(usize),
+    /// A replica of something that this shard carries was made equal to its source, here or elsewhere: what stopped the lane may be over.
+    Mended,
     /// [`Shipper::deadline`] has come.
     Timer,
 }
@@ -215,6 +217,7 @@ impl Shipper {
             Input::Tail(tail) => self.on_tail(now, tail, out),
             Input::Encoded { round, wire_bytes } => self.on_encoded(round, wire_bytes),
             Input::Window(bytes) => self.window = bytes,
+            Input::Mended => self.on_mended(now),
             Input::Timer => {}
         }
         self.advance(now, out);
@@ -294,6 +297,16 @@ impl Shipper {
                 let reason = format!("the target refused the lane: {reason}");
                 self.stop(LaneState::Connecting { reason }, again, out);
             }
+        }
+    }
+
+    /// What the target kept out it may have by now, or it is void here: worth asking before the rest is over (ISO-1: all other buckets
+    /// of the lane wait for it). It is asked once for each repair that ends, so whoever stays as it was costs no more.
+    fn on_mended(&mut self, now: Instant) {
+        if let State::Stopped { status: LaneState::Fenced | LaneState::Diverged { .. }, again: Some(again) } =
+            &mut self.state
+        {
+            *again = now.min(*again);
         }
     }
 

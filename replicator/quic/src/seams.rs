@@ -18,6 +18,10 @@ pub trait LogSource: Send + Sync + 'static {
     /// A sender that is dropped means the shard is gone from this node.
     fn head(&self, shard: ShardId) -> watch::Receiver<Option<Head>>;
 
+    /// Rises whenever a replica of a bucket of `shard` was made equal to its source, here or, from here, in another region: what a lane was
+    /// stopped for may be over.
+    fn mended(&self, shard: ShardId) -> watch::Receiver<u64>;
+
     /// Entries of `shard` after `after`, rising: of every kind and bucket; the shipper chooses. About
     /// `max_bytes`, but at least one entry when there is one. `at_head` only if `reached` was the end of the
     /// log at some moment *after* this call began (CON-3 rests on it), and only while this node leads.

@@ -62,11 +62,12 @@ impl ShipLane {
     /// Ships whenever this node leads the shard, until it is stopped or the shard leaves the node.
     pub(crate) async fn run(mut self) {
         let mut head = self.source.head(self.key.shard);
+        let mut mended = self.source.mended(self.key.shard);
         while let Some(first) = self.leads(&mut head).await {
             let topology = Arc::clone(&self.topology.borrow_and_update());
             let shipper = Arc::new(Mutex::new(Shipper::new(self.key, topology, first, 0)));
             self.show(Some(Arc::clone(&shipper)));
-            self.lead(&shipper, &mut head).await;
+            self.lead(&shipper, &mut head, &mut mended).await;
             self.show(None);
         }
     }
@@ -84,19 +85,28 @@ impl ShipLane {
     }
 
     /// Opens streams and ships over them for as long as this node leads the shard.
-    async fn lead(&mut self, shipper: &SharedShipper, head: &mut watch::Receiver<Option<Head>>) {
+    async fn lead(
+        &mut self,
+        shipper: &SharedShipper,
+        head: &mut watch::Receiver<Option<Head>>,
+        mended: &mut watch::Receiver<u64>,
+    ) {
         let mut preferred = None;
         loop {
             let standing = lock(shipper).standing(Instant::now());
             let pause_until = match standing {
                 Standing::Over => None,
                 Standing::Resting(until) => Some(until),
-                Standing::Wanted => match self.ship(shipper, head, &mut preferred).await {
-                    Ok(()) => return,
-                    Err(until) => Some(until),
-                },
+                Standing::Wanted => {
+                    // What ends from here on may be what the stream is stopped for, even before it is.
+                    mended.mark_unchanged();
+                    match self.ship(shipper, head, &mut preferred).await {
+                        Ok(()) => return,
+                        Err(until) => Some(until),
+                    }
+                }
             };
-            if !self.pause(shipper, head, pause_until).await {
+            if !self.pause(shipper, head, mended, pause_until).await {
                 return;
             }
         }
@@ -107,6 +117,7 @@ impl ShipLane {
         &self,
         shipper: &SharedShipper,
         head: &mut watch::Receiver<Option<Head>>,
+        mended: &mut watch::Receiver<u64>,
         until: Option<Instant>,
     ) -> bool {
         let timer: OptionFuture<_> = until.map(|until| sleep_until(until.into())).into();
@@ -115,6 +126,10 @@ impl ShipLane {
             tokio::select! {
                 Some(()) = &mut timer => return true,
                 () = self.stop.cancelled() => return false,
+                Ok(()) = mended.changed() => {
+                    lock(shipper).step(Instant::now(), Input::Mended, &mut Outbox::default());
+                    return true;
+                }
                 changed = head.changed() => {
                     let seen = *head.borrow_and_update();
                     let (Ok(()), Some(seen)) = (changed, seen) else { return false };

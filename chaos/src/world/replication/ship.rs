@@ -60,26 +60,35 @@ impl ShipLane {
     /// Ships whenever this node leads the shard.
     pub(crate) async fn run(mut self) {
         let mut head = self.region.head(self.key.shard);
+        let mut mended = self.region.mended(self.key.shard);
         loop {
             let Ok(first) = head.wait_for(Option::is_some).await.map(|head| *head) else { return };
             let Some(first) = first else { continue };
             let topology = Arc::clone(&self.topology.borrow_and_update());
             let mut shipper = Shipper::new(self.key, topology, first, 0);
-            self.lead(&mut shipper, &mut head).await;
+            self.lead(&mut shipper, &mut head, &mut mended).await;
         }
     }
 
-    async fn lead(&mut self, shipper: &mut Shipper, head: &mut watch::Receiver<Option<Head>>) {
+    async fn lead(
+        &mut self,
+        shipper: &mut Shipper,
+        head: &mut watch::Receiver<Option<Head>>,
+        mended: &mut watch::Receiver<u64>,
+    ) {
         loop {
             let pause_until = match shipper.standing(now()) {
                 Standing::Over => None,
                 Standing::Resting(until) => Some(until),
-                Standing::Wanted => match self.ship(shipper, head).await {
-                    Ok(()) => return,
-                    Err(until) => Some(until),
-                },
+                Standing::Wanted => {
+                    mended.mark_unchanged();
+                    match self.ship(shipper, head).await {
+                        Ok(()) => return,
+                        Err(until) => Some(until),
+                    }
+                }
             };
-            if !pause(shipper, head, pause_until).await {
+            if !pause(shipper, head, mended, pause_until).await {
                 return;
             }
         }
@@ -240,6 +249,7 @@ fn send(stream: &End, plan: Plan) -> Input {
 async fn pause(
     shipper: &mut Shipper,
     head: &mut watch::Receiver<Option<Head>>,
+    mended: &mut watch::Receiver<u64>,
     until: Option<std::time::Instant>,
 ) -> bool {
     let timer: OptionFuture<_> = until.map(|until| sleep_until(until.into())).into();
@@ -248,6 +258,10 @@ async fn pause(
         tokio::select! {
             biased;
             Some(()) = &mut timer => return true,
+            Ok(()) = mended.changed() => {
+                shipper.step(now(), Input::Mended, &mut Outbox::default());
+                return true;
+            }
             changed = head.changed() => {
                 let seen = *head.borrow_and_update();
                 let (Ok(()), Some(seen)) = (changed, seen) else { return false };

@@ -7,7 +7,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use meridian_types::{
-    Bucket, BucketEstimate, BucketId, Consent, Estimate, Loss, Muster, RegionId, Remains, ShardFacts, ShardId, Topology,
+    Bucket, BucketEstimate, BucketId, Consent, Estimate, Loss, Muster, Plan, RegionId, Remains, ShardFacts, ShardId,
+    Topology,
 };
 
 /// What is asked.
@@ -20,6 +21,8 @@ pub struct Asked<'a> {
     pub topology: &'a Topology,
     /// The buckets that are asked for.
     pub buckets: &'a [Arc<Bucket>],
+    /// The operations that it knows of, oldest first.
+    pub plans: &'a [Arc<Plan>],
 }
 
 /// What was heard.
@@ -66,7 +69,7 @@ fn estimate_bucket(asked: &Asked<'_>, bucket: &Bucket, heard: &Heard) -> Option<
     for (region, fact) in heard.of(bucket.id).filter(|(region, _)| *region != from && bucket.is_in(*region)) {
         muster.remains.entry(region).or_default().insert(fact.shard, fact.remains);
     }
-    let assessment = super::assess(bucket, asked.topology.shards, &muster, asked.to);
+    let assessment = super::assess(bucket, asked.topology.shards, asked.plans, &muster, asked.to);
     let (oldest_ms, said_ms) = words(bucket, from, heard);
     let estimate = BucketEstimate {
         bucket: bucket.id,

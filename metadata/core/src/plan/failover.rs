@@ -13,6 +13,7 @@
 //! Nobody is promoted before the lost region's leases have run out: until then it may acknowledge what nobody here has (FEN-1).
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use meridian_types::key::{KEY_BYTES_MAX, VALUE_BYTES_MAX};
 use meridian_types::{
@@ -133,10 +134,18 @@ pub fn regions_needed(bucket: &Bucket) -> Option<usize> {
 }
 
 /// What a failover would come to if the regions that are left have this: the next primary, whether it would have to fetch
-/// something first, and what is lost. `None` when nobody is left who could be the next primary.
-pub fn assess(bucket: &Bucket, shards: u16, muster: &Muster, wish: Option<RegionId>) -> Option<Assessment> {
+/// something first, and what is lost. `None` when nobody is left who could be the next primary. `plans` are the operations on record,
+/// oldest first: who has what the lost primary began with follows from them.
+pub fn assess(
+    bucket: &Bucket,
+    shards: u16,
+    plans: &[Arc<Plan>],
+    muster: &Muster,
+    wish: Option<RegionId>,
+) -> Option<Assessment> {
     let from = bucket.primary?;
-    let field = Field::new(bucket, from, shards, muster, &BTreeSet::new());
+    let reign = Reign::of(plans.iter().map(Arc::as_ref), bucket.id, from);
+    let field = Field { reign, ..Field::new(bucket, from, shards, muster, &BTreeSet::new()) };
     let to = field.choose(wish, bucket).filter(|to| field.left.contains(to))?;
     Some(Assessment { to, pulls: !field.has_most(to), verdict: field.verdict(bucket, to), needed: field.needed })
 }

@@ -10,31 +10,30 @@ use super::plain::Decision;
 use super::watch;
 use crate::body::KeyRef;
 use crate::error::Damage;
-use crate::record::{Content, Record, Register, Stamp, encode_merged};
+use crate::record::{Content, Merged, Record, Register, Stamp, encode_merged};
 
 /// Sets the register, unless a later write has.
 pub(super) fn register(editor: &mut Editor<'_>, key: KeyRef<'_>, content: Content<'_>) -> Decision {
     let slot = editor.slot(key.0)?;
-    let (register, counter) = slot.decode()?.map_or((None, None), |record| record.into_merged());
-    let register = latest(register, Some(content), editor.stamp);
-    let record = encode_merged(Some(&register), counter.as_ref());
+    let merged = slot.decode()?.map(Record::into_merged).unwrap_or_default();
+    let record = encode_merged(&set(merged, Some(content), editor.stamp));
     editor.replace(slot, record)?;
     Ok(Ok(Outcome::Written { version: editor.stamp.version }))
 }
 
-/// Counts, for the actor that the entry's region is. A value on the key hides the count, but doesn't stop
-/// it: the proposer refused what it could see, and what it could not must merge.
+/// Counts, for the actor that the entry's region is; on from a number of before all regions wrote. Any other value on the key hides the
+/// count, but doesn't stop it: the proposer refused what it could see, and what it could not must merge.
 pub(super) fn count(editor: &mut Editor<'_>, key: KeyRef<'_>, by: i64) -> Decision {
     let slot = editor.slot(key.0)?;
-    let (register, counter) = slot.decode()?.map_or((None, None), |record| record.into_merged());
-    let mut counter = counter.unwrap_or_default();
+    let mut merged = slot.decode()?.map(Record::into_merged).unwrap_or_default();
+    let counter = merged.counter.get_or_insert_default();
     if counter.add(editor.stamp.version.region, by, editor.stamp).is_err() {
         let message = "this region has counted to the end of 64 bits in that direction on this key: use another key";
         return Ok(Err(Refusal::new(RefusalKind::Conflict, message)));
     }
-    let record = encode_merged(register.as_ref(), Some(&counter));
+    let (record, value) = (encode_merged(&merged), merged.count());
     editor.replace(slot, record)?;
-    Ok(Ok(Outcome::Count { version: editor.stamp.version, value: counter.value() }))
+    Ok(Ok(Outcome::Count { version: editor.stamp.version, value }))
 }
 
 /// Removes the register, unless a later write has set it, and of the counter what the origin had observed.
@@ -42,12 +41,12 @@ pub(super) fn remove(editor: &mut Editor<'_>, key: KeyRef<'_>, observed: &[(Regi
     let slot = editor.slot(key.0)?;
     let record = slot.decode()?;
     let existed = record.as_ref().is_some_and(|record| record.read(editor.now_ms()).is_some());
-    let (register, counter) = record.map_or((None, None), |record| record.into_merged());
-    let register = latest(register, None, editor.stamp);
-    let mut counter = counter.unwrap_or_default();
+    let merged = record.map(Record::into_merged).unwrap_or_default();
+    let merged = set(merged, None, editor.stamp);
+    let mut counter = merged.counter.unwrap_or_default();
     counter.remove(editor.stamp.version.region, observed);
     let counter = Some(counter).filter(|counter| *counter != Default::default());
-    let record = encode_merged(Some(&register), counter.as_ref());
+    let record = encode_merged(&Merged { counter, ..merged });
     editor.replace(slot, record)?;
     editor.removed(editor.stamp.lsn);
     if let (true, Some(at)) = (existed, editor.watch) {
@@ -63,26 +62,34 @@ pub(super) fn join(ours: Option<&Bytes>, theirs: &[u8]) -> Result<Bytes, Damage>
         return Ok(Bytes::copy_from_slice(theirs));
     };
     let own = Record::decode(ours)?.into_merged();
-    let register = match (own.0.clone(), given.0.clone()) {
+    let register = match (own.register.clone(), given.register.clone()) {
         (Some(own), Some(given)) => Some(latest(Some(own), given.val, given.marker)),
         (own, given) => own.or(given),
     };
-    let counter = match (own.1.clone(), given.1.clone()) {
+    let counter = match (own.counter.clone(), given.counter.clone()) {
         (Some(own), Some(given)) => Some(own.join(&given)),
         (own, given) => own.or(given),
     };
-    let joined = (register, counter);
-    Ok(match &joined {
-        // Left from before the bucket was active-active by one of them, and merged by the other: the merged bytes win.
-        _ if joined == given && joined == own && is_plain(theirs)? => ours.clone(),
-        _ if joined == given => Bytes::copy_from_slice(theirs),
-        _ if joined == own => ours.clone(),
-        (register, counter) => encode_merged(register.as_ref(), counter.as_ref()),
-    })
+    // Of whoever has the register that stays.
+    let counts_on = [&own, &given].into_iter().any(|side| side.counts_on && side.register == register);
+    let joined = Merged { register, counter, counts_on };
+    // Left from before the bucket was active-active by one of them, and merged by the other: the merged bytes win.
+    if joined == given && joined == own && is_plain(theirs)? || joined == own && joined != given {
+        return Ok(ours.clone());
+    }
+    Ok(if joined == given { Bytes::copy_from_slice(theirs) } else { encode_merged(&joined) })
 }
 
 fn is_plain(record: &[u8]) -> Result<bool, Damage> {
     Ok(matches!(Record::decode(record)?, Record::Plain { .. }))
+}
+
+/// Sets the register, unless a later write has. A number that is set anew counts on no more.
+fn set<'a>(merged: Merged<'a>, val: Option<Content<'a>>, marker: Stamp) -> Merged<'a> {
+    let before = merged.register.as_ref().map(|register| register.marker);
+    let register = latest(merged.register, val, marker);
+    let counts_on = merged.counts_on && before == Some(register.marker);
+    Merged { register: Some(register), counter: merged.counter, counts_on }
 }
 
 fn latest<'a>(register: Option<Register<'a>>, val: Option<Content<'a>>, marker: Stamp) -> Register<'a> {

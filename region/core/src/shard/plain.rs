@@ -10,7 +10,7 @@ use meridian_types::{Outcome, Refusal, RefusalKind, Version};
 use super::editor::{Editor, Slot};
 use crate::body::{KeyRef, ValueRef, WriteRef};
 use crate::error::ReadError;
-use crate::record::{Reading, encode_plain};
+use crate::record::{Reading, encode_plain, integer};
 
 /// What a write came to; the outer error is damage.
 pub(super) type Decision = Result<Result<Outcome, Refusal>, ReadError>;
@@ -128,24 +128,4 @@ fn put_if(
     }
     set(editor, slot, editor.expires_at(ttl_ms), &[value.0])?;
     Ok(Ok(written(editor)))
-}
-
-/// An i64 in its one canonical decimal form, as Redis takes it: no sign but `-`, no leading zeros or spaces.
-fn integer(text: &[u8]) -> Option<i64> {
-    let value: i64 = std::str::from_utf8(text).ok()?.parse().ok()?;
-    (value.to_string().as_bytes() == text).then_some(value)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn only_canonical_decimal_text_is_an_integer() {
-        assert_eq!(integer(b"-9223372036854775808"), Some(i64::MIN));
-        assert_eq!(integer(b"0"), Some(0));
-        for bad in ["", "+1", "01", "-0", " 1", "1 ", "1.0", "9223372036854775808", "x"] {
-            assert_eq!(integer(bad.as_bytes()), None, "{bad}");
-        }
-    }
 }

@@ -25,6 +25,10 @@ enum Step {
     /// Of a key that some region put.
     Delete(usize, usize),
     Count(usize),
+    /// The one counter that is counted under every policy.
+    CountOn(usize),
+    /// Anything of the one key that everybody sets, removes and counts.
+    Mix(usize, u8),
     Cross(usize),
     GiveUp,
     /// A region hears what is on record.
@@ -51,6 +55,8 @@ fn step() -> impl Strategy<Value = Step> {
         4 => at.clone().prop_map(Step::PutOfThePast),
         3 => (at.clone(), any::<prop::sample::Index>()).prop_map(|(at, of)| Step::Delete(at, of.index(1000))),
         4 => at.clone().prop_map(Step::Count),
+        4 => at.clone().prop_map(Step::CountOn),
+        4 => (at.clone(), 0u8..6).prop_map(|(at, what)| Step::Mix(at, what)),
         2 => at.clone().prop_map(Step::Cross),
         1 => Just(Step::GiveUp),
         8 => at.clone().prop_map(Step::Hear),
@@ -161,6 +167,7 @@ struct World {
     /// Keys that were put, with whether they were removed since; each by one region.
     puts: Vec<(usize, String, bool)>,
     counted: i64,
+    counted_on: i64,
     /// Who wrote in an epoch: one region, or all of them.
     kinds: BTreeMap<Epoch, Option<RegionId>>,
     sent: BTreeMap<(usize, usize), Bytes>,
@@ -185,6 +192,7 @@ impl World {
             sequence: 0,
             puts: Vec::new(),
             counted: 0,
+            counted_on: 0,
             kinds: BTreeMap::new(),
             sent: BTreeMap::new(),
             crossed: BTreeSet::new(),
@@ -214,9 +222,24 @@ impl World {
                 }
             }
             Step::Count(at) => {
-                // Of its own in each epoch: what was counted under one policy is a value under the other.
+                // Of its own in each epoch.
                 let key = key(&format!("count/{}", self.regions[*at].known.0.epoch));
                 self.counted += i64::from(self.write(*at, &Write::Increment { key, by: 1 }));
+            }
+            Step::CountOn(at) => {
+                let by = i64::try_from(*at).unwrap() + 1;
+                let counted = self.write(*at, &Write::Increment { key: key("count on"), by });
+                self.counted_on += if counted { by } else { 0 };
+            }
+            Step::Mix(at, what) => {
+                let key = key("mix");
+                let write = match what {
+                    0 => put("mix", "41"),
+                    1 => put("mix", "v"),
+                    2 => Write::Delete { key },
+                    _ => Write::Increment { key, by: i64::from(*what) - 4 },
+                };
+                self.write(*at, &write);
             }
             Step::Cross(primary) => self.record.cross(REGIONS[*primary]),
             Step::GiveUp => self.record.give_up(),
@@ -358,6 +381,8 @@ impl World {
             let epochs = 1..=self.record.bucket.epoch.0;
             let counts = epochs.filter_map(|epoch| region.replica.text(PLAIN, &format!("count/{epoch}")));
             assert_eq!(counts.map(|it| it.parse::<i64>().unwrap()).sum::<i64>(), self.counted);
+            let counted_on = region.replica.text(PLAIN, "count on").map(|it| it.parse::<i64>().unwrap());
+            assert_eq!(counted_on.unwrap_or_default(), self.counted_on, "in region {}", region.replica.region);
         }
     }
 }
@@ -376,6 +401,7 @@ proptest! {
             world.settle();
             (0..3).for_each(|at| world.step(&Step::Put(at)));
             (0..3).for_each(|at| world.step(&Step::Count(at)));
+            (0..3).for_each(|at| world.step(&Step::CountOn(at)));
         }
         world.settle();
         world.judge();
@@ -398,7 +424,6 @@ fn what_a_record_is_in_the_other_kind_of_bucket() {
     let count = |name: &str, by| Write::Increment { key: key(name), by };
     assert!(world.write(0, &put("value", "1")) && world.write(0, &count("number", 5)));
     crossed(&mut world, 0);
-    assert!(!world.write(1, &count("number", 1)), "a number is a value: which of them count nobody knows");
     assert!(world.write(1, &put("value", "2")) && world.write(2, &count("new", 3)) && world.write(0, &count("new", 4)));
     assert!(world.write(1, &Write::Delete { key: key("number") }));
     world.settle();
@@ -415,6 +440,48 @@ fn what_a_record_is_in_the_other_kind_of_bucket() {
     world.settle();
     let texts = ["value", "number", "new"].map(|key| text(&world, 2, key));
     assert_eq!(texts, ["3", "1", "17"].map(|it| Some(it.to_owned())));
+}
+
+#[test]
+fn con_4_a_number_of_before_counts_on_in_every_region_until_it_is_set_or_removed() {
+    let mut world = World::new();
+    let count = |name: &str, by| Write::Increment { key: key(name), by };
+    let for_a_while = |name: &str| Write::Put { key: key(name), value: crate::world::value("1"), ttl_ms: Some(100) };
+    for name in ["kept", "set", "removed", "back"] {
+        assert!(world.write(0, &put(name, "40")));
+    }
+    assert!(world.write(0, &put("text", "v")) && world.write(0, &for_a_while("ends")));
+    crossed(&mut world, 0);
+    for name in ["text", "ends"] {
+        assert!(!world.write(1, &count(name, 1)), "{name} is no number that counts on");
+    }
+    // At once, and each region sees the number and what it has counted itself.
+    for (at, by) in [(0, 1), (1, 10), (2, 100)] {
+        assert!(["kept", "set", "removed", "back"].iter().all(|name| world.write(at, &count(name, by))));
+        assert_eq!(text(&world, at, "kept"), Some((40 + by).to_string()));
+    }
+    assert!(world.write(1, &put("set", "7")) && world.write(1, &Write::Delete { key: key("removed") }));
+    world.settle();
+    for at in 0..3 {
+        let texts = ["kept", "set", "removed", "back"].map(|name| text(&world, at, name));
+        let expected = [Some("151"), Some("7"), Some("101"), Some("151")];
+        assert_eq!(texts, expected.map(|it| it.map(str::to_owned)), "what the removing region had not seen is left");
+        assert!(!world.write(at, &count("set", 1)), "a value that was set since is a value");
+    }
+    assert!(world.write(2, &count("kept", i64::MAX - 151)) && !world.write(2, &count("kept", 1)), "64 bits");
+    assert!(world.write(2, &count("kept", 151 - i64::MAX)));
+    world.settle();
+
+    // There and back: the sum is a number again.
+    crossed(&mut world, 1);
+    assert!(world.write(1, &count("back", 1)));
+    crossed(&mut world, 1);
+    assert!(
+        world.write(0, &count("kept", 1)) && world.write(0, &count("back", 1)) && world.write(2, &count("back", 1))
+    );
+    world.settle();
+    let texts = ["kept", "back"].map(|name| text(&world, 1, name));
+    assert_eq!(texts, ["152", "154"].map(|it| Some(it.to_owned())));
 }
 
 #[test]

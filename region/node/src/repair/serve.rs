@@ -111,12 +111,13 @@ impl Sources {
         Ok(session)
     }
 
-    fn close(&self, number: u64, by: RegionId) {
+    /// Ends a session; tells what it was about.
+    fn close(&self, number: u64, by: RegionId) -> Option<super::Place> {
         let mut sessions = self.sessions();
-        if sessions.get(&number).is_some_and(|session| session.by == by) {
-            sessions.remove(&number);
-        }
+        let of_it = sessions.get(&number).is_some_and(|session| session.by == by);
+        let ended = if of_it { sessions.remove(&number) } else { None };
         self.count.store(sessions.len(), Ordering::Release);
+        ended.map(|session| session.place)
     }
 }
 
@@ -140,7 +141,11 @@ impl Node {
                     .await?
             }
             Ask::Close { session } => {
-                self.repairs.sources.close(session, by);
+                let place = self.repairs.sources.close(session, by);
+                if let Some(shard) = place.and_then(|(shard, _)| self.shard(shard)) {
+                    // Over there it is open again, or begins anew: either is worth a look.
+                    shard.mended.send_modify(|count| *count += 1);
+                }
                 Told::Closed
             }
         };

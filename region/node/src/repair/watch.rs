@@ -155,7 +155,10 @@ async fn carry_out(node: &Node, place: Place, want: Want, need: Need) {
         Want::Repair(need) => attempt::repair(node, shard, need).await,
     };
     match &outcome {
-        Ok(()) => tracing::info!(%region, %source, shard = %id, %bucket, %reason, "a replica was repaired"),
+        Ok(()) => {
+            shard.mended.send_modify(|count| *count += 1);
+            tracing::info!(%region, %source, shard = %id, %bucket, %reason, "a replica was repaired");
+        }
         Err(why) => {
             tracing::info!(%region, %source, shard = %id, %bucket, %reason, %why, "a repair does not get on yet")
         }

@@ -130,8 +130,10 @@ async fn a_replica_that_differs_from_its_primary_is_made_right_and_its_lane_goes
     carry_all(a, b).await;
     a.put(ASYNC, "k", "right").await.unwrap();
     let frame = wrong(&pair, "k").await;
+    let mended = [a, b].map(|it| it.handle.mended(shard_of(&pair.plane, ASYNC, "k")));
     assert!(matches!(apply(b, &frame).await, Err(FrameRefusal::Diverged { .. })));
     eventually("it is repaired", async || b.handle.repairs().iter().any(|it| it.done)).await;
+    eventually("both ends hear of it", async || mended.iter().all(|it| it.has_changed().unwrap())).await;
     become_equal(&pair, ASYNC).await;
     assert_eq!(b.value(ASYNC, "k", ReadLevel::Eventual).await.as_deref(), Some("right"));
     let status = b.handle.repairs().into_iter().find(|it| it.reason == RepairReason::Diverged).unwrap();
@@ -188,6 +190,54 @@ async fn a_region_that_is_repaired_holds_no_copy_that_counts() {
     let written = a.put(SYNC, &name, "w").await.unwrap();
     assert_eq!(written.durability.map(|it| it.regions), Some(2), "and does again once it is equal");
     drop(carrier);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_1_a_write_of_all_regions_is_neither_passed_on_nor_ordered_twice_around_a_repair() {
+    let pair = pair_with(Options { repair_bytes_per_s: 50, ..options() }).await;
+    let (a, b) = (&pair.a, &pair.b);
+    much(a, ACTIVE, 200, &"x".repeat(500)).await;
+    carry_all(a, b).await;
+    let shard = shard_of(&pair.plane, ACTIVE, "n");
+    let name =
+        |n: u64| (0..).map(|it| format!("{n}/{it}")).find(|it| shard_of(&pair.plane, ACTIVE, it) == shard).unwrap();
+    let count = |n: u64| {
+        let id = RequestId { client: ClientId(9), sequence: n };
+        identified(ACTIVE, Write::Increment { key: key(&name(n)), by: 1 }, id)
+    };
+    // The answer to the first is lost on its way to a client that stays with this region.
+    let answered = b.execute(count(1)).await.unwrap();
+    b.handle.resync(pair.plane.bucket(ACTIVE).id).unwrap();
+    let moves = |it: &RepairStatus| it.shard == shard && !it.done && it.bytes_moved > 0;
+    eventually("a session is open", async || b.handle.repairs().iter().any(moves)).await;
+    for request in [count(1), count(2)] {
+        let refused = b.execute(request).await.unwrap_err();
+        assert_eq!((refused.kind, refused.effect), (RefusalKind::Redirect, Effect::None), "{refused}");
+    }
+    a.execute(count(3)).await.unwrap();
+    become_open(b, ACTIVE).await;
+    let again = b.execute(count(1)).await.unwrap();
+    assert_eq!(again.outcome, answered.outcome);
+    b.execute(count(2)).await.unwrap();
+    carry_all(a, b).await;
+    carry_all(b, a).await;
+    for region in [a, b] {
+        for n in [1, 2, 3] {
+            let counted = region.value(ACTIVE, &name(n), ReadLevel::Eventual).await;
+            assert_eq!(counted.as_deref(), Some("1"), "request {n} in {}", region.id);
+        }
+    }
+    become_equal(&pair, ACTIVE).await;
+}
+
+/// Waits until no repair of anything is under way.
+async fn become_open(region: &RegionUnderTest, bucket: &str) {
+    let id = region.plane.bucket(bucket).id;
+    eventually("it is repaired", async || {
+        let of_bucket: Vec<RepairStatus> = region.handle.repairs().into_iter().filter(|it| it.bucket == id).collect();
+        of_bucket.len() == usize::from(SHARDS) && of_bucket.iter().all(|it| it.done)
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -245,6 +245,43 @@ fn a_lane_that_stopped_asks_again_after_its_rest() {
 }
 
 #[test]
+fn a_repair_that_ends_wakes_a_lane_that_was_kept_out_and_no_other() {
+    let stopped = |stop| {
+        let (mut play, _) = Play::streaming(Lane::Sync, 10, 20);
+        play.step(Input::Message(ToSource::Stop(stop)));
+        play.step(Input::Mended);
+        play.standing()
+    };
+    assert_eq!(stopped(Stop::Fenced), Standing::Wanted);
+    assert_eq!(stopped(Stop::Diverged { detail: "x".to_owned() }), Standing::Wanted);
+    assert!(matches!(stopped(Stop::ClockSkew { ahead_ms: 900 }), Standing::Resting(_)));
+
+    // It is the same stop that it asks again after, and the next one rests as long as any.
+    let (mut play, _) = Play::streaming(Lane::Sync, 10, 20);
+    play.step(Input::Mended);
+    assert_eq!(play.shipper.status().state, LaneState::Streaming, "a lane that streams goes on");
+    play.step(Input::Message(ToSource::Stop(Stop::Fenced)));
+    assert!(matches!(play.standing(), Standing::Resting(_)), "what ended before it stopped is no news");
+    play.step(Input::Mended);
+    assert_eq!(play.shipper.status().state, LaneState::Fenced);
+    play.step(Input::Opened);
+    let out = play.step(Input::Message(ToSource::Position { round: 1, lsn: Lsn(10) }));
+    assert_eq!(out.read.unwrap().after, Lsn(10), "it goes on where the target stands");
+
+    // Where it never comes back, it doesn't.
+    let key = LaneKey { source: RegionId(1), target: RegionId(2), shard: ShardId(0), lane: Lane::Sync };
+    let mut ahead = Play {
+        shipper: Shipper::new(key, topology(), Head { lsn: Lsn(20), closed: Hlc(0) }, WINDOW),
+        base: origin(),
+        ms: 0,
+    };
+    ahead.step(Input::Opened);
+    ahead.step(Input::Message(ToSource::Position { round: 1, lsn: Lsn(21) }));
+    ahead.step(Input::Mended);
+    assert_eq!(ahead.standing(), Standing::Over);
+}
+
+#[test]
 fn what_cannot_go_on_stops_with_its_reason() {
     let (mut behind, _) = Play::streaming(Lane::Sync, 10, 20);
     let out = behind.step(Input::Tail(Err(TailError::Trimmed { oldest: Lsn(15) })));

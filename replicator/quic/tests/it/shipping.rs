@@ -214,6 +214,30 @@ async fn a_diverged_replica_stops_its_lane_and_is_reported() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_lane_that_was_kept_out_goes_on_when_a_repair_ends_and_not_only_after_its_rest() {
+    let (places, _keep) = places(2);
+    let (east, west) = (&places[0], &places[1]);
+    let receiving = west.start(|_| ());
+    let sending = east.start(|_| ());
+    *west.sink.failure.lock().unwrap() = Some(SinkError::Fenced);
+    write(east, 10);
+    eventually("the lanes are stopped", || {
+        let lanes = sending.handle.lanes();
+        !lanes.is_empty() && lanes.iter().all(|lane| lane.state == LaneState::Fenced)
+    })
+    .await;
+    // Whatever pause the stream's end brought is over, and the rest is not.
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    *west.sink.failure.lock().unwrap() = None;
+    east.log.mended.send_modify(|count| *count += 1);
+    let began = std::time::Instant::now();
+    eventually("the entries arrive", || has_all(east, west)).await;
+    assert!(began.elapsed() < Duration::from_secs(3), "it took {:?}", began.elapsed());
+    sending.stop().await;
+    receiving.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_source_whose_clock_runs_ahead_is_stopped_until_the_clocks_agree() {
     let (places, _keep) = places(2);
     let (east, west) = (&places[0], &places[1]);

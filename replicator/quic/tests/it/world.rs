@@ -145,6 +145,8 @@ pub(crate) struct MemoryLog {
     shards: Vec<Mutex<Vec<Bytes>>>,
     heads: Vec<watch::Sender<Option<Head>>>,
     pub(crate) acked: Mutex<BTreeMap<(ShardId, Lane, RegionId), Lsn>>,
+    /// Repairs that ended.
+    pub(crate) mended: watch::Sender<u64>,
 }
 
 impl MemoryLog {
@@ -153,6 +155,7 @@ impl MemoryLog {
             shards: (0..shards).map(|_| Mutex::default()).collect(),
             heads: (0..shards).map(|_| watch::Sender::new(Some(Head::default()))).collect(),
             acked: Mutex::default(),
+            mended: watch::Sender::default(),
         })
     }
 
@@ -175,6 +178,10 @@ impl MemoryLog {
 impl LogSource for MemoryLog {
     fn head(&self, shard: ShardId) -> watch::Receiver<Option<Head>> {
         self.heads[usize::from(shard.0)].subscribe()
+    }
+
+    fn mended(&self, _: ShardId) -> watch::Receiver<u64> {
+        self.mended.subscribe()
     }
 
     fn read(&self, shard: ShardId, after: Lsn, max_bytes: usize) -> BoxFuture<'_, Result<Tail, TailError>> {

@@ -1,15 +1,17 @@
 //! Laws of failovers: whatever the regions that are left say, in any order, and whoever gives up in between.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use meridian_types::{
-    Acks, Breach, Epoch, Exposure, Fact, Loss, Lsn, MaxLag, Muster, Phase, PlanId, Policy, RegionId, Remains, ShardId,
-    Step, Word,
+    Acks, Breach, Epoch, Exposure, Fact, Loss, Lsn, MaxLag, Muster, Phase, PlanId, Policy, RegionId, Remains,
+    ShardFacts, ShardId, Step, Word,
 };
 use proptest::prelude::*;
 
 use super::{Field, Reign};
-use crate::plan::laws::{EU, SHARDS, US, World, named, seal};
+use crate::plan::laws::{EU, SHARDS, US, World, all, named, seal};
+use crate::plan::{Asked, Heard, estimate};
 use crate::{AbortScope, ClusterState};
 
 const AP: RegionId = RegionId(3);
@@ -187,6 +189,46 @@ fn swi_2_who_has_what_the_lost_primary_began_with_goes_before_others_and_no_boun
     assert_eq!(look(has(2, 38), has(2, 40), &[AP]), (EU, false), "who has more is gone");
     assert_eq!(look(has(2, 40), has(3, 41), &[]), (AP, true), "further in the reign is further");
     assert_eq!(look(has(3, 41), has(3, 41), &[]), (EU, true));
+}
+
+/// A primary is lost before anybody has begun its first epoch: who is estimated to succeed it is who then does.
+#[test]
+fn swi_2_an_estimate_names_the_successor_that_the_failover_chooses() {
+    let mut world = World::new();
+    world.create_in("pay", Policy::ASYNC, &["ap", "us", "eu"]);
+    let id = world.bucket("pay").id;
+    let plan = world.switchover("eu", named(&["pay"])).unwrap();
+    let say = |plan, epoch, facts| Word { plan, bucket: id, epoch: Epoch(epoch), facts };
+    world.tell(AP, say(plan, 1, all(|_| Fact::CaughtUp)));
+    world.tell(AP, say(plan, 2, all(|shard| Fact::Sealed(seal(shard, 40)))));
+    world.tell(EU, say(plan, 2, all(|shard| Fact::Ready(seal(shard, 40)))));
+    assert_eq!(world.bucket("pay").primary, Some(EU));
+
+    // Nobody has anything of its, and the one before it has what it began with.
+    let remains = |shard, version| {
+        let seal = meridian_types::Seal { lsn: Lsn(0), ..seal(shard, version) };
+        Remains { epoch: Epoch(1), seal, exposure: None, whole: true }
+    };
+    let mut heard = Heard::default();
+    for (region, version) in [(US, 38), (AP, 40)] {
+        let fact =
+            |shard| ShardFacts { bucket: id, shard: ShardId(shard), remains: remains(shard, version), said_ms: None };
+        heard.add((region, (0..SHARDS).map(fact).collect()));
+    }
+    let (topology, buckets) = (world.state.topology(), [Arc::new(world.bucket("pay"))]);
+    let plans: Vec<_> = world.state.plans().cloned().collect();
+    let asked = Asked { here: US, to: None, topology: &topology, buckets: &buckets, plans: &plans };
+    let estimated = estimate(&asked, &heard);
+    let without = estimate(&Asked { plans: &[], ..asked }, &heard);
+    assert_eq!(without.buckets[0].to, Some(US), "what makes the difference is what is on record");
+
+    let plan = world.failover(None, named(&["pay"]), estimated.consent).unwrap();
+    for (region, version) in [(US, 38), (AP, 40)] {
+        world.tell(region, say(plan, 3, all(|shard| Fact::Fenced(remains(shard, version)))));
+    }
+    world.advance(plan, "pay", &[], true).unwrap();
+    let Step::FailedOver { to, .. } = world.step(plan, "pay") else { panic!("{:?}", world.step(plan, "pay")) };
+    assert_eq!((Some(to), to), (estimated.buckets[0].to, AP));
 }
 
 proptest! {
