@@ -24,6 +24,7 @@ mod linear;
 mod lists;
 mod live;
 mod lost;
+mod members;
 mod once;
 mod order;
 mod policies;

@@ -77,6 +77,9 @@ pub struct BucketPlan {
     /// Whether keys with a time to live are written there, too.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub brief: bool,
+    /// The nodes whose regions do not hold it in the beginning; clients are there all the same.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub without: Vec<usize>,
     /// What clients do there.
     pub workloads: Vec<WorkloadPlan>,
 }
@@ -240,7 +243,11 @@ impl Scenario {
             return invalid("seconds", "less than 6 leave no time for anything".to_owned());
         }
         for bucket in &self.buckets {
-            bucket.policy.validate(self.regions).or_else(|why| invalid("policy", why.to_string()))?;
+            if bucket.without.iter().any(|node| *node >= self.regions) {
+                return invalid("without", format!("nodes are numbered from 0 to {}", self.regions - 1));
+            }
+            let holders = (0..self.regions).filter(|node| !bucket.without.contains(node)).count();
+            bucket.policy.validate(holders).or_else(|why| invalid("policy", why.to_string()))?;
             let auto = AutoFailover::<RegionName> { mode: bucket.auto, ..AutoFailover::default() };
             auto.validate(bucket.policy, &[]).or_else(|why| invalid("auto", why.to_string()))?;
             let active = bucket.policy == Policy::ActiveActive;
@@ -262,11 +269,17 @@ impl Scenario {
         let place = |(name, latitude, longitude): &(&str, f64, f64)| {
             Ok((RegionName::new(name)?, Location { latitude: *latitude, longitude: *longitude }))
         };
-        let regions = PLACES.iter().take(self.regions).map(place).collect::<Result<_, _>>()?;
+        let regions: Vec<(RegionName, Location)> =
+            PLACES.iter().take(self.regions).map(place).collect::<Result<_, _>>()?;
+        let holders = |plan: &BucketPlan| {
+            let holds =
+                |(node, (name, _)): (usize, &(RegionName, _))| (!plan.without.contains(&node)).then(|| name.clone());
+            if plan.without.is_empty() { Vec::new() } else { regions.iter().enumerate().filter_map(holds).collect() }
+        };
         let bucket = |plan: &BucketPlan| BucketSpec {
             name: plan.name.clone(),
             policy: plan.policy,
-            regions: Vec::new(),
+            regions: holders(plan),
             primary: None,
             labels: Labels::default(),
             auto: AutoFailover {
@@ -276,10 +289,11 @@ impl Scenario {
                 ..AutoFailover::default()
             },
         };
+        let buckets = self.buckets.iter().map(bucket).collect();
         Ok(Setup {
             regions,
             shards: self.shards,
-            buckets: self.buckets.iter().map(bucket).collect(),
+            buckets,
             wall_skew_ms: self.wall_skew_ms,
             persist_every: Duration::from_millis(self.persist_every_ms),
             ..Setup::three_regions()?

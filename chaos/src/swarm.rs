@@ -159,7 +159,8 @@ async fn run(seed: u64, scenario: &Scenario, planet: &Planet) -> Outcome {
         planet.now_us()
     };
     let (healed_us, _) = join(broken, join(plan.drive(planet, &history), expire(seed, scenario, planet))).await;
-    let finals = plan.last_look(planet, &history, PATIENCE).await;
+    fill(planet, healed_us).await;
+    let finals = plan.of(&planet.buckets()).last_look(planet, &history, PATIENCE).await;
     // A node that finds damage refuses to go on, and says so (DUR-3).
     let says_so = |why: &str| ["damaged", "wrong checksum"].iter().any(|word| why.contains(word));
     let refuses = |why: &str| planet.violated().contains(&check::Assumption::Disks) && says_so(why);
@@ -182,6 +183,14 @@ async fn run(seed: u64, scenario: &Scenario, planet: &Planet) -> Outcome {
     let broken = verdict.violations.iter().map(|violation| (violation.checker, violation.to_string()));
     let failure = (!verdict.is_clean()).then(|| Failure::Broken(broken.collect()));
     outcome(count, failure)
+}
+
+/// Waits until no region is joining, for as long as that may take.
+async fn fill(planet: &Planet, healed_us: u64) {
+    let until_us = healed_us + Limits::default().recovery_us;
+    while planet.now_us() <= until_us && planet.buckets().iter().any(|bucket| bucket.joins.now.is_some()) {
+        sleep(Duration::from_millis(250)).await;
+    }
 }
 
 /// Writes keys with a time to live, where there are any.

@@ -151,7 +151,17 @@ impl Plan {
         join_all(clients).await;
     }
 
-    /// To be called once everything is whole again: waits until every region of every bucket takes writes and holds the
+    /// The same, of buckets as they are by now: their regions may have changed.
+    #[must_use]
+    pub fn of(&self, buckets: &[Arc<Bucket>]) -> Plan {
+        let now = |known: &Workload| {
+            let bucket = buckets.iter().find(|bucket| bucket.id == known.bucket.id).unwrap_or(&known.bucket);
+            Workload { bucket: Arc::clone(bucket), ..known.clone() }
+        };
+        Plan { workloads: self.workloads.iter().map(now).collect(), ..self.clone() }
+    }
+
+    /// To be called once everything is whole again: waits until every region that holds a bucket takes writes and holds the
     /// same, at most for `patience`, then reads every key in every region at every level.
     pub async fn last_look<T: Target>(&self, target: &T, history: &History, patience: Duration) -> Vec<Final> {
         last::look(self, target, history, patience).await

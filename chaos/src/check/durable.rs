@@ -1,7 +1,8 @@
 //! DUR-2, honest durability: an acknowledgement that claims k regions is given no earlier than k regions have the write,
 //! and never claims less than the request asks for, and the bucket's policy in the epoch that is told.
 //!
-//! A copy that waits for the seal of an earlier epoch is none yet: without its source nobody could apply it.
+//! A copy that waits for the seal of an earlier epoch is none yet: without its source nobody could apply it. Nor is one in a region that
+//! is being filled, or that holds the bucket no more.
 
 use std::collections::{BTreeSet, HashMap};
 
@@ -17,8 +18,8 @@ pub(super) fn check(evidence: &Evidence) -> Result<Stats, Violation> {
     for known in evidence.all_writes() {
         let (Some(answer), Some(bucket)) = (known.answer, evidence.bucket_of(known.operation)) else { continue };
         let Request::Write { ack, id, .. } = &known.operation.request else { continue };
-        let holders = bucket.regions.len();
-        let required = ack.required_regions(evidence.policies.required(bucket, answer.epoch), holders);
+        let holders = evidence.members.holders(bucket.id, answer.epoch);
+        let required = ack.required_regions(evidence.required(bucket.id, answer.epoch), holders);
         let claimed = answer.durability.map_or(0, |it| usize::from(it.regions));
         stats.checked += 1;
         // Whether fewer may be acknowledged, and when, is DEG-1 ([`super::fewer`]).
@@ -31,7 +32,8 @@ pub(super) fn check(evidence: &Evidence) -> Result<Stats, Violation> {
         let shard = evidence.shard_of(bucket, key);
         for (origin, lsn) in answer.session.seen(bucket.id, shard).iter().flat_map(|seen| &seen.0) {
             let place = (bucket.id, *origin, shard, *lsn);
-            let held = copies.hold(place, *id, claimed, known.operation.ended_us);
+            let counts = |region| evidence.members.counts(bucket.id, answer.epoch, region);
+            let held = copies.hold(place, *id, claimed, (known.operation.ended_us, &counts));
             held.map_err(|it| it.showing(known.operation))?;
         }
     }
@@ -42,7 +44,7 @@ pub(super) fn check(evidence: &Evidence) -> Result<Stats, Violation> {
     Ok(stats)
 }
 
-/// When a bucket becomes SYNC, whatever was acknowledged before, under whichever policy, has the copies that its policy asks for now.
+/// When a bucket becomes SYNC, or stays so without one of its regions, whatever was acknowledged before, under whichever policy, has the copies that its policy asks for now.
 fn on_record(evidence: &Evidence, copies: &Copies) -> Result<u64, Violation> {
     let mut checked = 0;
     for known in evidence.all_writes() {
@@ -50,13 +52,16 @@ fn on_record(evidence: &Evidence, copies: &Copies) -> Result<u64, Violation> {
         let Request::Write { id, .. } = &known.operation.request else { continue };
         let Some(key) = known.write.keys().next() else { continue };
         let shard = evidence.shard_of(bucket, key);
-        for (since_us, needed) in evidence.policies.becomes_sync(bucket) {
+        for now in evidence.policies.becomes_sync(bucket.id, &evidence.members) {
+            let since_us = now.since_us;
             if known.operation.ended_us > since_us {
                 continue;
             }
             checked += 1;
+            let holders = evidence.members.at(bucket.id, since_us);
+            let (needed, counts) = (now.policy.required_regions(holders.len()), |region| holders.contains(&region));
             for (origin, lsn) in answer.session.seen(bucket.id, shard).iter().flat_map(|seen| &seen.0) {
-                let held = copies.hold((bucket.id, *origin, shard, *lsn), *id, needed, since_us);
+                let held = copies.hold((bucket.id, *origin, shard, *lsn), *id, needed, (since_us, &counts));
                 held.map_err(|it| it.showing("SYNC was on record by then").showing(known.operation))?;
             }
         }
@@ -68,10 +73,14 @@ fn on_record(evidence: &Evidence, copies: &Copies) -> Result<u64, Violation> {
 fn acknowledged(evidence: &Evidence, copies: Option<&Copies>) -> Result<u64, Violation> {
     let mut checked = 0;
     for record in evidence.records.iter().flatten() {
-        let Fact::Acknowledged { origin, bucket, shard, lsn, regions, request, .. } = &record.fact else { continue };
+        let Fact::Acknowledged { origin, bucket, shard, epoch, lsn, regions, request, .. } = &record.fact else {
+            continue;
+        };
         checked += 1;
         if let Some(copies) = copies {
-            copies.hold((*bucket, *origin, *shard, *lsn), *request, usize::from(*regions), record.at_us)?;
+            let counts = |region| evidence.members.counts(*bucket, *epoch, region);
+            let claimed = usize::from(*regions);
+            copies.hold((*bucket, *origin, *shard, *lsn), *request, claimed, (record.at_us, &counts))?;
         }
     }
     Ok(checked)
@@ -134,14 +143,21 @@ impl Copies {
         applied.chain(brought).collect()
     }
 
-    /// A session may also have seen what others wrote: that is held to nothing here.
-    fn hold(&self, place: Place, by: RequestId, claimed: usize, by_us: u64) -> Result<(), Violation> {
+    /// So many regions whose copies count had the write by that time. A session may also have seen what others wrote: that is held to
+    /// nothing here.
+    fn hold(
+        &self,
+        place: Place,
+        by: RequestId,
+        claimed: usize,
+        (by_us, counts): (u64, &dyn Fn(RegionId) -> bool),
+    ) -> Result<(), Violation> {
         let known = self.first.get(&place);
         if known.is_some_and(|(request, _)| *request != by) {
             return Ok(());
         }
         let copies = known.map_or(&[][..], |(_, copies)| copies.as_slice());
-        let had = self.regions(place, by_us).len();
+        let had = self.regions(place, by_us).into_iter().filter(|region| counts(*region)).count();
         if had >= claimed {
             return Ok(());
         }

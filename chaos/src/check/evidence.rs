@@ -5,11 +5,12 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use bytes::Bytes;
 use meridian_types::request::Found;
 use meridian_types::{
-    Bucket, BucketId, BucketName, Key, Outcome, Read, ReadLevel, RegionId, Request, RequestId, Response, SalvageBundle,
-    SalvageKey, ShardDigest, ShardId, Version, Write,
+    Bucket, BucketId, BucketName, Epoch, Key, Outcome, Read, ReadLevel, RegionId, Request, RequestId, Response,
+    SalvageBundle, SalvageKey, ShardDigest, ShardId, Version, Write,
 };
 
 use super::forks::Forks;
+use super::members::Members;
 use super::policies::Policies;
 use crate::history::{Operation, Told};
 use crate::trace::{Fact, Record, Verdict};
@@ -101,6 +102,8 @@ pub struct Evidence {
     pub forks: Forks,
     /// What each bucket promised when.
     pub policies: Policies,
+    /// Which regions held each bucket when.
+    pub(super) members: Members,
     /// What lost primaries kept of what was undone; `None` when nobody looked.
     pub salvage: Option<Vec<Salvaged>>,
     /// What truly happened, if somebody could see it.
@@ -146,9 +149,22 @@ impl Evidence {
         operations.sort_by_key(|operation| (operation.begun_us, operation.client));
         let forks = Forks::of(records.as_deref().unwrap_or_default());
         let policies = Policies::of(&setup.buckets, records.as_deref().unwrap_or_default());
+        let members = Members::of(&setup.buckets, records.as_deref().unwrap_or_default());
         let undone = set_aside(&setup, &forks, &mut operations);
         let index = Index::of(&setup, &operations, records.as_deref(), &forks);
-        Evidence { setup, operations, undone, forks, policies, salvage: None, records, finals, healed_us, index }
+        Evidence {
+            setup,
+            operations,
+            undone,
+            forks,
+            policies,
+            members,
+            salvage: None,
+            records,
+            finals,
+            healed_us,
+            index,
+        }
     }
 
     /// With what lost primaries kept.
@@ -165,6 +181,12 @@ impl Evidence {
     /// The bucket an operation was for.
     pub fn bucket_of(&self, operation: &Operation) -> Option<&Bucket> {
         self.bucket_named(operation.request.bucket())
+    }
+
+    /// How many regions must have a write of that epoch.
+    pub(super) fn required(&self, bucket: BucketId, epoch: Epoch) -> usize {
+        let holders = self.members.holders(bucket, epoch);
+        self.policies.under(bucket, epoch).next().map_or(1, |word| word.policy.required_regions(holders))
     }
 
     /// The shard of a key.

@@ -1,5 +1,5 @@
 //! The ceiling of what an `async` bucket may risk (docs/adr/2026-11-27-rpo-ceiling.md): where it blocks, no more operations than
-//! it says are ever in no other region, from a lease after it was set. So that is the most that losing the primary's region can cost, whenever that happens.
+//! it says are ever in no other region that holds the bucket, from a lease after it was set. So that is the most that losing the primary's region can cost, whenever that happens.
 //!
 //! Not looked at: bounds in bytes and in time, and expired keys, which the ceiling does not hold back.
 
@@ -37,7 +37,9 @@ pub(super) fn check(evidence: &Evidence) -> Result<Stats, Violation> {
                 let place = (entry.origin, *shard, entry.source_lsn);
                 if replica.region != entry.origin {
                     alone.seen.insert(place);
-                    alone.entries.remove(&place);
+                    if evidence.members.counts(entry.bucket, entry.epoch, replica.region) {
+                        alone.entries.remove(&place);
+                    }
                     continue;
                 }
                 if !alone.seen.insert(place) {
@@ -61,7 +63,9 @@ pub(super) fn check(evidence: &Evidence) -> Result<Stats, Violation> {
             Fact::Repaired { replica, shard, bucket, positions, .. } => {
                 let Some(alone) = buckets.get_mut(bucket) else { continue };
                 for (origin, position) in positions.iter().filter(|(origin, _)| *origin != replica.region) {
-                    alone.entries.retain(|(of, at, lsn), _| (of, at) != (origin, shard) || lsn > position);
+                    let counts = |epoch| evidence.members.counts(*bucket, epoch, replica.region);
+                    let brought = |(of, at, lsn): &Place| (of, at) == (origin, shard) && lsn <= position;
+                    alone.entries.retain(|place, epoch| !brought(place) || !counts(*epoch));
                 }
             }
             _ => {}

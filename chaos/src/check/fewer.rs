@@ -19,8 +19,9 @@ pub(super) fn check(evidence: &Evidence) -> Result<Stats, Violation> {
     for known in evidence.all_writes() {
         let (Some(answer), Some(bucket)) = (known.answer, evidence.bucket_of(known.operation)) else { continue };
         let Request::Write { ack, .. } = &known.operation.request else { continue };
-        let required = evidence.policies.required(bucket, answer.epoch);
-        let (claimed, holders) = (answer.durability.map_or(0, |it| usize::from(it.regions)), bucket.regions.len());
+        let required = evidence.required(bucket.id, answer.epoch);
+        let claimed = answer.durability.map_or(0, |it| usize::from(it.regions));
+        let holders = evidence.members.holders(bucket.id, answer.epoch);
         stats.checked += 1;
         let asked = ack.required_regions(1, holders);
         let (begun_us, ended_us) = (known.operation.begun_us, known.operation.ended_us);
@@ -43,7 +44,7 @@ fn acknowledged(evidence: &Evidence, records: &[Record], stretches: &Stretches) 
     for record in records {
         let Fact::Acknowledged { replica, origin, bucket, epoch, regions, .. } = &record.fact else { continue };
         let known = evidence.setup.buckets.iter().find(|it| it.id == *bucket && replica.region == *origin);
-        let Some(needed) = known.map(|bucket| evidence.policies.required(bucket, *epoch)) else { continue };
+        let Some(needed) = known.map(|bucket| evidence.required(bucket.id, *epoch)) else { continue };
         checked += 1;
         if usize::from(*regions) < needed && !within(stretches, (*bucket, *epoch), record.at_us, record.at_us) {
             let sentence = format!(

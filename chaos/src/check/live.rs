@@ -14,6 +14,7 @@ pub(super) fn check(evidence: &Evidence) -> Result<Stats, Violation> {
     let Some(healed_us) = evidence.healed_us else { return Ok(stats) };
     let limits = evidence.setup.limits;
     let settled_us = healed_us.saturating_add(limits.recovery_us);
+    joined(evidence, healed_us)?;
     let mut first_success: BTreeMap<(BucketId, &'static str), Option<u64>> = BTreeMap::new();
     for operation in evidence.operations.iter().filter(|it| it.begun_us >= healed_us) {
         let Some(bucket) = evidence.bucket_of(operation) else { continue };
@@ -56,6 +57,24 @@ pub(super) fn check(evidence: &Evidence) -> Result<Stats, Violation> {
         stats.undecided = 1;
     }
     Ok(stats)
+}
+
+/// Whoever joins is filled, and counts.
+fn joined(evidence: &Evidence, healed_us: u64) -> Result<(), Violation> {
+    let over_us = evidence.records.iter().flatten().last().map_or(0, |record| record.at_us);
+    for bucket in &evidence.setup.buckets {
+        let Some((region, since_us)) = evidence.members.joining(bucket.id) else { continue };
+        if over_us > since_us.max(healed_us).saturating_add(evidence.setup.limits.recovery_us) {
+            let sentence = format!(
+                "region {region} has been joining bucket {} since {}, and does not count yet at {}",
+                bucket.name,
+                show::seconds(since_us),
+                show::seconds(over_us)
+            );
+            return Err(broken("live", sentence));
+        }
+    }
+    Ok(())
 }
 
 fn kind(operation: &Operation) -> &'static str {

@@ -12,6 +12,7 @@ use std::collections::BTreeMap;
 
 use meridian_types::{Breach, Bucket, BucketId, Epoch, Lane, MaxLag, Policy};
 
+use super::members::Members;
 use crate::trace::{Copies, Fact, Record};
 
 /// For how long a node may act on what it knew before, in microseconds: a lease of 5 s, by clocks that differ by 1 %.
@@ -61,16 +62,10 @@ impl Policies {
     }
 
     /// What was on record under an epoch; of one that nobody heard of, what was before it.
-    fn under(&self, bucket: BucketId, epoch: Epoch) -> impl Iterator<Item = &Word> {
+    pub(super) fn under(&self, bucket: BucketId, epoch: Epoch) -> impl Iterator<Item = &Word> {
         let words = self.words(bucket);
         let last = words.iter().rev().find(|word| word.epoch <= epoch).or(words.first()).map(|word| word.epoch);
         words.iter().filter(move |word| Some(word.epoch) == last)
-    }
-
-    /// How many regions must have a write of that epoch. It is the same for all of the epoch.
-    pub(super) fn required(&self, bucket: &Bucket, epoch: Epoch) -> usize {
-        let first = self.under(bucket.id, epoch).next();
-        first.map_or(bucket.policy, |word| word.policy).required_regions(bucket.regions.len())
     }
 
     /// Whether an epoch was ever one in which fewer copies might do.
@@ -83,13 +78,15 @@ impl Policies {
         self.under(bucket.id, epoch).next().map_or(bucket.policy, |word| word.policy).lane()
     }
 
-    /// When a `sync` bucket came to be SYNC after it was not, and how many regions it asks for then.
-    pub(super) fn becomes_sync(&self, bucket: &Bucket) -> impl Iterator<Item = (u64, usize)> {
-        let regions = bucket.regions.len();
-        let pairs = self.words(bucket.id).windows(2).map(|pair| (pair[0], pair[1]));
-        let news = pairs.filter(|(before, now)| before.copies != Copies::Sync && now.copies == Copies::Sync);
-        news.filter(|(_, now)| now.policy.lane() == Lane::Sync)
-            .map(move |(_, now)| (now.since_us, now.policy.required_regions(regions)))
+    /// What is on record when a `sync` bucket comes to be SYNC after it was not, or stays so without one of its regions.
+    pub(super) fn becomes_sync(&self, bucket: BucketId, members: &Members) -> impl Iterator<Item = &Word> {
+        let less = move |before: &Word, now: &Word| {
+            let (were, are) = (members.at(bucket, before.since_us), members.at(bucket, now.since_us));
+            were.iter().any(|region| !are.contains(region))
+        };
+        let pairs = self.words(bucket).windows(2).map(|pair| (&pair[0], &pair[1]));
+        let news = pairs.filter(move |(before, now)| before.copies != Copies::Sync || less(before, now));
+        news.map(|(_, now)| now).filter(|now| now.copies == Copies::Sync && now.policy.lane() == Lane::Sync)
     }
 
     /// The most operations that nobody may go beyond then: no less than every node may have gone by that has not heard of a change.

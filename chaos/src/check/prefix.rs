@@ -190,7 +190,8 @@ impl World<'_> {
         let due = history.range(Lsn(run.previous.0 + 1)..=run.last);
         for (lsn, identity) in due.filter(|(_, identity)| identity.counts && identity.kind.is_shipped()) {
             let lane = |bucket: &Bucket| self.evidence.policies.lane(bucket, identity.epoch);
-            let travels = |bucket: &&Bucket| lane(bucket) == run.lane && bucket.is_in(replica.region);
+            let carries = |bucket| self.evidence.members.carries(bucket, identity.epoch, replica.region);
+            let travels = |bucket: &&Bucket| lane(bucket) == run.lane && carries(bucket.id);
             let bucket = self.evidence.setup.buckets.iter().find(|it| it.id == identity.bucket);
             let missing = !progress.has(identity.bucket, run.source, *lsn)
                 && !self.was_given_up(run.source, shard, identity.bucket, *lsn);

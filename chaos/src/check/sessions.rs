@@ -29,7 +29,9 @@ pub(super) fn check(evidence: &Evidence) -> Result<Stats, Violation> {
         let session = sessions.entry(operation.client).or_default();
         stats.checked += 1;
         if is_sent_away(operation) {
-            if evidence.records.is_some() && !saw_what_was_given_up(evidence, bucket, operation) {
+            let rightly =
+                asks_for_too_many(evidence, bucket, operation) || saw_what_was_given_up(evidence, bucket, operation);
+            if evidence.records.is_some() && !rightly {
                 let sentence = "a session was sent away for having seen what was given up, and it had not".to_owned();
                 return Err(broken("sessions", sentence).showing(operation));
             }
@@ -109,6 +111,13 @@ impl<'a> Session<'a> {
 fn is_sent_away(operation: &Operation) -> bool {
     let Told::Refused(refusal) = &operation.told else { return false };
     (refusal.kind, refusal.effect) == (RefusalKind::Invalid, Effect::None) && is_in_session(operation)
+}
+
+/// Refused for asking for more regions than held the bucket at some time.
+fn asks_for_too_many(evidence: &Evidence, bucket: &Bucket, operation: &Operation) -> bool {
+    let Request::Write { ack, .. } = &operation.request else { return false };
+    let fewest = evidence.members.fewest(bucket.id);
+    ack.required_regions(1, fewest) > fewest
 }
 
 fn saw_what_was_given_up(evidence: &Evidence, bucket: &Bucket, operation: &Operation) -> bool {

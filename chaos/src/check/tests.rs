@@ -3,6 +3,7 @@
 
 mod facts;
 mod lasting;
+mod regions;
 mod replaced;
 mod story;
 mod told;

@@ -3,6 +3,7 @@
 
 mod failovers;
 mod policies;
+mod regions;
 mod settings;
 mod switchovers;
 
@@ -108,6 +109,7 @@ pub(super) fn scenario(seed: u64, seconds: u64) -> Scenario {
     if !calm {
         faults.extend(failovers::draw(&Dice::new(seed ^ 0xfa11_07e2), &buckets, regions, seconds));
         faults.extend(policies::draw(&Dice::new(seed ^ 0x9011_c1e5), &buckets, regions, seconds));
+        faults.extend(regions::draw(&Dice::new(seed ^ 0x5e75_0f17), &mut buckets, regions, seconds));
     }
     faults.sort_by_key(|planned| planned.at_ms);
     Scenario {
@@ -146,7 +148,14 @@ fn buckets(dice: &Dice, regions: usize) -> Vec<BucketPlan> {
         // Two workloads of one kind would be one.
         workloads.dedup_by_key(|plan| plan.kind);
         let name = BucketName::new(&format!("bucket-{number}"));
-        name.ok().map(|name| BucketPlan { name, policy, auto: AutoMode::Manual, brief: false, workloads })
+        name.ok().map(|name| BucketPlan {
+            name,
+            policy,
+            auto: AutoMode::Manual,
+            brief: false,
+            without: Vec::new(),
+            workloads,
+        })
     };
     debug_assert!(regions >= 2);
     (1..=count).filter_map(bucket).collect()

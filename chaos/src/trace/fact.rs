@@ -257,6 +257,21 @@ pub enum Fact {
         /// How its copies are, if it is `sync`.
         copies: Copies,
     },
+    /// A node's copy of the metadata says this of which regions hold a bucket.
+    RegionsKnown {
+        /// Who.
+        replica: Replica,
+        /// The metadata index.
+        index: u64,
+        /// The bucket.
+        bucket: BucketId,
+        /// Its epoch.
+        epoch: Epoch,
+        /// The regions whose copies count.
+        regions: Vec<RegionId>,
+        /// The region that is being filled, and counts for nothing.
+        joining: Option<RegionId>,
+    },
     /// A node's copy of the metadata says this of a primary that is lost.
     ReplacementKnown {
         /// Who.

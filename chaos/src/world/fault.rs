@@ -218,6 +218,16 @@ pub enum Fault {
         #[serde(default)]
         settings: bool,
     },
+    /// Nothing breaks: an operator has a node's region hold a bucket, or hold it no more, while it serves, and is patient where that
+    /// has to wait. What removes a region that joins gives its joining up.
+    ChangeRegions {
+        /// Which bucket.
+        bucket: usize,
+        /// The node whose region it is.
+        node: usize,
+        /// Whether it is to hold it.
+        add: bool,
+    },
     /// A record of a node's log gets a wrong bit.
     RotLog {
         /// Whose.
@@ -261,6 +271,8 @@ impl Fault {
             Fault::Failover { forced: true, .. } => "forced failover",
             Fault::Failover { forced: false, .. } => "failover",
             Fault::ChangePolicy { .. } => "change of policy",
+            Fault::ChangeRegions { add: true, .. } => "one region more",
+            Fault::ChangeRegions { add: false, .. } => "one region less",
             Fault::RotLog { .. } => "bit rot in the log",
             Fault::RotState { .. } => "bit rot in the state",
         }
@@ -277,6 +289,7 @@ impl Fault {
                 | Fault::Switchover { .. }
                 | Fault::Failover { .. }
                 | Fault::ChangePolicy { .. }
+                | Fault::ChangeRegions { .. }
         );
         planet.fact(Fact::Fault { what: what.clone(), disturbs });
         self.last(planet).await;
@@ -330,6 +343,7 @@ impl Fault {
             }
             Fault::Failover { bucket, to, forced } => planet.fail_over(bucket, to, forced).await,
             Fault::ChangePolicy { bucket, to, settings } => planet.change_policy(bucket, to, settings).await,
+            Fault::ChangeRegions { bucket, node, add } => planet.change_regions(bucket, node, add).await,
             Fault::RotLog { node } => rot(planet, node, true),
             Fault::RotState { node } => rot(planet, node, false),
         }

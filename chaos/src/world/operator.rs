@@ -1,4 +1,5 @@
-//! What operators do on a planet: move primaries, give them up for lost, with or without agreeing to a loss, and change policies.
+//! What operators do on a planet: move primaries, give them up for lost, with or without agreeing to a loss, change policies, and have
+//! regions hold buckets or hold them no more.
 //!
 //! An estimate is put together by the code that the product has for it; who is asked, and how long an answer is waited for,
 //! is as in `meridian/src/server/estimate.rs`.
@@ -11,8 +12,8 @@ use futures::future::join_all;
 use meridian_metadata_core::plan::{Asked, Heard, estimate};
 use meridian_metadata_core::{Action, Reply};
 use meridian_types::{
-    AutoFailover, AutoMode, BucketChange, Consent, FailoverSpec, PlanOutcome, Policy, RefusalKind, RegionName,
-    Selection, SwitchoverSpec,
+    AutoFailover, AutoMode, Bucket, BucketChange, Consent, FailoverSpec, PlanOutcome, Policy, RefusalKind,
+    RegionChange, RegionName, Selection, SwitchoverSpec,
 };
 use tokio::time::{Instant, sleep, timeout};
 
@@ -23,7 +24,7 @@ use super::planet::Planet;
 /// How long other nodes may take to say what they have.
 const PATIENCE: Duration = Duration::from_millis(700);
 
-/// For how long an operator tries to change a policy.
+/// For how long an operator tries to change a policy, or which regions hold a bucket.
 const INSISTS: Duration = Duration::from_secs(6);
 
 /// About the size of the question.
@@ -92,14 +93,53 @@ impl Planet {
         }
     }
 
+    /// An operator has a node's region hold a bucket, or hold it no more, and tries again while something else has the bucket. One that
+    /// joins is watched until it counts, or joins no more.
+    pub(crate) async fn change_regions(&self, bucket: usize, node: usize, add: bool) {
+        let (Some(name), Some(region)) = (self.region_name(node), self.region_of(node)) else { return };
+        let until = Instant::now() + INSISTS;
+        let before = loop {
+            let (Some(operator), Some(before)) = (self.lives().next(), self.bucket(bucket)) else { return };
+            let change = if add { RegionChange::Add(name.clone()) } else { RegionChange::Remove(name.clone()) };
+            match operator.operate("an operator", Action::SetRegions { name: before.name.clone(), change }).await {
+                Ok(_) => break before,
+                Err(refusal) if refusal.kind == RefusalKind::Retry && Instant::now() < until => {}
+                Err(_) => return self.hit("change of regions refused"),
+            }
+            sleep(Duration::from_millis(300)).await;
+        };
+        match (add, before.is_in(region), before.reaches(region)) {
+            (true, true, _) | (false, _, false) => return self.hit("regions as they were"),
+            (false, true, _) => return self.hit("region removed"),
+            (false, false, true) => return self.hit("joining given up"),
+            (true, false, _) => {}
+        }
+        loop {
+            sleep(Duration::from_millis(100)).await;
+            let Some(now) = self.bucket(bucket) else { continue };
+            if now.is_in(region) {
+                return self.hit("region joined");
+            }
+            // Any copy may be late.
+            if now.epoch > before.epoch && !now.reaches(region) {
+                return self.hit("joining ended");
+            }
+        }
+    }
+
+    /// A bucket that the planet began with, as the copy of the metadata that is furthest has it.
+    fn bucket(&self, bucket: usize) -> Option<Arc<Bucket>> {
+        let name = &self.spec(bucket)?.name;
+        self.buckets().into_iter().find(|known| known.name == *name)
+    }
+
     fn region_name(&self, node: usize) -> Option<RegionName> {
         self.body(node).map(|body| body.region_name.clone())
     }
 
     /// The node of a bucket's primary, as the copy of the metadata that is furthest has it.
     pub(crate) fn primary_of(&self, bucket: usize) -> Option<usize> {
-        let name = &self.spec(bucket)?.name;
-        let primary = self.buckets().iter().find(|known| known.name == *name)?.primary?;
+        let primary = self.bucket(bucket)?.primary?;
         self.regions().iter().position(|region| *region == primary)
     }
 

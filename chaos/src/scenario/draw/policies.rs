@@ -82,7 +82,7 @@ fn beside(dice: &Dice, bucket: usize, policy: Policy, nodes: usize) -> impl Iter
 }
 
 /// Another policy than that, or the same with other settings.
-fn other(dice: &Dice, policy: Policy, regions: usize) -> Policy {
+pub(super) fn other(dice: &Dice, policy: Policy, regions: usize) -> Policy {
     let turns = dice.chance(TURNS);
     match (policy, turns) {
         (Policy::Async { .. }, true) | (Policy::Sync { .. }, false) => sync(dice, regions),

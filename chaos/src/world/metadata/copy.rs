@@ -64,17 +64,21 @@ impl Copy {
         let before = Arc::clone(&self.topology.borrow());
         let topology = Arc::new(inner.state.topology());
         for (id, bucket) in &topology.buckets {
+            let (replica, index) = (self.replica, topology.index);
             let known = |it: &Bucket| (it.epoch, it.primary.filter(|_| !it.is_between_primaries()));
             let (epoch, primary) = known(bucket);
             if before.buckets.get(id).is_none_or(|before| known(before) != (epoch, primary)) {
-                let (replica, index) = (self.replica, topology.index);
                 self.record.fact(Fact::BucketKnown { replica, index, bucket: *id, epoch, primary });
             }
             let promised = |it: &Bucket| (it.epoch, it.policy, copies(it));
             if before.buckets.get(id).is_none_or(|before| promised(before) != promised(bucket)) {
-                let (replica, index) = (self.replica, topology.index);
                 let (epoch, policy, copies) = promised(bucket);
                 self.record.fact(Fact::PolicyKnown { replica, index, bucket: *id, epoch, policy, copies });
+            }
+            let held = |it: &Bucket| (it.epoch, it.regions.clone(), it.joins.joining());
+            if before.buckets.get(id).is_none_or(|before| held(before) != held(bucket)) {
+                let (epoch, regions, joining) = held(bucket);
+                self.record.fact(Fact::RegionsKnown { replica, index, bucket: *id, epoch, regions, joining });
             }
         }
         for ((plan, bucket), (from, step)) in replacements(&inner.state) {
