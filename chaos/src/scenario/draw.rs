@@ -1,6 +1,7 @@
 //! Draws scenarios from seeds. Every seed has its own few kinds of faults, as strong as it pleases (swarm testing: Groce
 //! et al., 2012): what never happens together in one world does in another.
 
+mod alone;
 mod failovers;
 mod policies;
 mod settings;
@@ -10,7 +11,7 @@ use std::time::Duration;
 
 use meridian_types::{Acks, AutoMode, BucketName, Policy};
 
-use super::{BucketPlan, Planned, Scenario, WorkloadPlan};
+use super::{BucketPlan, Planned, Scenario, WorkloadPlan, auto_interval_ms, auto_per_day, window_bytes};
 use crate::workload::Kind;
 use crate::world::{Dice, Fault, Keep};
 
@@ -28,6 +29,9 @@ const EXPIRES: f64 = 0.2;
 
 /// The chance that operators move primaries in a world.
 const MOVES: f64 = 0.5;
+
+/// The chance that little may be on its way between two nodes: that lanes wait for their windows.
+const TIGHT: f64 = 0.1;
 
 /// Draws a fault for a planet of that many nodes; the duration is how long it lasts.
 type Draw = fn(&Dice, usize, Duration) -> Fault;
@@ -110,7 +114,9 @@ pub(super) fn scenario(seed: u64, seconds: u64) -> Scenario {
         faults.extend(policies::draw(&Dice::new(seed ^ 0x9011_c1e5), &buckets, regions, seconds));
     }
     faults.sort_by_key(|planned| planned.at_ms);
-    Scenario {
+    let widths = Dice::new(seed ^ 0x71d7_0b1d);
+    let tight = widths.chance(TIGHT).then(|| [1 << 10, 4 << 10, 16 << 10][widths.index(3)]);
+    let drawn = Scenario {
         name: format!("seed {seed}"),
         seed: Some(seed),
         seconds,
@@ -118,10 +124,15 @@ pub(super) fn scenario(seed: u64, seconds: u64) -> Scenario {
         shards: u16::try_from(dice.between(1, 3)).unwrap_or(1),
         wall_skew_ms: [0, 5, 20, 100][dice.index(4)],
         persist_every_ms: [500, 3_000, 10_000, 60_000][dice.index(4)],
+        window_bytes: tight.unwrap_or_else(window_bytes),
         buckets,
         faults,
-    }
+    };
+    if calm { drawn } else { alone::instead_of(drawn, &Dice::new(seed ^ ALONE)) }
 }
+
+/// Whose worlds are about one thing.
+const ALONE: u64 = 0xa10e_00f0;
 
 fn buckets(dice: &Dice, regions: usize) -> Vec<BucketPlan> {
     let policies = [
@@ -146,7 +157,15 @@ fn buckets(dice: &Dice, regions: usize) -> Vec<BucketPlan> {
         // Two workloads of one kind would be one.
         workloads.dedup_by_key(|plan| plan.kind);
         let name = BucketName::new(&format!("bucket-{number}"));
-        name.ok().map(|name| BucketPlan { name, policy, auto: AutoMode::Manual, brief: false, workloads })
+        name.ok().map(|name| BucketPlan {
+            name,
+            policy,
+            auto: AutoMode::Manual,
+            auto_interval_ms: auto_interval_ms(),
+            auto_per_day: auto_per_day(),
+            brief: false,
+            workloads,
+        })
     };
     debug_assert!(regions >= 2);
     (1..=count).filter_map(bucket).collect()
