@@ -10,6 +10,7 @@ mod bounds;
 mod chains;
 mod converge;
 mod counters;
+mod damped;
 mod digests;
 mod durable;
 mod epochs;
@@ -122,6 +123,7 @@ checkers! {
     exposed: "RPO";
     salvaged: "SWI-2", rests on ClockRates ClockAhead Disks;
     unasked: "SWI-3", rests on ClockRates Disks;
+    damped: "AUTO", rests on ClockRates;
     writer: "FEN-1", rests on ClockRates;
     fences: "FEN-2";
     epochs: "FEN-1";

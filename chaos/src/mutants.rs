@@ -14,8 +14,9 @@
 //! ```
 //!
 //! `row` is the kind of bug, as numbered in `docs/testing.md`. More files or places may follow. A text that is to be
-//! replaced occurs exactly once; a mutant whose place has moved fails before anything is built. `test:` names a test
-//! command instead, for what no simulated planet runs.
+//! replaced occurs exactly once; a mutant whose place has moved fails before anything is built. `worlds: calm` is for what
+//! must be noticed where nothing breaks: only those worlds are played. `test:` names a test command instead, for what no
+//! simulated planet runs.
 
 mod cli;
 mod tree;
@@ -36,6 +37,8 @@ pub struct Mutant {
     pub row: u32,
     /// The promise it breaks, and how.
     pub breaks: String,
+    /// Whether only worlds in which nothing breaks are played.
+    pub calm: bool,
     /// What must notice: the seeds, or a test command (arguments of `cargo test`).
     pub test: Option<String>,
     /// What it changes.
@@ -73,12 +76,14 @@ pub fn all(root: &Path) -> anyhow::Result<Vec<Mutant>> {
 impl Mutant {
     fn parse(name: &str, text: &str) -> anyhow::Result<Mutant> {
         let (head, body) = text.split_once("--- ").context("it changes nothing")?;
-        let mut mutant = Mutant { name: name.to_owned(), row: 0, breaks: String::new(), test: None, edits: Vec::new() };
+        let mut mutant =
+            Mutant { name: name.to_owned(), row: 0, breaks: String::new(), calm: false, test: None, edits: Vec::new() };
         for line in head.lines() {
             let (key, value) = line.split_once(": ").with_context(|| format!("`{line}` says nothing"))?;
             match key {
                 "row" => mutant.row = value.parse().context("its row is no number")?,
                 "breaks" => mutant.breaks = value.to_owned(),
+                "worlds" if value == "calm" => mutant.calm = true,
                 "test" => mutant.test = Some(value.to_owned()),
                 other => bail!("`{other}` means nothing"),
             }
@@ -157,6 +162,7 @@ mod tests {
             replace: replace.to_owned(),
         };
         assert_eq!(mutant.edits, [edit("a", "x\ny", "z"), edit("b", "p", "")]);
+        assert!(!mutant.calm && Mutant::parse("m", &format!("worlds: calm\n{text}")).unwrap().calm);
         for wrong in
             ["", "row: 1\n--- file a\n", "row: 1\nbreaks: b\n--- file a\n--- search\nx\n", "what: 1\n--- file a"]
         {

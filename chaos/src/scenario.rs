@@ -29,7 +29,7 @@ use meridian_types::{AutoFailover, AutoMode, BucketName, BucketSpec, Labels, Nam
 use serde::{Deserialize, Serialize};
 
 use crate::workload::Kind;
-use crate::world::{Fault, Location, Setup};
+use crate::world::{Fault, Location, Setup, WINDOW_BYTES};
 
 /// A scenario.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -54,6 +54,9 @@ pub struct Scenario {
     /// How often nodes make their state durable, in milliseconds.
     #[serde(default = "persist_every_ms")]
     pub persist_every_ms: u64,
+    /// Bytes of frames that may be on their way to one node, of the lanes of one kind.
+    #[serde(default = "window_bytes", skip_serializing_if = "is_usual_window")]
+    pub window_bytes: usize,
     /// The buckets, and who works on them.
     pub buckets: Vec<BucketPlan>,
     /// What breaks when.
@@ -74,6 +77,12 @@ pub struct BucketPlan {
     /// What it does by itself when its primary is lost: `manual`, `observe-only`, `zero-loss`, `bounded:5s,20ops`.
     #[serde(with = "words::auto", default, skip_serializing_if = "is_manual")]
     pub auto: AutoMode,
+    /// The least time between two such failovers, in milliseconds.
+    #[serde(default = "auto_interval_ms", skip_serializing_if = "is_usual_interval")]
+    pub auto_interval_ms: u64,
+    /// The most of them in a day.
+    #[serde(default = "auto_per_day", skip_serializing_if = "is_usual_per_day")]
+    pub auto_per_day: u32,
     /// Whether keys with a time to live are written there, too.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub brief: bool,
@@ -117,6 +126,31 @@ pub struct Planned {
 
 fn is_manual(mode: &AutoMode) -> bool {
     *mode == AutoMode::Manual
+}
+
+/// How often a bucket may fail over by itself: a world lasts a minute.
+fn auto_interval_ms() -> u64 {
+    3_000
+}
+
+fn is_usual_interval(ms: &u64) -> bool {
+    *ms == auto_interval_ms()
+}
+
+fn auto_per_day() -> u32 {
+    20
+}
+
+fn is_usual_per_day(times: &u32) -> bool {
+    *times == auto_per_day()
+}
+
+fn window_bytes() -> usize {
+    WINDOW_BYTES
+}
+
+fn is_usual_window(bytes: &usize) -> bool {
+    *bytes == window_bytes()
 }
 
 fn regions() -> usize {
@@ -182,10 +216,6 @@ pub enum Error {
     },
 }
 
-/// How often a bucket may fail over by itself: a world lasts a minute.
-const AUTO_INTERVAL_MS: u64 = 3_000;
-const AUTO_PER_DAY: u32 = 20;
-
 /// Regions a planet may have, in this order: cities with large data centres.
 const PLACES: [(&str, f64, f64); 6] = [
     ("us-east", 38.9, -77.4),
@@ -248,7 +278,13 @@ impl Scenario {
             }
             let holders = (0..self.regions).filter(|node| !bucket.without.contains(node)).count();
             bucket.policy.validate(holders).or_else(|why| invalid("policy", why.to_string()))?;
-            let auto = AutoFailover::<RegionName> { mode: bucket.auto, ..AutoFailover::default() };
+            let (interval_ms_min, per_day_max) = (bucket.auto_interval_ms, bucket.auto_per_day);
+            let auto = AutoFailover::<RegionName> {
+                mode: bucket.auto,
+                interval_ms_min,
+                per_day_max,
+                ..AutoFailover::default()
+            };
             auto.validate(bucket.policy, &[]).or_else(|why| invalid("auto", why.to_string()))?;
             let active = bucket.policy == Policy::ActiveActive;
             let fits = |kind: &Kind| {
@@ -284,8 +320,8 @@ impl Scenario {
             labels: Labels::default(),
             auto: AutoFailover {
                 mode: plan.auto,
-                interval_ms_min: AUTO_INTERVAL_MS,
-                per_day_max: AUTO_PER_DAY,
+                interval_ms_min: plan.auto_interval_ms,
+                per_day_max: plan.auto_per_day,
                 ..AutoFailover::default()
             },
         };
@@ -296,6 +332,7 @@ impl Scenario {
             buckets,
             wall_skew_ms: self.wall_skew_ms,
             persist_every: Duration::from_millis(self.persist_every_ms),
+            window_bytes: self.window_bytes,
             ..Setup::three_regions()?
         })
     }

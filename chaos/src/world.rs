@@ -36,3 +36,4 @@ pub use disk::{Keep, Manner};
 pub use fault::{Fault, Loss};
 pub use network::{Location, Place, Weather};
 pub use planet::{Planet, Setup};
+pub(crate) use replication::WINDOW_BYTES;

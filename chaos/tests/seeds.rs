@@ -28,7 +28,16 @@ fn jobs() -> usize {
 #[test]
 fn mixed_scenarios_from_seeds_keep_every_promise() {
     let seeds = std::env::var("MERIDIAN_SEEDS").ok().and_then(|text| text.parse().ok()).unwrap_or(500);
-    let swarm = Swarm { from: 0, seeds, jobs: jobs(), seconds: SECONDS, failures_max: 5, twice: false, minimise: true };
+    let swarm = Swarm {
+        from: 0,
+        seeds,
+        jobs: jobs(),
+        seconds: SECONDS,
+        failures_max: 5,
+        twice: false,
+        minimise: true,
+        calm: false,
+    };
     let mut said = Vec::new();
     let summary = swarm.run(&mut said).unwrap();
     eprintln!("{}", summary.line());
@@ -50,6 +59,7 @@ fn one_seed_is_one_trace() {
         failures_max: 1,
         twice: true,
         minimise: true,
+        calm: false,
     };
     let mut said = Vec::new();
     let summary = swarm.run(&mut said).unwrap();

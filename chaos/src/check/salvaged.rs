@@ -1,9 +1,10 @@
 //! SWI-2: what a failover undid was agreed to, is no more than was known, and is in the lost primary's salvage, key for key;
-//! where a failover was proven to lose nothing, nothing acknowledged is undone (DUR-2). And what is undone stays so.
+//! where a failover was proven to lose nothing, nothing acknowledged is undone (DUR-2), and nothing that a strong read has seen
+//! (CON-1): it waits until no such failover could undo it. And what is undone stays so.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 
-use meridian_types::{BucketId, Key, Request, RequestId, SalvageKey, ShardId, Write};
+use meridian_types::{BucketId, Key, ReadLevel, Request, RequestId, SalvageKey, ShardId, Write};
 
 use super::forks::{Failover, Undone};
 use super::{Evidence, Salvaged, Stats, Violation, broken, show};
@@ -20,6 +21,10 @@ pub(super) fn check(evidence: &Evidence) -> Result<Stats, Violation> {
         if let Some((_, operation)) = lost.acknowledged.first().filter(|_| fork.proven) {
             let sentence = format!("{} was to lose nothing, but an acknowledged write is undone", named(failover));
             return Err(broken("salvaged", sentence).showing(operation));
+        }
+        if let Some(read) = lost.seen(evidence).filter(|_| fork.proven) {
+            let sentence = format!("{} was to lose nothing, but undid what a strong read had seen", named(failover));
+            return Err(broken("salvaged", sentence).showing(read));
         }
         let count = lost.acknowledged.len() as u64;
         if !fork.lost.unbounded && count > fork.lost.operations {
@@ -59,6 +64,8 @@ fn consented(failover: &Failover) -> Result<(), Violation> {
 
 /// What one failover undid.
 struct Lost<'a> {
+    /// All that took effect, and that no later failover took up again.
+    undone: Vec<&'a Undone>,
     /// Writes that clients had been told were done.
     acknowledged: Vec<(&'a Undone, &'a Operation)>,
     /// The last write of each key, told or not.
@@ -70,11 +77,14 @@ impl<'a> Lost<'a> {
         let known = requests(evidence);
         let told: BTreeMap<(BucketId, RequestId), &Operation> =
             evidence.undone.iter().filter_map(|it| Some(((evidence.bucket_of(it)?.id, request(it)?), it))).collect();
-        let mut lost = Lost { acknowledged: Vec::new(), last: BTreeMap::new() };
+        let mut lost = Lost { undone: Vec::new(), acknowledged: Vec::new(), last: BTreeMap::new() };
         for undone in evidence.forks.undone.iter().filter(|it| it.failover == place) {
             let id = (undone.entry.bucket, undone.entry.request);
             if undone.entry.verdict != crate::trace::Verdict::Took {
                 continue;
+            }
+            if !undone.again {
+                lost.undone.push(undone);
             }
             if let Some(operation) = told.get(&id).filter(|it| it.written() == Some(undone.version())) {
                 lost.acknowledged.push((undone, operation));
@@ -86,6 +96,16 @@ impl<'a> Lost<'a> {
             }
         }
         lost
+    }
+
+    /// A strong read that found some of it.
+    fn seen(&self, evidence: &'a Evidence) -> Option<&'a Operation> {
+        let versions: HashSet<_> = self.undone.iter().map(|it| (it.entry.bucket, it.version())).collect();
+        let mut strong = evidence.undone.iter().filter(|it| it.level() == Some(&ReadLevel::Strong));
+        strong.find(|read| {
+            let Some(bucket) = evidence.bucket_of(read) else { return false };
+            read.found().iter().filter_map(|(_, found)| *found).any(|it| versions.contains(&(bucket.id, it.version)))
+        })
     }
 
     /// Every key of a write that was told is in a bundle of the region that had ordered it, as it was left there; and nothing else is.

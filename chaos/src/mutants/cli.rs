@@ -8,6 +8,7 @@ use anyhow::{Context, bail, ensure};
 
 use super::tree::{Ended, Tree};
 use super::{Mutant, all};
+use crate::scenario::Scenario;
 
 /// The longest that one build may take.
 const BUILD_MAX: Duration = Duration::from_secs(3600);
@@ -98,7 +99,7 @@ impl Arguments {
     fn baseline(&self, tree: &Tree, out: &mut impl Write) -> anyhow::Result<()> {
         let built = build(tree)?;
         ensure!(built.success == Some(true), "the unchanged tree can't be built:\n{}", built.said);
-        let played = self.play(tree)?;
+        let played = self.play(tree, false)?;
         match played.success {
             Some(true) => Ok(writeln!(out, "the unchanged tree keeps every promise with {} seeds", self.seeds)?),
             _ => bail!("the unchanged tree fails, so that mutants prove nothing:\n{}", played.said),
@@ -134,9 +135,9 @@ impl Arguments {
         if built.success != Some(true) {
             return Ok(Fate::Unbuildable(first_error(&built.said)));
         }
-        let played = self.play(tree)?;
+        let played = self.play(tree, mutant.calm)?;
         Ok(match played.success {
-            Some(true) => Fate::Survived,
+            Some(true) => self.replay(tree)?,
             Some(false) => {
                 let (seed, by) = finding(&played.said).context(played.said)?;
                 Fate::Noticed { by, seed }
@@ -145,10 +146,25 @@ impl Arguments {
         })
     }
 
-    fn play(&self, tree: &Tree) -> anyhow::Result<Ended> {
+    /// Plays the worlds in which the product failed once: what no seed notices, they may.
+    fn replay(&self, tree: &Tree) -> anyhow::Result<Fate> {
+        for (name, scenario) in Scenario::all(&tree.path("chaos/pinned"))? {
+            let file = format!("chaos/pinned/{name}.toml");
+            let played = tree.chaos(&["run", "--scenario", &file], Duration::from_secs(self.limit))?;
+            if played.success == Some(false) {
+                let by = format!("pinned world `{name}` ({})", noticed_by(&played.said));
+                let seed = scenario.seed.map(|seed| seed.to_string()).unwrap_or_default();
+                return Ok(Fate::Noticed { by, seed });
+            }
+        }
+        Ok(Fate::Survived)
+    }
+
+    fn play(&self, tree: &Tree, calm: bool) -> anyhow::Result<Ended> {
         let (seeds, jobs, seconds) = (self.seeds.to_string(), self.jobs.to_string(), self.seconds.to_string());
         let mut arguments = vec!["swarm", "--seeds", &seeds, "--jobs", &jobs, "--seconds", &seconds];
         arguments.extend(["--failures", "1", "--as-drawn"]);
+        arguments.extend(calm.then_some("--calm"));
         tree.chaos(&arguments, Duration::from_secs(self.limit))
     }
 }
@@ -162,13 +178,15 @@ fn finding(said: &str) -> Option<(String, String)> {
     let (_, rest) = said.split_once("seed ")?;
     let (seed, why) = rest.split_once(" failed: ")?;
     let told = why.split("\nreproduce:").next().unwrap_or(why);
-    let mut by: Vec<&str> = Vec::new();
-    for sentence in told.lines().filter(|line| line.contains(" is broken (")) {
-        let name = sentence.split_once(" is broken (").and_then(|(_, rest)| rest.split(')').next());
-        by.extend(name);
-    }
-    let by = if by.is_empty() { told.lines().next().unwrap_or_default().to_owned() } else { by.join(", ") };
+    let by = noticed_by(told);
+    let by = if by.is_empty() { told.lines().next().unwrap_or_default().to_owned() } else { by };
     Some((seed.to_owned(), by))
+}
+
+/// The checkers that found something.
+fn noticed_by(told: &str) -> String {
+    let broken = told.lines().filter_map(|line| line.split_once(" is broken ("));
+    broken.filter_map(|(_, rest)| rest.split(')').next()).collect::<Vec<_>>().join(", ")
 }
 
 fn failed_test(said: &str) -> String {

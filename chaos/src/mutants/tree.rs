@@ -45,6 +45,11 @@ impl Tree {
         Ok(tree)
     }
 
+    /// Where something lies in the copy.
+    pub(super) fn path(&self, file: &str) -> PathBuf {
+        self.dir.join(file)
+    }
+
     /// Makes a file as it is in the original.
     pub(super) fn restore(&self, file: &Path) -> anyhow::Result<()> {
         self.write(file, &fs::read(self.root.join(file))?)

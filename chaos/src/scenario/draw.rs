@@ -1,6 +1,7 @@
 //! Draws scenarios from seeds. Every seed has its own few kinds of faults, as strong as it pleases (swarm testing: Groce
 //! et al., 2012): what never happens together in one world does in another.
 
+mod alone;
 mod failovers;
 mod policies;
 mod regions;
@@ -11,7 +12,7 @@ use std::time::Duration;
 
 use meridian_types::{Acks, AutoMode, BucketName, Policy};
 
-use super::{BucketPlan, Planned, Scenario, WorkloadPlan};
+use super::{BucketPlan, Planned, Scenario, WorkloadPlan, auto_interval_ms, auto_per_day, window_bytes};
 use crate::workload::Kind;
 use crate::world::{Dice, Fault, Keep};
 
@@ -29,6 +30,9 @@ const EXPIRES: f64 = 0.2;
 
 /// The chance that operators move primaries in a world.
 const MOVES: f64 = 0.5;
+
+/// The chance that little may be on its way between two nodes: that lanes wait for their windows.
+const TIGHT: f64 = 0.1;
 
 /// Draws a fault for a planet of that many nodes; the duration is how long it lasts.
 type Draw = fn(&Dice, usize, Duration) -> Fault;
@@ -112,7 +116,9 @@ pub(super) fn scenario(seed: u64, seconds: u64) -> Scenario {
         faults.extend(regions::draw(&Dice::new(seed ^ 0x5e75_0f17), &mut buckets, regions, seconds));
     }
     faults.sort_by_key(|planned| planned.at_ms);
-    Scenario {
+    let widths = Dice::new(seed ^ 0x71d7_0b1d);
+    let tight = widths.chance(TIGHT).then(|| [1 << 10, 4 << 10, 16 << 10][widths.index(3)]);
+    let drawn = Scenario {
         name: format!("seed {seed}"),
         seed: Some(seed),
         seconds,
@@ -120,10 +126,15 @@ pub(super) fn scenario(seed: u64, seconds: u64) -> Scenario {
         shards: u16::try_from(dice.between(1, 3)).unwrap_or(1),
         wall_skew_ms: [0, 5, 20, 100][dice.index(4)],
         persist_every_ms: [500, 3_000, 10_000, 60_000][dice.index(4)],
+        window_bytes: tight.unwrap_or_else(window_bytes),
         buckets,
         faults,
-    }
+    };
+    if calm { drawn } else { alone::instead_of(drawn, &Dice::new(seed ^ ALONE)) }
 }
+
+/// Whose worlds are about one thing.
+const ALONE: u64 = 0xa10e_00f0;
 
 fn buckets(dice: &Dice, regions: usize) -> Vec<BucketPlan> {
     let policies = [
@@ -152,6 +163,8 @@ fn buckets(dice: &Dice, regions: usize) -> Vec<BucketPlan> {
             name,
             policy,
             auto: AutoMode::Manual,
+            auto_interval_ms: auto_interval_ms(),
+            auto_per_day: auto_per_day(),
             brief: false,
             without: Vec::new(),
             workloads,

@@ -33,6 +33,9 @@ pub struct SwarmArguments {
     /// Print a failure as it was drawn, without looking for the fewest faults that still fail
     #[arg(long)]
     as_drawn: bool,
+    /// Play only the worlds in which nothing breaks
+    #[arg(long)]
+    calm: bool,
 }
 
 /// Which world to play.
@@ -63,8 +66,9 @@ pub struct RunArguments {
 /// # Errors
 /// When `out` can't be written.
 pub fn swarm(arguments: &SwarmArguments, out: &mut impl Write) -> anyhow::Result<bool> {
-    let SwarmArguments { seeds, jobs, from, seconds, failures, twice, as_drawn } = *arguments;
-    let summary = Swarm { from, seeds, jobs, seconds, failures_max: failures, twice, minimise: !as_drawn }.run(out)?;
+    let SwarmArguments { seeds, jobs, from, seconds, failures, twice, as_drawn, calm } = *arguments;
+    let minimise = !as_drawn;
+    let summary = Swarm { from, seeds, jobs, seconds, failures_max: failures, twice, minimise, calm }.run(out)?;
     for (what, times) in &summary.hits {
         writeln!(out, "{times:>8} × {what}")?;
     }

@@ -27,6 +27,8 @@ pub struct Swarm {
     pub twice: bool,
     /// Look for the fewest faults that still fail.
     pub minimise: bool,
+    /// Play only the worlds in which nothing breaks.
+    pub calm: bool,
 }
 
 /// What a swarm came to.
@@ -67,8 +69,15 @@ impl Swarm {
                 scope.spawn(move || {
                     loop {
                         let seed = next.fetch_add(1, Ordering::Relaxed);
+                        if seed >= end {
+                            return;
+                        }
+                        let scenario = Scenario::drawn(seed, self.seconds);
+                        if self.calm && !scenario.faults.is_empty() {
+                            continue;
+                        }
                         // Whoever listens stops the others by raising `next`.
-                        if seed >= end || tell.send((seed, self.one(seed))).is_err() {
+                        if tell.send((seed, self.one(seed, &scenario))).is_err() {
                             return;
                         }
                     }
@@ -97,13 +106,12 @@ impl Swarm {
         Ok(summary)
     }
 
-    fn one(self, seed: u64) -> Outcome {
-        let scenario = Scenario::drawn(seed, self.seconds);
-        let mut outcome = play(seed, &scenario);
+    fn one(self, seed: u64, scenario: &Scenario) -> Outcome {
+        let mut outcome = play(seed, scenario);
         // All that happened in a world is some megabytes, and nobody reads it here.
         outcome.trace = Trace::default();
         if self.twice && outcome.failure.is_none() {
-            let again = play(seed, &scenario);
+            let again = play(seed, scenario);
             if again.hash != outcome.hash {
                 let why = format!("two runs differ: {:016x} and {:016x}", outcome.hash, again.hash);
                 outcome.failure = Some(Failure::Ended(why));

@@ -59,6 +59,7 @@ pub(crate) struct Surroundings {
     pub(crate) nodes: Arc<Vec<(NodeId, RegionId)>>,
     pub(crate) options: Options,
     pub(crate) persist_every: Duration,
+    pub(crate) window_bytes: usize,
     /// Told when a node ends by itself: its number, its incarnation and why.
     pub(crate) ended: Arc<dyn Fn(usize, u64, String) + Send + Sync>,
 }
@@ -221,7 +222,7 @@ impl Life {
     }
 
     fn ship(self: &Arc<Self>, handle: &Handle, topology: &Topology, clock: &Arc<NodeClock>) {
-        let windows = Arc::new(Windows::default());
+        let windows = Arc::new(Windows::new(self.around.window_bytes));
         for (to, (_, target)) in self.around.nodes.iter().enumerate().filter(|(_, (_, it))| *it != self.replica.region)
         {
             for (shard, lane) in (0..topology.shards).flat_map(|shard| Lane::ALL.map(|lane| (ShardId(shard), lane))) {
@@ -235,6 +236,8 @@ impl Life {
                     wires: self.around.wires.clone(),
                     clock: Arc::clone(clock),
                     dice: self.around.dice.clone(),
+                    record: self.around.record.clone(),
+                    replica: self.replica,
                 };
                 self.task("lane", lane.run());
             }
@@ -256,8 +259,9 @@ impl Life {
         let Some(open) = self.region.get() else { return false };
         let intake = Intake {
             region: open.handle.clone(),
-            here: self.replica.region,
+            replica: self.replica,
             topology: self.plane.copy.topology_changes(),
+            record: self.around.record.clone(),
         };
         self.around.wires.spawner.spawn(Owner::Node(self.number), intake.serve(source, stream));
         true

@@ -22,6 +22,7 @@ use super::executor::{Owner, Spawner};
 use super::network::{Location, Network, Place};
 use super::node::{Body, Life, Surroundings, unknown, weight};
 use super::record::Record;
+use super::replication::WINDOW_BYTES;
 use super::replication::intake::SKEW_MS_MAX;
 use super::wires::{CallError, Wires};
 use crate::check::{Assumption, Salvaged};
@@ -43,6 +44,8 @@ pub struct Setup {
     pub persist_every: Duration,
     /// How much log is kept for regions that are behind, in bytes.
     pub retention_bytes: u64,
+    /// Bytes of frames on their way to one node, of the lanes of one kind.
+    pub window_bytes: usize,
     /// How the disks behave when nobody breaks them.
     pub disk: Manner,
     /// Whether facts are kept, or only hashed.
@@ -67,6 +70,7 @@ impl Setup {
             wall_skew_ms: 20,
             persist_every: Duration::from_secs(10),
             retention_bytes: 4 << 30,
+            window_bytes: WINDOW_BYTES,
             disk: Manner::default(),
             blind: false,
         })
@@ -157,6 +161,7 @@ impl Planet {
                 nodes,
                 options: options(&setup),
                 persist_every: setup.persist_every,
+                window_bytes: setup.window_bytes,
                 ended: Arc::new(move |number, incarnation, why| {
                     if let Some(inner) = weak.upgrade() {
                         Planet(inner).ended(number, incarnation, &why);
@@ -349,8 +354,10 @@ impl Planet {
     fn measure(&self) {
         for life in self.lives() {
             if let Some((amount, most)) = life.in_flight_bytes() {
-                let what = "bytes of proposals under way";
-                self.fact(Fact::Holds { replica: life.replica, what, amount, most });
+                self.0.record.holds(life.replica, "bytes of proposals under way", amount, most);
+            }
+            for holding in life.region().map(Handle::holdings).unwrap_or_default() {
+                self.0.record.holds(life.replica, holding.what, holding.amount, holding.most);
             }
         }
     }
@@ -450,7 +457,10 @@ const KEPT_FOR_MARGIN_MS: u64 = 120_000;
 
 fn options(setup: &Setup) -> Options {
     let store = StoreOptions::default();
-    Options { store, log_retention_bytes: setup.retention_bytes, ..Options::default() }
+    // A world orders some hundred writes: bounds that are thousands would never be met.
+    let (digest_notes_max, in_flight_max) = (64, 256);
+    let log_retention_bytes = setup.retention_bytes;
+    Options { store, log_retention_bytes, digest_notes_max, in_flight_max, ..Options::default() }
 }
 
 fn body(number: usize, region: &RegionName, id: RegionId, spawner: &Spawner, dice: &Dice, setup: &Setup) -> Body {

@@ -13,11 +13,13 @@ use meridian_types::{Lane, ShardId};
 use tokio::sync::Notify;
 
 /// Bytes of frames on their way to one node per lane kind: replicator/quic's default.
-const WINDOW_BYTES: usize = 16 << 20;
+pub(crate) const WINDOW_BYTES: usize = 16 << 20;
 
 /// The windows of one node's links, per target node and lane kind.
-#[derive(Default)]
-pub(crate) struct Windows(Mutex<BTreeMap<(usize, Lane), Arc<Window>>>);
+pub(crate) struct Windows {
+    bytes_max: usize,
+    links: Mutex<BTreeMap<(usize, Lane), Arc<Window>>>,
+}
 
 /// The window of the lanes of one kind on one link.
 pub(crate) struct Window {
@@ -26,10 +28,14 @@ pub(crate) struct Window {
 }
 
 impl Windows {
+    pub(crate) fn new(bytes_max: usize) -> Windows {
+        Windows { bytes_max, links: Mutex::default() }
+    }
+
     fn to(&self, node: usize, lane: Lane) -> Arc<Window> {
-        let mut windows = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let new = || Arc::new(Window { budget: Mutex::new(Budget::new(WINDOW_BYTES)), freed: Notify::new() });
-        Arc::clone(windows.entry((node, lane)).or_insert_with(new))
+        let mut links = self.links.lock().unwrap_or_else(PoisonError::into_inner);
+        let new = || Arc::new(Window { budget: Mutex::new(Budget::new(self.bytes_max)), freed: Notify::new() });
+        Arc::clone(links.entry((node, lane)).or_insert_with(new))
     }
 }
 

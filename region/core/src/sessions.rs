@@ -271,6 +271,12 @@ impl Sessions {
         }
     }
 
+    /// The most that are kept for one client, and for one (bucket, origin).
+    pub(crate) fn most_kept(&self) -> (usize, usize) {
+        let of_client = self.sessions.values().map(|session| session.kept.len()).max();
+        (of_client.unwrap_or_default(), self.kept.values().copied().max().unwrap_or_default())
+    }
+
     fn kept_of(&self, asked: &Asked) -> usize {
         self.kept.get(&(asked.bucket, asked.origin)).copied().unwrap_or_default()
     }

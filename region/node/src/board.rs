@@ -297,6 +297,12 @@ impl Board {
         self.notes.lock().unwrap_or_else(PoisonError::into_inner).at(lsn)
     }
 
+    /// How many digests are noted, and the most that are.
+    pub(crate) fn noted(&self) -> (usize, usize) {
+        let notes = self.notes.lock().unwrap_or_else(PoisonError::into_inner);
+        (notes.recent.len(), notes.most)
+    }
+
     /// What the log retains.
     pub(crate) fn retained(&self) -> MutexGuard<'_, Retained> {
         self.retained.lock().unwrap_or_else(PoisonError::into_inner)

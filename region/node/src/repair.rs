@@ -32,8 +32,8 @@ use meridian_types::BucketId;
 
 pub(crate) use attempt::propose;
 pub(crate) use pace::Pace;
-pub(crate) use serve::Sources;
-pub(crate) use table::{Figures, Table};
+pub(crate) use serve::{SESSIONS_MAX, Sources};
+pub(crate) use table::{ASKED_MAX, ENDED_MAX, Figures, REPAIRS_MAX, Table};
 pub(crate) use watch::watch;
 
 /// Why a primary that was lost is not made equal to its successor yet.

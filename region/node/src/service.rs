@@ -29,6 +29,7 @@ use crate::disk::{Disk, Gauge, Space, SystemGauge};
 use crate::drill::{self, Drills};
 use crate::group::Groups;
 use crate::handover;
+use crate::holdings::Holding;
 use crate::machine::{Machine, Witness};
 use crate::metrics::{self, Metrics};
 use crate::node::{Node, SCANS_MAX, ShardNode};
@@ -494,6 +495,11 @@ impl Handle {
     /// Bytes of the state store on disk.
     pub fn state_bytes(&self) -> u64 {
         self.node.store.disk_bytes()
+    }
+
+    /// How full everything is that can grow, beside its bound (RES-1).
+    pub fn holdings(&self) -> Vec<Holding> {
+        self.node.holdings()
     }
 
     /// Empty when healthy; else one sentence each, with the remedy.

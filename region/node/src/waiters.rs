@@ -14,7 +14,7 @@ use meridian_types::{BucketId, ClientId, RequestId};
 use tokio::sync::oneshot;
 
 /// The most requests waited for, per shard.
-const WAITERS_MAX: usize = 4096;
+pub(crate) const WAITERS_MAX: usize = 4096;
 
 /// What is waited for: a client's ids are told apart within a bucket only.
 type Asked = (BucketId, RequestId);
@@ -63,9 +63,14 @@ impl Waiters {
         Some(Waiter { waiters: Arc::clone(self), asked, token, answer })
     }
 
+    /// How many wait; at most [`WAITERS_MAX`].
+    pub(crate) fn len(&self) -> usize {
+        self.count.load(Ordering::Acquire)
+    }
+
     /// Whether anybody waits.
     pub(crate) fn is_empty(&self) -> bool {
-        self.count.load(Ordering::Acquire) == 0
+        self.len() == 0
     }
 
     /// That request was applied, durably, with that result.

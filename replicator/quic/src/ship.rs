@@ -208,7 +208,8 @@ struct Shipment<'a> {
     lane: &'a mut ShipLane,
     shipper: &'a SharedShipper,
     window: &'a Window,
-    window_seen: usize,
+    /// What the shipper was last told; nothing yet on this stream, whatever it remembers of an earlier one (RES-1).
+    window_seen: Option<usize>,
     inbox: Inbox,
     outlet: Outlet,
     source: Arc<dyn LogSource>,
@@ -235,7 +236,7 @@ impl<'a> Shipment<'a> {
             lane,
             shipper,
             window,
-            window_seen: 0,
+            window_seen: None,
             inbox: Inbox::new(receive, false),
             outlet: Outlet::new(send),
             source,
@@ -277,8 +278,7 @@ impl<'a> Shipment<'a> {
         let in_flight = {
             let mut shipper = lock(self.shipper);
             let window = self.window.of(key.shard);
-            if window != self.window_seen {
-                self.window_seen = window;
+            if self.window_seen.replace(window) != Some(window) {
                 // Into the same outbox: a wider window may be a reason to read or to ship, and what is asked for
                 // once and not done is never asked for again.
                 shipper.step(Instant::now(), Input::Window(window), &mut out);

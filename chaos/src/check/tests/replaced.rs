@@ -99,6 +99,26 @@ fn swi_2_no_more_is_lost_than_was_known_and_agreed_to() {
     catches("salvaged", &story(None, done(true, Loss::default())), "was to lose nothing");
 }
 
+/// Nobody was told that the second write is done, but somebody has read it.
+#[test]
+fn con_1_a_failover_that_loses_nothing_undoes_nothing_that_a_strong_read_has_seen() {
+    let story = |level, proven| {
+        let first = of(ASYNC, entry(1));
+        let story = Story::default()
+            .put(asks(0, 1, 0, 10, ASYNC), "k", "a", v(1))
+            .write(asks(0, 1, 20, 30, ASYNC), put("k", "b"), lost_answer())
+            .read(asks(1, 1, 40, 50, ASYNC), level, "k", Some(found("b", v(2))))
+            .applied(5, 1, 1, first)
+            .applied(25, 1, 2, of(ASYNC, entry(2)))
+            .applied(26, 2, 1, first);
+        let lost = if proven { Loss::default() } else { ANYTHING };
+        step(300, step(100, story, begun(Some(ANYTHING))), done(proven, lost)).evidence()
+    };
+    catches("salvaged", &story(ReadLevel::Strong, true), "what a strong read had seen");
+    assert_eq!(found_by("salvaged", &story(ReadLevel::Eventual, true)), None);
+    assert_eq!(found_by("salvaged", &story(ReadLevel::Strong, false)), None, "somebody agreed to that");
+}
+
 #[test]
 fn what_is_undone_stays_so() {
     let story = keeps(ends(lost(Some(ANYTHING), done(false, ANYTHING)), "b", v(2)), &[("k", "b")]);

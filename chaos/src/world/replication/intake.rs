@@ -9,7 +9,7 @@ use futures::future::{BoxFuture, OptionFuture};
 use futures::stream::{FuturesUnordered, StreamExt};
 use meridian_region_node::{FrameRefusal, Handle};
 use meridian_replicator_core::message::{Stop, ToSource, ToTarget, short};
-use meridian_replicator_core::receiver::{Input, Outbox, Receiver, Ticket};
+use meridian_replicator_core::receiver::{FRAMES_MAX, Input, Outbox, Receiver, Ticket};
 use meridian_replicator_core::{SinkError, is_probed};
 use meridian_types::frame::FrameHeader;
 use meridian_types::{Lane, Lsn, RefusalKind, RegionId, ShardId, Topology};
@@ -17,6 +17,8 @@ use tokio::sync::watch;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until, timeout};
 
 use super::unprefixed;
+use crate::trace::Replica;
+use crate::world::record::Record;
 use crate::world::stream::End;
 
 /// As replicator/quic's: how often a receiver asks how fresh it is, how long a stream may take to be opened, and how far a
@@ -28,8 +30,9 @@ pub(crate) const SKEW_MS_MAX: u64 = 500;
 /// What an incoming lane needs.
 pub(crate) struct Intake {
     pub(crate) region: Handle,
-    pub(crate) here: RegionId,
+    pub(crate) replica: Replica,
     pub(crate) topology: watch::Receiver<Arc<Topology>>,
+    pub(crate) record: Record,
 }
 
 type Applied = (Ticket, Result<Lsn, SinkError>);
@@ -69,6 +72,8 @@ impl Intake {
         ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
         loop {
             self.perform(out, &mut work, stream, (source, shard, lane));
+            let handed = receiver.outstanding() as u64;
+            self.record.holds(self.replica, "frames of a lane being applied", handed, FRAMES_MAX as u64);
             if receiver.is_stopped() {
                 return Ok(());
             }
@@ -86,7 +91,7 @@ impl Intake {
                     Some(message) => self.frame(message)?,
                 },
                 _ = ticks.tick() => {
-                    let probed = is_probed(&self.topology.borrow(), source, self.here, lane);
+                    let probed = is_probed(&self.topology.borrow(), source, self.replica.region, lane);
                     Input::Tick { ms: self.region.monotonic_ms(), probed }
                 }
                 Some(()) = timer => Input::Timer,

@@ -15,9 +15,11 @@ use tokio::sync::watch;
 use tokio::time::{Instant, Interval, MissedTickBehavior, interval, sleep, sleep_until, timeout};
 
 use super::{Window, Windows, tail, tail_error, unprefixed};
+use crate::trace::Replica;
 use crate::world::clock::NodeClock;
 use crate::world::dice::Dice;
 use crate::world::network::Place;
+use crate::world::record::Record;
 use crate::world::stream::{self, End};
 use crate::world::wires::Wires;
 
@@ -42,6 +44,8 @@ pub(crate) struct ShipLane {
     pub(crate) wires: Wires,
     pub(crate) clock: Arc<NodeClock>,
     pub(crate) dice: Dice,
+    pub(crate) record: Record,
+    pub(crate) replica: Replica,
 }
 
 /// Why a lane stopped waiting.
@@ -141,7 +145,7 @@ impl ShipLane {
         let LaneKey { source, shard, lane, .. } = self.key;
         stream.send(ToTarget::Open { source, shard, lane }.encode().0);
         let region = self.region.clone();
-        let (mut reading, mut window_seen) = (None, 0);
+        let (mut reading, mut window_seen) = (None, None);
         let mut expose = interval(EXPOSE_EVERY);
         expose.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut inputs = vec![Input::Opened];
@@ -150,7 +154,7 @@ impl ShipLane {
             for input in std::mem::take(&mut inputs) {
                 let mut out = Outbox::default();
                 let width = window.of(shard);
-                if std::mem::replace(&mut window_seen, width) != width {
+                if window_seen.replace(width) != Some(width) {
                     shipper.step(now(), Input::Window(width), &mut out);
                 }
                 let elsewhere = matches!(input, Input::Message(ToSource::Stop(Stop::NotLeader { .. })));
@@ -167,6 +171,7 @@ impl ShipLane {
                     return Over::Lost("the node does not lead the shard there".to_owned());
                 }
                 if let Some(plan) = out.ship {
+                    self.note(&plan, shipper.in_flight_bytes(), width);
                     inputs.push(send(&stream, plan));
                 }
                 if let Some(read) = out.read {
@@ -187,6 +192,14 @@ impl ShipLane {
                 Err(over) => return over,
             }
         }
+    }
+
+    /// Records what is on its way with a frame that leaves. It may be alone, however large it is; beside others all of them fit the
+    /// lane's share of the window, but for the entry that fills the frame.
+    fn note(&self, plan: &Plan, on_their_way: usize, share: usize) {
+        let Some((_, last)) = plan.entries.last() else { return };
+        let most = if on_their_way == plan.raw_bytes { on_their_way } else { share + last.len() };
+        self.record.holds(self.replica, "bytes of a lane on their way", on_their_way as u64, most as u64);
     }
 
     /// Tells the target what it lacks, if that is news.

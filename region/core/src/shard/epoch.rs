@@ -56,10 +56,18 @@ impl Parked {
         self.bytes += bytes;
     }
 
+    /// The most that may wait.
+    fn most(closed: bool) -> Parked {
+        if closed {
+            Parked { entries: CLOSED_ENTRIES_MAX, bytes: CLOSED_BYTES_MAX }
+        } else {
+            Parked { entries: PARKED_ENTRIES_MAX, bytes: PARKED_BYTES_MAX }
+        }
+    }
+
     fn is_full(self, closed: bool) -> bool {
-        let (entries_max, bytes_max) =
-            if closed { (CLOSED_ENTRIES_MAX, CLOSED_BYTES_MAX) } else { (PARKED_ENTRIES_MAX, PARKED_BYTES_MAX) };
-        self.entries > entries_max || self.bytes > bytes_max
+        let most = Parked::most(closed);
+        self.entries > most.entries || self.bytes > most.bytes
     }
 }
 
@@ -167,6 +175,12 @@ impl Shard {
     pub fn waiting(&self, bucket: BucketId) -> (u64, u64) {
         let parked = self.parked(bucket);
         (parked.entries as u64, parked.bytes as u64)
+    }
+
+    /// The most that may wait here for the bucket, as [`Shard::waiting`] counts it (RES-1).
+    pub fn waiting_max(&self, bucket: BucketId) -> (u64, u64) {
+        let most = Parked::most(self.is_closed(bucket) || self.has_left(bucket));
+        (most.entries as u64, most.bytes as u64)
     }
 
     fn parked(&self, bucket: BucketId) -> Parked {

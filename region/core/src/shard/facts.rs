@@ -93,6 +93,12 @@ impl Shard {
         self.buckets.get(&bucket).is_some_and(|meta| meta.dropped)
     }
 
+    /// The most results of requests that are kept here for one client, and for one (bucket, origin region): at most
+    /// [`crate::SESSION_RESULTS_MAX`] and [`crate::ORIGIN_RESULTS_MAX`] (RES-1).
+    pub fn most_kept_results(&self) -> (usize, usize) {
+        self.sessions.most_kept()
+    }
+
     /// Whether this region was removed from the bucket, and has not been filled again since.
     pub fn has_left(&self, bucket: BucketId) -> bool {
         self.buckets.get(&bucket).is_some_and(|meta| meta.left.is_some())

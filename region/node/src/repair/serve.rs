@@ -21,7 +21,7 @@ use crate::store::Frozen;
 use meridian_consensus::ReadLogError;
 
 /// The most sessions at a time.
-const SESSIONS_MAX: usize = 32;
+pub(crate) const SESSIONS_MAX: usize = 32;
 
 /// A session that is not asked for so long, in milliseconds, is over: its target is gone.
 const IDLE_MS: u64 = 60_000;
@@ -63,6 +63,11 @@ impl Default for Sources {
 impl Sources {
     fn sessions(&self) -> MutexGuard<'_, BTreeMap<u64, Arc<Session>>> {
         self.sessions.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// How many sessions there are.
+    pub(crate) fn len(&self) -> usize {
+        self.count.load(Ordering::Acquire)
     }
 
     /// Whether `region` is having the bucket repaired from here: until that is over it holds no copy that counts (DUR-2).

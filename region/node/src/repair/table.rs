@@ -17,10 +17,10 @@ use super::Place;
 pub(crate) const REPAIRS_MAX: usize = 16;
 
 /// The most that may be asked for and not begun (RES-1).
-const ASKED_MAX: usize = 4096;
+pub(crate) const ASKED_MAX: usize = 4096;
 
 /// Repairs that are over, remembered to be shown.
-const ENDED_MAX: usize = 256;
+pub(crate) const ENDED_MAX: usize = 256;
 
 /// The pause after an attempt that did not get on, doubled with each, and its bound.
 const REST: Duration = Duration::from_millis(250);
@@ -215,6 +215,12 @@ impl Table {
             .values()
             .map(|resting| RepairStatus { running_ms: millis(now - resting.since), ..resting.status.clone() });
         running.chain(resting).chain(inner.ended.iter().cloned()).collect()
+    }
+
+    /// How many there are: running, asked for, and over.
+    pub(crate) fn sizes(&self) -> [usize; 3] {
+        let inner = self.inner();
+        [inner.running.len(), inner.asked.len(), inner.ended.len()]
     }
 
     /// What metrics count.
