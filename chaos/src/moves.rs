@@ -5,11 +5,13 @@
 
 mod arguments;
 mod callers;
+mod degrading;
 mod failovers;
 mod figures;
 mod forced;
 mod reinstate;
 mod stage;
 mod switchovers;
+mod writers;
 
 pub use arguments::Arguments;

@@ -8,7 +8,7 @@ use anyhow::{bail, ensure};
 use meridian_types::{AutoMode, Breach, LagBound, MaxLag, Policy};
 
 use super::stage::{Options, Stage};
-use super::{failovers, forced, reinstate, switchovers};
+use super::{degrading, failovers, forced, reinstate, switchovers};
 use crate::wan::namespaces;
 
 /// How the primary moves.
@@ -22,12 +22,14 @@ enum How {
     Forced,
     /// The same, and the region is away for a minute under load: how much its return moves.
     Reinstate,
+    /// A sync bucket degrades and returns, and its primary is killed at each stage of that.
+    Degrading,
 }
 
 impl How {
-    /// Whether an async bucket loses its primary, with an operator's consent.
-    fn is_forced(self) -> bool {
-        matches!(self, How::Forced | How::Reinstate)
+    /// Whether callers count all the time; else writers write when they are told to.
+    fn calls(self) -> bool {
+        matches!(self, How::Switchover | How::Failover)
     }
 }
 
@@ -46,7 +48,7 @@ pub struct Arguments {
     /// Pause of a caller between two requests, in milliseconds.
     #[arg(long, default_value_t = 20)]
     think_ms: u64,
-    /// The policy of the bucket, of one that is not forced: async, sync.
+    /// The policy of the bucket where callers count: async, sync.
     #[arg(long, default_value = "sync")]
     policy: Policy,
     /// Operations that an async bucket which is forced may be behind before it takes no more: what an estimate is proven by.
@@ -76,10 +78,10 @@ impl Arguments {
         let options = Options {
             binary: crate::wan::binary(self.binary.as_deref())?,
             round_trips: [first, second, third].map(|ms| Duration::from_secs_f64(ms / 1000.0)),
-            policy: if self.how.is_forced() { self.ceiling() } else { self.policy },
+            policy: self.policy(),
             auto: if self.how == How::Failover { AutoMode::ZeroLoss } else { AutoMode::Manual },
             callers: self.clients,
-            calls: !self.how.is_forced(),
+            calls: self.how.calls(),
             think: Duration::from_millis(self.think_ms),
         };
         let prefix = format!("{}{}-", namespaces::PREFIX, std::process::id());
@@ -89,6 +91,14 @@ impl Arguments {
             writeln!(out, "the evidence is kept in {}", dir.keep().display())?;
         }
         Ok(kept)
+    }
+
+    fn policy(&self) -> Policy {
+        match self.how {
+            How::Switchover | How::Failover => self.policy,
+            How::Forced | How::Reinstate => self.ceiling(),
+            How::Degrading => degrading::POLICY,
+        }
     }
 
     fn ceiling(&self) -> Policy {
@@ -107,6 +117,7 @@ impl Arguments {
                 How::Failover => failovers::play(&mut stage, self.rounds, out).await,
                 How::Forced => forced::play(&mut stage, self.rounds, out).await,
                 How::Reinstate => reinstate::play(&mut stage, self.rounds, out).await,
+                How::Degrading => degrading::play(&mut stage, self.rounds, out).await,
             }
         })
     }

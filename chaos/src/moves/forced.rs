@@ -6,14 +6,13 @@ use std::io::Write;
 use std::time::Duration;
 
 use anyhow::{Context, ensure};
-use meridian_client::{Bucket, Client, OperationId, PlanOutcome, Selection};
-use meridian_types::{FailoverSpec, Node, ReplayPolicy, SalvageBundle};
-use tokio::task::JoinSet;
+use meridian_client::{Client, OperationId, PlanOutcome, Selection};
+use meridian_types::{Consent, FailoverSpec, Node, Plan, ReplayPolicy, SalvageBundle};
 use tokio::time::{Instant, sleep};
-use tokio_util::sync::CancellationToken;
 
 use super::figures::Durations;
 use super::stage::{BUCKET, Stage, bucket_name};
+use super::writers::{Writers, Written, missing};
 use crate::real::{REGIONS, verdict};
 
 /// How long writers write before their region is killed.
@@ -22,9 +21,6 @@ const LOAD: Duration = Duration::from_secs(2);
 /// How long any step may take before the run breaks down.
 const PATIENCE: Duration = Duration::from_secs(120);
 
-/// Keys asked for at a time.
-const KEYS_AT_ONCE: usize = 500;
-
 /// What the rounds came to.
 #[derive(Default)]
 struct Sums {
@@ -32,9 +28,17 @@ struct Sums {
     acknowledged: usize,
     /// What was lost, and what was estimated, where most was lost.
     worst: (u64, u64),
-    restored: u64,
-    left: u64,
+    back: Back,
     estimates: Durations,
+}
+
+/// What came of kept keys.
+#[derive(Default)]
+pub(super) struct Back {
+    /// Written back.
+    pub(super) restored: u64,
+    /// Left as they were written since.
+    pub(super) left: u64,
 }
 
 /// Loses an unshipped tail so often; whether every promise was kept.
@@ -51,7 +55,7 @@ pub(super) async fn play(stage: &mut Stage, rounds: usize, out: &mut impl Write)
     writeln!(
         out,
         "{rounds} forced failovers: {} writes acknowledged, {} keys lost, {} in the worst round, where at most {} were estimated; {} written back, {} left as they were written since",
-        sums.acknowledged, sums.lost, sums.worst.0, sums.worst.1, sums.restored, sums.left
+        sums.acknowledged, sums.lost, sums.worst.0, sums.worst.1, sums.back.restored, sums.back.left
     )?;
     writeln!(out, "an estimate takes: {}", sums.estimates)?;
     let equal = verdict::regions_are_equal(&stage.operator, &[BUCKET], PATIENCE).await;
@@ -85,51 +89,16 @@ async fn lose(stage: &mut Stage, round: usize, sums: &mut Sums) -> anyhow::Resul
     }
     stage.start(lost_region)?;
     stage.planet.ready(PATIENCE).await?;
-    wrong.extend(write_back(stage, &survivor, lost_region, (&missing, &lost, &touched), sums).await?);
+    wrong.extend(write_back(stage, &survivor, lost_region, (&missing, &lost, &touched), &mut sums.back).await?);
     Ok(wrong)
-}
-
-/// What writers know.
-#[derive(Default)]
-struct Written {
-    tried: BTreeSet<String>,
-    acknowledged: BTreeSet<String>,
 }
 
 /// Writes keys of this round, each once, until the region is killed in the middle of it.
 async fn load(stage: &mut Stage, region: usize, round: usize) -> anyhow::Result<Written> {
-    let (stop, mut writers) = (CancellationToken::new(), JoinSet::new());
-    let client = stage.planet.client(region).await?;
-    for writer in 0..stage.writers {
-        writers.spawn(write(client.bucket(BUCKET)?, format!("{round}/{writer}"), stop.clone()));
-    }
+    let writers = Writers::start(&stage.planet.client(region).await?, stage.writers, &round.to_string())?;
     sleep(LOAD).await;
     stage.planet.kill(region)?;
-    stop.cancel();
-    let mut all = Written::default();
-    while let Some(written) = writers.join_next().await {
-        let written = written?;
-        all.tried.extend(written.tried);
-        all.acknowledged.extend(written.acknowledged);
-    }
-    Ok(all)
-}
-
-async fn write(bucket: Bucket, name: String, stop: CancellationToken) -> Written {
-    let mut written = Written::default();
-    for nth in 0_u64.. {
-        let key = format!("{name}/{nth}");
-        written.tried.insert(key.clone());
-        let put = bucket.put(key.clone(), key.clone()).deadline(PATIENCE);
-        let answer = tokio::select! {
-            answer = put => answer,
-            () = stop.cancelled() => break,
-        };
-        if answer.is_ok() {
-            written.acknowledged.insert(key);
-        }
-    }
-    written
+    writers.stop().await
 }
 
 /// Estimates and replaces the lost primary; how many operations may be missing at the most, and how long it took to say so.
@@ -140,36 +109,40 @@ pub(super) async fn replace(survivor: &Client) -> anyhow::Result<(u64, Duration)
     let took = began.elapsed();
     ensure!(!estimate.lost().unbounded, "the bucket has a ceiling, and its loss is said to have none");
     let estimated = estimate.lost().operations;
-    let spec =
-        FailoverSpec { buckets, to: None, consent: estimate.consent, automatic: false, reason: "lost".to_owned() };
-    let mut plan = survivor.admin().failover(&spec, OperationId(rand::random()), false).await?;
+    fail_over(survivor, estimate.consent).await?;
+    Ok((estimated, took))
+}
+
+/// Replaces the lost primary by whoever has most; what it came to.
+pub(super) async fn fail_over(survivor: &Client, consent: Option<Consent>) -> anyhow::Result<Plan> {
+    let buckets = Selection::Named(vec![bucket_name()?]);
+    let began = Instant::now();
+    let spec = FailoverSpec { buckets, to: None, consent, automatic: false, reason: "lost".to_owned() };
+    let operation = OperationId(rand::random());
+    let mut plan = loop {
+        match survivor.admin().failover(&spec, operation, false).await {
+            Ok(plan) => break plan,
+            // A metadata plane that has just lost a member, and elects.
+            Err(why) if why.is_retryable() && began.elapsed() < PATIENCE => sleep(Duration::from_millis(50)).await,
+            Err(why) => return Err(why.into()),
+        }
+    };
     while plan.outcome() == PlanOutcome::UnderWay {
         ensure!(began.elapsed() < PATIENCE, "{} is not over: {:?}", plan.id, plan.moves);
         sleep(Duration::from_millis(50)).await;
         plan = survivor.admin().operation(plan.id).await?;
     }
     ensure!(plan.outcome() == PlanOutcome::Done, "{} came to nothing: {:?}", plan.id, plan.moves);
-    Ok((estimated, took))
-}
-
-/// Which of these keys the bucket lacks.
-async fn missing(bucket: &Bucket, keys: &BTreeSet<String>) -> anyhow::Result<BTreeSet<String>> {
-    let keys: Vec<&String> = keys.iter().collect();
-    let mut missing = BTreeSet::new();
-    for keys in keys.chunks(KEYS_AT_ONCE) {
-        let found = bucket.multi_get(keys.iter().map(|key| key.as_str())).deadline(PATIENCE).await?.found;
-        missing.extend(keys.iter().zip(found).filter(|(_, found)| found.is_none()).map(|(key, _)| (*key).clone()));
-    }
-    Ok(missing)
+    Ok(plan)
 }
 
 /// Waits for the bundles of the lost region, compares them with what is missing, and replays them.
-async fn write_back(
+pub(super) async fn write_back(
     stage: &Stage,
     survivor: &Client,
     region: usize,
     (missing, lost, touched): (&BTreeSet<String>, &BTreeSet<String>, &BTreeSet<String>),
-    sums: &mut Sums,
+    back: &mut Back,
 ) -> anyhow::Result<Vec<String>> {
     let mut wrong = Vec::new();
     let (node, bundles) = bundles(stage, survivor, region).await?;
@@ -190,8 +163,8 @@ async fn write_back(
     for bundle in &bundles {
         for part in 0..bundle.parts {
             let report = survivor.admin().replay(&node, bundle.id, part, ReplayPolicy::IfUnchanged, false).await?;
-            sums.restored += report.restored;
-            sums.left += report.changed;
+            back.restored += report.restored;
+            back.left += report.changed;
             if report.unknown + report.failed > 0 {
                 wrong.push(format!("of bundle {} it can't be told, or failed: {report:?}", bundle.id));
             }

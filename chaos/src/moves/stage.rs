@@ -11,6 +11,7 @@ use meridian_types::{AutoFailover, AutoMode, RegionId};
 
 use super::callers::Callers;
 use crate::real::{Planet, REGIONS};
+use crate::wan::fault::Fault;
 use crate::wan::tools::Tools;
 use crate::wan::weather::Distances;
 
@@ -75,6 +76,16 @@ impl Stage {
     pub(super) fn start(&mut self, region: usize) -> anyhow::Result<()> {
         let launch = self.tools.launch(region, 0)?;
         self.planet.start_with(region, &launch)
+    }
+
+    /// Lets nothing pass between a region and the others.
+    pub(super) fn isolate(&self, region: usize) {
+        self.tools.weather([&Fault::Isolate { region }]);
+    }
+
+    /// Lets everything pass everywhere.
+    pub(super) fn heal(&self) {
+        self.tools.weather([]);
     }
 
     /// What operators ask.

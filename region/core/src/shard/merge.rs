@@ -101,3 +101,40 @@ fn latest<'a>(register: Option<Register<'a>>, val: Option<Content<'a>>, marker: 
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use meridian_types::{Hlc, Lsn, Version};
+
+    use super::*;
+    use crate::record::encode_plain;
+
+    fn stamp(hlc: u64, region: u16) -> Stamp {
+        Stamp { version: Version { hlc: Hlc(hlc), region: RegionId(region) }, lsn: Lsn(hlc) }
+    }
+
+    #[test]
+    fn con_4_a_number_that_counts_on_joins_to_the_same_from_either_side() {
+        let number = encode_plain(stamp(5, 1), None, &[b"40"]);
+        let counted = |region: u16, by| {
+            let mut merged = Record::decode(&number).unwrap().into_merged();
+            let counter = merged.counter.get_or_insert_default();
+            counter.add(RegionId(region), by, stamp(6, region)).unwrap();
+            encode_merged(&merged)
+        };
+        let (one, other) = (counted(1, 1), counted(2, 10));
+        let content = Content { expires_at_ms: None, value: b"7" };
+        let set_anew = encode_merged(&set(Record::decode(&one).unwrap().into_merged(), Some(content), stamp(7, 3)));
+        let joined = |ours: &Bytes, theirs: &Bytes| {
+            let both = join(Some(ours), theirs).unwrap();
+            assert_eq!(both, join(Some(theirs), ours).unwrap());
+            assert_eq!(both, join(Some(&both), theirs).unwrap(), "and to no more than that");
+            let value = Record::decode(&both).unwrap().read(0).unwrap().value.into_owned();
+            String::from_utf8(value).unwrap()
+        };
+        assert_eq!(joined(&number, &one), "41");
+        assert_eq!(joined(&one, &other), "51");
+        assert_eq!(joined(&other, &set_anew), "7", "what was set anew counts on no more");
+        assert_eq!(joined(&number, &set_anew), "7");
+    }
+}
