@@ -154,16 +154,23 @@ impl Node {
                 (until, self.authority.topology_changes())
             });
             if !matches!(timeout_at(*until, changes.changed()).await, Ok(Ok(()))) {
-                return Err(Refusal::new(
-                    RefusalKind::NotFound,
-                    format!(
-                        "there is no bucket `{name}` (metadata index {}): check the name, or create it with `meridian bucket create {name}`",
-                        topology.index,
-                        name = request.bucket(),
-                    ),
-                ));
+                return Err(self.unknown(request, lease, &topology));
             }
         }
+    }
+
+    /// Why a bucket is not found in `topology`. Only what is known under a lease is known to be all there is: a node that has just started may
+    /// know less than the cluster does.
+    fn unknown(&self, request: &Request, lease: bool, topology: &Topology) -> Refusal {
+        let (name, index) = (request.bucket(), topology.index);
+        if !lease {
+            let message = format!(
+                "`{name}` is not known here, but this node may not have heard of it yet (metadata index {index}, no lease)"
+            );
+            return Refusal::new(RefusalKind::Retry, message);
+        }
+        let remedy = format!("check the name, or create it with `meridian bucket create {name}`");
+        Refusal::new(RefusalKind::NotFound, format!("there is no bucket `{name}` (metadata index {index}): {remedy}"))
     }
 
     /// The shard of a key.

@@ -151,6 +151,10 @@ async fn an_unknown_bucket_is_not_found_with_a_hint_and_one_just_created_is_wait
     let refused = region.put("nowhere", "k", "v").await.unwrap_err();
     assert_eq!(refused.kind, RefusalKind::NotFound);
     assert!(refused.message.contains("meridian bucket create nowhere"), "{}", refused.message);
+    // A node that has just started may not have heard of a bucket that others know.
+    let lease = region.plane.set_lease(None);
+    assert_eq!(region.put("nowhere", "k", "v").await.unwrap_err().kind, RefusalKind::Retry);
+    region.plane.set_lease(lease);
     let plane = region.plane.clone();
     let create = async {
         tokio::time::sleep(std::time::Duration::from_millis(50)).await;
