@@ -359,6 +359,39 @@ mod tests {
     }
 
     #[test]
+    fn a_bucket_may_begin_without_a_region_and_its_policy_is_held_to_those_that_are_left() {
+        let text = |policy: &str, node: usize| {
+            format!(
+                "name = 'x'\nseconds = 30\n[[buckets]]\nname = 'b'\npolicy = '{policy}'\nwithout = [{node}]\nworkloads = []\n"
+            )
+        };
+        let read = |text: &str| toml::from_str::<Scenario>(text).unwrap();
+        let two_left = read(&text("sync:2", 1));
+        two_left.validate().unwrap();
+        let names: Vec<_> = two_left.setup().unwrap().buckets[0].regions.iter().map(ToString::to_string).collect();
+        assert_eq!(names, ["us-east", "ap-northeast"]);
+        assert!(read(&text("sync:3", 1)).validate().is_err());
+        assert!(read(&text("async", 3)).validate().unwrap_err().to_string().contains("0 to 2"));
+    }
+
+    #[test]
+    fn regions_of_buckets_of_both_kinds_change_in_drawn_scenarios() {
+        let changes = |active: bool| {
+            let has = |seed: &u64| {
+                let scenario = Scenario::drawn(*seed, 60);
+                let of = |what: &Fault| match what {
+                    Fault::ChangeRegions { bucket, .. } => Some(!scenario.buckets[*bucket].policy.has_primary()),
+                    _ => None,
+                };
+                scenario.faults.iter().any(|planned| of(&planned.what) == Some(active))
+            };
+            (0..500).filter(has).count()
+        };
+        let (with_primary, active) = (changes(false), changes(true));
+        assert!((60..180).contains(&with_primary) && (25..120).contains(&active), "{with_primary}, {active}");
+    }
+
+    #[test]
     fn one_in_twenty_drawn_scenarios_has_no_faults() {
         let calm = (0..1000).filter(|seed| Scenario::drawn(*seed, 60).faults.is_empty()).count();
         assert!((20..100).contains(&calm), "{calm}");

@@ -159,7 +159,7 @@ async fn run(seed: u64, scenario: &Scenario, planet: &Planet) -> Outcome {
         planet.now_us()
     };
     let (healed_us, _) = join(broken, join(plan.drive(planet, &history), expire(seed, scenario, planet))).await;
-    fill(planet, healed_us).await;
+    fill(planet, scenario.buckets.len(), healed_us).await;
     let finals = plan.of(&planet.buckets()).last_look(planet, &history, PATIENCE).await;
     // A node that finds damage refuses to go on, and says so (DUR-3).
     let says_so = |why: &str| ["damaged", "wrong checksum"].iter().any(|word| why.contains(word));
@@ -185,10 +185,12 @@ async fn run(seed: u64, scenario: &Scenario, planet: &Planet) -> Outcome {
     outcome(count, failure)
 }
 
-/// Waits until no region is joining, for as long as that may take.
-async fn fill(planet: &Planet, healed_us: u64) {
+/// Waits until no region is joining or leaving, for as long as that may take.
+async fn fill(planet: &Planet, buckets: usize, healed_us: u64) {
     let until_us = healed_us + Limits::default().recovery_us;
-    while planet.now_us() <= until_us && planet.buckets().iter().any(|bucket| bucket.joins.now.is_some()) {
+    let waits = |planet: &Planet| planet.buckets().iter().any(|it| it.joins.now.is_some() || it.crossing.is_some());
+    while planet.now_us() <= until_us && waits(planet) {
+        join_all((0..buckets).map(|bucket| planet.go_on_joining(bucket))).await;
         sleep(Duration::from_millis(250)).await;
     }
 }

@@ -3,7 +3,7 @@
 
 use std::future::Future;
 
-use meridian_types::{Refusal, RegionId, Request, Response};
+use meridian_types::{BucketName, Epoch, Refusal, RegionId, Request, Response};
 
 /// A planet, as its clients see it. Cheap to clone.
 pub trait Target: Clone + 'static {
@@ -13,6 +13,13 @@ pub trait Target: Clone + 'static {
     /// The typed "no". [`meridian_types::Effect::Unknown`] whenever the answer was lost: such a write may or may not
     /// have happened, and may still happen.
     fn ask(&self, region: RegionId, request: Request) -> impl Future<Output = Result<Response, Refusal>>;
+
+    /// The epoch of a bucket, as far as an SDK in `region` knows it now: what a write says that it was begun under. 0 where it does not
+    /// know, or says so by itself.
+    fn epoch(&self, region: RegionId, bucket: &BucketName) -> Epoch {
+        let _ = (region, bucket);
+        Epoch(0)
+    }
 
     /// Microseconds since the run began, by the observer's own clock, which never lies: virtual or monotonic.
     fn now_us(&self) -> u64;

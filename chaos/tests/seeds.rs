@@ -45,7 +45,14 @@ fn mixed_scenarios_from_seeds_keep_every_promise() {
     assert_eq!(summary.seeds, seeds);
     // A kind of fault that never happens proves nothing.
     assert!(seeds < 100 || summary.hits.len() > 20, "only these happened: {:?}", summary.hits);
-    let changes = ["policy turned", "policy changed", "switchover done", "forced failover done"];
+    let changes = [
+        "policy turned",
+        "policy changed",
+        "region joined",
+        "region removed",
+        "switchover done",
+        "forced failover done",
+    ];
     assert!(seeds < 100 || changes.iter().all(|it| summary.hits.contains_key(it)), "{:?}", summary.hits);
 }
 

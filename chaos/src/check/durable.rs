@@ -6,15 +6,15 @@
 
 use std::collections::{BTreeSet, HashMap};
 
-use meridian_types::{BucketId, Lsn, RegionId, Request, RequestId, ShardId};
+use meridian_types::{BucketId, Epoch, Lsn, RegionId, Request, RequestId, ShardId};
 
 use super::{Evidence, Stats, Violation, broken, show};
-use crate::trace::{Fact, Record, Verdict};
+use crate::trace::{Entry, Fact, Record, Verdict};
 
 /// What was acknowledged had been done.
 pub(super) fn check(evidence: &Evidence) -> Result<Stats, Violation> {
     let mut stats = Stats::default();
-    let copies = evidence.records.as_deref().map(Copies::of);
+    let copies = evidence.records.as_deref().map(|records| Copies::of(evidence, records));
     for known in evidence.all_writes() {
         let (Some(answer), Some(bucket)) = (known.answer, evidence.bucket_of(known.operation)) else { continue };
         let Request::Write { ack, id, .. } = &known.operation.request else { continue };
@@ -100,7 +100,7 @@ struct Copies {
 }
 
 impl Copies {
-    fn of(records: &[Record]) -> Copies {
+    fn of(evidence: &Evidence, records: &[Record]) -> Copies {
         let mut first: HashMap<Place, (RequestId, Vec<(RegionId, u64)>)> = HashMap::new();
         let mut brought: HashMap<_, Brought> = HashMap::new();
         let mut asked: HashMap<(BucketId, RegionId, ShardId, RequestId), Lsn> = HashMap::new();
@@ -112,7 +112,9 @@ impl Copies {
                 }
             }
             let Fact::Applied { replica, shard, entry } = &record.fact else { continue };
-            if matches!(entry.verdict, Verdict::Void | Verdict::Parked) {
+            if entry.verdict == Verdict::Void
+                || (entry.verdict == Verdict::Parked && !begins_by_itself(evidence, entry))
+            {
                 continue;
             }
             let place = (entry.bucket, entry.origin, *shard, entry.source_lsn);
@@ -170,4 +172,11 @@ impl Copies {
             copies.iter().map(|(region, at_us)| format!("region {region} applied it at {}", show::seconds(*at_us)));
         Err(seen.fold(broken("durable", sentence), |it, line| it.showing(line)))
     }
+}
+
+/// Where every region writes, a later epoch begins in each of them by its own word, and all have what was before: what waits for that needs
+/// nobody else.
+fn begins_by_itself(evidence: &Evidence, entry: &Entry) -> bool {
+    let active = |id| evidence.setup.buckets.iter().any(|it| it.id == id && it.primary.is_none());
+    entry.epoch > Epoch(1) && active(entry.bucket)
 }

@@ -66,9 +66,12 @@ impl Members {
         self.under(bucket, epoch).any(|set| set.regions.contains(&region))
     }
 
-    /// Whether all the entries of an epoch travel to a region: where every region writes, one that joins may be given up within it.
-    pub(super) fn carries(&self, bucket: BucketId, epoch: Epoch, region: RegionId) -> bool {
-        self.under(bucket, epoch).all(|set| set.regions.contains(&region) || set.joining == Some(region))
+    /// Whether all the entries of an epoch travel to a region that took in some of them at a time: those that come once it was removed,
+    /// or was given up while it joined, are of no use to it, and may not be sent.
+    pub(super) fn carries(&self, bucket: BucketId, (epoch, at_us): (Epoch, u64), region: RegionId) -> bool {
+        let later = self.sets(bucket).iter().filter(|set| set.epoch > epoch && set.since_us <= at_us);
+        let is_there = |set: &Set| set.regions.contains(&region) || set.joining == Some(region);
+        self.under(bucket, epoch).chain(later).all(is_there)
     }
 
     /// The fewest regions that ever held a bucket.

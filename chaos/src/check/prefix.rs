@@ -27,7 +27,7 @@ pub(super) fn check(evidence: &Evidence) -> Result<Stats, Violation> {
             Fact::FrameApplied { replica, shard, source, lane, previous, last, lsn } => {
                 stats.checked += 1;
                 let run = Run { source: *source, lane: *lane, previous: *previous, last: *last, lsn: *lsn };
-                world.frame(*replica, *shard, &run)
+                world.frame(*replica, *shard, (&run, record.at_us))
             }
             Fact::Repaired { replica, shard, bucket, lsn, positions } => {
                 world.repaired(*replica, *shard, *bucket, *lsn, positions);
@@ -165,7 +165,7 @@ impl World<'_> {
         stretches.is_some_and(|stretches| stretches.iter().any(|(after, to)| *after < lsn && lsn <= *to))
     }
 
-    fn frame(&mut self, replica: Replica, shard: ShardId, run: &Run) -> Result<(), Violation> {
+    fn frame(&mut self, replica: Replica, shard: ShardId, (run, at_us): (&Run, u64)) -> Result<(), Violation> {
         if run.source == replica.region {
             let sentence = format!("region {} applied a frame of its own entries: an echo", replica.region);
             return Err(broken("prefix", sentence));
@@ -178,19 +178,19 @@ impl World<'_> {
             );
             return Err(broken("prefix", sentence));
         }
-        self.gapless(replica, shard, run)?;
+        self.gapless(replica, shard, (run, at_us))?;
         self.progress(replica, shard).move_watermark(run.source, run.lane, run.last, run.lsn);
         Ok(())
     }
 
     /// Everything of the lane up to the frame's end has arrived.
-    fn gapless(&mut self, replica: Replica, shard: ShardId, run: &Run) -> Result<(), Violation> {
+    fn gapless(&mut self, replica: Replica, shard: ShardId, (run, at_us): (&Run, u64)) -> Result<(), Violation> {
         let Some(history) = self.histories.get(&(run.source, shard)) else { return Ok(()) };
         let Some(progress) = self.replicas.get(&(replica, shard)) else { return Ok(()) };
         let due = history.range(Lsn(run.previous.0 + 1)..=run.last);
         for (lsn, identity) in due.filter(|(_, identity)| identity.counts && identity.kind.is_shipped()) {
             let lane = |bucket: &Bucket| self.evidence.policies.lane(bucket, identity.epoch);
-            let carries = |bucket| self.evidence.members.carries(bucket, identity.epoch, replica.region);
+            let carries = |bucket| self.evidence.members.carries(bucket, (identity.epoch, at_us), replica.region);
             let travels = |bucket: &&Bucket| lane(bucket) == run.lane && carries(bucket.id);
             let bucket = self.evidence.setup.buckets.iter().find(|it| it.id == identity.bucket);
             let missing = !progress.has(identity.bucket, run.source, *lsn)

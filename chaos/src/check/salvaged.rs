@@ -78,6 +78,9 @@ impl<'a> Lost<'a> {
         let told: BTreeMap<(BucketId, RequestId), &Operation> =
             evidence.undone.iter().filter_map(|it| Some(((evidence.bucket_of(it)?.id, request(it)?), it))).collect();
         let mut lost = Lost { undone: Vec::new(), acknowledged: Vec::new(), last: BTreeMap::new() };
+        let ended_us = evidence.forks.failovers[place].end.as_ref().map_or(u64::MAX, |(at_us, _)| *at_us);
+        // What a later failover took up again may be told from then on (seed 911148).
+        let by_then = |undone: &Undone, it: &Operation| !undone.again || it.ended_us <= ended_us;
         for undone in evidence.forks.undone.iter().filter(|it| it.failover == place) {
             let id = (undone.entry.bucket, undone.entry.request);
             if undone.entry.verdict != crate::trace::Verdict::Took {
@@ -86,7 +89,8 @@ impl<'a> Lost<'a> {
             if !undone.again {
                 lost.undone.push(undone);
             }
-            if let Some(operation) = told.get(&id).filter(|it| it.written() == Some(undone.version())) {
+            let told = told.get(&id).filter(|it| it.written() == Some(undone.version()) && by_then(undone, it));
+            if let Some(operation) = told {
                 lost.acknowledged.push((undone, operation));
             }
             let Some(operation) = known.get(&id) else { continue };

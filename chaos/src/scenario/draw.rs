@@ -114,6 +114,7 @@ pub(super) fn scenario(seed: u64, seconds: u64) -> Scenario {
         faults.extend(failovers::draw(&Dice::new(seed ^ 0xfa11_07e2), &buckets, regions, seconds));
         faults.extend(policies::draw(&Dice::new(seed ^ 0x9011_c1e5), &buckets, regions, seconds));
         faults.extend(regions::draw(&Dice::new(seed ^ 0x5e75_0f17), &mut buckets, regions, seconds));
+        faults.extend(regions::draw_active(&Dice::new(seed ^ 0xa11_0f05), &mut buckets, regions, seconds));
     }
     faults.sort_by_key(|planned| planned.at_ms);
     let widths = Dice::new(seed ^ 0x71d7_0b1d);

@@ -30,10 +30,12 @@ impl Trace {
                 let entry = fact(lsn, lsn, &header, verdict);
                 self.record(at_us, Fact::Applied { replica, shard: shard.id(), entry });
                 self.reach(replica, shard, header.bucket, lsn);
-                if header.kind == Kind::Repair {
+                // What waited for an epoch that begins without a seal is taken in, as behind a repair.
+                let takes_in = matches!(header.kind, Kind::Repair | Kind::Raise);
+                if takes_in {
                     self.repaired(at_us, replica, shard, header.bucket, lsn);
                 }
-                if applied.note.is_some() || header.kind == Kind::Repair {
+                if applied.note.is_some() || takes_in {
                     self.stands(at_us, replica, shard, header.bucket);
                 }
             }

@@ -35,6 +35,8 @@ pub(super) struct Client<T> {
     pub(super) region: RegionId,
     sequence: u64,
     values: u64,
+    /// The epoch of its bucket, as far as it knows.
+    epoch: Epoch,
     /// What it has seen, if it cares.
     pub(super) session: Option<SessionToken>,
     until_us: u64,
@@ -63,6 +65,7 @@ impl<T: Target> Client<T> {
             region,
             sequence: 0,
             values: 0,
+            epoch: Epoch(0),
             session,
             until_us,
         }
@@ -175,14 +178,14 @@ impl<T: Target> Client<T> {
     /// Writes, again and again under the same request id, or gives up.
     pub(super) async fn write(&mut self, write: Write) -> Told {
         self.sequence += 1;
-        let request = Request::Write {
+        let mut request = Request::Write {
             bucket: self.workload.bucket.name.clone(),
             write,
             ack: self.any_ack(),
             id: RequestId { client: self.id, sequence: self.sequence },
             // Whatever came before was answered or given up: it is never sent again.
             lowest_outstanding: self.sequence,
-            begun: Epoch(0),
+            begun: self.known_epoch(self.region),
             session: self.session.clone().unwrap_or_default(),
             deadline_ms: self.options.deadline_ms,
         };
@@ -190,9 +193,16 @@ impl<T: Target> Client<T> {
         let gives_up = self.chance(self.options.gives_up_percent);
         let mut region = self.region;
         let mut effect = Effect::None;
-        let mut attempts = 0;
+        let (mut attempts, mut anew) = (0, false);
         let told = loop {
             attempts += 1;
+            let known = self.known_epoch(region);
+            if let Request::Write { begun, .. } = &mut request
+                && anew
+                && known > *begun
+            {
+                (*begun, anew) = (known, false);
+            }
             let attempt = self.attempt(region, &request).await;
             let (told, again) = match attempt {
                 Attempt::Done(response) => break Told::Done(response),
@@ -200,6 +210,8 @@ impl<T: Target> Client<T> {
                     if refusal.effect != Effect::None {
                         effect = refusal.effect;
                     }
+                    // No attempt of the epoch it was begun under can take effect any more: it begins again, as by the SDK.
+                    anew |= refusal.kind == RefusalKind::Fenced;
                     let again = is_passing(&refusal);
                     (Told::Refused(refusal.with_effect(effect)), again)
                 }
@@ -218,6 +230,12 @@ impl<T: Target> Client<T> {
             sleep(Duration::from_millis(pause_ms)).await;
         };
         self.conclude(request, region, begun_us, told)
+    }
+
+    /// The epoch of its bucket, as far as it has heard of it in any region.
+    fn known_epoch(&mut self, region: RegionId) -> Epoch {
+        self.epoch = self.epoch.max(self.target.epoch(region, &self.workload.bucket.name));
+        self.epoch
     }
 
     /// Mostly as the policy says; sometimes more.

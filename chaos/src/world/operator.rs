@@ -27,6 +27,10 @@ const PATIENCE: Duration = Duration::from_millis(700);
 /// For how long an operator tries to change a policy, or which regions hold a bucket.
 const INSISTS: Duration = Duration::from_secs(6);
 
+/// How long writes of an active-active bucket may be held for another set of regions, in milliseconds: shorter than the product's
+/// thirty seconds, for a world lasts no longer.
+const CROSSES_MS_MAX: u64 = 6_000;
+
 /// About the size of the question.
 const QUESTION_BYTES: usize = 100;
 
@@ -100,8 +104,7 @@ impl Planet {
         let until = Instant::now() + INSISTS;
         let before = loop {
             let (Some(operator), Some(before)) = (self.lives().next(), self.bucket(bucket)) else { return };
-            let change = if add { RegionChange::Add(name.clone()) } else { RegionChange::Remove(name.clone()) };
-            match operator.operate("an operator", Action::SetRegions { name: before.name.clone(), change }).await {
+            match operator.operate("an operator", regroup(&before, &name, add)).await {
                 Ok(_) => break before,
                 Err(refusal) if refusal.kind == RefusalKind::Retry && Instant::now() < until => {}
                 Err(_) => return self.hit("change of regions refused"),
@@ -110,21 +113,34 @@ impl Planet {
         };
         match (add, before.is_in(region), before.reaches(region)) {
             (true, true, _) | (false, _, false) => return self.hit("regions as they were"),
-            (false, true, _) => return self.hit("region removed"),
             (false, false, true) => return self.hit("joining given up"),
-            (true, false, _) => {}
+            (false, true, _) | (true, false, _) => {}
         }
         loop {
             sleep(Duration::from_millis(100)).await;
             let Some(now) = self.bucket(bucket) else { continue };
-            if now.is_in(region) {
-                return self.hit("region joined");
-            }
-            // Any copy may be late.
-            if now.epoch > before.epoch && !now.reaches(region) {
-                return self.hit("joining ended");
+            match (add, now.is_in(region), now.reaches(region)) {
+                (true, true, _) => return self.hit("region joined"),
+                (false, false, _) => return self.hit("region removed"),
+                _ if now.crossing.is_some() => {}
+                (true, false, false) => return self.hit("joining ended"),
+                (false, true, _) => return self.hit("region stays"),
+                (true, false, true) => self.go_on_joining(bucket).await,
             }
         }
+    }
+
+    /// Where every region writes, one that is filled and was not met by all in time is told to count once more.
+    pub(crate) async fn go_on_joining(&self, bucket: usize) {
+        let Some(now) = self.bucket(bucket).filter(|it| it.primary.is_none() && it.crossing.is_none()) else { return };
+        let joining = now.joins.joining().and_then(|id| self.regions().iter().position(|region| *region == id));
+        let (Some(name), Some(operator)) = (joining.and_then(|node| self.region_name(node)), self.lives().next())
+        else {
+            return;
+        };
+        // Of one that is not filled yet it changes nothing; what fails is tried again.
+        let _ = operator.operate("an operator", regroup(&now, &name, true)).await;
+        sleep(Duration::from_secs(1)).await;
     }
 
     /// A bucket that the planet began with, as the copy of the metadata that is furthest has it.
@@ -191,6 +207,16 @@ impl Planet {
                 PlanOutcome::UnderWay | PlanOutcome::PartlyRestored | PlanOutcome::Restored => given_up,
             });
         }
+    }
+}
+
+/// What has a region hold a bucket, or hold it no more.
+fn regroup(bucket: &Bucket, region: &RegionName, add: bool) -> Action {
+    let change = if add { RegionChange::Add(region.clone()) } else { RegionChange::Remove(region.clone()) };
+    let name = bucket.name.clone();
+    match bucket.primary {
+        Some(_) => Action::SetRegions { name, change },
+        None => Action::CrossRegions { name, change, pause_ms_max: CROSSES_MS_MAX },
     }
 }
 

@@ -10,8 +10,8 @@ use meridian_metadata_core::{Action, Reply};
 use meridian_region_core::SESSION_TTL_MS;
 use meridian_region_node::{Caller, Handle, Options, StoreOptions};
 use meridian_types::{
-    Bucket, BucketSpec, ClusterId, Effect, NameError, NodeId, NodeName, Refusal, RefusalKind, RegionId, RegionName,
-    Request, Response,
+    Bucket, BucketName, BucketSpec, ClusterId, Effect, Epoch, NameError, NodeId, NodeName, Refusal, RefusalKind,
+    RegionId, RegionName, Request, Response,
 };
 use tokio::time::{sleep, timeout};
 
@@ -512,6 +512,12 @@ impl Target for Planet {
         };
         self.0.record.absorb(&format!("{answer:?}"));
         answer
+    }
+
+    fn epoch(&self, region: RegionId, bucket: &BucketName) -> Epoch {
+        let life = self.lives().find(|life| life.replica.region == region);
+        let topology = life.map(|life| life.plane.copy.topology());
+        topology.and_then(|known| known.bucket_named(bucket.as_str()).map(|it| it.epoch)).unwrap_or_default()
     }
 
     fn now_us(&self) -> u64 {

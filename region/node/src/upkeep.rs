@@ -150,6 +150,14 @@ fn log_failure(done: Result<(), Refusal>, shard: &ShardNode, what: &'static str)
     }
 }
 
+/// Why what is here of a bucket that this region was removed from is not dropped yet.
+enum Kept {
+    /// Its primary counts it, or may.
+    Counted,
+    /// Some of it was ordered here and is nowhere else, as far as is known.
+    Tail,
+}
+
 impl Node {
     /// Proposes the removal of due keys, in the buckets whose expiry this region decides.
     async fn expire(&self, shard: &ShardNode) -> Result<(), Refusal> {
@@ -195,12 +203,19 @@ impl Node {
             return Ok(());
         }
         for (bucket, epoch) in self.left(shard, swept)? {
-            if !self.has_own_tail_elsewhere(shard, bucket).await {
-                tracing::warn!(
-                    region = %self.region(), shard = %shard.id, %bucket,
-                    "this region was removed from a bucket, and whoever is to have its writes does not answer or lacks some that were ordered here: what is here of it is kept; add the region again to have it reinstated, or delete the bucket"
-                );
-                continue;
+            match self.why_kept(shard, bucket, epoch).await {
+                Some(Kept::Tail) => {
+                    tracing::warn!(
+                        region = %self.region(), shard = %shard.id, %bucket,
+                        "this region was removed from a bucket, and whoever is to have its writes does not answer or lacks some that were ordered here: what is here of it is kept; add the region again to have it reinstated, or delete the bucket"
+                    );
+                    continue;
+                }
+                Some(Kept::Counted) => {
+                    tracing::debug!(region = %self.region(), shard = %shard.id, %bucket, "what is here of a bucket that this region was removed from is kept until its primary writes without this region");
+                    continue;
+                }
+                None => {}
             }
             let header = self.header(Kind::DropBucket, bucket, epoch);
             self.control(shard, header, &Body::DropBucket).await?;
@@ -241,26 +256,37 @@ impl Node {
         Ok(left)
     }
 
-    /// Whether the primary has all that was ordered in this region while it was primary, or, where every region writes, one of them has.
-    /// If it hasn't, what it lacks is to be written down before it goes (SWI-2), which is done when the region joins again.
-    async fn has_own_tail_elsewhere(&self, shard: &ShardNode, bucket: BucketId) -> bool {
-        let own = shard.board.core().positions(bucket).of(self.region());
+    /// Why what is here of a bucket that this region was removed from stays for now, if it does: the primary lacks something that was
+    /// ordered in this region while it was primary, or, where every region writes, all of them do. Then it is to be written down
+    /// before it goes (SWI-2), which is done when the region joins again. Or the primary has not begun the epoch as of which this goes: until
+    /// then it counts what this region confirms as a copy, and must be right (DUR-2).
+    async fn why_kept(&self, shard: &ShardNode, bucket: BucketId, epoch: Epoch) -> Option<Kept> {
+        let (own, leaving) = {
+            let core = shard.board.core();
+            (core.positions(bucket).of(self.region()), core.is_leaving(bucket))
+        };
         let topology = self.authority.topology();
-        let Some(bucket) = topology.buckets.get(&bucket) else { return false };
-        if own == Lsn(0) {
-            return true;
+        let Some(bucket) = topology.buckets.get(&bucket) else { return Some(Kept::Tail) };
+        if leaving || (own == Lsn(0) && bucket.primary.is_none()) {
+            return None;
         }
         // They all had it when they met for this region to leave.
         let others = bucket.primary.map_or_else(|| bucket.regions.clone(), |primary| vec![primary]);
+        let mut kept = if own == Lsn(0) { Kept::Counted } else { Kept::Tail };
         for other in others {
             let ask = Ask::Survey { shard: shard.id };
-            if let Ok((_, Told::Survey(survey))) = self.peers.ask_about_repair(&topology, (other, shard.id), &ask).await
-                && survey.buckets.get(&bucket.id).is_some_and(|seen| seen.positions.of(self.region()) >= own)
-            {
-                return true;
+            let Ok((_, Told::Survey(survey))) = self.peers.ask_about_repair(&topology, (other, shard.id), &ask).await
+            else {
+                continue;
+            };
+            match survey.buckets.get(&bucket.id) {
+                Some(seen) if seen.positions.of(self.region()) < own => {}
+                Some(seen) if bucket.primary.is_none() || seen.epoch >= epoch => return None,
+                Some(_) => kept = Kept::Counted,
+                None => {}
             }
         }
-        false
+        Some(kept)
     }
 
     fn leftovers(&self, shard: &ShardNode, swept: &mut BTreeSet<BucketId>) -> Result<Vec<BucketId>, Refusal> {

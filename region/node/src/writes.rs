@@ -224,8 +224,10 @@ impl Node {
             let needed = (required.regions - 1, required.degraded - 1);
             let enough = self.copied_or_fewer(standing, shard, at, &others, needed, deadline).await;
             failpoint("write.copied");
-            // Who began to be repaired meanwhile holds no copy now.
-            let now = self.others(bucket, shard.id);
+            // Who began to be repaired meanwhile holds no copy now, nor who was removed: it drops what it has.
+            let mut now = self.others(bucket, shard.id);
+            let known = self.authority.topology().buckets.get(&bucket.id).cloned();
+            now.retain(|region| known.as_ref().is_some_and(|known| known.is_in(*region)));
             let holders = shard.holders(lane, at, &now);
             let all = holders.len() + 1 >= required.regions;
             let fewer = enough && holders.len() + 1 >= required.degraded && self.may_take_fewer(standing);

@@ -8,8 +8,11 @@ use super::policies;
 use crate::scenario::{BucketPlan, Planned};
 use crate::world::{Dice, Fault, Keep, Loss};
 
-/// The chance that regions of buckets change in a world.
-const EXISTS: f64 = 0.2;
+/// The chance that regions of buckets with a primary change in a world that has some.
+const EXISTS: f64 = 0.25;
+
+/// The chance that those of active-active buckets do: fewer worlds have some.
+const EXISTS_ACTIVE: f64 = 0.5;
 
 /// The chance that a bucket begins without one of the regions.
 const WITHOUT: f64 = 0.4;
@@ -23,13 +26,29 @@ const BESIDE: f64 = 0.5;
 /// The chance that the metadata leader is gone at about that time.
 const LEADERLESS: f64 = 0.15;
 
-/// Changes for a planet of so many nodes, and what its buckets begin without.
+/// Changes of buckets with a primary for a planet of so many nodes, and what these begin without.
 pub(super) fn draw(dice: &Dice, buckets: &mut [BucketPlan], nodes: usize, seconds: u64) -> Vec<Planned> {
-    let with_primary: Vec<usize> = (0..buckets.len()).filter(|at| buckets[*at].policy.has_primary()).collect();
-    if with_primary.is_empty() || !dice.chance(EXISTS) {
+    let with_primary = (0..buckets.len()).filter(|at| buckets[*at].policy.has_primary()).collect();
+    changes(dice, (EXISTS, with_primary), buckets, nodes, seconds)
+}
+
+/// The same of buckets that every region writes. Of two regions none may go.
+pub(super) fn draw_active(dice: &Dice, buckets: &mut [BucketPlan], nodes: usize, seconds: u64) -> Vec<Planned> {
+    let active = (0..buckets.len()).filter(|at| nodes > 2 && !buckets[*at].policy.has_primary()).collect();
+    changes(dice, (EXISTS_ACTIVE, active), buckets, nodes, seconds)
+}
+
+fn changes(
+    dice: &Dice,
+    (exists, chosen): (f64, Vec<usize>),
+    buckets: &mut [BucketPlan],
+    nodes: usize,
+    seconds: u64,
+) -> Vec<Planned> {
+    if chosen.is_empty() || !dice.chance(exists) {
         return Vec::new();
     }
-    for at in &with_primary {
+    for at in &chosen {
         let node = 1 + dice.index(nodes - 1);
         if dice.chance(WITHOUT) && buckets[*at].policy.validate(nodes - 1).is_ok() {
             buckets[*at].without.push(node);
@@ -42,7 +61,7 @@ pub(super) fn draw(dice: &Dice, buckets: &mut [BucketPlan], nodes: usize, second
     times.sort_unstable();
     let mut planned = Vec::new();
     for at_ms in times {
-        let bucket = with_primary[dice.index(with_primary.len())];
+        let bucket = chosen[dice.index(chosen.len())];
         let mut change = |node: usize| {
             let holds = &mut holds[bucket][node];
             *holds = !*holds;
@@ -52,11 +71,15 @@ pub(super) fn draw(dice: &Dice, buckets: &mut [BucketPlan], nodes: usize, second
         planned.push(Planned { at_ms, what: change(node) });
         if dice.chance(BESIDE) {
             let at_ms = at_ms + dice.between(0, [10, 400, 3_000][dice.index(3)]);
+            let plan = &buckets[bucket];
             let what = match dice.index(8) {
                 0 => vec![change(node)],
                 1 => vec![change(dice.index(nodes))],
-                2 => vec![policy(dice, bucket, &buckets[bucket], nodes)],
-                kind => beside(dice, kind, (bucket, node), nodes),
+                2 | 3 if !plan.policy.has_primary() => vec![change(node)],
+                2 => vec![policy(dice, bucket, plan, nodes)],
+                kind if plan.policy.has_primary() => beside(dice, kind, (bucket, node), nodes),
+                // Whoever does not come or go is waited for, too.
+                kind => beside(dice, 5 + kind % 2, (bucket, dice.index(nodes)), nodes),
             };
             planned.extend(what.into_iter().map(|what| Planned { at_ms, what }));
         }

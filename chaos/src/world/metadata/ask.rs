@@ -81,31 +81,31 @@ impl Asker {
         std::future::pending().await
     }
 
-    /// Gives up moves of primaries that take too long, and puts on record what only a leader sees of failovers, while this node
+    /// Gives up moves of primaries and crossings that take too long, and puts on record what only a leader sees of failovers, while this node
     /// leads, for ever: as metadata/node's executor does.
     pub(crate) async fn attend(self: Arc<Self>) {
         let mut since: BTreeMap<(PlanId, BucketId, Epoch), Instant> = BTreeMap::new();
+        let mut crossing: BTreeMap<(BucketId, u64), Instant> = BTreeMap::new();
         let mut vigil = Vigil::default();
         loop {
             sleep(ATTEND_EVERY).await;
             if !self.plane.leadership().1 {
                 since.clear();
+                crossing.clear();
                 continue;
             }
             for action in self.plane.watch_failovers(&mut vigil) {
                 // What fails is seen again.
                 let _ = self.propose("the leader", action).await;
             }
-            let lasting = self.plane.copy.read(lasting);
-            since.retain(|stage, _| lasting.iter().any(|(known, _)| known == stage));
-            for ((plan, bucket, epoch), most) in lasting {
-                let began = *since.entry((plan, bucket, epoch)).or_insert_with(Instant::now);
-                if began.elapsed() > most {
-                    let scope = AbortScope::Late(vec![(bucket, epoch)]);
-                    let why = "it took too long".to_owned();
-                    // Whoever leads next looks again.
-                    let _ = self.propose("the leader", Action::Abort { plan, scope, why }).await;
-                }
+            let why = || "it took too long".to_owned();
+            // Whoever leads next looks again.
+            for (plan, bucket, epoch) in late(&mut since, &self.plane.copy.read(lasting)) {
+                let scope = AbortScope::Late(vec![(bucket, epoch)]);
+                let _ = self.propose("the leader", Action::Abort { plan, scope, why: why() }).await;
+            }
+            for (bucket, index) in late(&mut crossing, &self.plane.copy.read(crossings)) {
+                let _ = self.propose("the leader", Action::GiveUpCrossing { bucket, index, why: why() }).await;
             }
         }
     }
@@ -207,6 +207,18 @@ impl Asker {
             }
         }
     }
+}
+
+/// What has lasted for longer than it may; `since` remembers since when this leader has seen each.
+fn late<K: Ord + Copy>(since: &mut BTreeMap<K, Instant>, lasting: &[(K, Duration)]) -> Vec<K> {
+    since.retain(|stage, _| lasting.iter().any(|(known, _)| known == stage));
+    let is_late = |(stage, most): &&(K, Duration)| since.entry(*stage).or_insert_with(Instant::now).elapsed() > *most;
+    lasting.iter().filter(is_late).map(|(stage, _)| *stage).collect()
+}
+
+/// Buckets that cross, which attempt it is, and for how long it may last.
+fn crossings(state: &ClusterState) -> Vec<((BucketId, u64), Duration)> {
+    state.crossings().map(|(bucket, index, most_ms)| ((bucket, index), Duration::from_millis(most_ms))).collect()
 }
 
 /// The moves that must not stay where they are, and for how long they may.
