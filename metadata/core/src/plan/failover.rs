@@ -63,7 +63,7 @@ pub(super) fn next(
         | Step::Restored { .. }
         | Step::FailedOver { .. } => return None,
     };
-    let field = Field { reign, ..Field::new(bucket, it.from, plan.shards, muster, absent) };
+    let field = Field { reign, last: it.epoch_before, ..Field::new(bucket, it.from, plan.shards, muster, absent) };
     if pulling.is_none() && field.waits() {
         return None;
     }
@@ -207,6 +207,8 @@ struct Field<'a> {
     top: BTreeMap<ShardId, Rank>,
     needed: Option<usize>,
     reign: Option<Reign<'a>>,
+    /// The last epoch in which the lost region was to order anything.
+    last: Epoch,
 }
 
 impl<'a> Field<'a> {
@@ -220,7 +222,8 @@ impl<'a> Field<'a> {
         let left: Vec<RegionId> = heard.iter().copied().filter(|region| !absent.contains(region)).collect();
         let awaited = others.iter().copied().filter(|region| !absent.contains(region)).collect();
         let top = top(muster, &left);
-        Field { muster, others, awaited, heard, left, top, needed: regions_needed(bucket), reign: None }
+        let (needed, last) = (regions_needed(bucket), bucket.epoch);
+        Field { muster, others, awaited, heard, left, top, needed, reign: None, last }
     }
 
     /// Whether somebody has yet to speak, or nobody is there.
@@ -310,7 +313,10 @@ impl<'a> Field<'a> {
         // It is about what no other region has: one that is silent or has gone may have had what all who are left lack. And who is
         // promoted must have what they have.
         let whole = self.others.iter().all(|region| self.heard.contains(region)) && self.is_consistent();
-        let ceiling = ceiling(bucket).filter(|_| whole);
+        // And it is a ceiling for who knows of it: a primary that has not begun the bucket's last epoch may order under an earlier policy for as
+        // long as its lease lasts.
+        let known = self.top.values().all(|(epoch, _)| *epoch >= self.last);
+        let ceiling = ceiling(bucket).filter(|_| whole && known);
         let mut loss = Loss { unbounded: ceiling.is_none(), ..Loss::default() };
         for (shard, (_, reached)) in &self.top {
             let told = self.muster.remains.values().filter_map(|shards| shards.get(shard)?.exposure);

@@ -140,6 +140,26 @@ fn swi_2_a_ceiling_bounds_a_loss_only_while_every_other_region_is_heard_and_none
     assert_eq!(ceiling(bounded(&[(EU, 30), (AP, 8)], &[AP])), Some(11), "the one with less has");
 }
 
+/// Found by seed 912258: a ceiling was set, and the primary was cut off before it had heard of it.
+#[test]
+fn swi_2_a_ceiling_bounds_a_loss_only_once_the_lost_primary_has_begun_the_epoch_it_came_with() {
+    let mut world = World::new();
+    let max_lag = Some(MaxLag { bound: "11ops".parse().unwrap(), on_breach: Breach::Block });
+    world.create_in("pay", Policy::Async { max_lag }, &["us", "eu", "ap"]);
+    let bucket = meridian_types::Bucket { epoch: Epoch(2), ..world.bucket("pay") };
+    let unbounded = |epochs: [u64; 2]| {
+        let remains = |region: RegionId, epoch: u64| {
+            let remains = Remains { epoch: Epoch(epoch), seal: seal(0, 30), exposure: None, whole: true };
+            (region, (0..SHARDS).map(|shard| (ShardId(shard), remains)).collect())
+        };
+        let remains = [remains(EU, epochs[0]), remains(AP, epochs[1])].into();
+        let muster = Muster { remains, ..Muster::default() };
+        Field::new(&bucket, US, SHARDS, &muster, &Default::default()).verdict(&bucket, EU).lost.unbounded
+    };
+    assert!(unbounded([1, 1]), "nobody has anything of the epoch in which it holds");
+    assert!(!unbounded([2, 1]), "one is enough: it is the primary's own word");
+}
+
 /// Likewise for what the cluster may lose by itself: what was said to a region that has gone says nothing of those that are left.
 #[test]
 fn swi_2_a_failover_within_a_bound_rests_on_what_was_said_to_regions_that_are_left() {
