@@ -19,7 +19,7 @@ pub struct Options {
     #[serde(default)]
     pub log: LogOptions,
     /// Pace of the metadata group, which spans regions.
-    #[serde(default = "first_turn")]
+    #[serde(default = "first_candidate")]
     pub metadata: Pace,
     /// Pace of the shards' groups, which stay inside a region.
     #[serde(default = "Pace::within_region")]
@@ -60,11 +60,11 @@ impl Default for LogOptions {
     }
 }
 
-/// By how much later the next voter's turn is: longer than the longest round trip and its half, which an election takes.
-const TURN_MS: u64 = 300;
+/// By how much later the voter of the next priority stands: longer than the longest round trip and its half, which an election takes.
+const PRIORITY_STEP_MS: u64 = 300;
 
-/// Turns that differ; more than seven voters nobody has.
-const TURNS_MAX: usize = 7;
+/// Priorities that differ; more than seven voters nobody has.
+const PRIORITY_MAX: usize = 7;
 
 /// How often a group's leader is heard, and how long its followers wait.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -90,19 +90,19 @@ impl Pace {
         self.read_lease().mul_f64(1.05)
     }
 
-    /// For round trips up to 200 ms, of the voter whose turn to stand for election is the first, the second and so on.
+    /// For round trips up to 200 ms, of the voter that is the first (0), the second (1) and so on to stand for election.
     ///
     /// A follower waits out the old leader's lease (`election_ms_max`) and then its own timeout: 1.8 s after it last heard a
-    /// leader at the first turn, 0.6 s more at each other. Of three voters two are left, so the first or the second stands within
+    /// leader at priority 0, 0.6 s more at each next one. Of three voters two are left, so the first or the second stands within
     /// 2.4 s: less than what is left of every node's 5 s lease, so that primaries outlive the loss of the metadata leader.
     ///
-    /// Turns, not chance: between two regions 80 ms apart a pre-vote and a vote take 120 ms, and of two voters that draw from half a
+    /// Priorities, not chance: between two regions 80 ms apart a pre-vote and a vote take 120 ms, and of two voters that draw from half a
     /// second two fifths get into each other's way, and again at the next attempt. Elections of 5.6 s were seen, with four collisions.
     ///
     /// A heartbeat that is not answered within one interval counts as lost: with 200 ms a leader whose only other voter was
     /// 200 ms away was seen to confirm nothing, and every lease ran out.
-    pub fn between_regions(turn: usize) -> Pace {
-        let election_ms_min = 850 + TURN_MS * turn.min(TURNS_MAX) as u64;
+    pub fn between_regions(priority: usize) -> Pace {
+        let election_ms_min = 850 + PRIORITY_STEP_MS * priority.min(PRIORITY_MAX) as u64;
         Pace { heartbeat_ms: 230, election_ms_min, election_ms_max: election_ms_min + 50 }
     }
 
@@ -112,7 +112,7 @@ impl Pace {
     }
 }
 
-fn first_turn() -> Pace {
+fn first_candidate() -> Pace {
     Pace::between_regions(0)
 }
 
@@ -136,7 +136,7 @@ impl Options {
             node,
             dir: dir.into(),
             log: LogOptions::default(),
-            metadata: first_turn(),
+            metadata: first_candidate(),
             shard: Pace::within_region(),
             in_flight_bytes_max: in_flight_bytes_max(),
             persist_every: persist_every(),
@@ -163,5 +163,22 @@ impl Options {
             }
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// After a lost leader, and after an attempt in vain: there the last word is of no leader, so that no lease is waited out.
+    #[test]
+    fn two_voters_never_stand_for_election_within_an_election_s_time() {
+        let election_ms = 200 + 200 / 2;
+        for priority in 0..PRIORITY_MAX {
+            let (before, after) = (Pace::between_regions(priority), Pace::between_regions(priority + 1));
+            assert!(before.election_ms_min + election_ms <= after.election_ms_min, "{before:?} {after:?}");
+            let stands = |pace: Pace| pace.election_ms_max + pace.election_ms_min;
+            assert!(stands(before) + election_ms <= stands(after), "{before:?} {after:?}");
+        }
     }
 }

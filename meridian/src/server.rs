@@ -114,7 +114,7 @@ fn consensus_options(node: NodeId, config: &Config) -> meridian_consensus::Optio
     let defaults = meridian_consensus::Options::new(node, config.data_dir.join("log"));
     let log = LogOptions { segment_bytes: config.limits.log_segment_bytes, ..defaults.log };
     let persist_every = Duration::from_millis(config.limits.persist_every_ms);
-    let metadata = Pace::between_regions(turn(config));
+    let metadata = Pace::between_regions(election_priority(config));
     meridian_consensus::Options { log, persist_every, metadata, ..defaults }
 }
 
@@ -333,8 +333,8 @@ impl Node {
     }
 }
 
-/// When this node's turn is among the metadata voters, by a name that all of them know.
-fn turn(config: &Config) -> usize {
+/// Which of the metadata voters this node is in an election, by names that all of them know.
+fn election_priority(config: &Config) -> usize {
     config.members.iter().filter(|member| votes(config, member) && member.name < config.node).count()
 }
 

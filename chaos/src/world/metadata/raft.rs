@@ -16,7 +16,7 @@ pub(crate) struct Durable {
     pub(crate) log: Vec<(u64, Option<Bytes>)>,
 }
 
-/// Milliseconds: elections by chance instead of by turns as in `Pace::between_regions` of consensus, so that they fail more often; heartbeats a
+/// Milliseconds: elections by chance instead of by priority as in `Pace::between_regions` of consensus, so that they fail more often; heartbeats a
 /// little more often, too.
 const HEARTBEAT_MS: u64 = 200;
 const ELECTION_MS: (u64, u64) = (700, 1200);

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::future::Future;
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
@@ -130,7 +130,7 @@ impl World {
             let name = NodeName::new(&format!("{region}-{}", if at < 3 { 1 } else { at })).unwrap();
             let tls = authority.issue(&Identity::Node { region: region.clone(), name: name.clone() });
             // A port of its own, found free now and taken again at every start.
-            let server = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+            let server = std::net::TcpListener::bind((own_loopback(), 0)).unwrap().local_addr().unwrap();
             let member = Member {
                 name: name.clone(),
                 region,
@@ -331,6 +331,13 @@ impl Drop for World {
 
 fn runtime() -> Runtime {
     tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap()
+}
+
+/// A loopback address of this process alone. A port that a stopped node has left at 127.0.0.1 may be taken by another test's
+/// connection until the node starts again.
+fn own_loopback() -> Ipv4Addr {
+    let [_, high, middle, low] = std::process::id().to_be_bytes();
+    Ipv4Addr::new(127, 1 + high % 200, middle, low)
 }
 
 async fn listen(address: SocketAddr) -> TcpListener {
