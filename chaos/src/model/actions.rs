@@ -122,7 +122,7 @@ impl Bounds {
     }
 
     fn elect(&self, state: &mut State) -> bool {
-        // Every node counts as renewed at the moment of the election (design 4).
+        // Every node counts as renewed at the moment of the election (design 4): what voters may tell besides is not in this model.
         let remembered = if self.makes(Mistake::ElectionForgetsLeases) { 0 } else { self.ttl };
         state.remembers = [remembered; REGIONS];
         if matches!(state.metadata.phase, Phase::Fencing(_)) {

@@ -26,7 +26,7 @@
 //! assumption; a stopped process (`SIGSTOP`) does not, for its clock runs on.
 //!
 //! **A new leader knows no less than its predecessor.** Grants are not replicated: every renewal would
-//! cost a log entry. Instead the new leader treats every node as renewed at its own election. That covers
+//! cost a log entry. Instead the new leader treats every node as renewed at its own election, at first. That covers
 //! each grant of its predecessor, because the predecessor answers a request only after a quorum confirmed
 //! *after it received the request* that it still led. That quorum and the one that elected the successor
 //! share a voter, which confirmed first and voted later: so the request was sent before the election.

@@ -9,8 +9,8 @@
 //!        └── whoever is granted one later must know that it is fenced, and acknowledges nothing
 //! ```
 //!
-//! Lives for a term of a leader. A new one begins anew, so it waits longer than its predecessor would have, never shorter:
-//! its lease table counts every node as renewed at its election ([`crate::lease`]).
+//! Lives for a term of a leader. A new one begins anew, with a lease table that covers whatever its predecessors granted
+//! ([`crate::lease`]): it may wait longer than they would have, never too short.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};

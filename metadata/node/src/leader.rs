@@ -260,7 +260,7 @@ impl Leader {
         }
     }
 
-    /// To be called when this node was elected: from then on every node counts as renewed at that moment.
+    /// To be called when this node was elected: every node counts as renewed at that moment, until the voters have told it more.
     pub(crate) fn elected(&self, term: u64) {
         failpoint("lease.elected.before");
         let _ = self.table(&mut self.leases(), term);

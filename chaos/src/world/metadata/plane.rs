@@ -189,7 +189,7 @@ impl Plane {
             let _ = tell.send(());
         }
         if inner.raft.is_ready() {
-            // From its election on, every node counts as renewed at that moment.
+            // Every node counts as renewed at its election, until the voters have told it more.
             let _ = self.table(inner);
         }
     }
