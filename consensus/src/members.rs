@@ -7,12 +7,15 @@ use std::sync::atomic::Ordering;
 use meridian_types::NodeId;
 use openraft::async_runtime::WatchReceiver;
 use openraft::error::{ChangeMembershipError, ClientWriteError, RaftError};
-use openraft::{ChangeMembers, EmptyNode};
+use openraft::{ChangeMembers, EmptyNode, Instant};
 use openraft_rt_tokio::TokioRuntime;
 
 use crate::error::ChangeError;
 use crate::group::{Group, Inner};
 use crate::raft::types::TypeConfig;
+
+/// What a voter may lack, in entries, to take over without a pause that is felt: it gets them before it stands.
+const LACKING_MAX: u64 = 1024;
 
 type WriteError = RaftError<TypeConfig<TokioRuntime>, ClientWriteError<TypeConfig<TokioRuntime>>>;
 
@@ -44,6 +47,18 @@ impl Group {
     pub async fn add_learner(&self, node: NodeId) -> Result<(), ChangeError> {
         let raft = &self.inner.raft;
         self.inner.change(async { raft.add_learner(node.0, EmptyNode::new(), true).await.map(drop) }).await
+    }
+
+    /// Whether a voter could take over from this leader at once: it has answered lately, and has nearly all of the log. One that
+    /// could not would leave the group without a leader until an election.
+    pub fn could_take_over(&self, to: NodeId) -> bool {
+        let metrics = self.inner.raft.metrics();
+        let now = metrics.borrow_watched();
+        let votes = now.membership_config.voter_ids().any(|voter| voter == to.0);
+        let answered = now.heartbeat.as_ref().and_then(|all| all.get(&to.0).copied().flatten());
+        let has = now.replication.as_ref().and_then(|all| all.get(&to.0).cloned().flatten()).map(|last| last.index());
+        let lacks_little = has.is_some_and(|has| has + LACKING_MAX >= now.last_log_index.unwrap_or_default());
+        votes && lacks_little && answered.is_some_and(|at| at.elapsed() < self.inner.read_lease)
     }
 
     /// Asks `to` to take over the leadership, and returns once it has.

@@ -249,6 +249,7 @@ impl Config {
             return Err("`members` names the same node twice".to_owned());
         }
         self.members.iter().try_for_each(|member| self.check_member(member))?;
+        self.check_sizes()?;
         let own = self.own_member().ok_or_else(|| format!("`node = {}` is not among `members`", self.node))?;
         if own.region != self.region {
             return Err(format!(
@@ -263,6 +264,18 @@ impl Config {
             )),
             (false, None) => Err("`listen.replication` is missing: name the UDP address for other regions".to_owned()),
             (true, None) | (false, Some(_)) => Ok(()),
+        }
+    }
+
+    /// Every node of a region votes in each of its shards: two outlive no more than one, and four no more than three.
+    fn check_sizes(&self) -> Result<(), String> {
+        let mut sizes: BTreeMap<&RegionName, usize> = BTreeMap::new();
+        self.members.iter().for_each(|member| *sizes.entry(&member.region).or_default() += 1);
+        match sizes.iter().find(|(_, nodes)| !matches!(**nodes, 1 | 3 | 5)) {
+            Some((region, nodes)) => {
+                Err(format!("`members` has {nodes} nodes in {region}: use 1, 3 or 5 in each region"))
+            }
+            None => Ok(()),
         }
     }
 
@@ -379,6 +392,17 @@ mod tests {
             "{VALID}\n[[members]]\nname = \"us-east-2\"\nregion = \"us-east\"\nrpc = \"127.0.0.1:4\"\nwitness = true\n"
         );
         assert!(load(&both).expect_err("one region is both").to_string().contains("a region of its own"));
+    }
+
+    #[test]
+    fn a_region_has_an_odd_number_of_nodes() {
+        let another = |name: &str| {
+            format!("[[members]]\nname = \"{name}\"\nregion = \"us-east\"\nrpc = \"h:1\"\nreplication = \"h:2\"\n")
+        };
+        let two = format!("{VALID}\n{}", another("us-east-2"));
+        let error = load(&two).expect_err("two outlive no more than one").to_string();
+        assert!(error.contains("2 nodes in us-east: use 1, 3 or 5"), "{error}");
+        assert!(load(&format!("{two}{}", another("us-east-3"))).is_ok());
     }
 
     #[test]

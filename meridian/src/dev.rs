@@ -1,4 +1,4 @@
-//! Three regions on one machine: real processes, real sockets, real TLS, simulated distances.
+//! Three regions on one machine, of one node each or of several: real processes, real sockets, real TLS, simulated distances.
 //!
 //! Owns the child processes and the links between them. `meridian dev` keeps a planet's data in a directory
 //! that survives restarts; `meridian demo` builds one in a temporary directory. Children stop when their
@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
-use meridian_types::RegionName;
+use meridian_types::NodeName;
 
 mod banner;
 mod child;
@@ -19,7 +19,7 @@ mod profile;
 mod ready;
 
 pub use banner::banner;
-pub use plan::{Place, Plan, REGIONS, WITNESSED, default_distances, witnessed_distances};
+pub use plan::{NODES_MAX, Place, Plan, REGIONS, WITNESSED, default_distances, witnessed_distances};
 pub use profile::{Profile, ProfileRegion};
 
 use crate::cli::Failure;
@@ -50,6 +50,20 @@ impl Planet {
     /// or started.
     pub fn start(dir: &Path, cluster: &str, port_base: u16, distances: &Distances) -> anyhow::Result<Planet> {
         Planet::of(Plan::new(dir, cluster, port_base, distances.clone())?, distances)
+    }
+
+    /// The same with several nodes per region, at most [`NODES_MAX`].
+    ///
+    /// # Errors
+    /// As [`Planet::start`].
+    pub fn of_nodes(
+        nodes: u16,
+        dir: &Path,
+        cluster: &str,
+        port_base: u16,
+        distances: &Distances,
+    ) -> anyhow::Result<Planet> {
+        Planet::of(Plan::of_nodes(nodes, dir, cluster, port_base, distances.clone())?, distances)
     }
 
     /// The same with two regions and a witness.
@@ -136,37 +150,26 @@ impl Planet {
         }
     }
 
-    /// The regions whose nodes were ended by SIGKILL: somebody tries what a power cut does.
+    /// The nodes that were ended by SIGKILL: somebody tries what a power cut does.
     ///
     /// # Errors
     /// When a process can't be asked about.
-    pub fn killed(&mut self) -> anyhow::Result<Vec<RegionName>> {
-        let mut regions = Vec::new();
+    pub fn killed(&mut self) -> anyhow::Result<Vec<NodeName>> {
+        let mut nodes = Vec::new();
         for child in &mut self.children {
             if child.was_killed()? {
-                regions.push(child.place().region.clone());
+                nodes.push(child.place().node.clone());
             }
         }
-        Ok(regions)
+        Ok(nodes)
     }
 
-    /// Kills the nodes of a region at once (SIGKILL), as a power cut would.
-    ///
-    /// # Errors
-    /// When the process can't be killed.
-    pub async fn kill(&mut self, region: &RegionName) -> anyhow::Result<()> {
-        for child in self.children.iter_mut().filter(|child| child.place().region == *region) {
-            child.kill().await?;
-        }
-        Ok(())
-    }
-
-    /// Starts a region's killed nodes again.
+    /// Starts a killed node again.
     ///
     /// # Errors
     /// When the process can't be started.
-    pub fn restart(&mut self, region: &RegionName) -> anyhow::Result<()> {
-        for child in self.children.iter_mut().filter(|child| child.place().region == *region) {
+    pub fn restart(&mut self, node: &NodeName) -> anyhow::Result<()> {
+        for child in self.children.iter_mut().filter(|child| child.place().node == *node) {
             *child = Child::start(child.place().clone())?;
         }
         self.write_profile()

@@ -316,8 +316,15 @@ impl Node {
         Ok(meridian_replicator_quic::Service::bind(options, parts)?)
     }
 
-    /// Stops accepting, lets what is under way finish, then ends every part and names whoever is late.
+    /// Lets other nodes of the region lead, stops accepting, lets what is under way finish, then ends every part and names whoever is
+    /// late.
     async fn stop(mut self, grace: Duration) {
+        if let Ok(data) = self.front.data() {
+            let handed = data.region.hand_over_leadership(grace / 2).await;
+            if handed > 0 {
+                info!(shards = handed, "other nodes of the region lead from now on");
+            }
+        }
         if let Err(late) = self.gateway.drain(grace).await {
             warn!(requests = late.requests, "requests were still in progress when the grace period ended");
         }

@@ -66,8 +66,12 @@ async fn missing(client: &Client, bucket: &str, acknowledged: &[u64]) -> anyhow:
 }
 
 async fn planet(dir: &Path) -> anyhow::Result<Planet> {
-    let mut planet = Planet::create(Path::new(env!("CARGO_BIN_EXE_meridian")), dir)?;
-    for node in 0..REGIONS.len() {
+    planet_of(dir, [1; REGIONS.len()]).await
+}
+
+async fn planet_of(dir: &Path, nodes: [usize; REGIONS.len()]) -> anyhow::Result<Planet> {
+    let mut planet = Planet::of_nodes(Path::new(env!("CARGO_BIN_EXE_meridian")), dir, nodes)?;
+    for node in 0..planet.nodes() {
         planet.start(node)?;
     }
     planet.ready(PATIENCE).await?;
@@ -98,7 +102,7 @@ async fn start(
     let mut writers = JoinSet::new();
     for writer in 0..WRITERS {
         // Beside the region that is left: what is asked there is not lost with the connection.
-        let client = planet.client(1 + writer % 2).await?;
+        let client = planet.client(planet.nodes_of(REGIONS[1 + writer % 2])[0]).await?;
         let (stop, last) = (stop.clone(), Arc::clone(last));
         writers.spawn(async move { Ok((writer, write(client, bucket, writer, stop, last).await?)) });
     }
@@ -125,9 +129,21 @@ fn in_writers_order(counts: Vec<anyhow::Result<(usize, u64)>>) -> anyhow::Result
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_sync_bucket_whose_region_is_killed_gets_another_primary_and_misses_nothing() -> anyhow::Result<()> {
+    a_region_is_killed([1, 1, 1]).await
+}
+
+/// Every node of it, in the same moment.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_sync_bucket_whose_region_of_three_is_killed_gets_another_primary_and_misses_nothing() -> anyhow::Result<()> {
+    a_region_is_killed([3, 1, 1]).await
+}
+
+async fn a_region_is_killed(nodes: [usize; REGIONS.len()]) -> anyhow::Result<()> {
     let dir = tempfile::Builder::new().prefix("meridian-failover").tempdir()?;
-    let mut planet = planet(dir.path()).await?;
-    let client = planet.client(1).await?;
+    let mut planet = planet_of(dir.path(), nodes).await?;
+    let lost = planet.nodes_of(REGIONS[0]);
+    let left = planet.nodes_of(REGIONS[1])[0];
+    let client = planet.client(left).await?;
     let sync = Policy::Sync { acks: Acks::Majority, on_partition: OnPartition::Block };
     create(&client, "pay", sync, AutoMode::ZeroLoss).await?;
     let (stop, last) = (CancellationToken::new(), Arc::new(AtomicU64::new(0)));
@@ -136,13 +152,13 @@ async fn a_sync_bucket_whose_region_is_killed_gets_another_primary_and_misses_no
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
 
-    planet.kill(0)?;
+    lost.iter().try_for_each(|node| planet.kill(*node))?;
     let killed = Instant::now();
     // What was under way when it died is acknowledged or not within a moment.
     tokio::time::sleep(Duration::from_millis(500)).await;
     let before = last.load(Ordering::Relaxed);
     while last.load(Ordering::Relaxed) == before {
-        anyhow::ensure!(killed.elapsed() < PATIENCE, "nothing was acknowledged any more; {}", planet.log_tail(1));
+        anyhow::ensure!(killed.elapsed() < PATIENCE, "nothing was acknowledged any more; {}", planet.log_tail(left));
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
     let outage = killed.elapsed();
@@ -157,7 +173,7 @@ async fn a_sync_bucket_whose_region_is_killed_gets_another_primary_and_misses_no
     assert!(outage < FIRST_WRITE_WITHIN, "the first write was acknowledged {outage:?} after the kill");
 
     // FEN-1: the old primary comes back and is none.
-    planet.start(0)?;
+    lost.iter().try_for_each(|node| planet.start(*node))?;
     planet.ready(PATIENCE).await?;
     let old = planet.client(0).await?;
     let written = old.bucket("pay")?.put("after", "return").deadline(PATIENCE).await?;

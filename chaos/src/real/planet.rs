@@ -1,4 +1,4 @@
-//! Three regions of one real process each: start, kill -9, stop, restart.
+//! Three regions of real processes, one each or several: start, kill -9, stop, restart.
 
 use std::fmt::Write as _;
 use std::fs::File;
@@ -24,7 +24,7 @@ pub const REGIONS: [&str; 3] = ["us-east", "eu-west", "ap-south"];
 pub const BUCKETS: [(&str, Policy); 3] =
     [("async", Policy::ASYNC), ("sync", Policy::sync(Acks::Majority)), ("active-active", Policy::ActiveActive)];
 
-/// Three regions of one process each. Dropping it kills them.
+/// Three regions, each of one process or several. Dropping it kills them. Nodes are numbered region by region.
 pub struct Planet {
     binary: PathBuf,
     dir: PathBuf,
@@ -32,6 +32,7 @@ pub struct Planet {
 }
 
 struct Node {
+    region: &'static str,
     name: String,
     place: Place,
     child: Option<Child>,
@@ -46,23 +47,45 @@ impl Planet {
         Planet::create_at(binary, dir, Place::on_loopback(REGIONS.len())?)
     }
 
+    /// The same with so many nodes in each of the regions.
+    ///
+    /// # Errors
+    /// As [`Planet::create`].
+    pub fn of_nodes(binary: &Path, dir: &Path, nodes: [usize; REGIONS.len()]) -> anyhow::Result<Planet> {
+        Planet::of(binary, dir, Place::on_loopback(nodes.iter().sum())?, nodes)
+    }
+
     /// The same for nodes that live at `places`, one per region.
     ///
     /// # Errors
     /// When the binary can't issue certificates.
     pub fn create_at(binary: &Path, dir: &Path, places: Vec<Place>) -> anyhow::Result<Planet> {
-        ensure!(places.len() == REGIONS.len(), "{} places for {} regions", places.len(), REGIONS.len());
+        Planet::of(binary, dir, places, [1; REGIONS.len()])
+    }
+
+    fn of(binary: &Path, dir: &Path, places: Vec<Place>, nodes: [usize; REGIONS.len()]) -> anyhow::Result<Planet> {
+        let names: Vec<_> = REGIONS.iter().zip(nodes).flat_map(|(region, nodes)| names(region, nodes)).collect();
+        ensure!(places.len() == names.len(), "{} places for {} nodes", places.len(), names.len());
         let mut planet = Planet { binary: binary.to_owned(), dir: dir.to_owned(), nodes: Vec::new() };
         planet.issue(&["init"])?;
         planet.issue(&["client", "--name", "chaos"])?;
-        let members = members(&places);
-        for (region, place) in REGIONS.iter().zip(places) {
-            let name = format!("{region}-1");
+        let members = members(&names, &places);
+        for ((region, name), place) in names.into_iter().zip(places) {
             planet.issue(&["node", "--region", region, "--name", &name])?;
             std::fs::write(planet.config(&name), place.config(dir, region, &name, &members))?;
-            planet.nodes.push(Node { name, place, child: None });
+            planet.nodes.push(Node { region, name, place, child: None });
         }
         Ok(planet)
+    }
+
+    /// How many nodes there are.
+    pub fn nodes(&self) -> usize {
+        self.nodes.len()
+    }
+
+    /// The nodes of a region.
+    pub fn nodes_of(&self, region: &str) -> Vec<usize> {
+        (0..self.nodes.len()).filter(|node| self.nodes[*node].region == region).collect()
     }
 
     /// Starts a node; its log goes to a file beside its configuration.
@@ -282,13 +305,19 @@ impl Dial {
     }
 }
 
-fn members(places: &[Place]) -> String {
+/// A region's nodes by name.
+fn names(region: &'static str, nodes: usize) -> impl Iterator<Item = (&'static str, String)> {
+    (1..=nodes).map(move |node| (region, format!("{region}-{node}")))
+}
+
+/// What every node knows of all. Each is in a zone of its own.
+fn members(names: &[(&str, String)], places: &[Place]) -> String {
     let mut text = String::new();
-    for (region, place) in REGIONS.iter().zip(places) {
+    for ((region, name), place) in names.iter().zip(places) {
         // Writing to a string can't fail.
         let _ = writeln!(
             text,
-            "[[members]]\nname = \"{region}-1\"\nregion = \"{region}\"\nrpc = \"{}\"\nreplication = \"{}\"",
+            "[[members]]\nname = \"{name}\"\nregion = \"{region}\"\nzone = \"{name}\"\nrpc = \"{}\"\nreplication = \"{}\"",
             place.rpc, place.replication
         );
     }

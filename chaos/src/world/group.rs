@@ -12,8 +12,8 @@ use bytes::Bytes;
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use meridian_consensus::{
-    Applied, Committed, Leadership, LogSlice, Mark, ProposeError, ReadError, ReadLogError, StartError, StateError,
-    StateMachine,
+    Applied, ChangeError, Committed, Leadership, LogSlice, Mark, ProposeError, ReadError, ReadLogError, StartError,
+    StateError, StateMachine,
 };
 use meridian_region_node::{Barrier, Groups, Proposal, ShardGroup};
 use meridian_types::{GroupId, Lsn, NodeId};
@@ -385,5 +385,13 @@ impl ShardGroup for SimulatedGroup {
     fn allow_purge(&self, up_to: Lsn) {
         let mut state = self.state();
         state.purge_allowed = state.purge_allowed.max(up_to);
+    }
+
+    fn could_take_over(&self, _to: NodeId) -> bool {
+        false
+    }
+
+    fn hand_over(&self, _to: NodeId) -> BoxFuture<'_, Result<(), ChangeError>> {
+        std::future::ready(Err(ChangeError::Invalid("a simulated group has one voter".to_owned()))).boxed()
     }
 }

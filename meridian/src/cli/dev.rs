@@ -8,7 +8,7 @@ use anyhow::bail;
 use super::connect::DEV_DIR;
 use super::exit::Failure;
 use super::stop;
-use crate::dev::{Planet, READY_WITHIN, banner, default_distances, witnessed_distances};
+use crate::dev::{NODES_MAX, Planet, READY_WITHIN, banner, default_distances, witnessed_distances};
 use crate::output::{note, text};
 use crate::wan::{Distances, Link, RoundTrip};
 
@@ -23,6 +23,9 @@ pub(super) struct Args {
     /// Two regions and a witness instead of three regions: the third place only votes in the metadata plane.
     #[arg(long)]
     witness: bool,
+    /// Nodes per region: 1, or 3 in a zone each, of which one can die without anybody waiting for it.
+    #[arg(long, default_value_t = 1, conflicts_with = "witness")]
+    nodes: u16,
     #[command(flatten)]
     links: Links,
 }
@@ -60,13 +63,21 @@ const OUTAGE: Duration = Duration::from_secs(5);
 
 pub(super) async fn run(args: Args) -> anyhow::Result<()> {
     let distances = args.links.distances(if args.witness { witnessed_distances() } else { default_distances() })?;
+    if args.nodes != 1 && args.nodes != NODES_MAX {
+        let why = format!("--nodes {}: use 1, or {NODES_MAX} for regions that outlive one of theirs", args.nodes);
+        return Err(Failure::invalid(why).into());
+    }
     let mut stop = std::pin::pin!(stop::signalled());
     let mut planet = if args.witness {
         Planet::witnessed(&args.dir, "dev", args.port_base, &distances)?
     } else {
-        Planet::start(&args.dir, "dev", args.port_base, &distances)?
+        Planet::of_nodes(args.nodes, &args.dir, "dev", args.port_base, &distances)?
     };
-    note(if args.witness { "starting two regions and a witness …" } else { "starting three regions …" });
+    note(&match (args.witness, args.nodes) {
+        (true, _) => "starting two regions and a witness …".to_owned(),
+        (false, 1) => "starting three regions …".to_owned(),
+        (false, nodes) => format!("starting three regions of {nodes} nodes …"),
+    });
     tokio::select! {
         ready = planet.wait_until_ready(READY_WITHIN) => {
             if let Err(error) = ready {
@@ -88,14 +99,11 @@ pub(super) async fn run(args: Args) -> anyhow::Result<()> {
             planet.stop().await;
             bail!("a node died, see above; what was acknowledged is on disk, and `meridian dev` continues with it");
         }
-        for region in killed {
-            note(&format!(
-                "the node of {region} was killed; the others go on, and it starts again in {} s",
-                OUTAGE.as_secs()
-            ));
+        for node in killed {
+            note(&format!("{node} was killed; the others go on, and it starts again in {} s", OUTAGE.as_secs()));
             tokio::time::sleep(OUTAGE).await;
-            planet.restart(&region)?;
-            note(&format!("the node of {region} is starting again"));
+            planet.restart(&node)?;
+            note(&format!("{node} is starting again"));
         }
     }
 }

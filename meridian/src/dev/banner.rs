@@ -7,14 +7,14 @@ use crate::output::{Table, duration};
 
 /// The text; `program` is how this binary was called, `profile` is the flag that finds it again, if one is needed.
 pub fn banner(plan: &Plan, program: &str, profile: Option<&str>) -> String {
-    let places = plan.places();
-    let names: Vec<String> = places.iter().map(|place| format!(">to {}", place.region)).collect();
-    let mut columns = vec!["region", "rpc (gRPC, mTLS)", "admin (HTTP)"];
+    let (places, firsts) = (plan.places(), plan.firsts());
+    let names: Vec<String> = firsts.iter().map(|place| format!(">to {}", place.region)).collect();
+    let mut columns = vec!["node", "rpc (gRPC, mTLS)", "admin (HTTP)"];
     columns.extend(names.iter().map(String::as_str));
     let mut table = Table::new(&columns);
     for from in &places {
-        let mut row = vec![from.region.to_string(), format!("https://{}", from.rpc), format!("http://{}", from.admin)];
-        row.extend(places.iter().map(|to| distance(plan.distances().round_trip(&from.region, &to.region))));
+        let mut row = vec![from.node.to_string(), format!("https://{}", from.rpc), format!("http://{}", from.admin)];
+        row.extend(firsts.iter().map(|to| distance(plan.distances().round_trip(&from.region, &to.region))));
         table.row(row);
     }
     let meridian = match profile {
@@ -37,7 +37,7 @@ pub fn banner(plan: &Plan, program: &str, profile: Option<&str>) -> String {
          \nFrom your own program: endpoint https://{rpc}, TLS name `meridian`,\
          \n  --ca {ca} --cert {cert} --key {key}\n\
          \nCtrl-C stops everything; the data stays.",
-        regions = places.len(),
+        regions = firsts.len(),
         dir = plan.dir().display(),
         rpc = places[0].rpc,
         ca = tls.ca.display(),

@@ -79,12 +79,6 @@ impl Child {
         let _ = self.process.kill().await;
         false
     }
-
-    /// SIGKILL, and waits until it is gone.
-    pub(super) async fn kill(&mut self) -> anyhow::Result<()> {
-        self.stopping = true;
-        self.process.kill().await.with_context(|| format!("cannot kill {}", self.place.node))
-    }
 }
 
 fn describe(status: ExitStatus) -> String {

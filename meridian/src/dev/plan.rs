@@ -25,10 +25,17 @@ pub const WITNESSED: [&str; 3] = ["us-east", "eu-west", WITNESS];
 /// The region of the witness.
 const WITNESS: &str = "witness";
 
-/// Ports between two regions: 3 of the node itself, then its links.
+/// Ports between two regions: 3 of each of its nodes, then its links to the nodes of the others.
 const PORT_BLOCK: u16 = 100;
+const NODE_PORTS: u16 = 3;
 const TCP_LINKS: u16 = 10;
 const UDP_LINKS: u16 = 20;
+
+/// As many nodes as a region may have here: the links of a region to so many in three fit between its ports.
+pub const NODES_MAX: u16 = 3;
+
+/// Failure domains of a region's nodes, in their order.
+const ZONES: [&str; NODES_MAX as usize] = ["a", "b", "c"];
 
 /// As many as a real cluster has by default.
 const SHARDS: u16 = 16;
@@ -63,6 +70,8 @@ pub struct Place {
     pub region: RegionName,
     /// Its name.
     pub node: NodeName,
+    /// Its failure domain within the region.
+    pub zone: &'static str,
     /// gRPC.
     pub rpc: SocketAddr,
     /// QUIC.
@@ -89,23 +98,43 @@ pub struct Plan {
 }
 
 impl Plan {
-    /// Lays out [`REGIONS`] below `dir` and from `port_base` up.
+    /// Lays out [`REGIONS`] of one node each, below `dir` and from `port_base` up.
     ///
     /// # Errors
     /// When the ports don't fit, or `distances` names a region that isn't there.
     pub fn new(dir: &Path, cluster: &str, port_base: u16, distances: Distances) -> anyhow::Result<Plan> {
-        Plan::of(REGIONS, dir, cluster, port_base, distances)
+        Plan::of((REGIONS, 1), dir, cluster, port_base, distances)
     }
 
-    /// The same for [`WITNESSED`].
+    /// The same with several nodes per region, at most [`NODES_MAX`].
+    ///
+    /// # Errors
+    /// As [`Plan::new`].
+    pub fn of_nodes(
+        nodes: u16,
+        dir: &Path,
+        cluster: &str,
+        port_base: u16,
+        distances: Distances,
+    ) -> anyhow::Result<Plan> {
+        Plan::of((REGIONS, nodes), dir, cluster, port_base, distances)
+    }
+
+    /// The same for [`WITNESSED`], of one node each.
     ///
     /// # Errors
     /// As [`Plan::new`].
     pub fn witnessed(dir: &Path, cluster: &str, port_base: u16, distances: Distances) -> anyhow::Result<Plan> {
-        Plan::of(WITNESSED, dir, cluster, port_base, distances)
+        Plan::of((WITNESSED, 1), dir, cluster, port_base, distances)
     }
 
-    fn of(regions: [&str; 3], dir: &Path, cluster: &str, port_base: u16, distances: Distances) -> anyhow::Result<Plan> {
+    fn of(
+        (regions, nodes): ([&str; 3], u16),
+        dir: &Path,
+        cluster: &str,
+        port_base: u16,
+        distances: Distances,
+    ) -> anyhow::Result<Plan> {
         let blocks = u16::try_from(regions.len())?;
         if port_base < 1024 || port_base.checked_add(blocks * PORT_BLOCK).is_none() {
             bail!(crate::cli::Failure::invalid(format!(
@@ -124,7 +153,8 @@ impl Plan {
         let places = regions
             .iter()
             .zip((port_base..).step_by(usize::from(PORT_BLOCK)))
-            .map(|(region, port)| place(&dir, region, port))
+            .flat_map(|(region, port)| (0..nodes.clamp(1, NODES_MAX)).map(move |node| (region, port, node)))
+            .map(|(region, port, node)| place(&dir, region, port, node))
             .collect::<anyhow::Result<Vec<_>>>()?;
         Ok(Plan { dir, cluster: cluster.to_owned(), distances, places })
     }
@@ -139,9 +169,14 @@ impl Plan {
         &self.distances
     }
 
-    /// The nodes, in the order of [`REGIONS`].
+    /// The nodes, region by region in the order of [`REGIONS`].
     pub fn places(&self) -> Vec<Place> {
         self.places.clone()
+    }
+
+    /// The first node of each region.
+    pub fn firsts(&self) -> Vec<Place> {
+        self.places.chunk_by(|a, b| a.region == b.region).filter_map(|region| region.first()).cloned().collect()
     }
 
     /// The certificate that `dev` and `demo` connect with.
@@ -149,7 +184,7 @@ impl Plan {
         self.tls_files("operator")
     }
 
-    /// One route per ordered pair of regions.
+    /// One route from each region to each node of the others.
     pub fn routes(&self) -> Vec<Route> {
         self.pairs()
             .map(|(from, index, to)| Route {
@@ -195,14 +230,14 @@ impl Plan {
     /// When a file can't be written.
     pub fn write(&self) -> anyhow::Result<()> {
         let certs = self.certs();
-        let others = self.places.iter().find(|place| !certs.join(format!("{}.pem", place.node)).exists());
+        let other = self.places.iter().find(|place| !certs.join(format!("{}.pem", place.node)).exists());
+        let more = self.stranger(&certs);
         if certs.join("operator.pem").exists()
-            && let Some(other) = others
+            && let Some(other) = other.map(|place| format!("without {}", place.node)).or(more)
         {
             bail!(crate::cli::Failure::invalid(format!(
-                "{} holds a planet without {}: choose another --dir, or start it with the regions it has",
+                "{} holds a planet {other}: choose another --dir, or start it with the regions and nodes it has",
                 self.dir.display(),
-                other.region
             )));
         }
         if !certs.join("operator.pem").exists() {
@@ -219,16 +254,27 @@ impl Plan {
         Ok(())
     }
 
-    /// How to connect, as `--profile` reads it.
+    /// A node that the planet in this directory has beside those on paper.
+    fn stranger(&self, certs: &Path) -> Option<String> {
+        let nodes = (1..=NODES_MAX).flat_map(|node| REGIONS.map(|region| format!("{region}-{node}")));
+        let mut beside = nodes.filter(|name| self.places.iter().all(|place| place.node.as_str() != name));
+        beside.find(|name| certs.join(format!("{name}.pem")).exists()).map(|name| format!("with {name}"))
+    }
+
+    /// How to connect, as `--profile` reads it. `pids` are those of the nodes, in their order.
     pub fn profile(&self, pids: &[Option<u32>]) -> Profile {
-        let regions = self.places.iter().zip(pids).map(|(place, pid)| ProfileRegion {
+        let firsts = self.firsts();
+        let nodes = |region: &RegionName| {
+            let region = region.clone();
+            self.places.iter().zip(pids).filter(move |(place, _)| place.region == region)
+        };
+        let regions = firsts.iter().map(|place| ProfileRegion {
             name: place.region.clone(),
-            endpoints: vec![format!("https://{}", place.rpc)],
+            endpoints: nodes(&place.region).map(|(node, _)| format!("https://{}", node.rpc)).collect(),
             admin: format!("http://{}", place.admin),
-            pid: *pid,
+            pid: nodes(&place.region).next().and_then(|(_, pid)| *pid),
             translate: self.translate(&place.region),
-            round_trip_ms: self
-                .places
+            round_trip_ms: firsts
                 .iter()
                 .map(|to| (to.region.clone(), self.distances.round_trip(&place.region, &to.region).as_secs_f64() * 1e3))
                 .collect(),
@@ -270,8 +316,9 @@ impl Plan {
         }
     }
 
+    /// Each region, by its first node, with each node of the others and that one's number.
     fn pairs(&self) -> impl Iterator<Item = (&Place, u16, &Place)> {
-        self.places.iter().flat_map(move |from| {
+        self.places.chunk_by(|a, b| a.region == b.region).filter_map(|region| region.first()).flat_map(move |from| {
             (0u16..)
                 .zip(&self.places)
                 .filter(|(_, to)| to.region != from.region)
@@ -289,11 +336,13 @@ impl Plan {
     }
 }
 
-fn place(dir: &Path, region: &str, port: u16) -> anyhow::Result<Place> {
-    let node = format!("{region}-1");
+fn place(dir: &Path, region: &str, block: u16, node: u16) -> anyhow::Result<Place> {
+    let (port, zone) = (block + node * NODE_PORTS, ZONES[usize::from(node)]);
+    let node = format!("{region}-{}", node + 1);
     Ok(Place {
         region: RegionName::new(region)?,
         node: NodeName::new(&node)?,
+        zone,
         rpc: localhost(port),
         replication: localhost(port + 1),
         admin: localhost(port + 2),
@@ -308,7 +357,7 @@ fn member(place: &Place) -> Member {
     Member {
         name: place.node.clone(),
         region: place.region.clone(),
-        zone: "a".to_owned(),
+        zone: place.zone.to_owned(),
         rpc: place.rpc.to_string(),
         replication: if place.witness { String::new() } else { place.replication.to_string() },
         witness: place.witness,
@@ -358,6 +407,25 @@ mod tests {
         assert!(!Config::load(&dir.path().join("us-east-1.toml")).unwrap().is_witness());
         let other = Plan::new(dir.path(), "test", 27_100, default_distances()).unwrap();
         assert!(other.write().unwrap_err().to_string().contains("choose another --dir"));
+    }
+
+    #[test]
+    fn a_region_of_three_nodes_has_a_zone_for_each_and_its_ports_do_not_overlap() {
+        let dir = tempfile::tempdir().unwrap();
+        let plan = Plan::of_nodes(3, dir.path(), "test", 27_100, default_distances()).unwrap();
+        plan.write().unwrap();
+        assert_eq!(plan.places().len(), 9);
+        let config = Config::load(&dir.path().join("eu-west-3.toml")).unwrap();
+        let own = config.members.iter().find(|member| member.name == config.node).unwrap();
+        assert_eq!((own.zone.as_str(), own.rpc.as_str()), ("c", "127.0.0.1:27206"));
+        let own = plan.places().into_iter().flat_map(|place| [place.rpc, place.replication, place.admin]);
+        let links = plan.routes().into_iter().flat_map(|route| [route.tcp, route.udp]);
+        let all: Vec<_> = own.chain(links).collect();
+        let different: std::collections::BTreeSet<_> = all.iter().collect();
+        assert_eq!((all.len(), different.len()), (9 * 3 + 3 * 6 * 2, 9 * 3 + 3 * 6 * 2));
+        assert_eq!(plan.profile(&[None; 9]).regions[1].endpoints.len(), 3);
+        let fewer = Plan::new(dir.path(), "test", 27_100, default_distances()).unwrap();
+        assert!(fewer.write().unwrap_err().to_string().contains("with us-east-2"));
     }
 
     #[test]

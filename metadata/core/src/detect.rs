@@ -3,7 +3,7 @@
 //! Two things must agree, so that no single observer can move a primary:
 //!
 //! ```text
-//! leases   no node that serves some shard there holds one, or has asked this leader for one since it was elected
+//! leases   of the nodes that serve some shard there no majority holds one, or has asked this leader for one since it was elected
 //! lanes    every other region that is there hears nothing from it over the lanes its primaries ship by
 //! ```
 //! A witness has no lanes: it counts among those who decide about leases, and is not asked what it hears.
@@ -75,7 +75,10 @@ impl Detector {
             if !*lost.entry(from).or_insert_with(|| self.is_lost(now, from, table, state)) {
                 continue;
             }
-            let reason = format!("no node of {} holds a lease, and no region hears from it", state.region_name(from));
+            let reason = format!(
+                "too few nodes of {} hold a lease to serve every shard, and no region hears from it",
+                state.region_name(from)
+            );
             match bucket.auto.mode {
                 AutoMode::Manual => {}
                 AutoMode::ObserveOnly => {
@@ -125,7 +128,8 @@ impl Detector {
         let has_run_out = |node: &NodeId| table.expires(*node) <= now;
         let shard_is_dead = |shard| {
             let voters = state.voters(region, shard);
-            !voters.is_empty() && voters.iter().all(has_run_out)
+            // Those that are left decide nothing.
+            !voters.is_empty() && voters.iter().filter(|node| !has_run_out(node)).count() <= voters.len() / 2
         };
         if !(0..state.shards()).map(ShardId).any(shard_is_dead) {
             return false;

@@ -68,6 +68,11 @@ impl Exposures {
         }
     }
 
+    /// Forgets everything: another node leads the shard, or this one does again, and what was said meanwhile was said elsewhere.
+    pub(crate) fn clear(&self) {
+        self.said.write().unwrap_or_else(PoisonError::into_inner).clear();
+    }
+
     /// Forgets buckets that are gone.
     pub(crate) fn retain(&self, exists: impl Fn(BucketId) -> bool) {
         self.said.write().unwrap_or_else(PoisonError::into_inner).retain(|(.., bucket), _| exists(*bucket));
@@ -102,5 +107,8 @@ mod tests {
         assert_eq!((both.exposure, both.at_ms), (lacks(50, 2), 80));
         exposures.retain(|_| false);
         assert_eq!(exposures.said(A, Lane::Async, BUCKET, None), None);
+        exposures.say(A, Lane::Async, 100, &[(BUCKET, lacks(40, 3))]);
+        exposures.clear();
+        assert_eq!(exposures.said(A, Lane::Async, BUCKET, None), None, "what was said before this node led is old");
     }
 }

@@ -12,7 +12,8 @@ use bytes::Bytes;
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use meridian_consensus::{
-    Applied, Consensus, Group, Leadership, LogSlice, ProposeError, ReadError, ReadLogError, StartError, StateMachine,
+    Applied, ChangeError, Consensus, Group, Leadership, LogSlice, ProposeError, ReadError, ReadLogError, StartError,
+    StateMachine,
 };
 use meridian_types::{GroupId, Lsn, NodeId};
 use tokio::sync::{oneshot, watch};
@@ -36,6 +37,12 @@ pub trait ShardGroup: Send + Sync + 'static {
 
     /// Nobody outside needs entries up to here any more.
     fn allow_purge(&self, up_to: Lsn);
+
+    /// Whether this node leads, and `to` could take over at once.
+    fn could_take_over(&self, to: NodeId) -> bool;
+
+    /// Has `to` take over the leadership; resolves once it has.
+    fn hand_over(&self, to: NodeId) -> BoxFuture<'_, Result<(), ChangeError>>;
 }
 
 /// Starts the groups of this node.
@@ -123,6 +130,14 @@ impl ShardGroup for Group {
 
     fn allow_purge(&self, up_to: Lsn) {
         Group::allow_purge(self, up_to);
+    }
+
+    fn could_take_over(&self, to: NodeId) -> bool {
+        Group::could_take_over(self, to)
+    }
+
+    fn hand_over(&self, to: NodeId) -> BoxFuture<'_, Result<(), ChangeError>> {
+        Group::transfer_leadership(self, to).boxed()
     }
 }
 

@@ -24,6 +24,7 @@ mod degrade;
 mod disk;
 mod drill;
 mod exposures;
+mod floors;
 #[doc(hidden)]
 pub mod fuzz;
 mod gather;
@@ -31,6 +32,7 @@ mod group;
 mod handover;
 mod holdings;
 mod lanes;
+mod leaders;
 mod machine;
 mod metrics;
 mod node;

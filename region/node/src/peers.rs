@@ -169,7 +169,9 @@ impl Peers {
     pub(crate) async fn ask_repair(&self, node: NodeId, ask: &Ask) -> Result<Told, Refusal> {
         let patience = match ask {
             Ask::Open { .. } | Ask::Hashes { .. } | Ask::Rows { .. } => ROWS_PATIENCE,
-            Ask::Survey { .. } | Ask::Reach { .. } | Ask::Removals { .. } | Ask::Close { .. } => ANSWER_PATIENCE,
+            Ask::Survey { .. } | Ask::Reach { .. } | Ask::Removals { .. } | Ask::Close { .. } | Ask::Floors => {
+                ANSWER_PATIENCE
+            }
         };
         let asked = tokio::time::timeout(patience, self.neighbours.ask_repair(node, ask.encode())).await;
         let late = || Refusal::new(RefusalKind::Retry, format!("node {node} does not answer in time"));

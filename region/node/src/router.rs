@@ -2,10 +2,12 @@
 //!
 //! ```text
 //! client -> any node -> a node of the primary's region -> the shard's leader there
+//! client -> any node -> the shard's leader beside it -> a node of the primary's region -> the shard's leader there
 //! ```
 //!
-//! A request from another region is never sent out of this one again, and one from this region not on to another node:
-//! so no request makes more than three hops, whatever the nodes' copies of the topology say.
+//! The second way is a write's whose second copy is the one in this region: whoever leads the shard sees it first. A request from another
+//! region is never sent out of this one again, and one from this region not on to another node here: so no request makes more
+//! than four hops, whatever the nodes' copies of the topology say.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -96,8 +98,10 @@ impl Node {
                     Route::Here if shard.board.leads() => self.write_here(&standing, shard, request, deadline).await,
                     Route::Here => self.to_leader(shard, &request, caller, deadline).await,
                     Route::Region(region) => {
-                        self.check_hops(&standing, region, caller)?;
-                        self.write_there(&standing, shard, region, &request, deadline).await
+                        // A write that was sent here by a node beside this one, for the copy here is its second one.
+                        let beside = caller == Caller::Peer { region: self.region() } && shard.board.leads();
+                        self.check_hops(&standing, region, if beside { Caller::Client } else { caller })?;
+                        self.write_there(&standing, (shard, caller), region, &request, deadline).await
                     }
                 }
             }

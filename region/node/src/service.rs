@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::future::Future;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures::FutureExt;
@@ -27,9 +28,11 @@ use crate::crossing;
 use crate::degrade;
 use crate::disk::{Disk, Gauge, Space, SystemGauge};
 use crate::drill::{self, Drills};
+use crate::floors;
 use crate::group::Groups;
 use crate::handover;
 use crate::holdings::Holding;
+use crate::leaders;
 use crate::machine::{Machine, Witness};
 use crate::metrics::{self, Metrics};
 use crate::node::{Node, SCANS_MAX, ShardNode};
@@ -232,6 +235,8 @@ impl Service {
         let leadership = |place| upkeep::follow_leadership(Arc::clone(&node), place).boxed();
         let mut tasks: Vec<_> = (0..node.shards.len()).map(|place| ("leadership", leadership(place))).collect();
         tasks.push(("housekeeping", upkeep::keep_house(Arc::clone(&node), self.gauge).boxed()));
+        tasks.push(("purge floors", floors::follow_floors(Arc::clone(&node)).boxed()));
+        tasks.push(("leaders", leaders::keep_balance(Arc::clone(&node)).boxed()));
         tasks.push(("write-back", upkeep::write_back(Arc::clone(&node)).boxed()));
         tasks.push(("key expiry", upkeep::expire_keys(Arc::clone(&node)).boxed()));
         tasks.push(("repair", repair::watch(Arc::clone(&node)).boxed()));
@@ -314,6 +319,11 @@ impl Handle {
     /// The node that leads a shard in this region, if one is known.
     pub fn leader(&self, shard: ShardId) -> Option<meridian_types::NodeId> {
         self.node.shard(shard).and_then(|shard| shard.leader())
+    }
+
+    /// Hands the shards that this node leads to others of its region, before it stops; tells how many were taken over.
+    pub async fn hand_over_leadership(&self, patience: Duration) -> usize {
+        self.node.hand_over_leadership(patience).await
     }
 
     /// Proposes a frame of another region's entries. It is checked and enqueued by this call, so that frames keep the

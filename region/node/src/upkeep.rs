@@ -12,14 +12,13 @@ use meridian_failpoint::failpoint;
 use meridian_region_core::repair::message::{Ask, Told};
 use meridian_region_core::{ControlResult, Due, SESSION_TTL_MS, StateView, keys};
 use meridian_types::entry::{Body, Header, Kind};
-use meridian_types::{Bucket, BucketId, Epoch, Hlc, Lane, Lsn, Refusal, RefusalKind, RegionId, Topology};
+use meridian_types::{Bucket, BucketId, Epoch, Hlc, Lsn, Refusal, RefusalKind, Topology};
 use tokio::sync::watch;
 use tokio::time::{MissedTickBehavior, interval};
 
 use crate::disk::Gauge;
 use crate::node::{Node, ShardNode};
 use crate::proposer;
-use crate::retention;
 
 /// How often the disk is looked at and the log's purge floor raised.
 const HOUSEKEEPING_EVERY: Duration = Duration::from_secs(1);
@@ -40,6 +39,7 @@ pub(crate) async fn follow_leadership(node: Arc<Node>, place: usize) {
     loop {
         let now = *leadership.borrow_and_update();
         if shard.board.leads() != now.leads {
+            shard.exposures.clear();
             shard.board.set_leads(now.leads);
             tracing::info!(
                 region = %node.region(), shard = %shard.id, term = now.term, leads = now.leads,
@@ -339,36 +339,4 @@ impl Node {
             }
         }
     }
-
-    /// Lets consensus purge what every other region has, and more when the budget is used up: a dead region must not
-    /// fill the disk of a living one (ISO-1). It then needs a resync.
-    pub(crate) fn raise_purge_floors(&self) {
-        let topology = self.authority.topology();
-        let others: Vec<RegionId> = topology.data_regions().filter(|region| *region != self.region()).collect();
-        let mut retained: Vec<_> = self.shards.iter().map(|shard| shard.board.retained()).collect();
-        for (shard, retained) in self.shards.iter().zip(&mut retained) {
-            retained.all_have(all_have(shard, &others));
-        }
-        let over_budget =
-            retention::fit(retained.iter_mut().map(|shard| &mut **shard), self.options.log_retention_bytes);
-        let floors: Vec<Lsn> = retained.iter_mut().map(|retained| retained.all_have(Lsn(0))).collect();
-        drop(retained);
-        if over_budget {
-            tracing::warn!(
-                budget_bytes = self.options.log_retention_bytes,
-                "the log kept for regions that are behind is over its budget: its oldest part may be purged, and they will need a resync"
-            );
-        }
-        failpoint("retention.raise.before");
-        for (shard, floor) in self.shards.iter().zip(floors) {
-            shard.allow_purge(floor);
-        }
-    }
-}
-
-/// What every other region has of both lanes of a shard. Both count for each region, whatever buckets there are today:
-/// an empty lane is moved along too, so that it is not behind the log on the day it gets a bucket.
-fn all_have(shard: &ShardNode, others: &[RegionId]) -> Lsn {
-    let acked = others.iter().flat_map(|region| Lane::ALL.map(|lane| shard.acked(lane, *region)));
-    acked.min().unwrap_or_else(|| shard.board.applied())
 }

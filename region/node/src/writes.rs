@@ -12,7 +12,7 @@ use tokio::time::{Instant, sleep_until, timeout_at};
 
 use crate::node::{Node, ShardNode, Standing};
 use crate::proposer;
-use crate::router::in_repair;
+use crate::router::{Caller, in_repair, late};
 
 /// The durability a write must reach.
 struct Required {
@@ -285,11 +285,12 @@ impl Node {
     }
 
     /// Has another region order a write. When this region's own copy is the second of two required, its own apply
-    /// answers as soon as it happens: one round trip (design 6). Whichever valid answer is first is given.
+    /// answers as soon as it happens: one round trip (design 6). Whichever valid answer is first is given. The leader's apply is the
+    /// first to be known of, so it is the leader that asks.
     pub(crate) async fn write_there(
         &self,
         standing: &Standing,
-        shard: &ShardNode,
+        (shard, caller): (&ShardNode, Caller),
         primary: RegionId,
         request: &Request,
         deadline: Instant,
@@ -299,7 +300,14 @@ impl Node {
         };
         let bucket = &standing.bucket;
         let required = Required::of(bucket, *ack)?;
-        let second_copy = required.regions == 2 && bucket.is_in(self.region()) && shard.board.leads();
+        let second_copy = required.regions == 2 && bucket.is_in(self.region());
+        if second_copy
+            && caller == Caller::Client
+            && let Some(answer) = self.by_leader_beside(shard, request, deadline).await
+        {
+            return answer;
+        }
+        let second_copy = second_copy && shard.board.leads();
         // Registered before the request leaves, so that no apply is missed.
         let waiter = if second_copy { shard.board.waiters.register((bucket.id, *id)) } else { None };
         let answer = self.ask_region(&standing.topology, primary, shard.id, request, deadline);
@@ -326,6 +334,26 @@ impl Node {
             },
             () = self.replaced(bucket.id, primary) => Err(refusal),
             () = sleep_until(deadline) => Err(refusal),
+        }
+    }
+
+    /// What the node beside this one says that leads the shard; `None` where that is this one, or nobody, or one that is not reached.
+    async fn by_leader_beside(
+        &self,
+        shard: &ShardNode,
+        request: &Request,
+        deadline: Instant,
+    ) -> Option<Result<Response, Refusal>> {
+        let leader = shard.leader().filter(|leader| *leader != self.place.node)?;
+        match timeout_at(deadline, self.peers.ask(leader, request)).await {
+            Ok(Ok(response)) => Some(Ok(response)),
+            Ok(Err(failure)) => {
+                let refusal = Refusal::from(failure);
+                let elsewhere =
+                    matches!(refusal.kind, RefusalKind::Retry | RefusalKind::Redirect | RefusalKind::Unavailable);
+                (!elsewhere || refusal.effect != Effect::None).then_some(Err(refusal))
+            }
+            Err(_) => Some(Err(late(request))),
         }
     }
 

@@ -183,3 +183,23 @@ fn a_witness_is_not_asked_what_it_hears() {
     world.renews(5400, "eu", &[LOST]);
     assert_eq!(world.look(5500).len(), 1);
 }
+
+/// One of three decides nothing, however well it is; two of three serve every shard.
+#[test]
+fn a_region_of_three_nodes_is_lost_with_the_second_of_them() {
+    let three = (1..=3).map(|at| NodeSpec { name: NodeName::new(&format!("us-{at}")).unwrap(), ..member("us") });
+    let mut world = World::of(AutoMode::ZeroLoss, three.chain([member("eu"), member("ap")]).collect());
+    let names = |at: u64| NodeId::of(&NodeName::new(&format!("us-{at}")).unwrap());
+    for (node, ms) in [(names(1), 100), (names(2), 5200), (names(3), 5200)] {
+        world.table.grant(world.at(ms), node, 1, world.state.index()).unwrap();
+    }
+    for region in ["eu", "ap"] {
+        world.renews(5200, region, &[LOST]);
+    }
+    assert!(world.look(5300).is_empty(), "two of three are there");
+    for region in ["eu", "ap"] {
+        world.renews(10_250, region, &[LOST]);
+    }
+    world.table.grant(world.at(10_250), names(3), 1, world.state.index()).unwrap();
+    assert_eq!(world.look(10_300).len(), 1, "one is left");
+}

@@ -69,6 +69,9 @@ pub enum Ask {
         /// The session.
         session: u64,
     },
+    /// How far the logs of the shards that a node leads are needed by nobody any more: asked by those of its own region that
+    /// follow it; needs no session.
+    Floors,
 }
 
 /// From the source.
@@ -115,6 +118,8 @@ pub enum Told {
     },
     /// The session is closed.
     Closed,
+    /// Of each shard that the node leads, up to where nobody needs its log.
+    Floors(Vec<(ShardId, Lsn)>),
 }
 
 /// A state that stands still, as its source sums it up.
@@ -198,7 +203,7 @@ impl Ask {
     /// The session it belongs to.
     pub fn session(&self) -> Option<u64> {
         match self {
-            Ask::Survey { .. } | Ask::Reach { .. } | Ask::Removals { .. } | Ask::Open { .. } => None,
+            Ask::Survey { .. } | Ask::Reach { .. } | Ask::Removals { .. } | Ask::Open { .. } | Ask::Floors => None,
             Ask::Hashes { session, .. } | Ask::Rows { session, .. } | Ask::Close { session } => Some(*session),
         }
     }
@@ -248,6 +253,7 @@ mod tests {
             Ask::Hashes { session: 7, after: after.clone(), differing: Bytes::from_static(&[0xff]) },
             Ask::Rows { session: 7, after: after.clone(), up_to: None, hashes: hashes.clone() },
             Ask::Close { session: 7 },
+            Ask::Floors,
         ] {
             assert_eq!(Ask::decode(&ask.encode()), Ok(ask));
         }
@@ -256,6 +262,7 @@ mod tests {
         let row = Row { key: after.clone(), value: Bytes::from_static(b"v") };
         for told in [
             Told::Survey(Survey::default()),
+            Told::Floors(vec![(ShardId(3), Lsn(9))]),
             Told::Reach { trimmed_to: Some(Lsn(9)) },
             Told::Removals { keys: vec![after.clone()], reached: Lsn(9), more: true },
             Told::Forgotten,

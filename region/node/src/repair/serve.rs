@@ -153,6 +153,7 @@ impl Node {
                 }
                 Told::Closed
             }
+            Ask::Floors => Told::Floors(self.floors()),
         };
         Ok(told.encode())
     }

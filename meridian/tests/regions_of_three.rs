@@ -1,0 +1,140 @@
+//! DUR-1, ONE-1, ORD-1, CON-4 with regions of three nodes in real processes: one of three may die without anything acknowledged
+//! missing, and all of them may be stopped one after the other without a request failing.
+//!
+//! `MERIDIAN_NODE_ROUNDS` (default 20) and `MERIDIAN_SEED` choose how long and which; a failure prints both.
+
+use std::path::Path;
+use std::time::Duration;
+
+use chaos::real::{BUCKETS, Planet, REGIONS, load, verdict};
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
+use rustix::process::Signal;
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep};
+use tokio_util::sync::CancellationToken;
+
+const PATIENCE: Duration = Duration::from_secs(90);
+
+/// Long enough for a shard without a leader to get one, and for its leader to go home.
+const QUIET: Duration = Duration::from_secs(2);
+
+async fn planet(dir: &Path, nodes: [usize; REGIONS.len()]) -> anyhow::Result<Planet> {
+    let mut planet = Planet::of_nodes(Path::new(env!("CARGO_BIN_EXE_meridian")), dir, nodes)?;
+    for node in 0..planet.nodes() {
+        planet.start(node)?;
+    }
+    planet.ready(PATIENCE).await?;
+    planet.create_buckets().await?;
+    Ok(planet)
+}
+
+/// One writer per bucket and region, each beginning at a node of its own region.
+async fn start_writers(planet: &Planet, stop: &CancellationToken) -> anyhow::Result<JoinSet<load::Ledger>> {
+    let mut writers = JoinSet::new();
+    for (at, region) in REGIONS.iter().enumerate() {
+        let client = planet.client(planet.nodes_of(region)[0]).await?;
+        for (bucket, (name, policy)) in BUCKETS.into_iter().enumerate() {
+            writers.spawn(load::write(client.bucket(name)?, policy, at * BUCKETS.len() + bucket, stop.clone()));
+        }
+    }
+    Ok(writers)
+}
+
+/// Heals first, then demands progress, equality, and every acknowledged write in every region.
+async fn judge(planet: &Planet, ledgers: &[load::Ledger]) -> anyhow::Result<()> {
+    let buckets: Vec<&str> = BUCKETS.iter().map(|(name, _)| *name).collect();
+    let mut violations = Vec::new();
+    for region in REGIONS {
+        let client = planet.client(planet.nodes_of(region)[0]).await?;
+        for bucket in &buckets {
+            client.bucket(bucket)?.put("after", "healing").deadline(PATIENCE).await?;
+        }
+        violations.extend(verdict::regions_are_equal(&client, &buckets, PATIENCE).await.err().unwrap_or_default());
+        for ledger in ledgers {
+            let bucket = client.bucket(&ledger.bucket)?;
+            violations.extend(verdict::ledger_is_kept(&bucket, ledger).await.err().unwrap_or_default());
+        }
+    }
+    anyhow::ensure!(violations.is_empty(), "{}", violations.join("\n"));
+    anyhow::ensure!(
+        ledgers.iter().all(|ledger| ledger.increments.acknowledged > 0),
+        "a writer wrote nothing: {ledgers:?}"
+    );
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nothing_acknowledged_is_lost_or_doubled_when_one_of_three_nodes_is_killed() -> anyhow::Result<()> {
+    let rounds: usize = from_env("MERIDIAN_NODE_ROUNDS", 20);
+    let seed: u64 = from_env("MERIDIAN_SEED", 0x6d65_7269_6469_616e);
+    eprintln!(
+        "reproduce: MERIDIAN_SEED={seed} MERIDIAN_NODE_ROUNDS={rounds} cargo test -p meridian --test regions_of_three"
+    );
+    let dir = tempfile::Builder::new().prefix("meridian-regions-of-three").tempdir()?;
+    let mut planet = planet(dir.path(), [3, 3, 1]).await?;
+    let stop = CancellationToken::new();
+    let writers = start_writers(&planet, &stop).await?;
+    let mut random = StdRng::seed_from_u64(seed);
+    for _ in 0..rounds {
+        sleep(Duration::from_millis(random.random_range(300..1500))).await;
+        let node = random.random_range(0..planet.nodes());
+        planet.kill(node)?;
+        sleep(Duration::from_millis(random.random_range(0..2500))).await;
+        planet.start(node)?;
+    }
+    stop.cancel();
+    let ledgers = writers.join_all().await;
+    planet.ready(PATIENCE).await?;
+    let verdict = judge(&planet, &ledgers).await;
+    if verdict.is_err() {
+        // Logs and data say why; nobody can ask a folder that is gone.
+        eprintln!("kept for a look: {}", dir.keep().display());
+    }
+    verdict
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_request_fails_while_every_node_of_a_region_is_stopped_and_started_again() -> anyhow::Result<()> {
+    let dir = tempfile::Builder::new().prefix("meridian-rolling-restart").tempdir()?;
+    let mut planet = planet(dir.path(), [3, 1, 1]).await?;
+    let stop = CancellationToken::new();
+    let writers = start_writers(&planet, &stop).await?;
+    sleep(QUIET).await;
+    for node in planet.nodes_of(REGIONS[0]) {
+        planet.signal(node, Signal::TERM)?;
+        let until = Instant::now() + PATIENCE;
+        let status = loop {
+            match planet.ended(node)? {
+                Some(status) => break status,
+                None if Instant::now() < until => sleep(Duration::from_millis(20)).await,
+                None => anyhow::bail!("the node does not stop; {}", planet.log_tail(node)),
+            }
+        };
+        anyhow::ensure!(status.success(), "{status}; {}", planet.log_tail(node));
+        planet.start(node)?;
+        planet.ready(PATIENCE).await?;
+        sleep(QUIET).await;
+    }
+    stop.cancel();
+    let ledgers = writers.join_all().await;
+    for ledger in &ledgers {
+        let unknown = ledger.increments.unknown
+            + i64::try_from(
+                ledger.puts.values().chain(ledger.appends.iter().map(|(_, known)| known)).filter(|it| !**it).count(),
+            )?;
+        anyhow::ensure!(
+            ledger.refused == 0 && unknown == 0 && ledger.surprises.is_empty(),
+            "writer {} of {}: {} refused, {unknown} unknown, {:?}",
+            ledger.writer,
+            ledger.bucket,
+            ledger.refused,
+            ledger.surprises
+        );
+    }
+    judge(&planet, &ledgers).await
+}
+
+fn from_env<T: std::str::FromStr>(name: &str, default: T) -> T {
+    std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(default)
+}
