@@ -106,11 +106,10 @@ impl Pace {
         Pace { heartbeat_ms: 230, election_ms_min, election_ms_max: election_ms_min + 50 }
     }
 
-    /// For round trips of a few milliseconds. A follower stands for election 1.0 to 1.2 s after it last heard a leader: its lease
-    /// (`election_ms_max`), then its own timeout. Where leaders come and go within a millisecond, 200 ms of chance keep two from
-    /// standing at once.
+    /// For round trips of a few milliseconds. A follower stands for election 0.8 to 1.0 s after it last heard a leader: its lease
+    /// (`election_ms_max`), then its own timeout. A vote takes milliseconds there, so 160 ms of chance keep two from standing at once.
     pub fn within_region() -> Pace {
-        Pace { heartbeat_ms: 100, election_ms_min: 400, election_ms_max: 600 }
+        Pace { heartbeat_ms: 100, election_ms_min: 320, election_ms_max: 480 }
     }
 }
 

@@ -92,7 +92,8 @@ pub struct Member {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Telemetry {
-    /// What to log, in `tracing` filter syntax. The default keeps openraft to warnings: its INFO lines are kilobytes each.
+    /// What to log, in `tracing` filter syntax. The default keeps openraft to errors: it warns of every message to a
+    /// node that is down, and consensus tells of what matters itself.
     pub log: String,
     /// How to write logs.
     pub log_format: LogFormat,
@@ -113,7 +114,7 @@ pub enum LogFormat {
 
 impl Default for Telemetry {
     fn default() -> Self {
-        Telemetry { log: "info,openraft=warn".to_owned(), log_format: LogFormat::Text, otlp_endpoint: String::new() }
+        Telemetry { log: "info,openraft=error".to_owned(), log_format: LogFormat::Text, otlp_endpoint: String::new() }
     }
 }
 

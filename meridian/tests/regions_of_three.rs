@@ -7,6 +7,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use chaos::real::{BUCKETS, Planet, REGIONS, load, verdict};
+use meridian_client::WriteAck;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use rustix::process::Signal;
@@ -133,6 +134,88 @@ async fn no_request_fails_while_every_node_of_a_region_is_stopped_and_started_ag
         );
     }
     judge(&planet, &ledgers).await
+}
+
+/// No node leads all shards of its region then, and the first one of each list does not answer.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn regions_receive_and_are_read_as_a_whole_while_a_node_of_each_is_away() -> anyhow::Result<()> {
+    let dir = tempfile::Builder::new().prefix("meridian-node-away").tempdir()?;
+    let mut planet = planet(dir.path(), [3, 3, 1]).await?;
+    planet.kill(planet.nodes_of(REGIONS[0])[1])?;
+    planet.kill(planet.nodes_of(REGIONS[1])[0])?;
+    let (here, there) = (planet.nodes_of(REGIONS[0])[0], planet.nodes_of(REGIONS[1])[1]);
+    for (name, _) in BUCKETS {
+        let bucket = planet.client(here).await?.bucket(name)?;
+        let keys: Vec<String> = (0..64).map(|nth| format!("key/{nth:02}")).collect();
+        for key in &keys {
+            let written = bucket.put(key.as_str(), "value").ack(WriteAck::All).deadline(PATIENCE).await?;
+            anyhow::ensure!(written.meta.durability.is_some_and(|it| it.regions == 3), "{written:?}");
+        }
+        let far = planet.client(there).await?.bucket(name)?;
+        let far = far.scan("key/").bounded(Duration::from_secs(5)).deadline(PATIENCE);
+        // Nobody orders the writes of an active-active bucket: it has no strong reads.
+        let near = bucket.scan("key/").deadline(PATIENCE);
+        let near = if name == "active-active" { near.eventual() } else { near.strong() };
+        for mut scan in [near, far] {
+            let page = scan.next_page().await?.map(|page| page.items).unwrap_or_default();
+            let found: Vec<_> = page.iter().map(|item| String::from_utf8_lossy(&item.key).into_owned()).collect();
+            anyhow::ensure!(found == keys, "{name}: {found:?}");
+        }
+        if name != "active-active" {
+            let found = bucket.multi_get(keys.iter().map(String::as_str)).strong().deadline(PATIENCE).await?.found;
+            anyhow::ensure!(found.iter().all(Option::is_some), "{name}: {found:?}");
+        }
+    }
+    Ok(())
+}
+
+/// It misses more than the others keep for it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_that_was_away_for_longer_than_the_log_reaches_is_filled_by_a_snapshot() -> anyhow::Result<()> {
+    const WRITERS: usize = 128;
+    let dir = tempfile::Builder::new().prefix("meridian-snapshot").tempdir()?;
+    let mut planet = planet(dir.path(), [3, 1, 1]).await?;
+    let away = planet.nodes_of(REGIONS[0])[2];
+    let client = planet.client(0).await?;
+    let bucket = client.bucket("async")?;
+    bucket.put("before", "it left").deadline(PATIENCE).await?;
+    planet.kill(away)?;
+
+    // In all shards, until their logs have been purged: every ten seconds the state is made durable, and every second it is looked.
+    let (mut written, begun) = (0, Instant::now());
+    while written < WRITERS * 40 || begun.elapsed() < Duration::from_secs(25) {
+        let keys: Vec<_> = (written..written + WRITERS).map(|nth| format!("meanwhile/{nth}")).collect();
+        let puts = keys.iter().map(|key| {
+            let put = bucket.put(key.as_str(), key.as_str()).deadline(PATIENCE);
+            async move { put.await }
+        });
+        for put in futures::future::join_all(puts).await {
+            put?;
+        }
+        written += WRITERS;
+    }
+    planet.start(away)?;
+    planet.ready(PATIENCE).await?;
+    let alone = planet.dial_only(away).connect().await?;
+    let here = alone.bucket("async")?;
+    let until = Instant::now() + PATIENCE;
+    for first in (0..written).step_by(WRITERS) {
+        let keys: Vec<_> = (first..first + WRITERS).map(|nth| format!("meanwhile/{nth}")).collect();
+        loop {
+            let asked = here.multi_get(keys.iter().map(String::as_str)).eventual().await;
+            if asked.is_ok_and(|answer| answer.found.iter().all(Option::is_some)) {
+                break;
+            }
+            anyhow::ensure!(Instant::now() < until, "{keys:?} do not arrive; {}", planet.log_tail(away));
+            sleep(Duration::from_millis(50)).await;
+        }
+    }
+    let log = std::fs::read_to_string(dir.path().join("us-east-3.log"))?;
+    anyhow::ensure!(log.contains("the shard was replaced by a snapshot"), "{written} writes came by the log alone");
+    let buckets: Vec<&str> = BUCKETS.iter().map(|(name, _)| *name).collect();
+    let unequal = verdict::regions_are_equal(&client, &buckets, PATIENCE).await.err().unwrap_or_default();
+    anyhow::ensure!(unequal.is_empty(), "{}", unequal.join("\n"));
+    Ok(())
 }
 
 fn from_env<T: std::str::FromStr>(name: &str, default: T) -> T {

@@ -41,7 +41,7 @@ const ZONES: [&str; NODES_MAX as usize] = ["a", "b", "c"];
 const SHARDS: u16 = 16;
 
 /// openraft tells each step of each election at INFO; what matters of it, consensus tells itself.
-const LOG: &str = "info,openraft=warn";
+const LOG: &str = "info,openraft=error";
 
 /// Round trips between the real places, rounded: Virginia–Ireland 70–80 ms, Virginia–Mumbai 190–200, Ireland–Mumbai 120–130.
 pub fn default_distances() -> Distances {

@@ -82,6 +82,10 @@ impl LogSink for Sink {
         self.0.exposed(source, shard, lane, said);
     }
 
+    fn deposed(&self, shard: ShardId) -> Option<SinkError> {
+        (!self.0.leads(shard)).then(|| SinkError::NotLeader { leader: self.0.leader(shard) })
+    }
+
     fn monotonic_ms(&self) -> u64 {
         self.0.monotonic_ms()
     }

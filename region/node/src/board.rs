@@ -29,6 +29,8 @@ pub(crate) struct Board {
     /// The timestamp of the last entry applied from the own log; 0 until one is.
     own_hlc: AtomicU64,
     leads: AtomicBool,
+    /// Raised when a snapshot begins to take the place of the state, and when it has: odd in between.
+    replaced: AtomicU64,
     applied: watch::Sender<Lsn>,
     head: watch::Sender<Option<Head>>,
     notes: Mutex<Notes>,
@@ -108,6 +110,7 @@ impl Board {
             hlc: AtomicU64::new(0),
             own_hlc: AtomicU64::new(0),
             leads: AtomicBool::new(false),
+            replaced: AtomicU64::new(0),
             applied: watch::Sender::new(applied),
             head: watch::Sender::new(None),
             notes: Mutex::new(Notes { recent: VecDeque::new(), most: notes_max.max(1) }),
@@ -122,12 +125,25 @@ impl Board {
         board
     }
 
+    /// A snapshot is about to be taken in: from here on nothing that is read of the shard is a state of it.
+    pub(crate) fn begin_replacing(&self) {
+        self.replaced.fetch_or(1, Ordering::AcqRel);
+    }
+
+    /// Which of its states the shard is in; `None` while a snapshot is taken in. What is read between two equal answers is of one.
+    pub(crate) fn generation(&self) -> Option<u64> {
+        let replaced = self.replaced.load(Ordering::Acquire);
+        (replaced % 2 == 0).then_some(replaced)
+    }
+
     /// Puts another state in place of the whole shard: a snapshot was taken in.
     pub(crate) fn replace(&self, core: Shard, applied: Lsn) {
         let mut place = self.core();
         *place = core;
         self.show(&place);
         drop(place);
+        // From odd to even, never back.
+        self.replaced.fetch_add(1, Ordering::AcqRel);
         self.announce(applied);
     }
 
@@ -226,7 +242,11 @@ impl Board {
     /// This node came to lead the shard, or no longer does.
     pub(crate) fn set_leads(&self, leads: bool) {
         self.leads.store(leads, Ordering::Release);
-        self.ceilings.start_anew();
+        if leads {
+            self.ceilings.start_anew();
+        } else {
+            self.ceilings.stop();
+        }
         self.head.send_if_modified(|head| {
             // Read under the head's own lock: an apply announces to `applied` first, so no later one is missed.
             let now = leads.then(|| Head { lsn: self.applied(), closed: self.own_hlc() });

@@ -95,6 +95,12 @@ impl Ceilings {
         }
     }
 
+    /// This node leads the shard no more: whoever does counts.
+    pub(crate) fn stop(&self) {
+        self.keep(|_| false);
+        self.room.notify_waiters();
+    }
+
     /// The shard's leader changed: what is counted here may not be all there is.
     pub(crate) fn start_anew(&self) {
         for capped in self.buckets().values_mut() {

@@ -11,7 +11,7 @@ use bytes::Bytes;
 use futures::future::join_all;
 use meridian_region_core::{CopiesDuty, CopiesSight, Degrading, Proof};
 use meridian_types::{
-    Bucket, BucketId, Hlc, Lsn, Policy, Positions, Read, ReadLevel, RegionId, Request, SessionToken, ShardId,
+    Bucket, BucketId, Copies, Hlc, Lsn, Policy, Positions, Read, ReadLevel, RegionId, Request, SessionToken, ShardId,
     StalePolicy, Standing, StandingWord,
 };
 use tokio::task::JoinSet;
@@ -85,6 +85,14 @@ pub(crate) async fn keep_copies(node: Arc<Node>) {
 }
 
 async fn tell(node: Arc<Node>, word: StandingWord) -> Done {
+    // Whoever has lost its region's majority hears of no copies either, and must not speak for whoever leads instead.
+    if let Copies::Lacking { shards, .. } = &word.copies {
+        for shard in shards.iter().filter_map(|shard| node.shard(*shard)) {
+            if !matches!(timeout(PROOF_PATIENCE, shard.group.read_barrier().pass()).await, Ok(Ok(_))) {
+                return Done::Told;
+            }
+        }
+    }
     node.tell_standing(word).await;
     Done::Told
 }

@@ -47,6 +47,7 @@ mod retention;
 mod router;
 mod salvage;
 mod service;
+mod sights;
 mod signs;
 mod store;
 mod turns;

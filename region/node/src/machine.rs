@@ -150,6 +150,7 @@ impl StateMachine for Machine {
         pieces: &mut dyn Iterator<Item = Result<Bytes, StateError>>,
         mark: &Mark,
     ) -> Result<(), StateError> {
+        self.board.begin_replacing();
         self.store.restore(self.shard, pieces, mark)?;
         let core = load(&self.store, self.region, self.shard, self.shards)?;
         self.board.replace(core, mark.lsn);

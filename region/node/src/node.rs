@@ -197,7 +197,8 @@ impl ShardNode {
         self.copies().holders(lane, lsn, among).collect()
     }
 
-    /// Waits until `needed` of the regions `among` have `lsn` (DUR-2); `false` when the deadline passes first.
+    /// Waits until `needed` of the regions `among` have `lsn` (DUR-2); `false` when the deadline passes first, or this node leads the shard no
+    /// more, for then it hears of no copies.
     pub(crate) async fn copied(
         &self,
         lane: Lane,
@@ -212,7 +213,13 @@ impl ShardNode {
         let (tell, told) = oneshot::channel();
         let Ok(ticket) = self.copies().wait(lane, lsn, among, needed, tell) else { return true };
         let _leave = Leave { shard: self, ticket };
-        matches!(tokio::time::timeout_at(deadline, told).await, Ok(Ok(())))
+        let mut leadership = self.leadership.clone();
+        let deposed = leadership.wait_for(|now| !now.leads);
+        tokio::select! {
+            biased;
+            told = tokio::time::timeout_at(deadline, told) => matches!(told, Ok(Ok(()))),
+            _ = deposed => false,
+        }
     }
 }
 

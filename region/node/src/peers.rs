@@ -86,6 +86,12 @@ impl Neighbours for Exchanges {
     }
 }
 
+/// Whether another node of the same region may answer what this refusal did not.
+fn passes(refusal: &Refusal) -> bool {
+    let elsewhere = matches!(refusal.kind, RefusalKind::Retry | RefusalKind::Unavailable);
+    elsewhere && refusal.effect == Effect::None
+}
+
 fn unreached(node: NodeId) -> Failure {
     Failure::Broken(Refusal::new(
         RefusalKind::Retry,
@@ -124,6 +130,8 @@ impl Peers {
                     self.prefer(region, shard, node);
                     return Ok(response);
                 }
+                // It may be cut off from the leader beside it, and another one is not.
+                Err(Failure::Refused(refusal)) if passes(&refusal) => failure = Some(refusal),
                 Err(Failure::Refused(refusal)) => return Err(refusal),
                 // Nothing left this node: the next one may be asked.
                 Err(Failure::Broken(refusal)) if refusal.effect == Effect::None => failure = Some(refusal),
@@ -169,6 +177,8 @@ impl Peers {
     pub(crate) async fn ask_repair(&self, node: NodeId, ask: &Ask) -> Result<Told, Refusal> {
         let patience = match ask {
             Ask::Open { .. } | Ask::Hashes { .. } | Ask::Rows { .. } => ROWS_PATIENCE,
+            // The request that waits for it has a deadline of its own.
+            Ask::Sights { .. } | Ask::Settled { .. } => ROWS_PATIENCE,
             Ask::Survey { .. } | Ask::Reach { .. } | Ask::Removals { .. } | Ask::Close { .. } | Ask::Floors => {
                 ANSWER_PATIENCE
             }

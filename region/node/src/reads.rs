@@ -19,7 +19,7 @@ use crate::writes::no_lease;
 const INLINE_KEYS_MAX: usize = 32;
 
 /// Whether this replica may answer.
-enum Verdict {
+pub(crate) enum Verdict {
     /// It may; so far behind it is at most, if that is known.
     Fresh(Option<u64>),
     /// The shard's leader in this region knows.
@@ -44,9 +44,14 @@ impl Node {
         };
         let shards = self.shards_of(&standing.bucket, read);
         let patience = (*stale == StalePolicy::Wait).then_some(deadline);
+        let before = self.generations(&shards);
         let verdict = self.judge(standing, level, session, &shards, patience, deadline).await?;
         match verdict {
-            Verdict::Fresh(staleness_ms) => self.answer(standing, read, level, staleness_ms, deadline).await,
+            Verdict::Fresh(staleness_ms) => {
+                let answer = self.answer(standing, read, level, staleness_ms, deadline).await;
+                // Of what is judged by its positions nothing may be read while a snapshot takes the place of the state (CON-2).
+                if self.generations(&shards) == before { answer } else { Err(replaced()) }
+            }
             Verdict::Leader(shard) => {
                 let shard = self.shard(shard).ok_or_else(missing_shard)?;
                 self.to_leader(shard, request, caller, deadline).await
@@ -63,6 +68,10 @@ impl Node {
             Verdict::Closed(None) => Err(closed(&standing.bucket)),
             Verdict::Stale(elsewhere) => Err(self.too_stale(standing, level, elsewhere)),
         }
+    }
+
+    fn generations(&self, shards: &BTreeSet<ShardId>) -> Vec<Option<u64>> {
+        shards.iter().map(|shard| self.shard(*shard).and_then(|shard| shard.board.generation())).collect()
     }
 
     fn shards_of(&self, bucket: &Bucket, read: &Read) -> BTreeSet<ShardId> {
@@ -82,9 +91,19 @@ impl Node {
         patience: Option<Instant>,
         deadline: Instant,
     ) -> Result<Verdict, Refusal> {
+        let beside = self.beside(level, shards);
         let mut worst = Some(0);
-        for shard in shards {
+        if !beside.is_empty() {
+            worst = self.vouched(standing, &beside, level, patience, deadline).await?;
+            if worst.is_none() {
+                return Ok(Verdict::Stale(standing.bucket.primary));
+            }
+        }
+        for shard in shards.difference(&beside) {
             let shard = self.shard(*shard).ok_or_else(missing_shard)?;
+            if shard.board.generation().is_none() {
+                return Ok(Verdict::Leader(shard.id));
+            }
             if shard.board.is_closed(standing.bucket.id) {
                 return Ok(Verdict::Closed(self.open_elsewhere(&standing.bucket)));
             }
@@ -111,7 +130,7 @@ impl Node {
     }
 
     /// The primary's leader has everything that was ever acknowledged: under its lease, behind a barrier (CON-1).
-    async fn judge_primary(
+    pub(crate) async fn judge_primary(
         &self,
         standing: &Standing,
         shard: &ShardNode,
@@ -146,7 +165,7 @@ impl Node {
         let Some(seen) = session.seen(standing.bucket.id, shard.id) else {
             return Ok(Verdict::Fresh(self.staleness(standing, shard)));
         };
-        self.check_sight(standing, shard, seen)?;
+        self.check_sight(standing, shard, seen, patience.unwrap_or_else(Instant::now)).await?;
         if self.covers(shard, &standing.bucket, seen, patience).await {
             return Ok(Verdict::Fresh(self.staleness(standing, shard)));
         }
@@ -158,27 +177,43 @@ impl Node {
     /// Refuses for good a session that has seen what a failover gave up: no replica will ever have it, and to wait for it
     /// would be to wait for ever (CON-2). Only a primary can tell: it has all that counts of every earlier epoch, and while its
     /// lease holds nobody else adds to it. The lease was looked at after the session came.
-    pub(crate) fn check_sight(&self, standing: &Standing, shard: &ShardNode, seen: &Positions) -> Result<(), Refusal> {
+    pub(crate) async fn check_sight(
+        &self,
+        standing: &Standing,
+        shard: &ShardNode,
+        seen: &Positions,
+        deadline: Instant,
+    ) -> Result<(), Refusal> {
         let bucket = &standing.bucket;
         let decides = bucket.primary == Some(self.region()) && standing.lease && !bucket.is_between_primaries();
         if !decides || !shard.board.leads() || shard.board.epoch(bucket.id) != bucket.epoch {
             return Ok(());
         }
-        // Before the positions: of its own log it may only have to apply more.
-        let applied = shard.board.applied();
-        let has = positions(shard, bucket);
-        let is_gone = |region: RegionId, lsn: Lsn| has.of(region) < lsn && (region != self.region() || applied >= lsn);
-        match seen.0.iter().find(|(region, lsn)| is_gone(**region, **lsn)) {
-            Some((region, _)) => Err(Refusal::new(
+        if self.given_up(shard, bucket, seen).is_none() {
+            return Ok(());
+        }
+        // One that was deposed without noticing may only not have heard of what others have ordered since.
+        let proven = timeout_at(deadline, shard.group.read_barrier().pass()).await;
+        match self.given_up(shard, bucket, seen).filter(|_| matches!(proven, Ok(Ok(_)))) {
+            Some(region) => Err(Refusal::new(
                 RefusalKind::Invalid,
                 format!(
                     "the session has seen writes of region {} that a failover of bucket `{}` gave up: begin a new session, and see `meridian salvage list` for what was kept of them",
-                    standing.topology.region_label(*region),
+                    standing.topology.region_label(region),
                     bucket.name
                 ),
             )),
             None => Ok(()),
         }
+    }
+
+    /// A region of which more was seen than is here.
+    fn given_up(&self, shard: &ShardNode, bucket: &Bucket, seen: &Positions) -> Option<RegionId> {
+        // Before the positions: of its own log it may only have to apply more.
+        let applied = shard.board.applied();
+        let has = positions(shard, bucket);
+        let is_gone = |region: RegionId, lsn: Lsn| has.of(region) < lsn && (region != self.region() || applied >= lsn);
+        seen.0.iter().find(|(region, lsn)| is_gone(**region, **lsn)).map(|(region, _)| *region)
     }
 
     /// A replica may answer within the bound it can prove by its own clock (CON-3).
@@ -214,7 +249,7 @@ impl Node {
     }
 
     /// How far the shard's replica here may be behind, if that is known.
-    fn staleness(&self, standing: &Standing, shard: &ShardNode) -> Option<u64> {
+    pub(crate) fn staleness(&self, standing: &Standing, shard: &ShardNode) -> Option<u64> {
         let bucket = &standing.bucket;
         // Another epoch here than on record, or a primary that hands over: there may be writes this replica can't know
         // of. A lane says how far it is complete, not that its source is still the one that counts.
@@ -337,22 +372,39 @@ impl Node {
 
     /// In a sync bucket, waits until what was read can't be undone by a failover any more (design 5).
     async fn settled(&self, standing: &Standing, gathered: &Gathered, deadline: Instant) -> Result<(), Refusal> {
-        let bucket = &standing.bucket;
-        let Policy::Sync { .. } = bucket.policy else { return Ok(()) };
-        let needed = bucket.policy.required_regions(bucket.regions.len()) - 1;
-        for (shard, positions) in &gathered.seen {
-            let lsn = positions.of(self.region());
-            let shard = self.shard(*shard).ok_or_else(missing_shard)?;
-            let others = self.counted(standing, shard, needed, deadline).await;
-            // While DEGRADED is on record one copy is what writes are acknowledged with, and so what can be read (DEG-1).
-            if lsn > Lsn(0) && !self.copied_or_fewer(standing, shard, lsn, &others, (needed, 0), deadline).await {
-                return Err(Refusal::new(
-                    RefusalKind::Unavailable,
-                    "what was read is not yet in as many regions as the bucket requires, so a failover could still undo it: try again, or read with session or eventual",
-                ));
+        let Policy::Sync { .. } = standing.bucket.policy else { return Ok(()) };
+        let read = gathered.seen.iter().map(|(shard, positions)| (*shard, positions.of(self.region())));
+        let mut beside = BTreeMap::new();
+        for (id, lsn) in read.filter(|(_, lsn)| *lsn > Lsn(0)) {
+            let shard = self.shard(id).ok_or_else(missing_shard)?;
+            if shard.board.leads() {
+                self.settled_in(standing, shard, lsn, deadline).await?;
+            } else {
+                beside.insert(id, lsn);
             }
         }
-        Ok(())
+        self.settled_beside(standing, beside, deadline).await
+    }
+
+    /// The same for one shard, which this node leads.
+    pub(crate) async fn settled_in(
+        &self,
+        standing: &Standing,
+        shard: &ShardNode,
+        lsn: Lsn,
+        deadline: Instant,
+    ) -> Result<(), Refusal> {
+        let bucket = &standing.bucket;
+        let needed = bucket.policy.required_regions(bucket.regions.len()) - 1;
+        let others = self.counted(standing, shard, needed, deadline).await;
+        // While DEGRADED is on record one copy is what writes are acknowledged with, and so what can be read (DEG-1).
+        if self.copied_or_fewer(standing, shard, lsn, &others, (needed, 0), deadline).await {
+            return Ok(());
+        }
+        Err(Refusal::new(
+            RefusalKind::Unavailable,
+            "what was read is not yet in as many regions as the bucket requires, so a failover could still undo it: try again, or read with session or eventual",
+        ))
     }
 
     fn too_stale(&self, standing: &Standing, level: &ReadLevel, elsewhere: Option<RegionId>) -> Refusal {
@@ -371,6 +423,10 @@ impl Node {
             format!("region {} {behind}: {advice}, or ask for less", standing.topology.region_label(self.region())),
         )
     }
+}
+
+fn replaced() -> Refusal {
+    Refusal::new(RefusalKind::Retry, "this node is being filled by a snapshot: try again, another one answers")
 }
 
 fn closed(bucket: &Bucket) -> Refusal {

@@ -316,6 +316,11 @@ impl Handle {
         }
     }
 
+    /// Whether this node leads a shard.
+    pub fn leads(&self, shard: ShardId) -> bool {
+        self.node.shard(shard).is_some_and(|shard| shard.board.leads())
+    }
+
     /// The node that leads a shard in this region, if one is known.
     pub fn leader(&self, shard: ShardId) -> Option<meridian_types::NodeId> {
         self.node.shard(shard).and_then(|shard| shard.leader())

@@ -36,10 +36,20 @@ const EXPIRY_ROUNDS_MAX: usize = 16;
 pub(crate) async fn follow_leadership(node: Arc<Node>, place: usize) {
     let Some(shard) = node.shards.get(place) else { return };
     let mut leadership = shard.leadership.clone();
+    let mut term = 0;
     loop {
         let now = *leadership.borrow_and_update();
+        // One that was lost and won again between two looks is another one, too.
+        let again = now.leads && shard.board.leads() && now.term != term;
+        if again {
+            shard.board.set_leads(false);
+        }
+        if now.leads {
+            term = now.term;
+        }
         if shard.board.leads() != now.leads {
             shard.exposures.clear();
+            node.repairs.sources.end_of(shard.id);
             shard.board.set_leads(now.leads);
             tracing::info!(
                 region = %node.region(), shard = %shard.id, term = now.term, leads = now.leads,

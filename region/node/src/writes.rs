@@ -68,7 +68,7 @@ impl Node {
         }
         self.in_force(bucket, shard, deadline).await?;
         if let Some(seen) = session.seen(bucket.id, shard.id) {
-            self.check_sight(standing, shard, seen)?;
+            self.check_sight(standing, shard, seen, deadline).await?;
             self.seen_here(bucket, shard, seen, deadline).await?;
         }
         if bucket.primary.is_none()
@@ -224,6 +224,9 @@ impl Node {
             let needed = (required.regions - 1, required.degraded - 1);
             let enough = self.copied_or_fewer(standing, shard, at, &others, needed, deadline).await;
             failpoint("write.copied");
+            if !enough && !shard.board.leads() {
+                return Err(deposed(shard));
+            }
             // Who began to be repaired meanwhile holds no copy now, nor who was removed: it drops what it has.
             let mut now = self.others(bucket, shard.id);
             let known = self.authority.topology().buckets.get(&bucket.id).cloned();
@@ -428,6 +431,15 @@ pub(crate) fn no_lease() -> Refusal {
         RefusalKind::Unavailable,
         "this node has no lease from the metadata plane now, so it may not act as the primary: try again; if it lasts, check that a majority of the metadata plane is up and reachable",
     )
+}
+
+/// Another node leads the shard by now, and hears of the copies.
+fn deposed(shard: &ShardNode) -> Refusal {
+    let message = format!(
+        "another node leads shard {} now, and this one does not hear who has the write: try again with the same request id",
+        shard.id
+    );
+    Refusal::new(RefusalKind::Retry, message).with_effect(Effect::Unknown)
 }
 
 fn unconfirmed(shard: &ShardNode) -> Refusal {

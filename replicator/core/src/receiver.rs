@@ -58,6 +58,8 @@ pub enum Input {
     Exposed(Vec<(BucketId, Exposure)>),
     /// The group's answer to one of [`Outbox::apply`].
     Applied(Ticket, Result<Lsn, SinkError>),
+    /// This node does not lead the shard any more, as nothing that was applied has told it.
+    Deposed(SinkError),
     /// Every 100 ms: the local monotonic clock, which becomes a probe if anybody wants to know.
     Tick {
         /// Milliseconds, never 0.
@@ -139,6 +141,7 @@ impl Receiver {
             Input::Frame { round, header, frame, wall } => self.on_frame(now, round, &header, frame, wall, out),
             Input::Exposed(exposures) => self.on_exposed(exposures, out),
             Input::Applied(ticket, answer) => self.on_applied(now, ticket, answer, out),
+            Input::Deposed(error) => self.on_failed(now, error, out),
             Input::Tick { ms, probed } => self.on_tick(ms, probed, out),
             Input::Timer => {}
         }

@@ -238,7 +238,11 @@ impl LaneIntake<'_> {
         }
     }
 
+    /// Every now and then it is looked whether this node still leads the shard: a lane in which nothing comes would not notice.
     fn tick(&self) -> Input {
+        if let Some(error) = self.shared.sink.deposed(self.shard) {
+            return Input::Deposed(error);
+        }
         let probed = is_probed(&self.shared.topology.borrow(), self.source, self.shared.me.region, self.lane);
         Input::Tick { ms: self.shared.sink.monotonic_ms(), probed }
     }
@@ -288,7 +292,9 @@ impl LaneIntake<'_> {
             work.watermark = Some(self.shared.sink.watermark(self.source, self.shard, self.lane));
         }
         for message in out.send {
-            if let ToSource::Stop(stop) = &message {
+            if let ToSource::Stop(stop) = &message
+                && !matches!(stop, Stop::NotLeader { .. })
+            {
                 tracing::error!(
                     region = %self.source, shard = %self.shard, lane = %self.lane, ?stop, "an incoming lane stopped"
                 );

@@ -64,6 +64,9 @@ pub trait LogSink: Send + Sync + 'static {
     /// The primaries in `source` say what of a lane is lacking in a shard here (SWI-2).
     fn exposed(&self, source: RegionId, shard: ShardId, lane: Lane, said: &[(BucketId, Exposure)]);
 
+    /// What a source is to be told if this node does not lead the shard now.
+    fn deposed(&self, shard: ShardId) -> Option<SinkError>;
+
     /// This node's monotonic clock in milliseconds, never 0: what probes carry and `complete` gets back.
     fn monotonic_ms(&self) -> u64;
 

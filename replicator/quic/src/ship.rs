@@ -163,6 +163,8 @@ impl ShipLane {
             Ok(stream) => stream,
             Err(unreached) => {
                 lose(unreached.reason);
+                // Of several that serve the shard there, another one may be there.
+                *preferred = self.node_after(node);
                 return Err(unreached.again);
             }
         };
@@ -176,6 +178,7 @@ impl ShipLane {
                     "a lane lost its stream"
                 );
                 lose(reason);
+                *preferred = self.node_after(node);
             }
             End::Elsewhere(leader) => *preferred = leader.or_else(|| self.node_after(node)),
         }
@@ -189,7 +192,7 @@ impl ShipLane {
         preferred.filter(|node| voters.contains(node)).or_else(|| voters.first().copied())
     }
 
-    /// The next one, when `node` does not lead and knows not who does.
+    /// The next one, when `node` is not there, or does not lead and knows not who does.
     fn node_after(&self, node: NodeId) -> Option<NodeId> {
         let topology = self.topology.borrow();
         let voters = topology.voters(self.key.target, self.key.shard);

@@ -40,7 +40,9 @@ pub(super) fn note(it: &mut Move, region: RegionId, seen: Epoch, shard: ShardId,
     }
     let known = muster.remains.entry(region).or_default().entry(shard).or_insert(remains);
     if remains.rank() >= known.rank() {
-        *known = remains;
+        // Who came to lead the shard may not have heard what a leader before it had been told.
+        let exposure = remains.exposure.or(known.exposure.filter(|_| remains.rank() == known.rank()));
+        *known = Remains { exposure, ..remains };
     }
 }
 

@@ -72,6 +72,22 @@ pub enum Ask {
     /// How far the logs of the shards that a node leads are needed by nobody any more: asked by those of its own region that
     /// follow it; needs no session.
     Floors,
+    /// Up to which position the states of shards that a node leads are everything: asked by a node of its own region that reads them.
+    Sights {
+        /// The bucket.
+        bucket: BucketId,
+        /// The shards.
+        shards: Vec<ShardId>,
+        /// Whether everything that was acknowledged is meant, or how stale it is will do.
+        strong: bool,
+    },
+    /// What a node of the leader's own region has read is to have its copies.
+    Settled {
+        /// The bucket.
+        bucket: BucketId,
+        /// What was read of each shard.
+        read: Vec<(ShardId, Lsn)>,
+    },
 }
 
 /// From the source.
@@ -120,6 +136,10 @@ pub enum Told {
     Closed,
     /// Of each shard that the node leads, up to where nobody needs its log.
     Floors(Vec<(ShardId, Lsn)>),
+    /// Of each shard: up to where its state is everything, and how many milliseconds stale it is at most, if that is known.
+    Sights(Vec<(ShardId, Lsn, Option<u64>)>),
+    /// It has.
+    Settled,
 }
 
 /// A state that stands still, as its source sums it up.
@@ -203,7 +223,13 @@ impl Ask {
     /// The session it belongs to.
     pub fn session(&self) -> Option<u64> {
         match self {
-            Ask::Survey { .. } | Ask::Reach { .. } | Ask::Removals { .. } | Ask::Open { .. } | Ask::Floors => None,
+            Ask::Survey { .. }
+            | Ask::Reach { .. }
+            | Ask::Removals { .. }
+            | Ask::Open { .. }
+            | Ask::Floors
+            | Ask::Sights { .. }
+            | Ask::Settled { .. } => None,
             Ask::Hashes { session, .. } | Ask::Rows { session, .. } | Ask::Close { session } => Some(*session),
         }
     }
@@ -254,6 +280,8 @@ mod tests {
             Ask::Rows { session: 7, after: after.clone(), up_to: None, hashes: hashes.clone() },
             Ask::Close { session: 7 },
             Ask::Floors,
+            Ask::Sights { bucket: BucketId(9), shards: vec![ShardId(3)], strong: true },
+            Ask::Settled { bucket: BucketId(9), read: vec![(ShardId(3), Lsn(9))] },
         ] {
             assert_eq!(Ask::decode(&ask.encode()), Ok(ask));
         }
@@ -263,6 +291,8 @@ mod tests {
         for told in [
             Told::Survey(Survey::default()),
             Told::Floors(vec![(ShardId(3), Lsn(9))]),
+            Told::Sights(vec![(ShardId(3), Lsn(9), None)]),
+            Told::Settled,
             Told::Reach { trimmed_to: Some(Lsn(9)) },
             Told::Removals { keys: vec![after.clone()], reached: Lsn(9), more: true },
             Told::Forgotten,

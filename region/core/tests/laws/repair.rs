@@ -49,7 +49,7 @@ impl Peer {
                 opened.rows(view, &after, up_to.as_deref(), &hashes).unwrap()
             }
             Ask::Close { .. } => Told::Closed,
-            Ask::Floors => panic!("no region asks another for its floors"),
+            Ask::Floors | Ask::Sights { .. } | Ask::Settled { .. } => panic!("no region asks another for that"),
         };
         Some(Told::decode(&told.encode()).unwrap())
     }

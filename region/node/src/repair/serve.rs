@@ -65,6 +65,13 @@ impl Sources {
         self.sessions.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Ends the sessions of a shard whose leader has changed: its new one counts copies, and must know who is being repaired (DUR-2).
+    pub(crate) fn end_of(&self, shard: ShardId) {
+        let mut sessions = self.sessions();
+        sessions.retain(|_, session| session.place.0 != shard);
+        self.count.store(sessions.len(), Ordering::Release);
+    }
+
     /// How many sessions there are.
     pub(crate) fn len(&self) -> usize {
         self.count.load(Ordering::Acquire)
@@ -131,7 +138,7 @@ impl Node {
     pub(crate) async fn answer_repair(&self, by: RegionId, ask: &[u8]) -> Result<Bytes, Refusal> {
         let ask = Ask::decode(ask).map_err(|why| Refusal::new(RefusalKind::Invalid, why.to_string()))?;
         let told = match ask {
-            Ask::Survey { shard } => Told::Survey(Survey::of(&self.led(shard)?.board.core())),
+            Ask::Survey { shard } => Told::Survey(Survey::of(&self.proven(shard).await?.board.core())),
             Ask::Reach { shard, after } => Told::Reach { trimmed_to: trimmed_to(self.led(shard)?, after).await? },
             Ask::Removals { shard, bucket, after } => {
                 self.check_holds(by, bucket)?;
@@ -154,14 +161,24 @@ impl Node {
                 Told::Closed
             }
             Ask::Floors => Told::Floors(self.floors()),
+            Ask::Sights { bucket, shards, strong } => self.sights(by, bucket, &shards, strong).await?,
+            Ask::Settled { bucket, read } => self.settle(by, bucket, &read).await?,
         };
         Ok(told.encode())
     }
 
     /// The shard, if this node leads it.
-    fn led(&self, shard: ShardId) -> Result<&ShardNode, Refusal> {
+    pub(crate) fn led(&self, shard: ShardId) -> Result<&ShardNode, Refusal> {
         let led = self.shard(shard).filter(|shard| shard.board.leads());
         led.ok_or_else(|| Refusal::new(RefusalKind::Redirect, format!("this node does not lead shard {shard}")))
+    }
+
+    /// The shard, if this node has just proven that it leads it: its state is all that was acknowledged.
+    pub(crate) async fn proven(&self, shard: ShardId) -> Result<&ShardNode, Refusal> {
+        let led = self.led(shard)?;
+        let barrier = led.group.read_barrier().pass().await;
+        barrier.map_err(|why| Refusal::new(RefusalKind::Retry, format!("{why}: try again after a pause")))?;
+        Ok(led)
     }
 
     fn check_holds(&self, by: RegionId, bucket: BucketId) -> Result<(), Refusal> {
@@ -174,12 +191,10 @@ impl Node {
     }
 
     async fn open_session(&self, by: RegionId, shard: ShardId, bucket: BucketId) -> Result<Told, Refusal> {
-        let led = self.led(shard)?;
         self.check_holds(by, bucket)?;
         self.repairs.sources.make_room(by, (shard, bucket))?;
         // A leader that was deposed without noticing has less than was acknowledged, and would take that from the target.
-        let barrier = led.group.read_barrier().pass().await;
-        barrier.map_err(|why| Refusal::new(RefusalKind::Retry, format!("{why}: try again after a pause")))?;
+        self.proven(shard).await?;
         let number = self.session_number();
         let view = self.store.freeze();
         let opened = self.read_rows(move || Source::open(&view, shard, bucket, number).map(|opening| (opening, view)));
@@ -210,6 +225,7 @@ impl Node {
         look: impl FnOnce(&Source, &Frozen) -> Result<Told, meridian_region_core::ReadError> + Send + 'static,
     ) -> Result<Told, Refusal> {
         let session = self.repairs.sources.of(session, by, self.clock.monotonic_ms())?;
+        self.led(session.place.0)?;
         self.read_rows(move || look(&session.source, &session.view.lock().unwrap_or_else(PoisonError::into_inner)))
             .await
     }

@@ -27,8 +27,8 @@ const KEYS_MAX: usize = 1 << 20;
 impl Node {
     /// Answers from this region's own log.
     pub(crate) async fn removals_here(&self, shard: ShardId, bucket: BucketId, after: Lsn) -> Result<Told, Refusal> {
-        let shard = self.shard(shard).filter(|shard| shard.board.leads());
-        let shard = shard.ok_or_else(|| Refusal::new(RefusalKind::Redirect, "this node does not lead the shard"))?;
+        // One that was deposed without noticing would take what it has for all there is.
+        let shard = self.proven(shard).await?;
         let (own, head) = (shard.board.core().positions(bucket).of(self.region()), shard.board.applied());
         if own <= after {
             return Ok(Told::Removals { keys: Vec::new(), reached: after.max(head), more: false });

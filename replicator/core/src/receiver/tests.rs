@@ -160,3 +160,13 @@ fn the_sink_decides_when_a_lane_stops() {
         assert!(applying.is_stopped());
     }
 }
+
+/// A lane in which nothing comes: no frame would tell.
+#[test]
+fn a_node_that_leads_no_more_says_so_and_who_does() {
+    let mut receiver = streaming(0);
+    let leader = Some(meridian_types::NodeId(7));
+    let out = step(&mut receiver, Input::Deposed(SinkError::NotLeader { leader }));
+    assert_eq!(out.send, [ToSource::Stop(Stop::NotLeader { leader })]);
+    assert!(receiver.is_stopped());
+}

@@ -226,6 +226,8 @@ pub(crate) struct MemorySink {
     keeps: bool,
     /// Answers the next frames so, if set.
     pub(crate) failure: Mutex<Option<SinkError>>,
+    /// Says so when it is asked whether it leads.
+    pub(crate) deposed: Mutex<Option<SinkError>>,
     /// How far this region's clock is behind, in milliseconds.
     pub(crate) clock_behind_ms: Mutex<u64>,
     started: Instant,
@@ -239,6 +241,7 @@ impl MemorySink {
         Arc::new(MemorySink {
             lanes: Mutex::default(),
             keeps,
+            deposed: Mutex::default(),
             failure: Mutex::default(),
             clock_behind_ms: Mutex::default(),
             started: Instant::now(),
@@ -303,6 +306,10 @@ impl LogSink for MemorySink {
     fn exposed(&self, source: RegionId, shard: ShardId, _: Lane, said: &[(BucketId, Exposure)]) {
         let mut exposed = self.exposed.lock().unwrap();
         exposed.extend(said.iter().map(|(bucket, exposure)| ((source, shard, *bucket), *exposure)));
+    }
+
+    fn deposed(&self, _: ShardId) -> Option<SinkError> {
+        self.deposed.lock().unwrap().clone()
     }
 
     fn monotonic_ms(&self) -> u64 {
