@@ -28,6 +28,7 @@ use crate::raft::mark::Position;
 use crate::raft::seat::{Back, Seat};
 use crate::raft::snapshot;
 use crate::raft::storage::Storage;
+use crate::stall::LogDisk;
 use crate::tasks::Tasks;
 use crate::transport::envelope::MESSAGE_BYTES_MAX;
 use crate::transport::link::Link;
@@ -45,6 +46,7 @@ pub struct Consensus {
 struct Node {
     options: Options,
     log: Arc<Log>,
+    disk: LogDisk,
     back: Arc<Back>,
     metadata_engine: Arc<Engine>,
     shard_engine: Arc<Engine>,
@@ -84,6 +86,8 @@ impl Consensus {
         let all = move || for_janitor.lock().unwrap_or_else(PoisonError::into_inner).values().cloned().collect();
         tasks.spawn(janitor::run(all, options.clone()));
         let log = Arc::new(log);
+        let disk = LogDisk::new(Arc::clone(&log), &options);
+        tasks.spawn(disk.clone().watch());
         let turn = |place| Turn::new(Arc::clone(&log), place);
         let node = Node {
             back: Arc::new(Back::start(&poison)?),
@@ -92,6 +96,7 @@ impl Consensus {
             links: links(options.node, dial, tasks.clone()),
             options,
             log,
+            disk,
             poison,
             tasks,
             rafts: Groups::default(),
@@ -178,6 +183,21 @@ impl Consensus {
         self.node.log.bytes()
     }
 
+    /// For how long the write and sync of the log under way has been running; `None` while nothing is written.
+    pub fn sync_running(&self) -> Option<Duration> {
+        self.node.log.sync_running()
+    }
+
+    /// The same, once that is longer than [`Options::stalled_after`]: the disk hangs, and what is proposed can't be answered.
+    pub fn stalled(&self) -> Option<Duration> {
+        self.node.disk.stalled()
+    }
+
+    /// That the disk hangs, in a sentence with the remedy; also among [`Consensus::problems`].
+    pub fn stall(&self) -> Option<String> {
+        self.node.disk.problem()
+    }
+
     /// Empty when healthy; else one sentence each, with the remedy.
     pub fn problems(&self) -> Vec<String> {
         let mut problems = Vec::new();
@@ -190,6 +210,7 @@ impl Consensus {
                 "the disk of {dir} is full and writes are refused: free space, they resume by themselves"
             ));
         }
+        problems.extend(self.stall());
         for group in self.node.groups().values() {
             if group.leadership.borrow().leader.is_none() {
                 problems.push(format!(

@@ -19,6 +19,8 @@ pub mod offline;
 mod options;
 mod poison;
 mod raft;
+mod stall;
+mod stopwatch;
 mod tasks;
 mod transport;
 mod turn;
@@ -30,4 +32,5 @@ pub use error::{ChangeError, FatalError, OpenError, ProposeError, ReadError, Rea
 pub use group::{Applied, Electorate, Group, Leadership, LogSlice, Proposal};
 pub use machine::{Committed, Mark, PIECE_BYTES_MAX, Persist, SnapshotSource, StateMachine};
 pub use options::{LogOptions, Options, Pace};
+pub use stopwatch::{Running, Stopwatch};
 pub use transport::server::PeerService;

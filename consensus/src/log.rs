@@ -32,6 +32,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use bytes::Bytes;
 use meridian_types::{GroupId, NodeId};
@@ -45,6 +46,7 @@ use self::writer::Writer;
 use crate::error::OpenError;
 use crate::options::LogOptions;
 use crate::poison::{Poison, panic_message};
+use crate::stopwatch::Stopwatch;
 
 pub(crate) use self::queue::Notice;
 pub(crate) use self::record::{Kind, PAYLOAD_BYTES_MAX};
@@ -84,6 +86,8 @@ pub(crate) struct Shared {
     queue_bytes_max: u64,
     /// Syncs of batches so far.
     syncs: AtomicU64,
+    /// Runs while something is written and synced.
+    syncing: Stopwatch,
 }
 
 /// One group's part of the log.
@@ -126,6 +130,7 @@ impl Log {
             cache_bytes_max: options.cache_bytes,
             queue_bytes_max: options.queue_bytes_max,
             syncs: AtomicU64::new(0),
+            syncing: Stopwatch::default(),
         });
         let (spare_shared, spare_poison) = (Arc::clone(&shared), poison.clone());
         let spare = spawn("log-spare", poison, move || spare_shared.spares.run(&spare_poison))?;
@@ -193,6 +198,11 @@ impl Log {
     /// No space for another segment: proposals must be refused.
     pub(crate) fn disk_full(&self) -> bool {
         self.shared.spares.disk_full()
+    }
+
+    /// For how long the write and sync under way has been running; `None` while nothing is written.
+    pub(crate) fn sync_running(&self) -> Option<Duration> {
+        self.shared.syncing.elapsed()
     }
 
     #[cfg(test)]

@@ -33,6 +33,9 @@ pub struct Options {
     /// How many applied payload bytes may stay unsynced before the same happens.
     #[serde(default = "persist_bytes")]
     pub persist_bytes: u64,
+    /// A write and sync of the log that takes longer counts as a disk that hangs: the node says so and refuses writes until it ends.
+    #[serde(default = "stalled_after")]
+    pub stalled_after: Duration,
 }
 
 /// The shared write-ahead log.
@@ -130,6 +133,11 @@ fn persist_bytes() -> u64 {
     64 << 20
 }
 
+fn stalled_after() -> Duration {
+    // Five hundred syncs of a slow disk, and well before a request's deadline of 10 s.
+    Duration::from_secs(2)
+}
+
 impl Options {
     /// The defaults for a node and its directory.
     pub fn new(node: NodeId, dir: impl Into<PathBuf>) -> Options {
@@ -142,6 +150,7 @@ impl Options {
             in_flight_bytes_max: in_flight_bytes_max(),
             persist_every: persist_every(),
             persist_bytes: persist_bytes(),
+            stalled_after: stalled_after(),
         }
     }
 
@@ -154,6 +163,9 @@ impl Options {
         let bad = |option, reason: &str| Err(OpenError::Options { option, reason: reason.to_owned() });
         if self.log.segment_bytes < 1 << 20 {
             return bad("log.segment_bytes", "a segment has at least 1 MiB");
+        }
+        if self.stalled_after.is_zero() {
+            return bad("stalled_after", "no disk takes no time");
         }
         for (option, pace) in [("metadata", self.metadata), ("shard", self.shard)] {
             if pace.heartbeat_ms == 0 || pace.heartbeat_ms * 3 >= pace.election_ms_min {

@@ -4,6 +4,8 @@
 
 #[path = "groups/alone.rs"]
 mod alone;
+#[path = "groups/churn.rs"]
+mod churn;
 #[path = "groups/ledger.rs"]
 mod ledger;
 #[path = "groups/together.rs"]

@@ -124,6 +124,8 @@ impl Default for Telemetry {
 pub struct Limits {
     /// Below this much free disk, writes are refused while reads go on.
     pub disk_reserve_bytes: u64,
+    /// A write and sync of the log that takes longer, in milliseconds, counts as a disk that hangs: the node is not ready and refuses writes.
+    pub disk_stall_ms: u64,
     /// How much log is kept for regions that are behind, before they need a resync.
     pub log_retention_bytes: u64,
     /// How many connections of clients and other nodes may be open at a time; fewer where the process may not have so
@@ -145,6 +147,7 @@ impl Default for Limits {
     fn default() -> Self {
         Limits {
             disk_reserve_bytes: 256 << 20,
+            disk_stall_ms: 2_000,
             log_retention_bytes: 8 << 30,
             connections_max: 4_096,
             log_segment_bytes: 64 << 20,
@@ -231,6 +234,7 @@ impl Config {
             "telemetry.log_format",
             "telemetry.otlp_endpoint",
             "limits.disk_reserve_bytes",
+            "limits.disk_stall_ms",
             "limits.log_retention_bytes",
             "limits.connections_max",
             "limits.log_segment_bytes",

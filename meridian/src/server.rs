@@ -115,7 +115,8 @@ fn consensus_options(node: NodeId, config: &Config) -> meridian_consensus::Optio
     let log = LogOptions { segment_bytes: config.limits.log_segment_bytes, ..defaults.log };
     let persist_every = Duration::from_millis(config.limits.persist_every_ms);
     let metadata = Pace::between_regions(election_priority(config));
-    meridian_consensus::Options { log, persist_every, metadata, ..defaults }
+    let stalled_after = Duration::from_millis(config.limits.disk_stall_ms);
+    meridian_consensus::Options { log, persist_every, metadata, stalled_after, ..defaults }
 }
 
 /// The parts of a running node.

@@ -179,7 +179,7 @@ impl Planet {
             loop {
                 let ended = self.nodes[at].child.as_mut().map(Child::try_wait).transpose()?.flatten();
                 ensure!(ended.is_none(), "{} ended by itself: {ended:?}; {}", self.nodes[at].name, self.log_tail(at));
-                match readyz(self.nodes[at].place.admin).await {
+                match self.admin(at, "/readyz").await {
                     Ok(answer) if answer.starts_with("HTTP/1.1 200") => break,
                     _ if Instant::now() < until => tokio::time::sleep(Duration::from_millis(50)).await,
                     last => anyhow::bail!("{} is not ready: {last:?}; {}", self.nodes[at].name, self.log_tail(at)),
@@ -187,6 +187,14 @@ impl Planet {
             }
         }
         Ok(())
+    }
+
+    /// What a node's admin port answers to a GET, from its status line on.
+    ///
+    /// # Errors
+    /// When it does not answer within two seconds.
+    pub async fn admin(&self, node: usize, path: &str) -> anyhow::Result<String> {
+        ask_admin(self.nodes[node].place.admin, path).await
     }
 
     /// A client that knows every region and begins with `nearest`.
@@ -236,10 +244,15 @@ impl Planet {
         self.dir.join(format!("{node}.toml"))
     }
 
+    /// A node's log.
+    pub fn log(&self, node: usize) -> String {
+        let name = &self.nodes[node].name;
+        std::fs::read_to_string(self.dir.join(format!("{name}.log"))).unwrap_or_default()
+    }
+
     /// The end of a node's log.
     pub fn log_tail(&self, node: usize) -> String {
-        let name = &self.nodes[node].name;
-        let text = std::fs::read_to_string(self.dir.join(format!("{name}.log"))).unwrap_or_default();
+        let text = self.log(node);
         let lines: Vec<&str> = text.lines().rev().take(20).collect();
         let tail: Vec<&str> = lines.into_iter().rev().collect();
         format!("the end of its log:\n{}", tail.join("\n"))
@@ -324,10 +337,11 @@ fn members(names: &[(&str, String)], places: &[Place]) -> String {
     text
 }
 
-async fn readyz(admin: SocketAddr) -> anyhow::Result<String> {
+async fn ask_admin(admin: SocketAddr, path: &str) -> anyhow::Result<String> {
     let asked = async {
         let mut stream = TcpStream::connect(admin).await?;
-        stream.write_all(b"GET /readyz HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n").await?;
+        let request = format!("GET {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n");
+        stream.write_all(request.as_bytes()).await?;
         let mut answer = String::new();
         stream.read_to_string(&mut answer).await?;
         Ok(answer)

@@ -9,6 +9,7 @@ use proptest::prelude::*;
 use tempfile::TempDir;
 
 use super::*;
+use crate::stall::LogDisk;
 
 const NODE: NodeId = NodeId(7);
 const GROUP: GroupId = GroupId(1);
@@ -269,6 +270,44 @@ fn a_full_disk_refuses_nothing_that_is_under_way_and_recovers_by_itself() {
     put(&group, vec![entry(20, 1, b"last")]);
     drop((group, log));
     assert_eq!(all(&open(dir.path()).unwrap().group(GROUP)).len(), 21);
+}
+
+#[test]
+fn a_disk_that_hangs_is_told_by_the_age_of_the_write_under_way_until_it_answers() {
+    let dir = tempfile::tempdir().unwrap();
+    let hangs = Arc::new(AtomicBool::new(false));
+    let (answers, hung) = mpsc::channel::<()>();
+    let (injected, hung) = (Arc::clone(&hangs), Mutex::new(hung));
+    let real = spare::prepare_on_disk(dir.path().join(DIRECTORY), 64 << 10, NODE);
+    let prepare: spare::Prepare = Box::new(move |spare, id| {
+        if injected.load(Ordering::SeqCst) {
+            // Nothing is ever sent: it goes on once the sender is gone.
+            let _ = hung.lock().unwrap().recv();
+        }
+        real(spare, id)
+    });
+    let poison = Poison::new();
+    let log = Arc::new(Log::open_with(dir.path(), NODE, &options(), &poison, prepare).unwrap());
+    let bound = Duration::from_millis(100);
+    let patient = crate::Options { stalled_after: bound, ..crate::Options::new(NODE, dir.path()) };
+    let disk = LogDisk::new(Arc::clone(&log), &patient);
+    let group = log.group(GROUP);
+    put(&group, vec![entry(0, 1, b"first")]);
+    eventually(|| log.sync_running().is_none());
+    assert_eq!((disk.stalled(), disk.problem()), (None, None));
+    hangs.store(true, Ordering::SeqCst);
+    // More than the segments that are there take: the writer waits for one that the disk does not give.
+    let waiting: Vec<_> = (1..20).map(|index| append(&group, vec![entry(index, 1, &[7; 10_000])])).collect();
+    eventually(|| disk.stalled().is_some());
+    assert!(log.sync_running() > Some(bound));
+    let problem = disk.problem().unwrap();
+    assert!(problem.contains("hangs") && problem.contains(&dir.path().display().to_string()), "{problem}");
+    assert_eq!(all(&group).len(), 20, "reads go on");
+    hangs.store(false, Ordering::SeqCst);
+    drop(answers);
+    waiting.into_iter().for_each(|receiver| drop(receiver.recv_timeout(Duration::from_secs(10))));
+    eventually(|| log.sync_running().is_none());
+    assert_eq!((disk.problem(), poison.error()), (None, None), "it is well again by itself");
 }
 
 /// Where the fixture lies. Made once by `write_the_fixture`, with the version that wrote format 1 first.

@@ -118,6 +118,8 @@ impl Writer {
 
     /// Writes and syncs everything that waits.
     pub(crate) fn write(&mut self) {
+        let shared = Arc::clone(&self.shared);
+        let _running = shared.syncing.start();
         let mut ops = std::mem::take(&mut self.ops);
         self.shared.queue.take(&mut ops);
         self.marked = false;
@@ -360,6 +362,8 @@ impl Writer {
         if self.marked || self.begun || self.offset + needed > self.segment.bytes {
             return;
         }
+        let shared = Arc::clone(&self.shared);
+        let _running = shared.syncing.start();
         self.record_unchecked(GroupId::METADATA, Kind::Synced, EntryId { term: 0, index: 0 }, &[]);
         self.marked = true;
         if let Err(error) = self.put() {

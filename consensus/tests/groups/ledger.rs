@@ -1,7 +1,8 @@
 //! A state machine for tests: remembers every payload in order, and survives restarts only as far as it persisted.
 
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Condvar, Mutex};
 
 use bytes::Bytes;
 use meridian_consensus::{Committed, Mark, Persist, SnapshotSource, StateError, StateMachine};
@@ -18,14 +19,63 @@ pub(crate) struct Book {
 pub(crate) struct Ledger {
     path: PathBuf,
     pub(crate) book: Arc<Mutex<Book>>,
+    gate: Arc<Gate>,
+}
+
+/// Where the restore of a snapshot stops, to be killed there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Stage {
+    /// Nothing of it is on disk.
+    Before,
+    /// Half of it is, and the state that was there is gone: it looks empty.
+    Torn,
+    /// All of it is, but nobody knows yet.
+    After,
+}
+
+/// Stops one restore.
+#[derive(Debug, Default)]
+pub(crate) struct Gate {
+    at: Mutex<Option<Stage>>,
+    opened: Condvar,
+    reached: AtomicBool,
+}
+
+impl Gate {
+    pub(crate) fn close_at(&self, stage: Stage) {
+        self.reached.store(false, Ordering::SeqCst);
+        *self.at.lock().unwrap() = Some(stage);
+    }
+
+    pub(crate) fn is_reached(&self) -> bool {
+        self.reached.load(Ordering::SeqCst)
+    }
+
+    pub(crate) fn open(&self) {
+        *self.at.lock().unwrap() = None;
+        self.opened.notify_all();
+    }
+
+    fn pass(&self, stage: Stage) {
+        let mut at = self.at.lock().unwrap();
+        while *at == Some(stage) {
+            self.reached.store(true, Ordering::SeqCst);
+            at = self.opened.wait(at).unwrap();
+        }
+    }
 }
 
 impl Ledger {
     pub(crate) fn open(dir: &Path, name: &str) -> Ledger {
+        Ledger::open_behind(dir, name, Arc::default())
+    }
+
+    /// A ledger whose restores are stopped by `gate`.
+    pub(crate) fn open_behind(dir: &Path, name: &str, gate: Arc<Gate>) -> Ledger {
         std::fs::create_dir_all(dir).unwrap();
         let path = dir.join(format!("{name}.ledger"));
         let book = std::fs::read(&path).map(|bytes| Book::decode(&bytes)).unwrap_or_default();
-        Ledger { path, book: Arc::new(Mutex::new(book)) }
+        Ledger { path, book: Arc::new(Mutex::new(book)), gate }
     }
 }
 
@@ -83,8 +133,14 @@ impl StateMachine for Ledger {
         let bytes = pieces.collect::<Result<Vec<_>, _>>()?.concat();
         let mut restored = Book::decode(&bytes);
         restored.mark = Some(mark.clone());
+        self.gate.pass(Stage::Before);
+        // Never half a state under the old mark: cut short, there is none.
+        drop(std::fs::remove_file(&self.path));
+        self.gate.pass(Stage::Torn);
         *self.book.lock().unwrap() = restored;
-        self.persist()?().map(drop)
+        self.persist()?()?;
+        self.gate.pass(Stage::After);
+        Ok(())
     }
 }
 

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -19,7 +19,7 @@ use tokio::runtime::Runtime;
 use tokio_stream::wrappers::TcpListenerStream;
 use tonic::transport::{Channel, Endpoint, Server};
 
-use super::ledger::{Book, Ledger};
+use super::ledger::{Book, Gate, Ledger};
 
 pub(crate) const GROUP: GroupId = GroupId(3);
 const PACE: Pace = Pace { heartbeat_ms: 100, election_ms_min: 500, election_ms_max: 1000 };
@@ -90,6 +90,7 @@ struct Place {
     dir: PathBuf,
     address: SocketAddr,
     tls: TlsMaterial,
+    gate: Arc<Gate>,
 }
 
 /// The world of one test.
@@ -116,7 +117,8 @@ impl World {
             // Bound and freed again: the port is free for the node itself, as often as it starts.
             let address = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
             let tls = authority.issue(&identity);
-            places.insert(id, Place { dir: dir.path().join(place.to_string()), address, tls });
+            let dir = dir.path().join(place.to_string());
+            places.insert(id, Place { dir, address, tls, gate: Arc::default() });
             ids.push(id);
         }
         let voters = ids[..voters].to_vec();
@@ -149,10 +151,11 @@ impl World {
         options.shard = PACE;
         options.persist_every = Duration::from_millis(200);
         let (address, tls, dir) = (place.address, place.tls.clone(), place.dir.clone());
+        let gate = Arc::clone(&place.gate);
         let voters = self.voters.clone();
         let (consensus, group, book) = runtime.block_on(async move {
             let consensus = Consensus::open(options, Arc::new(ways)).await.unwrap();
-            let ledger = Ledger::open(&dir, "group");
+            let ledger = Ledger::open_behind(&dir, "group", gate);
             let book = Arc::clone(&ledger.book);
             let listener = TcpListener::bind(address).await.unwrap();
             let server =
@@ -174,6 +177,26 @@ impl World {
         let runtime = stopped.runtime.take().unwrap();
         runtime.block_on(stopped.consensus.shutdown(Duration::ZERO));
         runtime.shutdown_timeout(Duration::from_secs(5));
+    }
+
+    /// What stops the restore of a snapshot on a node.
+    pub(crate) fn gate(&self, node: NodeId) -> Arc<Gate> {
+        Arc::clone(&self.places[&node].gate)
+    }
+
+    /// A copy of a node's directory as it is now.
+    pub(crate) fn image(&self, node: NodeId) -> PathBuf {
+        let from = &self.places[&node].dir;
+        let to = from.with_extension("image");
+        copy(from, &to);
+        to
+    }
+
+    /// Puts a copy in the place of the directory of a node that does not run.
+    pub(crate) fn restore_image(&self, node: NodeId, image: PathBuf) {
+        let dir = &self.places[&node].dir;
+        std::fs::remove_dir_all(dir).unwrap();
+        std::fs::rename(image, dir).unwrap();
     }
 
     /// Cuts a node off from everybody: nobody can connect any more, and its streams break.
@@ -207,6 +230,19 @@ impl World {
             let has: Vec<_> = book.lines.iter().map(|(_, line)| line.clone()).collect();
             (has.iter().map(|line| &line[..]).eq(lines.iter().map(String::as_bytes))).then_some(())
         });
+    }
+}
+
+fn copy(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).unwrap();
+    for item in std::fs::read_dir(from).unwrap() {
+        let item = item.unwrap();
+        let to = to.join(item.file_name());
+        if item.file_type().unwrap().is_dir() {
+            copy(&item.path(), &to);
+        } else {
+            std::fs::copy(item.path(), to).unwrap();
+        }
     }
 }
 

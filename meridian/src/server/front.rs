@@ -67,6 +67,7 @@ impl Front {
         if self.witness {
             let mut reasons = self.metadata.problems();
             reasons.extend((!self.metadata.is_registered()).then(|| "this node is not registered yet".to_owned()));
+            reasons.extend(self.consensus.stall());
             return reasons;
         }
         let Some(data) = self.data.get() else {
@@ -76,6 +77,7 @@ impl Front {
         if !self.metadata.is_registered() {
             reasons.push("this node is not registered yet".to_owned());
         }
+        reasons.extend(self.consensus.stall());
         reasons.extend(data.region.problems());
         reasons
     }

@@ -1,9 +1,11 @@
 //! Whether there is disk left to write to. Below the reserve writes are refused, reads go on, and writes come back
-//! by themselves once there is space: the log and the store must never meet a full disk in the middle of a write.
+//! by themselves once there is space: the log and the store must never meet a full disk in the middle of a write. And what is
+//! said of one that hangs.
 
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
 
 use meridian_types::{Refusal, RefusalKind};
 
@@ -37,6 +39,17 @@ impl Gauge for SystemGauge {
             total_bytes: disk.f_blocks.saturating_mul(disk.f_frsize),
         })
     }
+}
+
+/// What a client hears while the disk of the log hangs: at once, where it would else wait for its deadline and not know what became of its write.
+pub(crate) fn stalled(age: Duration) -> Refusal {
+    Refusal::new(
+        RefusalKind::Unavailable,
+        format!(
+            "the disk of this node hangs: a write and sync of its log has been running for {:.1} s; this request changed nothing; reads go on, and writes too once the disk answers: try again after a pause",
+            age.as_secs_f64()
+        ),
+    )
 }
 
 /// The last reading, and what follows from it.

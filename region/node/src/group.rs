@@ -7,6 +7,7 @@ use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures::FutureExt;
@@ -54,6 +55,16 @@ pub trait Groups: Send + Sync + 'static {
         voters: &'a [NodeId],
         machine: Box<dyn StateMachine>,
     ) -> BoxFuture<'a, Result<Arc<dyn ShardGroup>, StartError>>;
+
+    /// For how long the write and sync of the log under way has been running; `None` while nothing is written.
+    fn sync_running(&self) -> Option<Duration> {
+        None
+    }
+
+    /// The same, once that is longer than a disk may take: the disk hangs, and what is proposed can't be answered.
+    fn stalled(&self) -> Option<Duration> {
+        None
+    }
 }
 
 /// The answer to a proposal, to be awaited. Dropping it does not withdraw the proposal.
@@ -149,5 +160,13 @@ impl Groups for Consensus {
         machine: Box<dyn StateMachine>,
     ) -> BoxFuture<'a, Result<Arc<dyn ShardGroup>, StartError>> {
         async move { Ok(Arc::new(self.start_group(group, voters, machine).await?) as Arc<dyn ShardGroup>) }.boxed()
+    }
+
+    fn sync_running(&self) -> Option<Duration> {
+        Consensus::sync_running(self)
+    }
+
+    fn stalled(&self) -> Option<Duration> {
+        Consensus::stalled(self)
     }
 }

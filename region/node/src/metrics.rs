@@ -122,6 +122,7 @@ pub(crate) fn observe(node: &Arc<Node>) {
         node.shards.iter().filter(|shard| shard.board.leads()).count() as u64
     });
     gauge("meridian.region.disk.free", "By", "Free bytes of the data disk", |node| node.disk.space().free_bytes);
+    sync_running(node);
     per_shard(node, "meridian.region.applied", "{entry}", "Last applied position", |node, shard| {
         Some(node.shards.get(shard)?.board.applied().0)
     });
@@ -132,6 +133,24 @@ pub(crate) fn observe(node: &Arc<Node>) {
     standings(node);
     exposures(node);
     repairs(node);
+}
+
+/// What shows a disk that hangs.
+fn sync_running(node: &Arc<Node>) {
+    let node = Arc::downgrade(node);
+    meter()
+        .f64_observable_gauge("meridian.region.sync.running")
+        .with_unit("s")
+        .with_description(
+            "For how long the sync under way has been running, of the log and of the state; 0 while there is none",
+        )
+        .with_callback(move |observer| {
+            let Some(node) = node.upgrade() else { return };
+            for (of, age) in [("log", node.log.sync_running()), ("state", node.writing_back.elapsed())] {
+                observer.observe(age.unwrap_or_default().as_secs_f64(), &[KeyValue::new("of", of)]);
+            }
+        })
+        .build();
 }
 
 /// Replicas that are being made equal to their source, in the shards this node leads.

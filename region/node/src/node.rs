@@ -5,12 +5,12 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use meridian_consensus::Leadership;
+use meridian_consensus::{Leadership, Stopwatch};
 use meridian_region_core::Following;
 use meridian_region_core::exposure::Exposed;
 use meridian_types::entry::{Header, Kind};
 use meridian_types::{
-    Bucket, BucketId, Epoch, Hlc, Lane, Lsn, NodeId, RegionId, Request, RequestId, ShardId, Topology,
+    Bucket, BucketId, Epoch, Hlc, Lane, Lsn, NodeId, Refusal, RegionId, Request, RequestId, ShardId, Topology,
 };
 use tokio::sync::{Semaphore, oneshot, watch};
 use tokio::time::Instant;
@@ -21,10 +21,10 @@ use crate::blocking::Blocking;
 use crate::board::Board;
 use crate::clock::Clock;
 use crate::copies::{Copies, Ticket};
-use crate::disk::Disk;
+use crate::disk::{self, Disk};
 use crate::drill::Drills;
 use crate::exposures::Exposures;
-use crate::group::ShardGroup;
+use crate::group::{Groups, ShardGroup};
 use crate::lanes::Lanes;
 use crate::metrics::Metrics;
 use crate::options::{Options, Place};
@@ -50,6 +50,12 @@ pub(crate) struct Node {
     pub(crate) peers: Peers,
     pub(crate) admission: Arc<Admission>,
     pub(crate) disk: Disk,
+    /// The log that all shards share.
+    pub(crate) log: Arc<dyn Groups>,
+    /// Runs while the store's journal is brought to the disk.
+    pub(crate) writing_back: Stopwatch,
+    /// Bytes of the store on disk at the last write-back.
+    pub(crate) state_bytes: AtomicU64,
     /// By shard number.
     pub(crate) shards: Vec<ShardNode>,
     pub(crate) scans: Semaphore,
@@ -101,6 +107,12 @@ impl Node {
     /// This region.
     pub(crate) fn region(&self) -> RegionId {
         self.place.region
+    }
+
+    /// Refuses what would have to wait for a disk that has no space left, or that hangs.
+    pub(crate) fn writable(&self) -> Result<(), Refusal> {
+        self.disk.writable()?;
+        self.log.stalled().map_or(Ok(()), |age| Err(disk::stalled(age)))
     }
 
     /// When a request that arrives now is given up.

@@ -3,12 +3,16 @@
 use std::collections::BTreeSet;
 use std::future::Future;
 use std::sync::Arc;
+<<<<<<< HEAD
 use std::time::Duration;
+=======
+use std::sync::atomic::{AtomicU64, Ordering};
+>>>>>>> health-in
 
 use bytes::Bytes;
 use futures::FutureExt;
 use futures::future::BoxFuture;
-use meridian_consensus::{Consensus, StartError, StateError};
+use meridian_consensus::{Consensus, StartError, StateError, Stopwatch};
 use meridian_proto::dial::Dial;
 use meridian_types::frame::Echo;
 use meridian_types::{
@@ -183,6 +187,9 @@ impl Service {
             peers: Peers::new(place.node, neighbours),
             admission: Arc::new(Admission::new(options.in_flight_max, options.in_flight_bytes_max)),
             disk,
+            log: groups,
+            writing_back: Stopwatch::default(),
+            state_bytes: AtomicU64::new(0),
             shards,
             scans: Semaphore::new(SCANS_MAX),
             repairs: Repairs::new(options.repair_bytes_per_s),
@@ -507,9 +514,9 @@ impl Handle {
         self.node.disk.space()
     }
 
-    /// Bytes of the state store on disk.
+    /// Bytes of the state store on disk, as of half a second ago: asking the store takes a lock that it holds while its disk hangs.
     pub fn state_bytes(&self) -> u64 {
-        self.node.store.disk_bytes()
+        self.node.state_bytes.load(Ordering::Relaxed)
     }
 
     /// How full everything is that can grow, beside its bound (RES-1).
@@ -523,6 +530,7 @@ impl Handle {
         if self.node.disk.is_full() {
             problems.push(self.node.disk.sentence());
         }
+        problems.extend(upkeep::write_back_stalled(&self.node));
         problems.extend(self.node.breaches().values().cloned());
         problems.extend(self.node.standings());
         for shard in self.node.shards.iter().filter(|shard| shard.leader().is_none()) {

@@ -199,7 +199,7 @@ impl Store {
         frozen
     }
 
-    /// Bytes on disk.
+    /// Bytes on disk. Blocks as long as the disk hangs.
     pub fn disk_bytes(&self) -> u64 {
         self.engine.disk_bytes()
     }

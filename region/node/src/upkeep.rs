@@ -6,6 +6,7 @@
 use std::collections::BTreeSet;
 use std::ops::ControlFlow;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use meridian_failpoint::failpoint;
@@ -73,8 +74,14 @@ pub(crate) async fn write_back(node: Arc<Node>) {
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         ticks.tick().await;
-        let store = node.store.clone();
-        let done = node.blocking.run(move || store.write_back()).await;
+        let writer = Arc::clone(&node);
+        let write_back = move || {
+            let _running = writer.writing_back.start();
+            let done = writer.store.write_back();
+            writer.state_bytes.store(writer.store.disk_bytes(), Ordering::Relaxed);
+            done
+        };
+        let done = node.blocking.run(write_back).await;
         match done {
             Ok(Ok(())) => {}
             Ok(Err(why)) => return tracing::error!(%why, "the state store can't be brought to the disk"),
@@ -82,6 +89,19 @@ pub(crate) async fn write_back(node: Arc<Node>) {
             Err(_) => return std::future::pending().await,
         }
     }
+}
+
+/// A write-back that takes longer counts as a disk that hangs: 64 MiB, which a busy node writes in that time, at the pace of the slowest disk.
+const WRITE_BACK_MAX: Duration = Duration::from_secs(10);
+
+/// That the store's disk hangs, and the remedy: writes are still taken then, and wait once too much has gathered.
+pub(crate) fn write_back_stalled(node: &Node) -> Option<String> {
+    let age = node.writing_back.elapsed().filter(|age| *age > WRITE_BACK_MAX)?;
+    Some(format!(
+        "the disk of {} hangs: bringing the state's journal to it has been running for {:.1} s: check the disk; the node goes on by itself when it answers",
+        node.place.dir.display(),
+        age.as_secs_f64()
+    ))
 }
 
 /// Watches the disk and raises the purge floors.

@@ -8,7 +8,7 @@ use meridian_types::{
     Bucket, Durability, Effect, Epoch, Freshness, Lsn, Outcome, Positions, Refusal, RefusalKind, RegionId, Request,
     RequestId, Response, SessionToken, ShardId, Write, WriteAck,
 };
-use tokio::time::{Instant, sleep_until, timeout_at};
+use tokio::time::{Duration, Instant, sleep_until, timeout_at};
 
 use crate::node::{Node, ShardNode, Standing};
 use crate::proposer;
@@ -62,7 +62,7 @@ impl Node {
         };
         let bucket = &standing.bucket;
         let required = Required::of(bucket, ack)?;
-        self.disk.writable()?;
+        self.writable()?;
         if bucket.primary.is_some() && !standing.lease {
             return Err(no_lease());
         }
@@ -80,7 +80,7 @@ impl Node {
         let room = self.room(bucket, shard, entry.len(), deadline).await?;
         let (proposal, stamped) = shard.proposer.propose_stamped(entry)?;
         room.ordered(stamped);
-        let applied = timeout_at(deadline, proposal).await.map_err(|_| unconfirmed(shard))?;
+        let applied = timeout_at(deadline, proposal).await.map_err(|_| self.unconfirmed(shard))?;
         let applied = applied.map_err(|why| proposer::refusal(&why))?;
         failpoint("write.applied");
         let result = WriteResult::decode(&applied.result).map_err(undecodable)?;
@@ -192,6 +192,16 @@ impl Node {
         header.id = id;
         header.lowest_outstanding = lowest_outstanding;
         Ok(header.encode(&Body::Write(body)))
+    }
+
+    fn unconfirmed(&self, shard: &ShardNode) -> Refusal {
+        let hangs = |age: Duration| format!(", whose disk has not answered for {:.1} s,", age.as_secs_f64());
+        let why = self.log.stalled().map(hangs).unwrap_or_default();
+        let message = format!(
+            "shard {}{why} did not confirm the write before the deadline; it may still happen: try again with the same request id",
+            shard.id
+        );
+        Refusal::new(RefusalKind::Retry, message).with_effect(Effect::Unknown)
     }
 
     /// Answers an applied write: once enough regions have it, and only while this region is still the primary.
@@ -440,14 +450,6 @@ fn deposed(shard: &ShardNode) -> Refusal {
         shard.id
     );
     Refusal::new(RefusalKind::Retry, message).with_effect(Effect::Unknown)
-}
-
-fn unconfirmed(shard: &ShardNode) -> Refusal {
-    Refusal::new(
-        RefusalKind::Retry,
-        format!("shard {} did not confirm the write before the deadline; it may still happen: try again with the same request id", shard.id),
-    )
-    .with_effect(Effect::Unknown)
 }
 
 fn undecodable(why: meridian_region_core::ResultError) -> Refusal {

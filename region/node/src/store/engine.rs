@@ -58,7 +58,7 @@ pub trait Engine: Send + Sync + 'static {
     /// A consistent view of now.
     fn snapshot(&self) -> Box<dyn Snapshot>;
 
-    /// Bytes on disk.
+    /// Bytes on disk. May block as long as the disk hangs: never call it on a runtime's worker.
     fn disk_bytes(&self) -> u64;
 }
 

@@ -84,6 +84,20 @@ async fn a_full_disk_refuses_writes_serves_reads_and_recovers_by_itself() {
     assert!(region.handle.problems().is_empty());
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_disk_that_hangs_refuses_writes_at_once_serves_reads_and_recovers_by_itself() {
+    let (_dir, region) = one().await;
+    region.put(ASYNC, "k", "v").await.unwrap();
+    region.log.stalled_ms.store(3_200, Ordering::SeqCst);
+    let refused = region.put(ASYNC, "k", "w").await.unwrap_err();
+    assert_eq!((refused.kind, refused.effect), (RefusalKind::Unavailable, Effect::None));
+    assert!(refused.message.contains("hangs") && refused.message.contains("3.2 s"), "{}", refused.message);
+    assert_eq!(region.value(ASYNC, "k", ReadLevel::Strong).await.as_deref(), Some("v"), "its lease needs no disk");
+    region.log.stalled_ms.store(0, Ordering::SeqCst);
+    region.put(ASYNC, "k", "w").await.unwrap();
+    assert_eq!(region.value(ASYNC, "k", ReadLevel::Strong).await.as_deref(), Some("w"));
+}
+
 /// ISO-1: a region that never answers costs at most the budget, and is then told that the log begins later.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_log_is_kept_for_a_slow_region_within_the_budget_only() {

@@ -10,15 +10,15 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use futures::future::BoxFuture;
-use meridian_consensus::Consensus;
+use meridian_consensus::{Consensus, StartError, StateMachine};
 use meridian_proto::convert::{forwarded_from_proto, response_to_proto, status_of_refusal};
 use meridian_proto::dial::Dial;
 use meridian_proto::v1;
 use meridian_proto::v1::forward_peer_server::{ForwardPeer, ForwardPeerServer};
 use meridian_proto::v1::region_peer_server::{RegionPeer, RegionPeerServer};
 use meridian_region_node::{
-    Authority, Caller, Clock, FrameRefusal, Gauge, Handle, Options, Parts, Place, Service, Space, StoreOptions, Tail,
-    TailError,
+    Authority, Caller, Clock, FrameRefusal, Gauge, Groups, Handle, Options, Parts, Place, Service, ShardGroup, Space,
+    StoreOptions, Tail, TailError,
 };
 use meridian_types::entry::Header;
 use meridian_types::frame::{Echo, FrameHeader, encode};
@@ -240,6 +240,28 @@ impl Gauge for Disk {
     }
 }
 
+/// The groups of a node, on a disk that hangs when it is told to.
+pub struct Log {
+    consensus: Consensus,
+    /// For how long, in milliseconds.
+    pub stalled_ms: AtomicU64,
+}
+
+impl Groups for Log {
+    fn start<'a>(
+        &'a self,
+        group: GroupId,
+        voters: &'a [NodeId],
+        machine: Box<dyn StateMachine>,
+    ) -> BoxFuture<'a, Result<Arc<dyn ShardGroup>, StartError>> {
+        Groups::start(&self.consensus, group, voters, machine)
+    }
+
+    fn stalled(&self) -> Option<Duration> {
+        Some(Duration::from_millis(self.stalled_ms.load(Ordering::SeqCst))).filter(|age| !age.is_zero())
+    }
+}
+
 /// Where other nodes listen, once they do.
 #[derive(Default)]
 pub struct Addresses(Mutex<BTreeMap<NodeId, SocketAddr>>);
@@ -259,6 +281,7 @@ pub struct RegionUnderTest {
     pub plane: Arc<Plane>,
     pub clock: Arc<Hands>,
     pub disk: Arc<Disk>,
+    pub log: Arc<Log>,
     pub addresses: Arc<Addresses>,
     consensus: Consensus,
     stop: Option<oneshot::Sender<()>>,
@@ -285,10 +308,12 @@ impl RegionUnderTest {
         // Soon enough for tests in which the log is purged.
         log.persist_every = Duration::from_secs(1);
         let consensus = Consensus::open(log, addresses.clone()).await.unwrap();
+        let log = Arc::new(Log { consensus: consensus.clone(), stalled_ms: AtomicU64::new(0) });
         let clock = Arc::new(Hands { wall_ms: AtomicU64::new(1_790_000_000_000), monotonic_ms: AtomicU64::new(1000) });
         let disk = Arc::new(Disk(AtomicU64::new(1 << 39)));
         let place = Place { region: id, node, shards: SHARDS, voters: vec![node], dir: dir.join("state") };
         let parts = Parts {
+            groups: log.clone(),
             clock: clock.clone(),
             gauge: disk.clone(),
             ..Parts::new(consensus.clone(), Arc::new(Voice { plane: plane.clone(), region: id }), addresses.clone())
@@ -305,6 +330,7 @@ impl RegionUnderTest {
             plane: plane.clone(),
             clock,
             disk,
+            log,
             addresses,
             consensus,
             stop: Some(stop),
