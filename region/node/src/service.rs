@@ -3,11 +3,8 @@
 use std::collections::BTreeSet;
 use std::future::Future;
 use std::sync::Arc;
-<<<<<<< HEAD
-use std::time::Duration;
-=======
 use std::sync::atomic::{AtomicU64, Ordering};
->>>>>>> health-in
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures::FutureExt;
