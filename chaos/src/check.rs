@@ -10,8 +10,10 @@ mod bounds;
 mod chains;
 mod converge;
 mod counters;
+mod crossed;
 mod damped;
 mod digests;
+mod dropped;
 mod durable;
 mod epochs;
 mod evidence;
@@ -21,6 +23,7 @@ mod fewer;
 mod floor;
 mod forks;
 mod fresh;
+mod kinds;
 mod linear;
 mod lists;
 mod live;
@@ -45,6 +48,7 @@ mod tests;
 
 use std::fmt;
 
+pub use dropped::Remnant;
 pub use evidence::{Assumption, Evidence, Final, Known, Limits, Salvaged, Setup};
 pub use forks::{Failover, Forks, Undone};
 pub use policies::Policies;
@@ -115,6 +119,7 @@ checkers! {
     stale: "CON-3", rests on ClockRates;
     fresh: "CON-3", rests on ClockRates;
     once: "ONE-1", rests on ClockFarAhead;
+    crossed: "CON-4";
     prefix: "ORD-1";
     digests: "ORD-1";
     durable: "DUR-2";
@@ -129,6 +134,7 @@ checkers! {
     epochs: "FEN-1";
     revival: "CON-5", rests on ClockAhead Disks;
     converge: "CON-4", rests on ClockAhead Disks;
+    dropped: "RES-1", rests on ClockAhead Disks;
     bounds: "RES-1";
     live: "LIVE", rests on ClockAhead Disks;
 }

@@ -272,7 +272,7 @@ impl Scenario {
         if self.seconds < 6 {
             return invalid("seconds", "less than 6 leave no time for anything".to_owned());
         }
-        for bucket in &self.buckets {
+        for (place, bucket) in self.buckets.iter().enumerate() {
             if bucket.without.iter().any(|node| *node >= self.regions) {
                 return invalid("without", format!("nodes are numbered from 0 to {}", self.regions - 1));
             }
@@ -287,8 +287,12 @@ impl Scenario {
             };
             auto.validate(bucket.policy, &[]).or_else(|why| invalid("auto", why.to_string()))?;
             let active = bucket.policy == Policy::ActiveActive;
+            // What one kind of bucket can't serve is refused there, and works in the other.
+            let crosses = |it: &Planned| matches!(it.what, Fault::Cross { bucket, .. } if bucket == place);
+            let crosses = self.faults.iter().any(crosses);
             let fits = |kind: &Kind| {
-                if active { Kind::ACTIVE_ACTIVE.contains(kind) } else { Kind::WITH_PRIMARY.contains(kind) }
+                let of_its_own = if active { &Kind::ACTIVE_ACTIVE[..] } else { &Kind::WITH_PRIMARY[..] };
+                crosses || of_its_own.contains(kind)
             };
             if let Some(plan) = bucket.workloads.iter().find(|plan| !fits(&plan.kind)) {
                 return invalid("kind", format!("a bucket with policy {} can't serve {:?}", bucket.policy, plan.kind));
@@ -389,6 +393,23 @@ mod tests {
         };
         let (with_primary, active) = (changes(false), changes(true));
         assert!((60..180).contains(&with_primary) && (25..120).contains(&active), "{with_primary}, {active}");
+    }
+
+    #[test]
+    fn buckets_of_both_kinds_cross_in_a_fifth_of_the_drawn_scenarios() {
+        let crossings = |active: bool| {
+            let has = |seed: &u64| {
+                let scenario = Scenario::drawn(*seed, 60);
+                let first = scenario.faults.iter().find_map(|planned| match planned.what {
+                    Fault::Cross { bucket, .. } => Some(!scenario.buckets[bucket].policy.has_primary()),
+                    _ => None,
+                });
+                first == Some(active)
+            };
+            (0..500).filter(has).count()
+        };
+        let (opened, closed) = (crossings(false), crossings(true));
+        assert!((100..140).contains(&(opened + closed)) && closed > 10, "{opened}, {closed}");
     }
 
     #[test]

@@ -13,7 +13,7 @@ use std::time::Duration;
 use futures::future::{Either, join, join_all, select};
 use tokio::time::sleep;
 
-use crate::check::{self, Evidence, Limits};
+use crate::check::{self, Evidence, Limits, Remnant};
 use crate::history::History;
 use crate::scenario::{BucketPlan, Planned, Scenario};
 use crate::target::Target;
@@ -161,6 +161,7 @@ async fn run(seed: u64, scenario: &Scenario, planet: &Planet) -> Outcome {
     let (healed_us, _) = join(broken, join(plan.drive(planet, &history), expire(seed, scenario, planet))).await;
     fill(planet, scenario.buckets.len(), healed_us).await;
     let finals = plan.of(&planet.buckets()).last_look(planet, &history, PATIENCE).await;
+    let remnants = left_behind(planet, healed_us).await;
     // A node that finds damage refuses to go on, and says so (DUR-3).
     let says_so = |why: &str| ["damaged", "wrong checksum"].iter().any(|word| why.contains(word));
     let refuses = |why: &str| planet.violated().contains(&check::Assumption::Disks) && says_so(why);
@@ -178,7 +179,7 @@ async fn run(seed: u64, scenario: &Scenario, planet: &Planet) -> Outcome {
         violated: planet.violated(),
     };
     let evidence = Evidence::new(setup, operations, Some(planet.trace().records()), finals, Some(healed_us));
-    let evidence = evidence.with_salvage(planet.salvages().await);
+    let evidence = evidence.with_salvage(planet.salvages().await).with_remnants(remnants);
     let verdict = check::all(&evidence);
     let broken = verdict.violations.iter().map(|violation| (violation.checker, violation.to_string()));
     let failure = (!verdict.is_clean()).then(|| Failure::Broken(broken.collect()));
@@ -191,6 +192,18 @@ async fn fill(planet: &Planet, buckets: usize, healed_us: u64) {
     let waits = |planet: &Planet| planet.buckets().iter().any(|it| it.joins.now.is_some() || it.crossing.is_some());
     while planet.now_us() <= until_us && waits(planet) {
         join_all((0..buckets).map(|bucket| planet.go_on_joining(bucket))).await;
+        sleep(Duration::from_millis(250)).await;
+    }
+}
+
+/// What regions have of buckets that they hold no more, once they have had the time to drop it.
+async fn left_behind(planet: &Planet, healed_us: u64) -> Vec<Remnant> {
+    let until_us = healed_us + Limits::default().recovery_us;
+    loop {
+        let remnants = planet.remnants();
+        if planet.now_us() > until_us || remnants.iter().all(|it| it.keys == 0) {
+            return remnants;
+        }
         sleep(Duration::from_millis(250)).await;
     }
 }

@@ -21,6 +21,13 @@ pub trait Target: Clone + 'static {
         Epoch(0)
     }
 
+    /// Whether one region orders the writes of a bucket, and goes on to in its epoch, as far as an SDK in `region` knows it now. `None` where
+    /// that is not known, or does not change.
+    fn has_primary(&self, region: RegionId, bucket: &BucketName) -> Option<bool> {
+        let _ = (region, bucket);
+        None
+    }
+
     /// Microseconds since the run began, by the observer's own clock, which never lies: virtual or monotonic.
     fn now_us(&self) -> u64;
 }

@@ -14,6 +14,7 @@
 //! ([`executor`]), and no clock but the virtual one is read.
 
 mod clock;
+mod crossings;
 pub mod dice;
 mod disk;
 mod engine;

@@ -1,5 +1,5 @@
 //! CON-1 for conditions: no update is lost. A version is replaced by at most one compare-and-set, and no condition
-//! holds that nobody could have seen hold.
+//! holds that nobody could have seen hold. Where every region writes there are none ([`super::crossed`]).
 
 use std::collections::HashMap;
 
@@ -12,7 +12,7 @@ use super::{Evidence, Known, Stats, Violation, broken, show};
 /// Conditions that held, held once.
 pub(super) fn check(evidence: &Evidence) -> Result<Stats, Violation> {
     let mut stats = Stats::default();
-    for (bucket, key, operations) in evidence.keys().filter(|(bucket, ..)| bucket.primary.is_some()) {
+    for (bucket, key, operations) in evidence.keys() {
         let floor = Floor::of(evidence, bucket, key, &operations);
         let mut replaced: HashMap<Version, Known<'_>> = HashMap::new();
         for known in evidence.writes(bucket.id, key) {

@@ -2,34 +2,39 @@
 //!
 //! An unknown increment may or may not count, so a sum lies between bounds; without unknown ones the bounds meet.
 
-use meridian_types::{Bucket, Key, ReadLevel, Version, Write};
+use std::collections::BTreeMap;
+
+use meridian_types::{Bucket, Epoch, Key, ReadLevel, Version, Write};
 
 use super::{Evidence, Known, Stats, Violation, broken, show};
+use crate::history::Operation;
+
+/// An increment that took effect: its version, and by how much.
+type Step<'a> = (Version, i64, &'a Known<'a>);
 
 /// Counters are the sums of their increments.
 pub(super) fn check(evidence: &Evidence) -> Result<Stats, Violation> {
     let mut stats = Stats::default();
     for (bucket, key, operations) in evidence.keys() {
         let Some(counter) = Counter::of(evidence, bucket, key) else { continue };
-        if bucket.primary.is_some() {
-            for operation in operations.iter().filter(|it| it.level() == Some(&ReadLevel::Strong)) {
-                for (_, found) in operation.found().into_iter().filter(|(it, _)| *it == key) {
-                    stats.checked += 1;
-                    let read = value(found.map_or(b"0", |found| found.value.as_ref()));
-                    let bounds = counter.bounds(operation.begun_us, operation.ended_us);
-                    if read.is_none_or(|read| read < bounds.0 || read > bounds.1) {
-                        let sentence = format!(
-                            "a strong read of counter {} must lie between {} and {}",
-                            show::key(key),
-                            bounds.0,
-                            bounds.1
-                        );
-                        return Err(broken("counters", sentence).showing(operation));
-                    }
+        let strong = |it: &&&Operation| it.level() == Some(&ReadLevel::Strong);
+        for operation in operations.iter().filter(strong) {
+            for (_, found) in operation.found().into_iter().filter(|(it, _)| *it == key) {
+                stats.checked += 1;
+                let read = value(found.map_or(b"0", |found| found.value.as_ref()));
+                let bounds = counter.bounds(operation.begun_us, operation.ended_us);
+                if read.is_none_or(|read| read < bounds.0 || read > bounds.1) {
+                    let sentence = format!(
+                        "a strong read of counter {} must lie between {} and {}",
+                        show::key(key),
+                        bounds.0,
+                        bounds.1
+                    );
+                    return Err(broken("counters", sentence).showing(operation));
                 }
             }
-            stats.checked += counter.steps(key)?;
         }
+        stats.checked += counter.steps(evidence, bucket, key)?;
         stats.checked += counter.finals(evidence, bucket, key)?;
     }
     Ok(stats)
@@ -66,14 +71,31 @@ impl<'a> Counter<'a> {
     }
 
     /// In the order of versions, each acknowledged value is the one before plus its own increment, and plus what unknown
-    /// ones may have added.
-    fn steps(&self, key: &Key) -> Result<u64, Violation> {
-        let mut known: Vec<(Version, i64, &Known<'_>)> =
-            self.increments.iter().filter_map(|(by, it)| Some((it.version?, *by, it))).collect();
+    /// ones may have added; where one region goes on with what all had counted, from that.
+    fn steps(&self, evidence: &Evidence, bucket: &Bucket, key: &Key) -> Result<u64, Violation> {
+        let mut stretches: BTreeMap<Epoch, Vec<Step<'_>>> = BTreeMap::new();
+        for (by, it) in &self.increments {
+            let place = it.version.zip(evidence.stretch_of(bucket.id, it.operation));
+            if let Some((version, stretch)) = place {
+                stretches.entry(stretch).or_default().push((version, *by, it));
+            }
+        }
+        let mut checked = 0;
+        for (stretch, known) in stretches {
+            let before = evidence.before_stretch(bucket.id, key, stretch).map(|it| match it.write {
+                Write::Increment { by, .. } => *by,
+                _ => 0,
+            });
+            checked += self.steps_from(before.sum(), known, key)?;
+        }
+        Ok(checked)
+    }
+
+    fn steps_from(&self, begin: i64, mut known: Vec<Step<'_>>, key: &Key) -> Result<u64, Violation> {
         known.sort_by_key(|(version, ..)| *version);
         let lost = self.increments.iter().filter(|(_, it)| it.version.is_none());
         let slack = lost.fold((0i64, 0i64), |slack, (by, _)| (slack.0 + by.min(&0), slack.1 + by.max(&0)));
-        let mut last = (0i64, 0i64);
+        let mut last = (begin, begin);
         let mut before: Option<&Known<'_>> = None;
         for (_, by, it) in &known {
             let expected = (last.0 + by, last.1 + by);

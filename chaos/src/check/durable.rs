@@ -177,6 +177,6 @@ impl Copies {
 /// Where every region writes, a later epoch begins in each of them by its own word, and all have what was before: what waits for that needs
 /// nobody else.
 fn begins_by_itself(evidence: &Evidence, entry: &Entry) -> bool {
-    let active = |id| evidence.setup.buckets.iter().any(|it| it.id == id && it.primary.is_none());
-    entry.epoch > Epoch(1) && active(entry.bucket)
+    let active = |epoch: u64| evidence.kinds.is_active(entry.bucket, Epoch(epoch));
+    entry.epoch > Epoch(1) && active(entry.epoch.0) && active(entry.epoch.0 - 1)
 }

@@ -9,7 +9,9 @@ use meridian_types::{
     SalvageBundle, SalvageKey, ShardDigest, ShardId, Version, Write,
 };
 
+use super::dropped::Remnant;
 use super::forks::Forks;
+use super::kinds::Kinds;
 use super::members::Members;
 use super::policies::Policies;
 use crate::history::{Operation, Told};
@@ -104,8 +106,12 @@ pub struct Evidence {
     pub policies: Policies,
     /// Which regions held each bucket when.
     pub(super) members: Members,
+    /// Whether one region wrote each bucket when, or all of them.
+    pub(super) kinds: Kinds,
     /// What lost primaries kept of what was undone; `None` when nobody looked.
     pub salvage: Option<Vec<Salvaged>>,
+    /// What regions that hold a bucket no more had of it in the end.
+    pub remnants: Vec<Remnant>,
     /// What truly happened, if somebody could see it.
     pub records: Option<Vec<Record>>,
     /// What every region held in the end; empty when the run ended without looking.
@@ -150,6 +156,7 @@ impl Evidence {
         let forks = Forks::of(records.as_deref().unwrap_or_default());
         let policies = Policies::of(&setup.buckets, records.as_deref().unwrap_or_default());
         let members = Members::of(&setup.buckets, records.as_deref().unwrap_or_default());
+        let kinds = Kinds::of(&setup.buckets, &policies, &forks, records.as_deref().unwrap_or_default());
         let undone = set_aside(&setup, &forks, &mut operations);
         let index = Index::of(&setup, &operations, records.as_deref(), &forks);
         Evidence {
@@ -159,7 +166,9 @@ impl Evidence {
             forks,
             policies,
             members,
+            kinds,
             salvage: None,
+            remnants: Vec::new(),
             records,
             finals,
             healed_us,
@@ -171,6 +180,12 @@ impl Evidence {
     #[must_use]
     pub fn with_salvage(self, salvage: Vec<Salvaged>) -> Evidence {
         Evidence { salvage: Some(salvage), ..self }
+    }
+
+    /// With what is left where buckets are not held.
+    #[must_use]
+    pub fn with_remnants(self, remnants: Vec<Remnant>) -> Evidence {
+        Evidence { remnants, ..self }
     }
 
     /// The bucket of that name.
@@ -186,7 +201,7 @@ impl Evidence {
     /// How many regions must have a write of that epoch.
     pub(super) fn required(&self, bucket: BucketId, epoch: Epoch) -> usize {
         let holders = self.members.holders(bucket, epoch);
-        self.policies.under(bucket, epoch).next().map_or(1, |word| word.policy.required_regions(holders))
+        self.policies.policy(bucket, epoch).map_or(1, |policy| policy.required_regions(holders))
     }
 
     /// The shard of a key.

@@ -13,7 +13,7 @@ use crate::history::Operation;
 /// Lists only grow, each item once.
 pub(super) fn check(evidence: &Evidence) -> Result<Stats, Violation> {
     let mut stats = Stats::default();
-    for (bucket, key, operations) in evidence.keys().filter(|(bucket, ..)| bucket.primary.is_some()) {
+    for (bucket, key, operations) in evidence.keys() {
         let Some(list) = List::of(evidence, bucket, key, &operations)? else { continue };
         stats.checked += list.sightings.len() as u64;
         list.compare(key)?;

@@ -2,7 +2,8 @@
 //! along the one history a bucket with a primary has. So nothing needs to be searched: in real time, versions never fall.
 //!
 //! Finds most of what the search finds, and some of what it can't: a write that got an older version than one
-//! acknowledged before it would lose to it in a region that merges by version.
+//! acknowledged before it would lose to it in a region that merges by version. Where every region came to write, what they wrote is
+//! behind all of before, and before all that one region orders then: each stamps above what it has applied.
 
 use meridian_types::ReadLevel;
 
@@ -12,9 +13,13 @@ use super::{Evidence, Stats, Violation, broken, show};
 /// Strong reads and writes of a key move forward in real time.
 pub(super) fn check(evidence: &Evidence) -> Result<Stats, Violation> {
     let mut stats = Stats::default();
-    for (bucket, key, operations) in evidence.keys().filter(|(bucket, ..)| bucket.primary.is_some()) {
+    for (bucket, key, operations) in evidence.keys() {
+        let ordered = |operation| evidence.stretch_of(bucket.id, operation).is_some();
+        if !operations.iter().any(|it| ordered(it)) {
+            continue;
+        }
         let floor = Floor::of(evidence, bucket, key, &operations);
-        for known in evidence.writes(bucket.id, key) {
+        for known in evidence.writes(bucket.id, key).filter(|known| ordered(known.operation)) {
             let Some(version) = known.version else { continue };
             stats.checked += 1;
             if let Some(mark) = floor.before(known.operation.begun_us)
@@ -27,7 +32,7 @@ pub(super) fn check(evidence: &Evidence) -> Result<Stats, Violation> {
                 return Err(broken("order", sentence).showing(mark.by).showing(known.operation));
             }
         }
-        for operation in operations.iter().filter(|it| it.level() == Some(&ReadLevel::Strong)) {
+        for operation in operations.iter().filter(|it| it.level() == Some(&ReadLevel::Strong) && ordered(it)) {
             for (_, found) in operation.found().into_iter().filter(|(it, _)| *it == key) {
                 stats.checked += 1;
                 if let Some(mark) = floor.before(operation.begun_us)

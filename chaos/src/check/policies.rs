@@ -73,9 +73,17 @@ impl Policies {
         self.under(bucket, epoch).any(|word| word.policy.degrade_after_ms().is_some())
     }
 
+    /// The policy that writes of an epoch are held to. An epoch in which every region comes to write is on record before: with the policy
+    /// of then, and nobody writes.
+    pub(super) fn policy(&self, bucket: BucketId, epoch: Epoch) -> Option<Policy> {
+        let mut policies = self.under(bucket, epoch).map(|word| word.policy);
+        let first = policies.next()?;
+        Some(policies.find(|policy| *policy == Policy::ActiveActive).unwrap_or(first))
+    }
+
     /// The lane of the entries of an epoch.
     pub(super) fn lane(&self, bucket: &Bucket, epoch: Epoch) -> Lane {
-        self.under(bucket.id, epoch).next().map_or(bucket.policy, |word| word.policy).lane()
+        self.policy(bucket.id, epoch).unwrap_or(bucket.policy).lane()
     }
 
     /// What is on record when a `sync` bucket comes to be SYNC after it was not, or stays so without one of its regions.

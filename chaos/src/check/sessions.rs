@@ -8,6 +8,7 @@ use meridian_types::{
     Bucket, BucketId, Effect, Hlc, Key, ReadLevel, RefusalKind, Request, SessionToken, ShardId, Version, Write,
 };
 
+use super::crossed::needs_order;
 use super::floor::Floor;
 use super::{Evidence, Stats, Violation, broken, show};
 use crate::history::{Operation, Told};
@@ -29,8 +30,9 @@ pub(super) fn check(evidence: &Evidence) -> Result<Stats, Violation> {
         let session = sessions.entry(operation.client).or_default();
         stats.checked += 1;
         if is_sent_away(operation) {
-            let rightly =
-                asks_for_too_many(evidence, bucket, operation) || saw_what_was_given_up(evidence, bucket, operation);
+            let rightly = asks_for_too_many(evidence, bucket, operation)
+                || asks_for_an_order(evidence, bucket, operation)
+                || saw_what_was_given_up(evidence, bucket, operation);
             if evidence.records.is_some() && !rightly {
                 let sentence = "a session was sent away for having seen what was given up, and it had not".to_owned();
                 return Err(broken("sessions", sentence).showing(operation));
@@ -118,6 +120,11 @@ fn asks_for_too_many(evidence: &Evidence, bucket: &Bucket, operation: &Operation
     let Request::Write { ack, .. } = &operation.request else { return false };
     let fewest = evidence.members.fewest(bucket.id);
     ack.required_regions(1, fewest) > fewest
+}
+
+/// Refused for what takes one order among all regions, which there is none of where all of them write.
+fn asks_for_an_order(evidence: &Evidence, bucket: &Bucket, operation: &Operation) -> bool {
+    evidence.kinds.was_active(bucket.id) && needs_order(operation)
 }
 
 fn saw_what_was_given_up(evidence: &Evidence, bucket: &Bucket, operation: &Operation) -> bool {

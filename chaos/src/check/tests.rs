@@ -1,6 +1,7 @@
 //! Every checker passes an honest story and finds the lie in others: one for each row of the table of bugs that others
 //! shipped which a history or a trace can tell.
 
+mod crossed;
 mod damped;
 mod facts;
 mod lasting;

@@ -1,4 +1,4 @@
-//! FEN-1: at most one region acknowledges writes for a bucket at any moment, active-active aside.
+//! FEN-1: at most one region acknowledges writes for a bucket at any moment, epochs in which every region writes aside ([`super::crossed`]).
 //!
 //! Seen from outside: no two regions order acknowledged writes under one epoch. Seen from inside, in true time: the
 //! intervals in which nodes of different regions may act never overlap; a primary acknowledges only within one of
@@ -27,8 +27,9 @@ fn orders(evidence: &Evidence) -> Result<u64, Violation> {
     let mut heard: HashMap<(BucketId, Epoch), u64> = HashMap::new();
     let acknowledged = || {
         evidence.all_writes().filter_map(|known| {
-            let bucket = evidence.bucket_of(known.operation).filter(|bucket| bucket.primary.is_some())?;
-            Some((bucket, known.answer?.epoch, known.version?, known.operation))
+            let (bucket, epoch) = (evidence.bucket_of(known.operation)?, known.answer?.epoch);
+            let one = !evidence.kinds.is_active(bucket.id, epoch);
+            one.then_some((bucket, epoch, known.version?, known.operation))
         })
     };
     for (bucket, epoch, _, operation) in acknowledged() {
@@ -59,7 +60,7 @@ fn ordered(evidence: &Evidence, records: &[Record]) -> Result<u64, Violation> {
     let mut primaries: HashMap<(BucketId, Epoch), RegionId> = HashMap::new();
     for record in records {
         let Fact::Applied { entry, .. } = &record.fact else { continue };
-        let primary = evidence.setup.buckets.iter().any(|it| it.id == entry.bucket && it.primary.is_some());
+        let primary = !evidence.kinds.is_active(entry.bucket, entry.epoch);
         let orders = matches!(entry.kind, Kind::Write | Kind::Expire);
         if !primary || !orders || matches!(entry.verdict, Verdict::Void | Verdict::Parked) {
             continue;
@@ -129,7 +130,7 @@ fn intervals(evidence: &Evidence, records: &[Record]) -> Result<u64, Violation> 
                 }
             }
             Fact::Acknowledged { replica, origin, bucket, epoch, .. } if replica.region == *origin => {
-                let primary = evidence.setup.buckets.iter().any(|it| it.id == *bucket && it.primary.is_some());
+                let primary = !evidence.kinds.is_active(*bucket, *epoch);
                 // Under an epoch of another region it only hands on, or answers early, what it once decided itself.
                 let hands_on = primaries.get(&(*bucket, *epoch)).is_some_and(|it| *it != replica.region);
                 let Some(known) = rights.get(bucket).filter(|_| primary && !hands_on) else { continue };

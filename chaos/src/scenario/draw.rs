@@ -2,6 +2,7 @@
 //! et al., 2012): what never happens together in one world does in another.
 
 mod alone;
+mod crossings;
 mod failovers;
 mod policies;
 mod regions;
@@ -131,11 +132,23 @@ pub(super) fn scenario(seed: u64, seconds: u64) -> Scenario {
         buckets,
         faults,
     };
-    if calm { drawn } else { alone::instead_of(drawn, &Dice::new(seed ^ ALONE)) }
+    if calm {
+        return drawn;
+    }
+    let mut world = alone::instead_of(drawn.clone(), &Dice::new(seed ^ ALONE));
+    if world == drawn {
+        let crossings = crossings::draw(&Dice::new(seed ^ 0xc405_51f9), &mut world.buckets, regions, seconds);
+        world.faults.extend(crossings);
+        world.faults.sort_by_key(|planned| planned.at_ms);
+    }
+    crossings::instead_of(world, &Dice::new(seed ^ ALONE_CROSSING))
 }
 
 /// Whose worlds are about one thing.
 const ALONE: u64 = 0xa10e_00f0;
+
+/// Whose worlds are about crossings.
+const ALONE_CROSSING: u64 = 0xa10e_c405;
 
 fn buckets(dice: &Dice, regions: usize) -> Vec<BucketPlan> {
     let policies = [

@@ -37,6 +37,8 @@ pub(super) struct Client<T> {
     values: u64,
     /// The epoch of its bucket, as far as it knows.
     epoch: Epoch,
+    /// Whether one region orders its writes under that epoch, as far as it knows.
+    has_primary: bool,
     /// What it has seen, if it cares.
     pub(super) session: Option<SessionToken>,
     until_us: u64,
@@ -59,6 +61,7 @@ impl<T: Target> Client<T> {
             history,
             rng,
             options: workload.options,
+            has_primary: workload.bucket.primary.is_some(),
             workload: workload.clone(),
             regions,
             number,
@@ -87,8 +90,10 @@ impl<T: Target> Client<T> {
         self.target.now_us() < self.until_us
     }
 
-    pub(super) fn has_primary(&self) -> bool {
-        self.workload.bucket.primary.is_some()
+    /// Whether one region orders the writes of its bucket, as far as it has heard.
+    pub(super) fn has_primary(&mut self) -> bool {
+        self.known_epoch(self.region);
+        self.has_primary
     }
 
     /// Whether something that happens this often of a hundred times happens.
@@ -193,10 +198,11 @@ impl<T: Target> Client<T> {
         let gives_up = self.chance(self.options.gives_up_percent);
         let mut region = self.region;
         let mut effect = Effect::None;
-        let (mut attempts, mut anew) = (0, false);
+        let (mut attempts, mut anew, mut stays) = (0, false, false);
         let told = loop {
             attempts += 1;
             let known = self.known_epoch(region);
+            let merges = !self.has_primary;
             if let Request::Write { begun, .. } = &mut request
                 && anew
                 && known > *begun
@@ -223,7 +229,9 @@ impl<T: Target> Client<T> {
             if !again || attempts == ATTEMPTS_MAX || (gives_up && effect != Effect::None) || !self.has_time() {
                 break told;
             }
-            if self.has_primary() || effect == Effect::None {
+            // Where every region writes only that one would recognise it (ONE-1).
+            stays |= merges && effect != Effect::None;
+            if !stays {
                 region = self.any_region();
             }
             let pause_ms = self.rng.random_range(20..=400);
@@ -232,9 +240,14 @@ impl<T: Target> Client<T> {
         self.conclude(request, region, begun_us, told)
     }
 
-    /// The epoch of its bucket, as far as it has heard of it in any region.
+    /// The epoch of its bucket, as far as it has heard of it in any region; and with it who writes then.
     fn known_epoch(&mut self, region: RegionId) -> Epoch {
-        self.epoch = self.epoch.max(self.target.epoch(region, &self.workload.bucket.name));
+        let bucket = &self.workload.bucket.name;
+        let epoch = self.target.epoch(region, bucket);
+        if epoch >= self.epoch {
+            self.epoch = epoch;
+            self.has_primary = self.target.has_primary(region, bucket).unwrap_or(self.has_primary);
+        }
         self.epoch
     }
 

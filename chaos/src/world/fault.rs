@@ -228,6 +228,25 @@ pub enum Fault {
         /// Whether it is to hold it.
         add: bool,
     },
+    /// Nothing breaks: an operator has all regions write a bucket, or one of them again, while it serves, and is patient where that has to
+    /// wait.
+    Cross {
+        /// Which bucket.
+        bucket: usize,
+        /// What its policy is to be.
+        #[serde(with = "crate::scenario::words::policy")]
+        to: Policy,
+        /// The node whose region is to order its writes, if one is to.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        primary: Option<usize>,
+        /// For how long writes may stop, in milliseconds.
+        pause_ms_max: u64,
+    },
+    /// Nothing breaks: an operator gives a crossing up that is under way.
+    TurnBack {
+        /// Of which bucket.
+        bucket: usize,
+    },
     /// A record of a node's log gets a wrong bit.
     RotLog {
         /// Whose.
@@ -273,6 +292,9 @@ impl Fault {
             Fault::ChangePolicy { .. } => "change of policy",
             Fault::ChangeRegions { add: true, .. } => "one region more",
             Fault::ChangeRegions { add: false, .. } => "one region less",
+            Fault::Cross { to: Policy::ActiveActive, .. } => "opening",
+            Fault::Cross { .. } => "closing",
+            Fault::TurnBack { .. } => "crossing given up by an operator",
             Fault::RotLog { .. } => "bit rot in the log",
             Fault::RotState { .. } => "bit rot in the state",
         }
@@ -290,6 +312,8 @@ impl Fault {
                 | Fault::Failover { .. }
                 | Fault::ChangePolicy { .. }
                 | Fault::ChangeRegions { .. }
+                | Fault::Cross { .. }
+                | Fault::TurnBack { .. }
         );
         planet.fact(Fact::Fault { what: what.clone(), disturbs });
         self.last(planet).await;
@@ -344,6 +368,10 @@ impl Fault {
             Fault::Failover { bucket, to, forced } => planet.fail_over(bucket, to, forced).await,
             Fault::ChangePolicy { bucket, to, settings } => planet.change_policy(bucket, to, settings).await,
             Fault::ChangeRegions { bucket, node, add } => planet.change_regions(bucket, node, add).await,
+            Fault::Cross { bucket, to, primary, pause_ms_max } => {
+                planet.cross(bucket, (to, primary), pause_ms_max).await;
+            }
+            Fault::TurnBack { bucket } => planet.turn_back(bucket).await,
             Fault::RotLog { node } => rot(planet, node, true),
             Fault::RotState { node } => rot(planet, node, false),
         }

@@ -144,7 +144,7 @@ impl Planet {
     }
 
     /// A bucket that the planet began with, as the copy of the metadata that is furthest has it.
-    fn bucket(&self, bucket: usize) -> Option<Arc<Bucket>> {
+    pub(super) fn bucket(&self, bucket: usize) -> Option<Arc<Bucket>> {
         let name = &self.spec(bucket)?.name;
         self.buckets().into_iter().find(|known| known.name == *name)
     }

@@ -25,7 +25,7 @@ use super::record::Record;
 use super::replication::WINDOW_BYTES;
 use super::replication::intake::SKEW_MS_MAX;
 use super::wires::{CallError, Wires};
-use crate::check::{Assumption, Salvaged};
+use crate::check::{Assumption, Remnant, Salvaged};
 use crate::target::Target;
 use crate::trace::{Fact, Replica, Trace};
 
@@ -274,11 +274,31 @@ impl Planet {
         all
     }
 
+    /// What regions that run have of buckets that they do not hold.
+    pub fn remnants(&self) -> Vec<Remnant> {
+        let mut remnants = Vec::new();
+        for bucket in self.buckets() {
+            for (node, region) in self.regions().into_iter().enumerate().filter(|(_, region)| !bucket.reaches(*region))
+            {
+                let Some(handle) = self.handle(node) else { continue };
+                let keys = handle.digests(Some(bucket.id)).iter().map(|it| it.digest.keys).sum();
+                remnants.push(Remnant { region, bucket: bucket.id, keys });
+            }
+        }
+        remnants
+    }
+
     /// The buckets, as the copy of the metadata that is furthest has them.
     pub fn buckets(&self) -> Vec<Arc<Bucket>> {
         let copies = self.lives().map(|life| life.plane.copy.topology());
         let newest = copies.max_by_key(|topology| topology.index);
         newest.map(|topology| topology.buckets.values().cloned().collect()).unwrap_or_default()
+    }
+
+    /// A bucket as the node of a region has it, while that runs.
+    fn heard(&self, region: RegionId, bucket: &BucketName) -> Option<Arc<Bucket>> {
+        let life = self.lives().find(|life| life.replica.region == region)?;
+        life.plane.copy.topology().bucket_named(bucket.as_str()).cloned()
     }
 
     /// Which node leads the metadata plane, as far as some node knows it leads.
@@ -515,9 +535,11 @@ impl Target for Planet {
     }
 
     fn epoch(&self, region: RegionId, bucket: &BucketName) -> Epoch {
-        let life = self.lives().find(|life| life.replica.region == region);
-        let topology = life.map(|life| life.plane.copy.topology());
-        topology.and_then(|known| known.bucket_named(bucket.as_str()).map(|it| it.epoch)).unwrap_or_default()
+        self.heard(region, bucket).map(|it| it.epoch).unwrap_or_default()
+    }
+
+    fn has_primary(&self, region: RegionId, bucket: &BucketName) -> Option<bool> {
+        self.heard(region, bucket).map(|it| it.primary.is_some() && !it.is_opening())
     }
 
     fn now_us(&self) -> u64 {

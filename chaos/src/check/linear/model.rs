@@ -4,6 +4,7 @@ use bytes::Bytes;
 use meridian_types::request::Found;
 use meridian_types::{Key, Outcome, Request, Version, Write};
 
+use crate::check::show;
 use crate::history::Operation;
 
 /// The model.
@@ -19,11 +20,22 @@ pub(super) enum Held {
     Value(Bytes, Option<Version>),
 }
 
+impl std::fmt::Display for Held {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Held::Absent => f.write_str("nothing"),
+            Held::Value(value, _) => f.write_str(&show::bytes(value)),
+        }
+    }
+}
+
 /// One operation on the key: what was asked, and what was told, if anything.
 #[derive(Clone, Debug)]
 pub(super) enum Act {
     /// A read that found this.
     Found(Option<Found>),
+    /// All regions had this when one of them began to order.
+    Begins(Held),
     /// A write, with its outcome if it is known.
     Wrote(Write, Option<Outcome>),
     /// An answer that doesn't belong to its request.
@@ -67,6 +79,7 @@ impl porcupine_rs::Model for Cell {
 
     fn step(held: &Held, act: &Act) -> (bool, Held) {
         let next = match act {
+            Act::Begins(with) => Some(with.clone()),
             Act::Found(found) => read(held, found.as_ref()),
             Act::Wrote(write, None) => Some(unknown(held, write)),
             Act::Wrote(write, Some(outcome)) => told(held, write, outcome),

@@ -4,6 +4,7 @@ use meridian_types::{Acks, BucketId, Epoch, Lsn, Outcome, Policy, RegionId, Requ
 
 use super::story::{ASYNC, CAPPED, SYNC, Story, asks, entry, put, replica, v};
 use super::{catches, found_by};
+use crate::check::Remnant;
 use crate::trace::{Copies, Entry, Fact};
 
 /// A node hears of which regions hold a bucket from then on; the time is the metadata's index, too.
@@ -99,4 +100,14 @@ fn a_region_that_joins_counts_in_time() {
     let mut never = holds(Story::default(), 1, (ASYNC, 1), &[1, 3], Some(2));
     never.healed_ms = Some(5_000);
     catches("live", &never.fact(36_000, Fact::Healed).evidence(), "does not count yet");
+}
+
+#[test]
+fn res_1_a_removed_region_has_nothing_left() {
+    let story = |keys| {
+        let remnant = Remnant { region: RegionId(3), bucket: SYNC, keys };
+        Story::default().evidence().with_remnants(vec![remnant])
+    };
+    assert_eq!(found_by("dropped", &story(0)), None);
+    catches("dropped", &story(2), "region 3 was removed from bucket 1 and has 2 keys of it still");
 }

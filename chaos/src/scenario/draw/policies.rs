@@ -93,7 +93,7 @@ pub(super) fn other(dice: &Dice, policy: Policy, regions: usize) -> Policy {
     }
 }
 
-fn sync(dice: &Dice, regions: usize) -> Policy {
+pub(super) fn sync(dice: &Dice, regions: usize) -> Policy {
     let two = u8::try_from(dice.between(2, regions as u64)).unwrap_or(2);
     let acks = [Acks::One, Acks::Majority, Acks::All, Acks::Regions(two)][dice.index(4)];
     let degrade = OnPartition::Degrade { after_ms: [500, 1_500, 5_000][dice.index(3)] };
