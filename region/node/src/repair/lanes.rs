@@ -31,11 +31,26 @@ const ASK_IDLE_EVERY: Duration = Duration::from_secs(60);
 /// One incoming lane.
 type Key = (ShardId, RegionId, Lane);
 
+/// Since when a lane is not asked about, and for how long.
+#[derive(Clone, Copy)]
+struct Rest {
+    since: Instant,
+    pause: Duration,
+}
+
+impl Rest {
+    /// Whether it may be asked about again. A lane that has begun to carry something meanwhile, because the bucket has another primary now,
+    /// rests no longer than one that always did: it may be behind, and nobody would know for a minute (LIVE).
+    fn is_over(self, now: Instant, pause_now: Duration) -> bool {
+        now >= self.since + self.pause.min(pause_now)
+    }
+}
+
 /// What is known of the lanes of the shards this node leads.
 #[derive(Default)]
 pub(crate) struct Lanes {
-    /// When each may be asked about again; `None` while it is.
-    next: BTreeMap<Key, Option<Instant>>,
+    /// How long each is not asked about; `None` while it is.
+    rests: BTreeMap<Key, Option<Rest>>,
     /// Lanes that are behind, with where their source stood.
     behind: BTreeMap<Key, Survey>,
     asking: JoinSet<(Key, Option<Survey>)>,
@@ -53,7 +68,7 @@ impl Lanes {
         }
         let led = |shard: &ShardId| node.shard(*shard).is_some_and(|shard| shard.board.leads());
         self.behind.retain(|(shard, ..), _| led(shard));
-        self.next.retain(|(shard, ..), _| led(shard));
+        self.rests.retain(|(shard, ..), _| led(shard));
         for shard in node.shards.iter().filter(|shard| shard.board.leads()) {
             for source in topology.regions.keys().filter(|region| **region != node.region()) {
                 for lane in Lane::ALL {
@@ -66,22 +81,23 @@ impl Lanes {
     fn look_at(&mut self, node: &Arc<Node>, topology: &Topology, shard: &ShardNode, key: Key, now: Instant) {
         let (_, source, lane) = key;
         // The first time it is given a moment to become complete by itself.
-        let due = *self.next.entry(key).or_insert(Some(now + ASK_EVERY));
-        if due.is_none_or(|due| now < due) || self.behind.contains_key(&key) {
+        let rest = *self.rests.entry(key).or_insert(Some(Rest { since: now, pause: ASK_EVERY }));
+        let pause = pause(node, topology, source, lane);
+        if rest.is_none_or(|rest| !rest.is_over(now, pause)) || self.behind.contains_key(&key) {
             return;
         }
         if shard.lanes.age_ms(source, lane, node.clock.monotonic_ms()).is_some_and(|age| age < COMPLETE_WITHIN_MS) {
-            self.next.insert(key, Some(now + pause(node, topology, source, lane)));
+            self.rests.insert(key, Some(Rest { since: now, pause }));
             return;
         }
-        self.next.insert(key, None);
+        self.rests.insert(key, None);
         let node = Arc::clone(node);
         self.asking.spawn(async move { (key, survey_if_behind(&node, key).await) });
     }
 
     fn take(&mut self, node: &Node, topology: &Topology, key: Key, survey: Option<Survey>, now: Instant) {
         let (shard, source, lane) = key;
-        self.next.insert(key, Some(now + pause(node, topology, source, lane)));
+        self.rests.insert(key, Some(Rest { since: now, pause: pause(node, topology, source, lane) }));
         if let Some(survey) = survey {
             tracing::warn!(
                 region = %node.region(), %source, %shard, %lane, up_to = %survey.applied,
@@ -163,4 +179,19 @@ async fn go_on_behind(node: &Node, (id, source, lane): Key, survey: &Survey) -> 
     };
     let applied = node.apply_frame(&frame::encode(header, &[], &[])).await;
     applied.map(|_| ()).map_err(|why| Refusal::new(RefusalKind::Retry, why.to_string()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_lane_that_begins_to_carry_something_rests_no_longer_than_one_that_always_did() {
+        let since = Instant::now();
+        let idle = Rest { since, pause: ASK_IDLE_EVERY };
+        assert!(!idle.is_over(since + ASK_EVERY, ASK_IDLE_EVERY), "it carries nothing still");
+        assert!(!idle.is_over(since, ASK_EVERY) && idle.is_over(since + ASK_EVERY, ASK_EVERY));
+        let busy = Rest { since, pause: ASK_EVERY };
+        assert!(busy.is_over(since + ASK_EVERY, ASK_IDLE_EVERY), "it was to be asked about by then");
+    }
 }
