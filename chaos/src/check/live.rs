@@ -8,6 +8,9 @@ use meridian_types::{BucketId, ReadLevel, RefusalKind, Request};
 use super::{Evidence, Stats, Violation, broken, show};
 use crate::history::{Operation, Told};
 
+/// The kind of operation that not every bucket serves.
+const STRONG: &str = "strong read";
+
 /// After the heal and a while, everything works.
 pub(super) fn check(evidence: &Evidence) -> Result<Stats, Violation> {
     let mut stats = Stats::default();
@@ -38,6 +41,10 @@ pub(super) fn check(evidence: &Evidence) -> Result<Stats, Violation> {
         }
     }
     for ((bucket, kind), soonest) in first_success {
+        // Asked for until every region came to write, and not any more (seed 931346).
+        if kind == STRONG && evidence.policies.words(bucket).last().is_some_and(|it| !it.policy.has_primary()) {
+            continue;
+        }
         if soonest.is_none_or(|at| at > settled_us) {
             let sentence = format!(
                 "no {kind} in bucket {bucket} succeeded within {} of the heal",
@@ -81,7 +88,7 @@ fn kind(operation: &Operation) -> &'static str {
     match &operation.request {
         Request::Write { .. } => "write",
         Request::Read { level, .. } => match level {
-            ReadLevel::Strong => "strong read",
+            ReadLevel::Strong => STRONG,
             ReadLevel::Session => "session read",
             ReadLevel::Bounded { .. } => "bounded read",
             ReadLevel::Eventual => "eventual read",

@@ -177,3 +177,25 @@ fn con_2_who_asks_for_an_order_where_there_is_none_is_rightly_sent_away() {
     assert_eq!(found_by("sessions", &asked(ReadLevel::Strong)), None);
     catches("sessions", &asked(ReadLevel::Session), "was sent away");
 }
+
+/// Found by seed 931346.
+#[test]
+fn a_strong_read_is_missed_only_in_a_bucket_that_serves_some() {
+    let failed = |story: Story| {
+        let unavailable = Told::Refused(Refusal::new(RefusalKind::Unavailable, "there is no lease"));
+        let mut asked =
+            story.asked(asks(2, 1, 180, 190, ASYNC), ReadLevel::Strong, Read::Get { key: key("k") }, unavailable);
+        asked.healed_ms = Some(150);
+        asked
+    };
+    catches("live", &failed(written()).evidence(), "no strong read in bucket 2 succeeded");
+    let open = Fact::PolicyKnown {
+        replica: replica(1),
+        index: 300,
+        bucket: ASYNC,
+        epoch: Epoch(4),
+        policy: Policy::ActiveActive,
+        copies: Copies::Sync,
+    };
+    assert_eq!(found_by("live", &failed(written().fact(300, open)).evidence()), None);
+}
