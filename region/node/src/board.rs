@@ -133,7 +133,7 @@ impl Board {
     /// Which of its states the shard is in; `None` while a snapshot is taken in. What is read between two equal answers is of one.
     pub(crate) fn generation(&self) -> Option<u64> {
         let replaced = self.replaced.load(Ordering::Acquire);
-        (replaced % 2 == 0).then_some(replaced)
+        replaced.is_multiple_of(2).then_some(replaced)
     }
 
     /// Puts another state in place of the whole shard: a snapshot was taken in.
