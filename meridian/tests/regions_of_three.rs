@@ -1,7 +1,7 @@
 //! DUR-1, ONE-1, ORD-1, CON-4 with regions of three nodes in real processes: one of three may die without anything acknowledged
 //! missing, and all of them may be stopped one after the other without a request failing.
 //!
-//! `MERIDIAN_NODE_ROUNDS` (default 20) and `MERIDIAN_SEED` choose how long and which; a failure prints both.
+//! `MERIDIAN_NODE_ROUNDS` (default 10) and `MERIDIAN_SEED` choose how long and which; a failure prints both.
 
 use std::path::Path;
 use std::time::Duration;
@@ -11,11 +11,15 @@ use meridian_client::WriteAck;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use rustix::process::Signal;
+use tokio::sync::Mutex;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
 const PATIENCE: Duration = Duration::from_secs(90);
+
+/// Seven processes are enough for a small machine: one planet at a time.
+static ALONE: Mutex<()> = Mutex::const_new(());
 
 /// Long enough for a shard without a leader to get one, and for its leader to go home.
 const QUIET: Duration = Duration::from_secs(2);
@@ -67,11 +71,12 @@ async fn judge(planet: &Planet, ledgers: &[load::Ledger]) -> anyhow::Result<()> 
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nothing_acknowledged_is_lost_or_doubled_when_one_of_three_nodes_is_killed() -> anyhow::Result<()> {
-    let rounds: usize = from_env("MERIDIAN_NODE_ROUNDS", 20);
+    let rounds: usize = from_env("MERIDIAN_NODE_ROUNDS", 10);
     let seed: u64 = from_env("MERIDIAN_SEED", 0x6d65_7269_6469_616e);
     eprintln!(
         "reproduce: MERIDIAN_SEED={seed} MERIDIAN_NODE_ROUNDS={rounds} cargo test -p meridian --test regions_of_three"
     );
+    let _alone = ALONE.lock().await;
     let dir = tempfile::Builder::new().prefix("meridian-regions-of-three").tempdir()?;
     let mut planet = planet(dir.path(), [3, 3, 1]).await?;
     let stop = CancellationToken::new();
@@ -97,6 +102,7 @@ async fn nothing_acknowledged_is_lost_or_doubled_when_one_of_three_nodes_is_kill
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn no_request_fails_while_every_node_of_a_region_is_stopped_and_started_again() -> anyhow::Result<()> {
+    let _alone = ALONE.lock().await;
     let dir = tempfile::Builder::new().prefix("meridian-rolling-restart").tempdir()?;
     let mut planet = planet(dir.path(), [3, 1, 1]).await?;
     let stop = CancellationToken::new();
@@ -139,6 +145,7 @@ async fn no_request_fails_while_every_node_of_a_region_is_stopped_and_started_ag
 /// No node leads all shards of its region then, and the first one of each list does not answer.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn regions_receive_and_are_read_as_a_whole_while_a_node_of_each_is_away() -> anyhow::Result<()> {
+    let _alone = ALONE.lock().await;
     let dir = tempfile::Builder::new().prefix("meridian-node-away").tempdir()?;
     let mut planet = planet(dir.path(), [3, 3, 1]).await?;
     planet.kill(planet.nodes_of(REGIONS[0])[1])?;
@@ -166,55 +173,6 @@ async fn regions_receive_and_are_read_as_a_whole_while_a_node_of_each_is_away() 
             anyhow::ensure!(found.iter().all(Option::is_some), "{name}: {found:?}");
         }
     }
-    Ok(())
-}
-
-/// It misses more than the others keep for it.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_node_that_was_away_for_longer_than_the_log_reaches_is_filled_by_a_snapshot() -> anyhow::Result<()> {
-    const WRITERS: usize = 128;
-    let dir = tempfile::Builder::new().prefix("meridian-snapshot").tempdir()?;
-    let mut planet = planet(dir.path(), [3, 1, 1]).await?;
-    let away = planet.nodes_of(REGIONS[0])[2];
-    let client = planet.client(0).await?;
-    let bucket = client.bucket("async")?;
-    bucket.put("before", "it left").deadline(PATIENCE).await?;
-    planet.kill(away)?;
-
-    // In all shards, until their logs have been purged: every ten seconds the state is made durable, and every second it is looked.
-    let (mut written, begun) = (0, Instant::now());
-    while written < WRITERS * 40 || begun.elapsed() < Duration::from_secs(25) {
-        let keys: Vec<_> = (written..written + WRITERS).map(|nth| format!("meanwhile/{nth}")).collect();
-        let puts = keys.iter().map(|key| {
-            let put = bucket.put(key.as_str(), key.as_str()).deadline(PATIENCE);
-            async move { put.await }
-        });
-        for put in futures::future::join_all(puts).await {
-            put?;
-        }
-        written += WRITERS;
-    }
-    planet.start(away)?;
-    planet.ready(PATIENCE).await?;
-    let alone = planet.dial_only(away).connect().await?;
-    let here = alone.bucket("async")?;
-    let until = Instant::now() + PATIENCE;
-    for first in (0..written).step_by(WRITERS) {
-        let keys: Vec<_> = (first..first + WRITERS).map(|nth| format!("meanwhile/{nth}")).collect();
-        loop {
-            let asked = here.multi_get(keys.iter().map(String::as_str)).eventual().await;
-            if asked.is_ok_and(|answer| answer.found.iter().all(Option::is_some)) {
-                break;
-            }
-            anyhow::ensure!(Instant::now() < until, "{keys:?} do not arrive; {}", planet.log_tail(away));
-            sleep(Duration::from_millis(50)).await;
-        }
-    }
-    let log = std::fs::read_to_string(dir.path().join("us-east-3.log"))?;
-    anyhow::ensure!(log.contains("the shard was replaced by a snapshot"), "{written} writes came by the log alone");
-    let buckets: Vec<&str> = BUCKETS.iter().map(|(name, _)| *name).collect();
-    let unequal = verdict::regions_are_equal(&client, &buckets, PATIENCE).await.err().unwrap_or_default();
-    anyhow::ensure!(unequal.is_empty(), "{}", unequal.join("\n"));
     Ok(())
 }
 

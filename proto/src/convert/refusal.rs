@@ -98,6 +98,8 @@ pub fn refusal_of_status(status: &Status) -> Refusal {
         Code::Unavailable | Code::Cancelled | Code::Aborted | Code::ResourceExhausted | Code::Unknown | Code::Ok => {
             RefusalKind::Retry
         }
+        // A connection that ended: HTTP/2 has no better word for a peer that says goodbye.
+        Code::Internal if causes(status).next().is_some() => RefusalKind::Retry,
         Code::DeadlineExceeded => RefusalKind::Unavailable,
         Code::FailedPrecondition | Code::Internal => RefusalKind::Internal,
         Code::Unimplemented => RefusalKind::Invalid,
