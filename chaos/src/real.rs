@@ -1,4 +1,4 @@
-//! Real processes: regions of one `meridian server` each, writers that remember, and a verdict.
+//! Real processes: regions of one `meridian server` or several, writers that remember, and a verdict.
 //!
 //! A [`Planet`] is three such regions. A [`load`] writes to it and remembers what was acknowledged; [`verdict`]
 //! compares memory and planet after everything has healed.
@@ -7,6 +7,7 @@ pub mod changes;
 pub mod load;
 mod place;
 mod planet;
+pub mod trial;
 pub mod verdict;
 
 pub use place::{Launch, Place};

@@ -6,13 +6,12 @@
 use std::path::Path;
 use std::time::Duration;
 
-use chaos::real::{BUCKETS, Planet, REGIONS, load, verdict};
+use chaos::real::{BUCKETS, Planet, REGIONS, trial};
 use meridian_client::WriteAck;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use rustix::process::Signal;
 use tokio::sync::Mutex;
-use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
@@ -34,41 +33,6 @@ async fn planet(dir: &Path, nodes: [usize; REGIONS.len()]) -> anyhow::Result<Pla
     Ok(planet)
 }
 
-/// One writer per bucket and region, each beginning at a node of its own region.
-async fn start_writers(planet: &Planet, stop: &CancellationToken) -> anyhow::Result<JoinSet<load::Ledger>> {
-    let mut writers = JoinSet::new();
-    for (at, region) in REGIONS.iter().enumerate() {
-        let client = planet.client(planet.nodes_of(region)[0]).await?;
-        for (bucket, (name, policy)) in BUCKETS.into_iter().enumerate() {
-            writers.spawn(load::write(client.bucket(name)?, policy, at * BUCKETS.len() + bucket, stop.clone()));
-        }
-    }
-    Ok(writers)
-}
-
-/// Heals first, then demands progress, equality, and every acknowledged write in every region.
-async fn judge(planet: &Planet, ledgers: &[load::Ledger]) -> anyhow::Result<()> {
-    let buckets: Vec<&str> = BUCKETS.iter().map(|(name, _)| *name).collect();
-    let mut violations = Vec::new();
-    for region in REGIONS {
-        let client = planet.client(planet.nodes_of(region)[0]).await?;
-        for bucket in &buckets {
-            client.bucket(bucket)?.put("after", "healing").deadline(PATIENCE).await?;
-        }
-        violations.extend(verdict::regions_are_equal(&client, &buckets, PATIENCE).await.err().unwrap_or_default());
-        for ledger in ledgers {
-            let bucket = client.bucket(&ledger.bucket)?;
-            violations.extend(verdict::ledger_is_kept(&bucket, ledger).await.err().unwrap_or_default());
-        }
-    }
-    anyhow::ensure!(violations.is_empty(), "{}", violations.join("\n"));
-    anyhow::ensure!(
-        ledgers.iter().all(|ledger| ledger.increments.acknowledged > 0),
-        "a writer wrote nothing: {ledgers:?}"
-    );
-    Ok(())
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nothing_acknowledged_is_lost_or_doubled_when_one_of_three_nodes_is_killed() -> anyhow::Result<()> {
     let rounds: usize = from_env("MERIDIAN_NODE_ROUNDS", 10);
@@ -80,7 +44,7 @@ async fn nothing_acknowledged_is_lost_or_doubled_when_one_of_three_nodes_is_kill
     let dir = tempfile::Builder::new().prefix("meridian-regions-of-three").tempdir()?;
     let mut planet = planet(dir.path(), [3, 3, 1]).await?;
     let stop = CancellationToken::new();
-    let writers = start_writers(&planet, &stop).await?;
+    let writers = trial::start_writers(&planet, &stop).await?;
     let mut random = StdRng::seed_from_u64(seed);
     for _ in 0..rounds {
         sleep(Duration::from_millis(random.random_range(300..1500))).await;
@@ -92,7 +56,7 @@ async fn nothing_acknowledged_is_lost_or_doubled_when_one_of_three_nodes_is_kill
     stop.cancel();
     let ledgers = writers.join_all().await;
     planet.ready(PATIENCE).await?;
-    let verdict = judge(&planet, &ledgers).await;
+    let verdict = trial::judge(&planet, &ledgers, PATIENCE).await;
     if verdict.is_err() {
         // Logs and data say why; nobody can ask a folder that is gone.
         eprintln!("kept for a look: {}", dir.keep().display());
@@ -106,7 +70,7 @@ async fn no_request_fails_while_every_node_of_a_region_is_stopped_and_started_ag
     let dir = tempfile::Builder::new().prefix("meridian-rolling-restart").tempdir()?;
     let mut planet = planet(dir.path(), [3, 1, 1]).await?;
     let stop = CancellationToken::new();
-    let writers = start_writers(&planet, &stop).await?;
+    let writers = trial::start_writers(&planet, &stop).await?;
     sleep(QUIET).await;
     for node in planet.nodes_of(REGIONS[0]) {
         planet.signal(node, Signal::TERM)?;
@@ -126,10 +90,7 @@ async fn no_request_fails_while_every_node_of_a_region_is_stopped_and_started_ag
     stop.cancel();
     let ledgers = writers.join_all().await;
     for ledger in &ledgers {
-        let unknown = ledger.increments.unknown
-            + i64::try_from(
-                ledger.puts.values().chain(ledger.appends.iter().map(|(_, known)| known)).filter(|it| !**it).count(),
-            )?;
+        let unknown = ledger.unknown();
         anyhow::ensure!(
             ledger.refused == 0 && unknown == 0 && ledger.surprises.is_empty(),
             "writer {} of {}: {} refused, {unknown} unknown, {:?}",
@@ -139,7 +100,7 @@ async fn no_request_fails_while_every_node_of_a_region_is_stopped_and_started_ag
             ledger.surprises
         );
     }
-    judge(&planet, &ledgers).await
+    trial::judge(&planet, &ledgers, PATIENCE).await
 }
 
 /// No node leads all shards of its region then, and the first one of each list does not answer.

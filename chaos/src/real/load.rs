@@ -74,6 +74,20 @@ pub async fn write(bucket: Bucket, policy: Policy, writer: usize, stop: Cancella
 }
 
 impl Ledger {
+    /// How many writes were acknowledged.
+    pub fn acknowledged(&self) -> i64 {
+        let puts = self.puts.values().filter(|acknowledged| **acknowledged).count();
+        let appends = self.appends.iter().filter(|(_, acknowledged)| *acknowledged).count();
+        self.increments.acknowledged + i64::try_from(puts + appends).unwrap_or(i64::MAX)
+    }
+
+    /// Of how many it is not known whether they took effect.
+    pub fn unknown(&self) -> i64 {
+        let puts = self.puts.values().filter(|acknowledged| !**acknowledged).count();
+        let appends = self.appends.iter().filter(|(_, acknowledged)| !*acknowledged).count();
+        self.increments.unknown + i64::try_from(puts + appends).unwrap_or(i64::MAX)
+    }
+
     async fn increment(&mut self, bucket: &Bucket) {
         let answer = bucket.increment(counter_key(self.writer), 1).deadline(DEADLINE).await;
         match self.fate(answer.map(|_| ())) {

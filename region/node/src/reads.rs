@@ -44,13 +44,13 @@ impl Node {
         };
         let shards = self.shards_of(&standing.bucket, read);
         let patience = (*stale == StalePolicy::Wait).then_some(deadline);
-        let before = self.generations(&shards);
+        let before = self.generation(&shards);
         let verdict = self.judge(standing, level, session, &shards, patience, deadline).await?;
         match verdict {
             Verdict::Fresh(staleness_ms) => {
                 let answer = self.answer(standing, read, level, staleness_ms, deadline).await;
                 // Of what is judged by its positions nothing may be read while a snapshot takes the place of the state (CON-2).
-                if self.generations(&shards) == before { answer } else { Err(replaced()) }
+                if before.is_some() && self.generation(&shards) == before { answer } else { Err(replaced()) }
             }
             Verdict::Leader(shard) => {
                 let shard = self.shard(shard).ok_or_else(missing_shard)?;
@@ -70,8 +70,9 @@ impl Node {
         }
     }
 
-    fn generations(&self, shards: &BTreeSet<ShardId>) -> Vec<Option<u64>> {
-        shards.iter().map(|shard| self.shard(*shard).and_then(|shard| shard.board.generation())).collect()
+    /// Which states the shards are in, all together: each only rises. `None` while a snapshot is taken in by one.
+    fn generation(&self, shards: &BTreeSet<ShardId>) -> Option<u64> {
+        shards.iter().try_fold(0, |sum, shard| Some(sum + self.shard(*shard)?.board.generation()?))
     }
 
     fn shards_of(&self, bucket: &Bucket, read: &Read) -> BTreeSet<ShardId> {

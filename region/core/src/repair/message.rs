@@ -1,4 +1,5 @@
-//! What target and source say to each other, and its bytes: a version, then postcard.
+//! What target and source of a repair say to each other, and nodes of one region that lead different shards of it; and its bytes: a
+//! version, then postcard.
 //!
 //! Every message fits one answer between nodes: the largest are the digests of [`super::PARTITIONS_MAX`] partitions
 //! and a chunk of rows (RES-1). Any bytes are a message or an error.

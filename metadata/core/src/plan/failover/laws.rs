@@ -289,3 +289,29 @@ proptest! {
         prop_assert_eq!(ClusterState::decode(&told.world.state.encode()).unwrap(), told.world.state);
     }
 }
+
+/// A leader told what was lacking; the next one of its region has not heard it, and tells what it has.
+#[test]
+fn swi_2_what_was_said_to_be_lacking_stays_known_when_another_node_leads_and_has_not_heard_it() {
+    let mut world = World::new();
+    world.create_in("pay", Policy::ASYNC, &["us", "eu", "ap"]);
+    let consent = world.consent("pay", 9, 90);
+    let plan = world.failover(Some("eu"), named(&["pay"]), Some(consent)).unwrap();
+    let bucket = world.bucket("pay");
+    let lacks = Exposure { head: Lsn(33), operations: 3, bytes: 30, oldest_ms: 1 };
+    let told = |world: &mut World, lsn: u64, exposure| {
+        let remains = |shard| Remains {
+            epoch: Epoch(1),
+            seal: meridian_types::Seal { lsn: Lsn(lsn), ..seal(shard, lsn) },
+            exposure,
+            whole: true,
+        };
+        let facts = all(|shard| Fact::Fenced(remains(shard)));
+        world.tell(EU, Word { plan, bucket: bucket.id, epoch: bucket.epoch, facts });
+        let (Step::Fencing { muster, .. } | Step::Pulling { muster, .. }) = world.step(plan, "pay") else { panic!() };
+        muster.remains[&EU][&ShardId(0)].exposure
+    };
+    assert_eq!(told(&mut world, 30, Some(lacks)), Some(lacks));
+    assert_eq!(told(&mut world, 30, None), Some(lacks), "the same position: the word still holds");
+    assert_eq!(told(&mut world, 31, None), None, "of more than that it says nothing");
+}
