@@ -25,13 +25,14 @@ impl Trace {
             | Kind::ExpireClients
             | Kind::Repair
             | Kind::Stop
-            | Kind::Raise => {
+            | Kind::Raise
+            | Kind::Part => {
                 let verdict = own_verdict(&header, applied);
                 let entry = fact(lsn, lsn, &header, verdict);
                 self.record(at_us, Fact::Applied { replica, shard: shard.id(), entry });
                 self.reach(replica, shard, header.bucket, lsn);
                 // What waited for an epoch that begins without a seal is taken in, as behind a repair.
-                let takes_in = matches!(header.kind, Kind::Repair | Kind::Raise);
+                let takes_in = matches!(header.kind, Kind::Repair | Kind::Raise | Kind::Stop | Kind::Part);
                 if takes_in {
                     self.repaired(at_us, replica, shard, header.bucket, lsn);
                 }
@@ -194,7 +195,8 @@ fn own_verdict(header: &Header, applied: &Applied) -> Verdict {
         | Kind::ExpireClients
         | Kind::Repair
         | Kind::Stop
-        | Kind::Raise => Verdict::Took,
+        | Kind::Raise
+        | Kind::Part => Verdict::Took,
     }
 }
 

@@ -59,6 +59,10 @@ pub(crate) enum BodyRef<'a> {
         next: Epoch,
         after: Positions,
     },
+    Part {
+        index: u64,
+        from: RegionId,
+    },
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
@@ -172,6 +176,7 @@ pub(crate) fn decode<'a>(header: &Header, entry: &'a [u8]) -> Result<BodyRef<'a>
         BodyRef::Repair(_) => Kind::Repair,
         BodyRef::Stop { .. } => Kind::Stop,
         BodyRef::Raise { .. } => Kind::Raise,
+        BodyRef::Part { .. } => Kind::Part,
     };
     if kind == header.kind { Ok(body) } else { Err(damaged()) }
 }
@@ -328,6 +333,7 @@ mod tests {
             BodyRef::Repair(step) => Body::Repair(own_step(step)),
             BodyRef::Stop { index, stops } => Body::Stop { index, stops },
             BodyRef::Raise { index, next, after } => Body::Raise { index, next, after },
+            BodyRef::Part { index, from } => Body::Part { index, from },
         }
     }
 
@@ -359,6 +365,7 @@ mod tests {
             }),
             2 => any_step().prop_map(|step| (Kind::Repair, Body::Repair(step))),
             1 => any::<(u64, bool)>().prop_map(|(index, stops)| (Kind::Stop, Body::Stop { index, stops })),
+            1 => any::<(u64, u16)>().prop_map(|(index, from)| (Kind::Part, Body::Part { index, from: RegionId(from) })),
             1 => any::<(u64, u64, u16, u64)>().prop_map(|(index, next, region, lsn)| {
                 let after = Positions([(RegionId(region), meridian_types::Lsn(lsn))].into());
                 (Kind::Raise, Body::Raise { index, next: Epoch(next), after })

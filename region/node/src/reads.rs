@@ -160,6 +160,7 @@ impl Node {
     /// lease holds nobody else adds to it. The lease was looked at after the session came.
     pub(crate) fn check_sight(&self, standing: &Standing, shard: &ShardNode, seen: &Positions) -> Result<(), Refusal> {
         let bucket = &standing.bucket;
+        self.check_sight_of_lost(standing, shard, seen)?;
         let decides = bucket.primary == Some(self.region()) && standing.lease && !bucket.is_between_primaries();
         if !decides || !shard.board.leads() || shard.board.epoch(bucket.id) != bucket.epoch {
             return Ok(());
@@ -173,6 +174,32 @@ impl Node {
                 RefusalKind::Invalid,
                 format!(
                     "the session has seen writes of region {} that a failover of bucket `{}` gave up: begin a new session, and see `meridian salvage list` for what was kept of them",
+                    standing.topology.region_label(*region),
+                    bucket.name
+                ),
+            )),
+            None => Ok(()),
+        }
+    }
+
+    /// The same where every region writes, and one that is no longer there had more than counts: once the epoch without it has begun here,
+    /// nothing of an earlier one comes any more. Of its own log a region that is there again can tell by itself.
+    fn check_sight_of_lost(&self, standing: &Standing, shard: &ShardNode, seen: &Positions) -> Result<(), Refusal> {
+        let bucket = &standing.bucket;
+        let decides = bucket.primary.is_none() && bucket.is_in(self.region());
+        if !decides || !shard.board.leads() || shard.board.epoch(bucket.id) != bucket.epoch {
+            return Ok(());
+        }
+        // As above.
+        let applied = shard.board.applied();
+        let has = positions(shard, bucket);
+        let left = |region: RegionId| !bucket.reaches(region) && bucket.joins.was.iter().any(|it| it.region == region);
+        let gone = |region: RegionId, lsn: Lsn| left(region) || (region == self.region() && applied >= lsn);
+        match seen.0.iter().find(|(region, lsn)| has.of(**region) < **lsn && gone(**region, **lsn)) {
+            Some((region, _)) => Err(Refusal::new(
+                RefusalKind::Invalid,
+                format!(
+                    "the session has seen writes of region {} that were given up when bucket `{}` went on without it: begin a new session, and see `meridian salvage list` for what was kept of them",
                     standing.topology.region_label(*region),
                     bucket.name
                 ),

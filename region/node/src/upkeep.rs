@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use meridian_failpoint::failpoint;
 use meridian_region_core::repair::message::{Ask, Told};
+use meridian_region_core::repair::survey::Sighting;
 use meridian_region_core::{ControlResult, Due, SESSION_TTL_MS, StateView, keys};
 use meridian_types::entry::{Body, Header, Kind};
 use meridian_types::{Bucket, BucketId, Epoch, Hlc, Lane, Lsn, Refusal, RefusalKind, RegionId, Topology};
@@ -26,6 +27,9 @@ const HOUSEKEEPING_EVERY: Duration = Duration::from_secs(1);
 
 /// How often deleted buckets are looked for even if no change of the topology was seen.
 const DROP_EVERY: Duration = Duration::from_secs(30);
+
+/// How soon there is another look where this region was given up for lost: what it alone has is on its way into a bundle.
+const DROP_AGAIN: Duration = Duration::from_secs(3);
 
 /// How often silent clients are looked for.
 const CLIENTS_EVERY: Duration = Duration::from_secs(3600);
@@ -117,7 +121,11 @@ pub(crate) async fn drop_buckets(node: Arc<Node>) {
             changed = changes.changed() => if changed.is_err() { return },
         }
         for (shard, swept) in node.shards.iter().zip(&mut swept) {
-            log_failure(node.drop_deleted(shard, swept).await, shard, "a deleted bucket could not be removed");
+            let dropped = node.drop_deleted(shard, swept).await;
+            if matches!(dropped, Ok(Gone::Soon)) {
+                ticks.reset_after(DROP_AGAIN);
+            }
+            log_failure(dropped.map(drop), shard, "a deleted bucket could not be removed");
         }
     }
 }
@@ -150,12 +158,30 @@ fn log_failure(done: Result<(), Refusal>, shard: &ShardNode, what: &'static str)
     }
 }
 
+/// Whether what is to go is gone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Gone {
+    AsFarAsCanBe,
+    /// Something waits for what takes seconds.
+    Soon,
+}
+
 /// Why what is here of a bucket that this region was removed from is not dropped yet.
 enum Kept {
     /// Its primary counts it, or may.
     Counted,
     /// Some of it was ordered here and is nowhere else, as far as is known.
     Tail,
+    /// Where every region writes, none of the others has said yet that it has all that was ordered here, or that it has begun the epoch
+    /// without this one.
+    Unheard,
+    /// Of what was ordered here one of them has begun the epoch without some.
+    Lost {
+        /// That one.
+        source: RegionId,
+        /// What it has.
+        seen: Sighting,
+    },
 }
 
 impl Node {
@@ -198,12 +224,30 @@ impl Node {
 
     /// Proposes the removal of what deleted buckets left in the shard, and those that this region was removed from. `swept` are
     /// those found clean since this node started: a removal that a restart cut short is found by its data, once.
-    async fn drop_deleted(&self, shard: &ShardNode, swept: &mut BTreeSet<BucketId>) -> Result<(), Refusal> {
+    async fn drop_deleted(&self, shard: &ShardNode, swept: &mut BTreeSet<BucketId>) -> Result<Gone, Refusal> {
+        let mut gone = Gone::AsFarAsCanBe;
         if !shard.board.leads() {
-            return Ok(());
+            return Ok(gone);
         }
         for (bucket, epoch) in self.left(shard, swept)? {
             match self.why_kept(shard, bucket, epoch).await {
+                Some(Kept::Lost { source, seen }) => {
+                    match self.give_up_tail(shard, bucket, (source, &seen)).await {
+                        Ok(()) => tracing::warn!(
+                            region = %self.region(), shard = %shard.id, %bucket, %source,
+                            "this region was given up for lost in a bucket: what nobody else had of it is written down, and what is here goes: see `meridian salvage list`"
+                        ),
+                        Err(why) => {
+                            tracing::info!(region = %self.region(), shard = %shard.id, %bucket, %source, %why, "what nobody else has of a bucket that this region was given up for lost in is kept")
+                        }
+                    }
+                    gone = Gone::Soon;
+                    continue;
+                }
+                Some(Kept::Unheard) => {
+                    gone = Gone::Soon;
+                    continue;
+                }
                 Some(Kept::Tail) => {
                     tracing::warn!(
                         region = %self.region(), shard = %shard.id, %bucket,
@@ -227,7 +271,7 @@ impl Node {
             swept.insert(bucket);
             tracing::info!(region = %self.region(), shard = %shard.id, %bucket, "what a deleted bucket left behind was removed");
         }
-        Ok(())
+        Ok(gone)
     }
 
     /// The buckets that this region was removed from and that something is left of, each with the epoch as of which it was. While
@@ -258,7 +302,8 @@ impl Node {
 
     /// Why what is here of a bucket that this region was removed from stays for now, if it does: the primary lacks something that was
     /// ordered in this region while it was primary, or, where every region writes, all of them do. Then it is to be written down
-    /// before it goes (SWI-2), which is done when the region joins again. Or the primary has not begun the epoch as of which this goes: until
+    /// before it goes (SWI-2), which is done when the region joins again; where every region writes, as soon as one of them has begun
+    /// the epoch without this one. Or the primary has not begun the epoch as of which this goes: until
     /// then it counts what this region confirms as a copy, and must be right (DUR-2).
     async fn why_kept(&self, shard: &ShardNode, bucket: BucketId, epoch: Epoch) -> Option<Kept> {
         let (own, leaving) = {
@@ -272,7 +317,11 @@ impl Node {
         }
         // They all had it when they met for this region to leave.
         let others = bucket.primary.map_or_else(|| bucket.regions.clone(), |primary| vec![primary]);
-        let mut kept = if own == Lsn(0) { Kept::Counted } else { Kept::Tail };
+        let mut kept = match bucket.primary {
+            None => Kept::Unheard,
+            Some(_) if own == Lsn(0) => Kept::Counted,
+            Some(_) => Kept::Tail,
+        };
         for other in others {
             let ask = Ask::Survey { shard: shard.id };
             let Ok((_, Told::Survey(survey))) = self.peers.ask_about_repair(&topology, (other, shard.id), &ask).await
@@ -280,7 +329,11 @@ impl Node {
                 continue;
             };
             match survey.buckets.get(&bucket.id) {
-                Some(seen) if seen.positions.of(self.region()) < own => {}
+                Some(seen) if seen.positions.of(self.region()) < own => {
+                    if bucket.primary.is_none() && seen.epoch >= epoch && seen.unfit.is_empty() {
+                        kept = Kept::Lost { source: other, seen: seen.clone() };
+                    }
+                }
                 Some(seen) if bucket.primary.is_none() || seen.epoch >= epoch => return None,
                 Some(_) => kept = Kept::Counted,
                 None => {}

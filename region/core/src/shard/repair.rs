@@ -110,6 +110,11 @@ impl Shard {
             return Err(Refusal::new(RefusalKind::Invalid, "a region is not made equal to itself"));
         }
         let meta = self.buckets.entry(bucket).or_default();
+        if meta.parted == Some(source) {
+            let message =
+                "that region was given up for lost, and nothing more of it is taken in: repair it from another one";
+            return Err(Refusal::new(RefusalKind::Retry, message));
+        }
         let before = meta.repair.take();
         let rows = match before.as_ref().map(|repair| &repair.phase) {
             Some(RepairPhase::Moving { rows, .. }) => *rows,
