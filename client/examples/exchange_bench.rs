@@ -93,10 +93,15 @@ impl Control for NoControl {
     async fn switchover(&self, _: SwitchoverSpec, _: OperationId, _: bool, _: Caller) -> Result<Arc<Plan>, Refusal> {
         none()
     }
-    async fn failover_estimate(&self, _: Selection, _: Option<RegionName>) -> Result<Estimate, Refusal> {
+    async fn failover_estimate(
+        &self,
+        _: Selection,
+        _: Option<RegionName>,
+        _: Option<RegionName>,
+    ) -> Result<Estimate, Refusal> {
         none()
     }
-    fn failover_facts(&self, _: Vec<BucketId>) -> Result<(RegionId, Vec<ShardFacts>), Refusal> {
+    fn failover_facts(&self, _: Vec<BucketId>, _: Option<RegionId>) -> Result<(RegionId, Vec<ShardFacts>), Refusal> {
         none()
     }
     async fn failover(&self, _: FailoverSpec, _: OperationId, _: bool, _: Caller) -> Result<Arc<Plan>, Refusal> {

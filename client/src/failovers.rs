@@ -3,8 +3,10 @@
 use std::time::Duration;
 
 use meridian_proto::convert::{
-    estimate_from_proto, estimate_request_to_proto, failover_to_proto, plan_from_proto, refusal_of_status,
+    estimate_from_proto, estimate_request_to_proto, failover_to_proto, loss_request_to_proto, plan_from_proto,
+    refusal_of_status,
 };
+use meridian_proto::v1::FailoverEstimateRequest;
 use meridian_types::{Effect, Estimate, FailoverSpec, OperationId, Plan, Refusal, RefusalKind, RegionName, Selection};
 
 use crate::admin::{Admin, change};
@@ -19,8 +21,19 @@ impl Admin {
     /// # Errors
     /// NotFound, naming the bucket or region that there is not; or when no endpoint answers.
     pub async fn failover_estimate(&self, buckets: &Selection, to: Option<&RegionName>) -> Result<Estimate, Error> {
+        self.estimate(estimate_request_to_proto(buckets, to)).await
+    }
+
+    /// What it would cost active-active buckets to go on without a region that does not come back; answered by whatever region is reached.
+    ///
+    /// # Errors
+    /// NotFound, naming the bucket or region that there is not; or when no endpoint answers.
+    pub async fn loss_estimate(&self, buckets: &Selection, lost: &RegionName) -> Result<Estimate, Error> {
+        self.estimate(loss_request_to_proto(buckets, lost)).await
+    }
+
+    async fn estimate(&self, request: FailoverEstimateRequest) -> Result<Estimate, Error> {
         let mut stub = self.reach().await?;
-        let request = estimate_request_to_proto(buckets, to);
         let asked = tokio::time::timeout(ESTIMATE_TIMEOUT, stub.failover_estimate(request)).await;
         let answer = asked.map_err(|_| {
             Refusal::new(RefusalKind::Unavailable, format!("no answer within {} s", ESTIMATE_TIMEOUT.as_secs()))

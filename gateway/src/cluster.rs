@@ -12,7 +12,7 @@ use meridian_proto::convert::{
 use meridian_proto::identity::Identity;
 use meridian_proto::v1;
 use meridian_proto::v1::cluster_server::Cluster;
-use meridian_types::{BucketId, BucketName, Effect, Labels, PlanId, Refusal, RefusalKind};
+use meridian_types::{BucketId, BucketName, Effect, Labels, PlanId, Refusal, RefusalKind, RegionId};
 use tonic::{Request, Response, Status};
 
 use crate::seams::{Caller, Control, Via};
@@ -128,8 +128,8 @@ impl<C: Control> Cluster for ClusterService<C> {
         request: Request<v1::FailoverEstimateRequest>,
     ) -> Result<Response<v1::FailoverEstimateResponse>, Status> {
         caller(&request)?;
-        let (buckets, to) = estimate_request_from_proto(request.into_inner()).map_err(status_of_refusal)?;
-        let estimate = self.within(Changes::No, self.control.failover_estimate(buckets, to)).await?;
+        let (buckets, to, lost) = estimate_request_from_proto(request.into_inner()).map_err(status_of_refusal)?;
+        let estimate = self.within(Changes::No, self.control.failover_estimate(buckets, to, lost)).await?;
         Ok(Response::new(estimate_to_proto(&estimate)))
     }
 
@@ -138,8 +138,10 @@ impl<C: Control> Cluster for ClusterService<C> {
         request: Request<v1::FailoverFactsRequest>,
     ) -> Result<Response<v1::FailoverFactsResponse>, Status> {
         caller(&request)?;
-        let buckets = request.into_inner().buckets.into_iter().map(BucketId).collect();
-        let (region, facts) = self.control.failover_facts(buckets).map_err(status_of_refusal)?;
+        let v1::FailoverFactsRequest { buckets, lost } = request.into_inner();
+        let lost = u16::try_from(lost).ok().filter(|lost| *lost != 0).map(RegionId);
+        let buckets = buckets.into_iter().map(BucketId).collect();
+        let (region, facts) = self.control.failover_facts(buckets, lost).map_err(status_of_refusal)?;
         Ok(Response::new(facts_to_proto(region, &facts)))
     }
 

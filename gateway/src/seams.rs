@@ -144,7 +144,8 @@ pub trait Control: Send + Sync + 'static {
         caller: Caller,
     ) -> impl Future<Output = Result<Arc<Plan>, Refusal>> + Send;
 
-    /// What replacing primaries would cost, as far as this node and those it reaches know.
+    /// What replacing primaries would cost, as far as this node and those it reaches know; of active-active buckets, what it would cost
+    /// to go on without `lost`.
     ///
     /// # Errors
     /// NotFound, naming the bucket or region that there is not.
@@ -152,13 +153,18 @@ pub trait Control: Send + Sync + 'static {
         &self,
         buckets: Selection,
         to: Option<RegionName>,
+        lost: Option<RegionName>,
     ) -> impl Future<Output = Result<Estimate, Refusal>> + Send;
 
-    /// This node's region, and what the shards that this node leads have of buckets.
+    /// This node's region, and what the shards that this node leads have of buckets; of active-active ones, what they have of `lost`.
     ///
     /// # Errors
     /// Retry while the node is starting.
-    fn failover_facts(&self, buckets: Vec<BucketId>) -> Result<(RegionId, Vec<ShardFacts>), Refusal>;
+    fn failover_facts(
+        &self,
+        buckets: Vec<BucketId>,
+        lost: Option<RegionId>,
+    ) -> Result<(RegionId, Vec<ShardFacts>), Refusal>;
 
     /// Plans to replace primaries that are lost, or with `dry_run` only says what would be planned.
     ///

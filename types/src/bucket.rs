@@ -9,6 +9,7 @@ use crate::crossing::{Crossing, Way};
 use crate::failover::AutoFailover;
 use crate::id::{BucketId, BucketName, RegionId, RegionName};
 use crate::joins::Joins;
+use crate::loss::Consent;
 use crate::plan::PlanId;
 use crate::policy::{Acks, MaxLag, OnPartition, Policy};
 use crate::position::{Epoch, Hlc, Lane};
@@ -58,6 +59,9 @@ pub struct BucketChange {
     /// A region more or less; then nothing else changes. An action of its own, too.
     #[serde(skip)]
     pub regions: Option<RegionChange>,
+    /// The region that is removed is lost, and somebody has agreed to what that costs. An action of its own, too.
+    #[serde(skip)]
+    pub accept_loss: Option<Consent>,
 }
 
 /// How a bucket is to cross from one writing region to all of them, or back.
@@ -181,9 +185,15 @@ impl Bucket {
         self.is_in(region) || self.joins.joining() == Some(region)
     }
 
-    /// The regions that meet while it crosses: those that hold it, and one that is joining.
+    /// The regions that meet while it crosses: those that hold it, but for one that is lost, and one that is joining.
     pub fn meeting(&self) -> Vec<RegionId> {
-        self.regions.iter().copied().chain(self.joins.joining()).collect()
+        let lost = self.lost();
+        self.regions.iter().copied().chain(self.joins.joining()).filter(|it| Some(*it) != lost).collect()
+    }
+
+    /// The region that it is losing.
+    pub fn lost(&self) -> Option<RegionId> {
+        self.crossing.as_ref().and_then(|crossing| crossing.way.lost())
     }
 
     /// Whether an entry of that epoch travels to `region`: it was there in that epoch. What is earlier than its joining comes

@@ -7,6 +7,8 @@
 //!             every region has stopped, and has what all the others stopped at
 //!   closing ──────────────────────────────────────────────────────────────► a primary, next epoch
 //!   regrouping ───────────────────────────────────────────────────────────► active-active, next epoch, other regions
+//!             every region but the lost one has stopped, and has what all of these stopped at, and as much of the lost one as any
+//!   losing ───────────────────────────────────────────────────────────────► active-active, next epoch, without it
 //! ```
 //! Until then nobody orders anything that counts, and it can be given up.
 
@@ -16,6 +18,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use crate::id::{RegionId, ShardId};
+use crate::loss::{Loss, Remains};
 use crate::plan::Seal;
 use crate::policy::Policy;
 use crate::position::{Hlc, Lsn};
@@ -64,6 +67,18 @@ pub enum Way {
         /// Where in its own log each region stopped, by shard.
         stopped: BTreeMap<RegionId, BTreeMap<ShardId, Lsn>>,
     },
+    /// From active-active to active-active, without a region that does not come back: the others stop, and take in nothing more of it
+    /// (docs/adr/2026-11-28-active-active-lost-regions.md).
+    Losing {
+        /// The lost region.
+        region: RegionId,
+        /// The most of it that somebody has agreed to lose.
+        accepted: Loss,
+        /// Where in its own log each of the others stopped, by shard.
+        stopped: BTreeMap<RegionId, BTreeMap<ShardId, Lsn>>,
+        /// What each of them has of the lost one's log, and what that had said it lacks, by shard.
+        remains: BTreeMap<RegionId, BTreeMap<ShardId, Remains>>,
+    },
 }
 
 /// What becomes of a region of an active-active bucket in the epoch that begins.
@@ -82,7 +97,9 @@ impl Way {
     pub fn stopped(&self) -> Option<&BTreeMap<RegionId, BTreeMap<ShardId, Lsn>>> {
         match self {
             Way::Opening => None,
-            Way::Closing { stopped, .. } | Way::Regrouping { stopped, .. } => Some(stopped),
+            Way::Closing { stopped, .. } | Way::Regrouping { stopped, .. } | Way::Losing { stopped, .. } => {
+                Some(stopped)
+            }
         }
     }
 
@@ -90,7 +107,17 @@ impl Way {
     pub fn stopped_mut(&mut self) -> Option<&mut BTreeMap<RegionId, BTreeMap<ShardId, Lsn>>> {
         match self {
             Way::Opening => None,
-            Way::Closing { stopped, .. } | Way::Regrouping { stopped, .. } => Some(stopped),
+            Way::Closing { stopped, .. } | Way::Regrouping { stopped, .. } | Way::Losing { stopped, .. } => {
+                Some(stopped)
+            }
+        }
+    }
+
+    /// The region that is lost, if it is about one.
+    pub fn lost(&self) -> Option<RegionId> {
+        match self {
+            Way::Losing { region, .. } => Some(*region),
+            Way::Opening | Way::Closing { .. } | Way::Regrouping { .. } => None,
         }
     }
 }
@@ -116,6 +143,15 @@ impl Crossing {
         let of = |region: &RegionId| Some((*region, *stopped.get(region)?.get(&shard)?));
         regions.iter().map(of).collect()
     }
+
+    /// Who has most of the lost region's log in a shard, the first of those if there are several, and how much; once all of `regions`
+    /// have said so.
+    pub fn most_of_the_lost(&self, shard: ShardId, regions: &[RegionId]) -> Option<(RegionId, Lsn)> {
+        let Way::Losing { remains, .. } = &self.way else { return None };
+        let of = |region: &RegionId| Some((*region, remains.get(region)?.get(&shard)?.seal.lsn));
+        let all: Vec<(RegionId, Lsn)> = regions.iter().map(of).collect::<Option<_>>()?;
+        all.into_iter().rev().max_by_key(|(_, lsn)| *lsn)
+    }
 }
 
 impl fmt::Display for Way {
@@ -124,6 +160,7 @@ impl fmt::Display for Way {
             Way::Opening => "opening",
             Way::Closing { .. } => "closing",
             Way::Regrouping { .. } => "changing its regions",
+            Way::Losing { .. } => "losing a region",
         })
     }
 }

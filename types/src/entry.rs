@@ -57,10 +57,13 @@ pub enum Kind {
     /// In an active-active bucket, the end of an epoch at whose end every region stands at the same place: the next one begins. Each
     /// region does it by itself.
     Raise,
+    /// In an active-active bucket that loses a region: this region orders nothing more, and takes in nothing more of that one. Each
+    /// region does it by itself.
+    Part,
 }
 
 impl Kind {
-    const ALL: [Kind; 10] = [
+    const ALL: [Kind; 11] = [
         Kind::Write,
         Kind::Expire,
         Kind::Frame,
@@ -71,6 +74,7 @@ impl Kind {
         Kind::Repair,
         Kind::Stop,
         Kind::Raise,
+        Kind::Part,
     ];
 
     fn tag(self) -> u8 {
@@ -85,6 +89,7 @@ impl Kind {
             Kind::Repair => 8,
             Kind::Stop => 9,
             Kind::Raise => 10,
+            Kind::Part => 11,
         }
     }
 
@@ -157,6 +162,13 @@ pub enum Body {
         next: Epoch,
         /// What the header's epoch came to.
         after: Positions,
+    },
+    /// Of [`Kind::Part`]: a stop, from which on another region's entries of the header's epoch wait.
+    Part {
+        /// The metadata index of its crossing. It ends as a stop does.
+        index: u64,
+        /// The region that is lost.
+        from: RegionId,
     },
 }
 
@@ -284,6 +296,7 @@ impl Header {
             Body::Repair(_) => self.kind == Kind::Repair,
             Body::Stop { .. } => self.kind == Kind::Stop,
             Body::Raise { .. } => self.kind == Kind::Raise,
+            Body::Part { .. } => self.kind == Kind::Part,
         };
         if fits { Ok(body) } else { Err(damaged()) }
     }

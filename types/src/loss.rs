@@ -7,7 +7,8 @@
 //! accept-loss/1;to=eu-west;orders@7=120/34567+;carts@3=0/0;sum=1a2b3c4d
 //!               successor  bucket@epoch=operations/bytes   checksum
 //! ```
-//! A `+` behind the figures says: and whatever nobody who is left can know of.
+//! A `+` behind the figures says: and whatever nobody who is left can know of. Of active-active buckets that lose a region, the first word
+//! names that one: `lost=ap-south`.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -115,6 +116,10 @@ pub struct FailoverSpec {
 pub struct Consent {
     /// The next primary that the estimate was for; `None` for the region that has most.
     pub to: Option<RegionName>,
+    /// Of active-active buckets, the region that is lost: there is no next primary. Checked before anything is put on record, so not
+    /// part of these bytes.
+    #[serde(skip)]
+    pub lost: Option<RegionName>,
     /// Each bucket, in the epoch it had, with the most that may be lost of it.
     pub buckets: BTreeMap<BucketName, (Epoch, Loss)>,
 }
@@ -150,8 +155,12 @@ impl fmt::Display for Consent {
 
 impl Consent {
     fn body(&self) -> String {
-        let to = self.to.as_ref().map_or("any", RegionName::as_str);
-        let mut body = format!("{PREFIX}{VERSION};to={to}");
+        let whom = match (&self.lost, &self.to) {
+            (Some(lost), _) => format!("lost={lost}"),
+            (None, Some(to)) => format!("to={to}"),
+            (None, None) => "to=any".to_owned(),
+        };
+        let mut body = format!("{PREFIX}{VERSION};{whom}");
         for (name, (epoch, loss)) in &self.buckets {
             let more = if loss.unbounded { "+" } else { "" };
             body += &format!(";{name}@{epoch}={}/{}{more}", loss.operations, loss.bytes);
@@ -180,17 +189,19 @@ impl FromStr for Consent {
             return Err(ConsentError::Checksum);
         }
         let mut parts = body.split(';').skip(1);
-        let to = parts.next().and_then(|part| part.strip_prefix("to=")).ok_or(ConsentError::NotAConsent)?;
-        let to = match to {
-            "any" => None,
-            name => Some(RegionName::new(name).map_err(|_| ConsentError::NotAConsent)?),
+        let named = |name: &str| RegionName::new(name).map(Some).map_err(|_| ConsentError::NotAConsent);
+        let (to, lost) = match parts.next().and_then(|part| part.split_once('=')) {
+            Some(("to", "any")) => (None, None),
+            Some(("to", name)) => (named(name)?, None),
+            Some(("lost", name)) => (None, named(name)?),
+            Some(_) | None => return Err(ConsentError::NotAConsent),
         };
         let buckets: BTreeMap<_, _> =
             parts.map(parse_bucket).collect::<Option<_>>().ok_or(ConsentError::NotAConsent)?;
         if buckets.len() > CONSENT_BUCKETS_MAX {
             return Err(ConsentError::NotAConsent);
         }
-        Ok(Consent { to, buckets })
+        Ok(Consent { to, lost, buckets })
     }
 }
 
@@ -238,7 +249,7 @@ mod tests {
         let loss = |operations, bytes, unbounded| Loss { operations, bytes, unbounded };
         let buckets =
             [(name("orders"), (Epoch(7), loss(120, 34567, true))), (name("carts"), (Epoch(3), loss(0, 0, false)))];
-        Consent { to: Some(RegionName::new("eu-west").unwrap()), buckets: buckets.into() }
+        Consent { to: Some(RegionName::new("eu-west").unwrap()), lost: None, buckets: buckets.into() }
     }
 
     #[test]
@@ -248,6 +259,9 @@ mod tests {
         assert_eq!(text.parse(), Ok(consent()));
         let any = Consent { to: None, ..consent() };
         assert_eq!(any.to_string().parse(), Ok(any));
+        let lost = Consent { to: None, lost: consent().to, ..consent() };
+        assert!(lost.to_string().starts_with("accept-loss/1;lost=eu-west;carts@3=0/0;"), "{lost}");
+        assert_eq!(lost.to_string().parse(), Ok(lost));
     }
 
     #[test]

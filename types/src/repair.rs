@@ -91,6 +91,14 @@ pub enum RepairStep {
         /// What the source has.
         up_to: Positions,
     },
+    /// Of a bucket that this region was removed from, own entries behind `cut` are void: they were written down. It stays closed until it
+    /// is dropped, or filled.
+    GiveUp {
+        /// Where in the own log the bucket was closed.
+        begun: Lsn,
+        /// How much of the own log counts.
+        cut: Lsn,
+    },
 }
 
 /// Why a bucket in a shard is made equal to another region's.
@@ -112,6 +120,8 @@ pub enum RepairReason {
     Asked,
     /// The region joins the bucket.
     Joining,
+    /// The region was removed from the bucket while it alone had some of its own log: that is written down and given up.
+    Leaving,
 }
 
 impl fmt::Display for RepairReason {
@@ -124,6 +134,7 @@ impl fmt::Display for RepairReason {
             RepairReason::Stuck => "stuck",
             RepairReason::Asked => "asked",
             RepairReason::Joining => "joining",
+            RepairReason::Leaving => "leaving",
         })
     }
 }

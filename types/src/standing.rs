@@ -16,6 +16,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use crate::id::{BucketId, RegionId, ShardId};
+use crate::loss::Remains;
 use crate::plan::Seal;
 use crate::position::{Epoch, Hlc, Lsn};
 
@@ -168,5 +169,12 @@ pub enum Copies {
         crossing: u64,
         /// By shard.
         at: BTreeMap<ShardId, Seal>,
+    },
+    /// Of a bucket that loses a region: these shards of another one order nothing more and take in nothing more of the lost one.
+    Parted {
+        /// The crossing, by its index.
+        crossing: u64,
+        /// By shard: how much of its own log counts, and what it has of the lost region's.
+        at: BTreeMap<ShardId, (Lsn, Remains)>,
     },
 }

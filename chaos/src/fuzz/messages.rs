@@ -139,6 +139,13 @@ fn actions() -> Vec<Action> {
         Action::SetRegions { name: spec().name, change: RegionChange::Remove(switchover().to) },
         Action::Cross { name: spec().name, policy: Policy::ActiveActive, auto: None, cross: cross() },
         Action::CrossRegions { name: spec().name, change: RegionChange::Remove(switchover().to), pause_ms_max: 1000 },
+        Action::LoseRegion {
+            name: spec().name,
+            region: switchover().to,
+            epoch: Epoch(3),
+            accepted: Loss { operations: 1, bytes: 2, unbounded: true },
+            pause_ms_max: 1000,
+        },
         Action::GiveUpCrossing { bucket: BucketId(1), index: 7, why: "late".to_owned() },
         Action::ReportStanding { region: RegionId(1), words: vec![standing_word()] },
     ]
@@ -161,6 +168,7 @@ fn change() -> BucketChange {
         policy: None,
         cross: None,
         regions: None,
+        accept_loss: None,
     }
 }
 

@@ -25,13 +25,14 @@ impl Trace {
             | Kind::ExpireClients
             | Kind::Repair
             | Kind::Stop
-            | Kind::Raise => {
+            | Kind::Raise
+            | Kind::Part => {
                 let verdict = own_verdict(&header, applied);
                 let entry = fact(lsn, lsn, &header, verdict);
                 self.record(at_us, Fact::Applied { replica, shard: shard.id(), entry });
                 self.reach(replica, shard, header.bucket, lsn);
                 // What waited for an epoch that begins without a seal is taken in, as behind a repair.
-                let takes_in = matches!(header.kind, Kind::Repair | Kind::Raise);
+                let takes_in = matches!(header.kind, Kind::Repair | Kind::Raise | Kind::Stop | Kind::Part);
                 if takes_in {
                     self.repaired(at_us, replica, shard, header.bucket, lsn);
                 }
@@ -155,13 +156,18 @@ impl Trace {
         free
     }
 
-    /// Records what a bucket has after a step of its repair, once its rows are those of its positions again.
+    /// Records what a bucket has after a step of its repair, once its rows are those of its positions again; or what counts of it,
+    /// where its region was removed from it with more.
     fn repaired(&self, at_us: u64, replica: Replica, shard: &Shard, bucket: BucketId, lsn: Lsn) {
-        if shard.closed().any(|(closed, source)| closed == bucket && source.is_some()) {
+        let given_up = shard.given_up(bucket);
+        if given_up.is_none() && shard.closed().any(|(closed, source)| closed == bucket && source.is_some()) {
             return;
         }
         self.reach(replica, shard, bucket, lsn);
-        let positions = shard.positions(bucket);
+        let mut positions = shard.positions(bucket);
+        if let Some(cut) = given_up {
+            positions.0.insert(replica.region, cut);
+        }
         // What waited for a seal and came with the repair does not wait any more.
         if let Some(parked) = self.book().parked.get_mut(&(replica, shard.id())) {
             parked.retain(|(of, _, _, origin, lsn), _| *of != bucket || *lsn > positions.of(*origin));
@@ -194,7 +200,8 @@ fn own_verdict(header: &Header, applied: &Applied) -> Verdict {
         | Kind::ExpireClients
         | Kind::Repair
         | Kind::Stop
-        | Kind::Raise => Verdict::Took,
+        | Kind::Raise
+        | Kind::Part => Verdict::Took,
     }
 }
 

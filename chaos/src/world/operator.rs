@@ -190,7 +190,7 @@ impl Planet {
         let buckets = [Arc::clone(topology.buckets.get(&id)?)];
         let plans: Vec<_> = at.plane.copy.read(|state| state.plans().cloned().collect());
         let here = at.replica.region;
-        estimate(&Asked { here, to, topology: &topology, buckets: &buckets, plans: &plans }, &heard).consent
+        estimate(&Asked { here, to, lost: None, topology: &topology, buckets: &buckets, plans: &plans }, &heard).consent
     }
 
     async fn operate(&self, operator: &Life, action: Action, [refused, done, given_up]: [&'static str; 3]) {

@@ -309,7 +309,12 @@ impl Control for FakeControl {
     }
 
     /// Whatever is asked about could lose one write.
-    async fn failover_estimate(&self, buckets: Selection, to: Option<RegionName>) -> Result<Estimate, Refusal> {
+    async fn failover_estimate(
+        &self,
+        buckets: Selection,
+        to: Option<RegionName>,
+        lost_region: Option<RegionName>,
+    ) -> Result<Estimate, Refusal> {
         let Selection::Named(names) = &buckets else { return Ok(Estimate::default()) };
         let topology = self.topology();
         let lost = Loss { operations: 1, bytes: 10, unbounded: true };
@@ -339,11 +344,11 @@ impl Control for FakeControl {
             heard: vec![self.region],
             took_ms: 2,
             buckets,
-            consent: Some(Consent { to, buckets: agreed }),
+            consent: Some(Consent { to, lost: lost_region, buckets: agreed }),
         })
     }
 
-    fn failover_facts(&self, _: Vec<BucketId>) -> Result<(RegionId, Vec<ShardFacts>), Refusal> {
+    fn failover_facts(&self, _: Vec<BucketId>, _: Option<RegionId>) -> Result<(RegionId, Vec<ShardFacts>), Refusal> {
         Ok((self.region, Vec::new()))
     }
 

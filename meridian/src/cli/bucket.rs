@@ -14,7 +14,7 @@ use super::words::{parse_duration, parse_pair};
 use crate::output::{Format, Show, Table, note, show};
 
 mod change;
-mod cross;
+pub(super) mod cross;
 mod regions;
 mod regroup;
 pub(super) mod settings;

@@ -3,6 +3,8 @@
 //! Nothing that could cost an acknowledged write happens without consent: `estimate` says what is known to be lost and
 //! what can't be known, and prints the text to agree with; `run` refuses without it, and when the loss has grown.
 
+use std::time::Duration;
+
 use clap::{Args, Subcommand};
 use meridian_client::Client;
 use meridian_types::{Consent, Estimate, FailoverSpec, OperationId, Plan, PlanOutcome, RegionName, Step, Topology};
@@ -12,10 +14,12 @@ use super::connect::Connection;
 use super::exit::Failure;
 use super::operation::{View, follow, watch};
 use super::switchover::Buckets;
+use super::words::parse_duration;
 use crate::output::{Format, note, show};
 
 mod auto;
 mod estimate;
+mod lost;
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
@@ -35,6 +39,9 @@ pub(super) struct Which {
     /// The next primary; without it, for each bucket the region that has most of it.
     #[arg(long, value_name = "REGION")]
     to: Option<RegionName>,
+    /// Of active-active buckets, which have no primary: the region that does not come back, and is removed.
+    #[arg(long, value_name = "REGION", requires = "buckets", conflicts_with_all = ["to", "label", "all_from"])]
+    lost: Option<RegionName>,
 }
 
 #[derive(Clone, Debug, Args)]
@@ -56,6 +63,9 @@ pub(super) struct RunArgs {
     /// Replace a primary although its region answers.
     #[arg(long)]
     even_if_alive: bool,
+    /// With --lost: how long writes may be held before it is given up [default: 30s].
+    #[arg(long, value_name = "TIME", value_parser = parse_duration, requires = "lost")]
+    max_pause: Option<Duration>,
 }
 
 pub(super) async fn run(command: Command, connection: &Connection, format: Format) -> anyhow::Result<()> {
@@ -65,6 +75,9 @@ pub(super) async fn run(command: Command, connection: &Connection, format: Forma
             let estimate = which.estimate(&client).await?;
             show(format, &EstimateView::of(&estimate, &client.known_topology(), &which.words()))?;
             check_possible(&estimate)
+        }
+        Command::Run(args) if let Some(lost) = args.which.lost.clone() => {
+            lost::run(&args, &lost, &client, format).await
         }
         Command::Run(args) => start(args, &client, format).await,
         Command::Auto(args) => auto::run(args, &client, format).await,
@@ -142,6 +155,12 @@ fn check(args: &RunArgs, estimate: &Estimate, topology: &Topology) -> Result<(),
     let alive = estimate.buckets.iter().find(|it| it.primary_answers);
     if let Some(alive) = alive.filter(|_| !args.even_if_alive) {
         let region = topology.region_label(alive.from);
+        if args.which.lost.is_some() {
+            return Err(Failure::not_ready(format!(
+                "nothing was started: {region} answers, so it leaves without any loss: `meridian bucket set {} --remove-region {region}`. If it only seems alive, run this with --even-if-alive",
+                alive.name
+            )));
+        }
         return Err(Failure::not_ready(format!(
             "nothing was started: {region} answers, so a switchover moves its primaries without any loss: `meridian switchover run --to REGION --all-from {region}`. If it only seems alive, run this with --even-if-alive"
         )));
@@ -172,13 +191,18 @@ fn check_possible(estimate: &Estimate) -> anyhow::Result<()> {
 
 impl Which {
     async fn estimate(&self, client: &Client) -> anyhow::Result<Estimate> {
-        Ok(client.admin().failover_estimate(&self.buckets.selection(), self.to.as_ref()).await?)
+        let buckets = self.buckets.selection();
+        Ok(match &self.lost {
+            Some(lost) => client.admin().loss_estimate(&buckets, lost).await?,
+            None => client.admin().failover_estimate(&buckets, self.to.as_ref()).await?,
+        })
     }
 
     /// As it was typed, for the command that follows.
     fn words(&self) -> String {
         let to = self.to.as_ref().map_or(String::new(), |to| format!(" --to {to}"));
-        format!("{}{to}", self.buckets.words())
+        let lost = self.lost.as_ref().map_or(String::new(), |lost| format!(" --lost {lost}"));
+        format!("{}{to}{lost}", self.buckets.words())
     }
 }
 

@@ -21,15 +21,16 @@ const PATIENCE: Duration = Duration::from_millis(700);
 /// The largest answer taken from a node, in bytes.
 const ANSWER_BYTES_MAX: usize = 64 << 20;
 
-/// Asks every other node at once what it has of the buckets.
+/// Asks every other node at once what it has of the buckets; of active-active ones, what it has of the region that is lost.
 pub(crate) async fn gather(
     topology: &Topology,
     own: NodeId,
     peers: &dyn Dial,
-    buckets: &[Arc<Bucket>],
+    (buckets, lost): (&[Arc<Bucket>], Option<RegionId>),
     own_facts: (RegionId, Vec<ShardFacts>),
 ) -> Heard {
-    let request = v1::FailoverFactsRequest { buckets: buckets.iter().map(|bucket| bucket.id.0).collect() };
+    let lost = lost.map_or(0, |lost| u32::from(lost.0));
+    let request = v1::FailoverFactsRequest { buckets: buckets.iter().map(|bucket| bucket.id.0).collect(), lost };
     let others = topology.nodes.keys().filter(|node| **node != own);
     let answers = join_all(others.map(|node| ask(peers, *node, request.clone()))).await;
     let mut heard = Heard::default();

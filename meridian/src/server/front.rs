@@ -251,23 +251,33 @@ impl Control for Front {
         self.metadata.switchover(spec, operation, dry_run, &caller.identity.uri()).await
     }
 
-    async fn failover_estimate(&self, buckets: Selection, to: Option<RegionName>) -> Result<Estimate, Refusal> {
+    async fn failover_estimate(
+        &self,
+        buckets: Selection,
+        to: Option<RegionName>,
+        lost: Option<RegionName>,
+    ) -> Result<Estimate, Refusal> {
         let begun = Instant::now();
         let (topology, here) = (self.metadata.topology(), self.region());
         let to = to.map(|to| known_region(&topology, &to)).transpose()?;
+        let lost = lost.map(|lost| known_region(&topology, &lost)).transpose()?;
         let buckets = self.metadata.selected(&buckets)?;
-        let own = self.failover_facts(buckets.iter().map(|bucket| bucket.id).collect()).unwrap_or_default();
-        let heard = gather(&topology, self.node, self.peers.as_ref(), &buckets, own).await;
+        let own = self.failover_facts(buckets.iter().map(|bucket| bucket.id).collect(), lost).unwrap_or_default();
+        let heard = gather(&topology, self.node, self.peers.as_ref(), (&buckets, lost), own).await;
         let plans = self.metadata.plans();
-        let asked = Asked { here, to, topology: &topology, buckets: &buckets, plans: &plans };
+        let asked = Asked { here, to, lost, topology: &topology, buckets: &buckets, plans: &plans };
         Ok(Estimate { took_ms: millis(begun.elapsed()), ..estimate(&asked, &heard) })
     }
 
-    fn failover_facts(&self, buckets: Vec<BucketId>) -> Result<(RegionId, Vec<ShardFacts>), Refusal> {
+    fn failover_facts(
+        &self,
+        buckets: Vec<BucketId>,
+        lost: Option<RegionId>,
+    ) -> Result<(RegionId, Vec<ShardFacts>), Refusal> {
         let region = &self.data()?.region;
         let topology = self.metadata.topology();
         let known = buckets.iter().filter_map(|bucket| topology.buckets.get(bucket));
-        Ok((self.region(), known.flat_map(|bucket| region.facts(bucket)).collect()))
+        Ok((self.region(), known.flat_map(|bucket| region.facts(bucket, lost)).collect()))
     }
 
     async fn failover(

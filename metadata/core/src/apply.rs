@@ -119,6 +119,9 @@ impl ClusterState {
             Action::CrossRegions { name, change, pause_ms_max } => {
                 self.regroup(occasion, name, change, Some(*pause_ms_max))
             }
+            Action::LoseRegion { name, region, epoch, accepted, pause_ms_max } => {
+                self.lose_region(occasion, (name, region), (*epoch, *accepted), *pause_ms_max)
+            }
             Action::GiveUpCrossing { bucket, index, why } => {
                 Ok(self.give_up_crossing(occasion.at, *bucket, *index, why))
             }

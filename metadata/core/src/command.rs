@@ -9,7 +9,7 @@ use std::collections::BTreeSet;
 
 use meridian_types::{
     AutoFailover, BucketChange, BucketId, BucketName, BucketSpec, ClusterId, Copies, Cross, Epoch, Fact, FailoverSpec,
-    Labels, NodeName, OperationId, PlanId, Policy, RegionChange, RegionId, RegionName, Selection, StandingWord,
+    Labels, Loss, NodeName, OperationId, PlanId, Policy, RegionChange, RegionId, RegionName, Selection, StandingWord,
     SwitchoverSpec, Word,
 };
 use serde::{Deserialize, Serialize};
@@ -23,8 +23,8 @@ pub const COMMAND_BYTES_MAX: usize = 512 << 10;
 /// The newest first byte of an encoded command. 1: up to [`Action::SetLabels`]. 2: operations. 3: ceilings, degrading and
 /// automatic failover of buckets; failovers. 4: [`Action::SetPolicy`] and who has followed it.
 /// 5: [`Action::SetRegions`] and who is filled. 6: [`Action::Cross`], [`Action::GiveUpCrossing`], and who has stopped or arrived.
-/// 7: [`Action::CrossRegions`].
-const COMMAND_FORMAT: u8 = 7;
+/// 7: [`Action::CrossRegions`]. 8: [`Action::LoseRegion`], and who has parted from a lost region.
+const COMMAND_FORMAT: u8 = 8;
 
 /// The last format whose actions are laid out otherwise.
 const OLDER_LAYOUT: u8 = 2;
@@ -169,6 +169,19 @@ pub enum Action {
         /// How long nobody may order anything before it is given up, in milliseconds.
         pause_ms_max: u64,
     },
+    /// Sends an active-active bucket on its way without a region that does not come back.
+    LoseRegion {
+        /// Which bucket.
+        name: BucketName,
+        /// Which region.
+        region: RegionName,
+        /// In which epoch of the bucket somebody agreed to lose something.
+        epoch: Epoch,
+        /// The most.
+        accepted: Loss,
+        /// How long nobody may order anything before it is given up, in milliseconds.
+        pause_ms_max: u64,
+    },
 }
 
 /// What only the metadata leader sees, by its clock and its leases.
@@ -302,6 +315,8 @@ impl Action {
             | Action::SetLabels { .. } => 1,
             Action::Report { words, .. } if words.iter().any(is_of_failover) => 3,
             Action::Switchover(_) | Action::Report { .. } | Action::Abort { .. } => 2,
+            Action::LoseRegion { .. } => 8,
+            Action::ReportStanding { words, .. } if words.iter().any(is_of_a_lost_region) => 8,
             Action::CrossRegions { .. } => 7,
             Action::Cross { .. } | Action::GiveUpCrossing { .. } => 6,
             Action::ReportStanding { words, .. } if words.iter().any(is_of_a_crossing) => 6,
@@ -344,6 +359,7 @@ impl Action {
             Action::SetPolicy { .. } => "set-policy",
             Action::SetRegions { .. } | Action::CrossRegions { .. } => "set-regions",
             Action::Cross { .. } => "cross",
+            Action::LoseRegion { .. } => "lose-region",
             Action::GiveUpCrossing { .. } => "give-up",
             Action::ReportStanding { .. } => "report-standing",
             Action::Failover(_) => "failover",
@@ -365,6 +381,7 @@ impl Action {
             | Action::SetPolicy { name, .. }
             | Action::SetRegions { name, .. }
             | Action::CrossRegions { name, .. }
+            | Action::LoseRegion { name, .. }
             | Action::Cross { name, .. } => name.to_string(),
             Action::Switchover(spec) => format!("{} to {}", selected(&spec.buckets), spec.to),
             Action::Report { words, .. } => words.first().map(|word| word.plan.to_string()).unwrap_or_default(),
@@ -392,7 +409,12 @@ fn is_of_a_turn(word: &StandingWord) -> bool {
 
 /// Who has stopped or arrived was first told in format 6.
 pub(crate) fn is_of_a_crossing(word: &StandingWord) -> bool {
-    matches!(word.copies, Copies::Stopped { .. } | Copies::Arrived { .. })
+    matches!(word.copies, Copies::Stopped { .. } | Copies::Arrived { .. }) || is_of_a_lost_region(word)
+}
+
+/// Who has parted from a lost region was first told in format 8.
+fn is_of_a_lost_region(word: &StandingWord) -> bool {
+    matches!(word.copies, Copies::Parted { .. })
 }
 
 /// Who is filled was first told in format 5.

@@ -27,10 +27,10 @@ use meridian_types::{
 use crate::apply::{Done, Occasion, StepTaken};
 use crate::event::shorten;
 use crate::plan::REASON_BYTES_MAX;
-use crate::regroup;
 use crate::reply::Reply;
 use crate::spec::invalid;
 use crate::state::{ClusterState, Fault, label, rule};
+use crate::{lose, regroup};
 
 #[cfg(test)]
 mod tests;
@@ -96,14 +96,29 @@ impl ClusterState {
     pub(crate) fn hear_crossing(&mut self, at: Hlc, region: RegionId, word: &StandingWord) -> Option<StepTaken> {
         let shards = self.formed.as_ref().map_or(0, |formed| formed.shards);
         let bucket = self.buckets.get_mut(&word.bucket)?;
-        if !bucket.reaches(region) || bucket.epoch != word.epoch {
+        if !bucket.meeting().contains(&region) || bucket.epoch != word.epoch {
             return None;
         }
         let bucket = Arc::make_mut(bucket);
+        let meeting = bucket.meeting();
         let crossing = bucket.crossing.as_mut()?;
+        if let (Way::Losing { stopped, remains, accepted, .. }, Copies::Parted { crossing: index, at: said }) =
+            (&mut crossing.way, &word.copies)
+            && *index == crossing.index
+        {
+            // What was heard first stays: it stands still.
+            note(stopped.entry(region).or_default(), &said.iter().map(|(shard, it)| (*shard, it.0)).collect(), shards);
+            note(remains.entry(region).or_default(), &said.iter().map(|(shard, it)| (*shard, it.1)).collect(), shards);
+            let lost = lose::known_loss(remains);
+            let more = lose::is_complete(remains, &meeting, shards) && !accepted.covers(lost);
+            let why =
+                format!("more would be lost than was agreed to: {lost}, agreed to were {accepted}: estimate again");
+            return more.then(|| give_up(bucket, at, &why));
+        }
+        let lost = crossing.way.lost().is_some();
         match (crossing.way.stopped_mut(), &word.copies) {
             // What was heard first stays: neither changes.
-            (Some(stopped), Copies::Stopped { crossing: index, at }) if *index == crossing.index => {
+            (Some(stopped), Copies::Stopped { crossing: index, at }) if *index == crossing.index && !lost => {
                 let known = stopped.entry(region).or_default();
                 note(known, at, shards);
                 return None;
@@ -120,7 +135,7 @@ impl ClusterState {
             return Some(give_up(bucket, at, &why));
         }
         let there = |region: &RegionId| crossing.arrived_in(*region) == usize::from(shards);
-        let all = bucket.regions.iter().chain(bucket.joins.now.as_ref().map(|it| &it.region)).all(there);
+        let all = meeting.iter().all(there);
         all.then(|| arrive(bucket, &self.regions, at)).flatten()
     }
 
@@ -199,14 +214,24 @@ impl ClusterState {
                 };
                 rule(fits, "a bucket regroups to what can't be")?;
             }
+            Way::Losing { region, remains, .. } => {
+                rule(
+                    bucket.primary.is_none() && bucket.is_in(*region),
+                    "a bucket loses a region that does not write it",
+                )?;
+                rule(bucket.policy.validate(bucket.regions.len() - 1).is_ok(), "a bucket loses too many regions")?;
+                let known = remains.iter().all(|(it, at)| bucket.meeting().contains(it) && at.keys().all(in_range));
+                rule(known, "a bucket has something of a lost region where it is not")?;
+            }
         }
-        let meets = |(it, in_range): (&RegionId, bool)| in_range && bucket.reaches(*it);
+        let meeting = bucket.meeting();
+        let meets = |(it, in_range): (&RegionId, bool)| in_range && meeting.contains(it);
         let mut stopped = crossing.way.stopped().into_iter().flatten();
         let known = stopped.all(|(it, at)| meets((it, at.keys().all(in_range))));
         rule(known, "a bucket stopped where it is not")?;
         let known = crossing.arrived.iter().all(|(it, at)| meets((it, at.keys().all(in_range))));
         rule(known, "a bucket arrived where it is not")?;
-        let all = bucket.meeting().iter().all(|it| crossing.arrived_in(*it) == usize::from(shards));
+        let all = meeting.iter().all(|it| crossing.arrived_in(*it) == usize::from(shards));
         rule(!all && crossing.differing().is_none(), "a bucket has arrived, or can't, and crosses still")
     }
 }
@@ -252,6 +277,11 @@ fn arrive(bucket: &mut Bucket, regions: &BTreeMap<RegionId, Region>, at: Hlc) ->
         Way::Regrouping { region, change, .. } => {
             let became = regroup::arrive(bucket, (region, change), crossing.pause_ms_max, at);
             ("regroup", format!("{} {became}", label(regions, region)))
+        }
+        Way::Losing { region, remains, .. } => {
+            let lost = lose::known_loss(&remains);
+            regroup::arrive(bucket, (region, Regroup::Leave), crossing.pause_ms_max, at);
+            ("lose", format!("{} is out, and with it as far as is known {lost}", label(regions, region)))
         }
     };
     let detail = format!("{}: {who}, under epoch {}; writes paused {took_ms} ms", bucket.policy, bucket.epoch);

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use meridian_types::{
     Acks, AutoFailover, AutoMode, Breach, Bucket, BucketChange, BucketId, BucketName, BucketSpec, ClusterId, Copies,
-    Cross, Epoch, Fact, Hlc, Labels, LagBound, Lsn, MaxLag, NodeName, OnPartition, PlanId, Policy, RefusalKind,
+    Cross, Epoch, Fact, Hlc, Labels, LagBound, Loss, Lsn, MaxLag, NodeName, OnPartition, PlanId, Policy, RefusalKind,
     RegionChange, RegionId, RegionName, Seal, Selection, SetHash, ShardId, StandingWord, SwitchoverSpec, Word,
 };
 use proptest::prelude::*;
@@ -21,6 +21,7 @@ mod version_4;
 mod version_5;
 mod version_6;
 mod version_7;
+mod version_8;
 
 fn region(name: &str) -> RegionName {
     RegionName::new(name).unwrap()
@@ -381,6 +382,11 @@ fn action() -> impl Strategy<Value = Action> {
             let change = if adds { RegionChange::Add(third) } else { RegionChange::Remove(third) };
             Action::CrossRegions { name: bucket_name(name), change, pause_ms_max: 1000 }
         }),
+        2 => (prop::sample::select(vec!["a", "b", "c", "d"]), 1u64..4).prop_map(|(name, epoch)| {
+            let accepted = Loss { operations: 9, bytes: 900, unbounded: true };
+            let (name, region, epoch) = (bucket_name(name), region("eu-west"), Epoch(epoch));
+            Action::LoseRegion { name, region, epoch, accepted, pause_ms_max: 1000 }
+        }),
         1 => (1u32..6, 1u64..160).prop_map(|(bucket, index)| {
             Action::GiveUpCrossing { bucket: BucketId(bucket), index, why: "late".to_owned() }
         }),
@@ -450,6 +456,7 @@ fn name_and_change() -> impl Strategy<Value = (BucketName, BucketChange)> {
             policy: None,
             cross: None,
             regions: None,
+            accept_loss: None,
         });
     (name, change)
 }
@@ -717,7 +724,7 @@ fn a_state_written_by_version_2_still_opens() {
 #[test]
 fn formats_of_another_release_and_oversized_bytes_are_named() {
     assert_eq!(Command::decode(&[]), Err(CommandError::Empty));
-    assert_eq!(Command::decode(&[8, 0]), Err(CommandError::UnknownFormat(8)));
+    assert_eq!(Command::decode(&[9, 0]), Err(CommandError::UnknownFormat(9)));
     let mut older = fixture_operations()[0].encode().unwrap();
     older[0] = 1;
     assert!(matches!(Command::decode(&older), Err(CommandError::Damaged(_))), "version 1 knew no operations");
@@ -727,9 +734,9 @@ fn formats_of_another_release_and_oversized_bytes_are_named() {
     assert_eq!(Command::decode(&trailing), Err(CommandError::Trailing(1)));
 
     let mut newer = ClusterState::default().encode();
-    newer[8] = 8;
+    newer[8] = 9;
     let content = newer.len() - 4;
     let checksum = crc32c::crc32c(&newer[..content]);
     newer[content..].copy_from_slice(&checksum.to_le_bytes());
-    assert_eq!(ClusterState::decode(&newer), Err(SnapshotError::UnknownVersion(8)));
+    assert_eq!(ClusterState::decode(&newer), Err(SnapshotError::UnknownVersion(9)));
 }

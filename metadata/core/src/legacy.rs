@@ -182,6 +182,7 @@ impl CommandV2 {
             | Action::Advance { .. }
             | Action::Observe { .. }
             | Action::CrossRegions { .. }
+            | Action::LoseRegion { .. }
             | Action::Note { .. } => return None,
         };
         Some(CommandV2 { operation: command.operation, who: command.who.clone(), at_ms: command.at_ms, action })

@@ -25,6 +25,7 @@ pub mod detect;
 pub mod event;
 pub mod lease;
 mod legacy;
+pub mod lose;
 mod operations;
 pub mod plan;
 pub mod recover;

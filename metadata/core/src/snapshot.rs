@@ -22,11 +22,14 @@ use crate::state::{ClusterState, Fault, Formed, ShardGroup};
 /// state itself keep it below 128 MiB.
 pub const SNAPSHOT_BYTES_MAX: usize = 256 << 20;
 
-/// The newest version this release writes and reads: 6 and which regions join an active-active bucket. A state without any, in which
-/// none is on its way to other regions, is written as version 6, which has which buckets cross, without these as version 5, which has
+/// The newest version this release writes and reads: 7 and which active-active buckets lose a region. A state without any is written as
+/// version 7, which has which regions join an active-active bucket; one without any, in which none is on its way to other regions,
+/// as version 6, which has which buckets cross, without these as version 5, which has
 /// which regions were added to buckets, without these as version 4, which has which buckets' lanes have turned, and without
 /// these as version 3, so that during an upgrade nodes of both releases take it.
-pub const SNAPSHOT_VERSION: u32 = 7;
+pub const SNAPSHOT_VERSION: u32 = 8;
+
+const WITHOUT_LOSING: u32 = 7;
 
 const WITHOUT_REGROUPING: u32 = 6;
 
@@ -60,7 +63,7 @@ pub enum SnapshotError {
     Fault(#[from] Fault),
 }
 
-/// Version 3 as written, and versions 4 to 7 but for the turns, joins, crossings and pauses behind it; earlier ones are in `legacy`. Field order is the format.
+/// Version 3 as written, and versions 4 to 8 but for the turns, joins, crossings and pauses behind it; earlier ones are in `legacy`. Field order is the format.
 #[derive(Serialize, Deserialize)]
 pub(crate) struct StateV3 {
     pub(crate) index: u64,
@@ -112,8 +115,10 @@ impl ClusterState {
         };
         let pauses: BTreeMap<BucketId, u64> = stored.buckets.values().filter_map(pause).collect();
         let regroups = crossings.values().any(|it| matches!(it.way, Way::Regrouping { .. }));
+        let loses = crossings.values().any(|it| matches!(it.way, Way::Losing { .. }));
         let version = match (turns.is_empty(), joins.is_empty(), crossings.is_empty()) {
-            _ if regroups || !pauses.is_empty() => SNAPSHOT_VERSION,
+            _ if loses => SNAPSHOT_VERSION,
+            _ if regroups || !pauses.is_empty() => WITHOUT_LOSING,
             (true, true, true) => WITHOUT_TURNS,
             (false, true, true) => WITHOUT_JOINS,
             (_, false, true) => WITHOUT_CROSSINGS,
@@ -175,7 +180,7 @@ impl ClusterState {
                 (turns, joins, crossings) = (read.1, read.2, read.3);
                 read.0
             }
-            SNAPSHOT_VERSION => {
+            WITHOUT_LOSING | SNAPSHOT_VERSION => {
                 let read = read::<StateV7>(body)?;
                 (turns, joins, crossings, pauses) = (read.0.1, read.0.2, read.0.3, read.1);
                 read.0.0

@@ -155,7 +155,14 @@ fn next(policy: &Policy, now: &Standing, heard: &Copies, shards: u16, at: Hlc) -
         }
         (Standing::Sync { .. } | Standing::Recovering { .. }, Copies::Lacking { .. })
         | (Standing::Sync { .. }, Copies::Ready(_))
-        | (_, Copies::Followed(_) | Copies::Filled { .. } | Copies::Stopped { .. } | Copies::Arrived { .. }) => None,
+        | (
+            _,
+            Copies::Followed(_)
+            | Copies::Filled { .. }
+            | Copies::Stopped { .. }
+            | Copies::Arrived { .. }
+            | Copies::Parted { .. },
+        ) => None,
     }
 }
 

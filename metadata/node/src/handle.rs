@@ -4,12 +4,13 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use meridian_metadata_core::lose::agreed;
 use meridian_metadata_core::state::LEASE_TTL_MS_MAX;
 use meridian_metadata_core::{AbortScope, Action, ClusterState, Command, Event, Reply};
 use meridian_proto::v1::metadata_peer_server::MetadataPeerServer;
 use meridian_types::{
     Bucket, BucketChange, BucketId, BucketName, BucketSpec, Effect, FailoverSpec, Labels, NodeId, OperationId, Plan,
-    PlanId, Refusal, RefusalKind, RegionId, Selection, StandingWord, SwitchoverSpec, Topology, Word,
+    PlanId, Refusal, RefusalKind, RegionChange, RegionId, Selection, StandingWord, SwitchoverSpec, Topology, Word,
 };
 use tokio::sync::{mpsc, oneshot, watch};
 
@@ -174,6 +175,10 @@ impl Handle {
         who: &str,
     ) -> Result<Bucket, Refusal> {
         let action = match (change.regions, change.policy, change.cross) {
+            (Some(RegionChange::Remove(region)), _, Some(cross)) if let Some(consent) = &change.accept_loss => {
+                let (epoch, accepted) = agreed(consent, &name, &region)?;
+                Action::LoseRegion { name, region, epoch, accepted, pause_ms_max: cross.pause_ms_max }
+            }
             (Some(change), _, Some(cross)) => Action::CrossRegions { name, change, pause_ms_max: cross.pause_ms_max },
             (Some(change), ..) => Action::SetRegions { name, change },
             (None, Some(policy), Some(cross)) => Action::Cross { name, policy, auto: change.auto, cross },

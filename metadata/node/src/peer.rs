@@ -92,6 +92,7 @@ impl PeerService {
             | Action::SetRegions { .. }
             | Action::Cross { .. }
             | Action::CrossRegions { .. }
+            | Action::LoseRegion { .. }
             | Action::Note { .. }
             | Action::Switchover(_)
             | Action::Failover(_)

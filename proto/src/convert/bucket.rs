@@ -3,12 +3,13 @@
 use std::collections::{BTreeMap, HashMap};
 
 use meridian_types::{
-    Acks, AutoFailover, AutoMode, Breach, Bucket, BucketChange, BucketId, BucketName, BucketSpec, Cross, Crossing,
-    Epoch, Hlc, Joining, Joins, LagBound, Lsn, MaxLag, OnPartition, Phase, PlanId, Policy, PolicyError, Refusal,
-    RegionChange, RegionId, RegionName, Regroup, Seal, ShardId, Standing, Stay, Turn, Turns, Way,
+    Acks, AutoFailover, AutoMode, Breach, Bucket, BucketChange, BucketId, BucketName, BucketSpec, Consent, Cross,
+    Crossing, Epoch, Hlc, Joining, Joins, LagBound, Lsn, MaxLag, OnPartition, Phase, PlanId, Policy, PolicyError,
+    Refusal, RegionChange, RegionId, RegionName, Regroup, Remains, Seal, ShardId, Standing, Stay, Turn, Turns, Way,
 };
 
 use super::cluster::{lane_name_from_proto, lane_name_to_proto, named, unreadable};
+use super::failover::{loss_from_proto, loss_to_proto, remains_from_proto, remains_to_proto};
 use super::operation::{seal_from_proto, seal_to_proto};
 use super::{invalid, region, shard};
 use crate::v1;
@@ -256,6 +257,7 @@ pub fn change_to_proto(name: &BucketName, change: &BucketChange, dry_run: bool) 
             RegionChange::Add(region) => WireRegions::AddRegion(region.to_string()),
             RegionChange::Remove(region) => WireRegions::RemoveRegion(region.to_string()),
         }),
+        accept_loss: change.accept_loss.as_ref().map(ToString::to_string).unwrap_or_default(),
     }
 }
 
@@ -292,8 +294,17 @@ pub fn change_from_proto(request: v1::SetBucketRequest) -> Result<(BucketName, B
     if cross.is_some() && policy.is_none() && regions.is_none() {
         return Err(invalid("`cross` says how to change to a policy or to other regions, and none is given"));
     }
-    let change = BucketChange { auto, max_lag, on_partition, acks, policy, cross, regions };
-    let rest = BucketChange { regions: None, cross: None, ..change.clone() };
+    let accept_loss = match request.accept_loss.as_str() {
+        "" => None,
+        text => Some(text.parse::<Consent>().map_err(|why| invalid(why.to_string()))?),
+    };
+    if accept_loss.is_some() && (cross.is_none() || !matches!(regions, Some(RegionChange::Remove(_)))) {
+        return Err(invalid(
+            "`accept-loss` belongs to the removal of a region that is lost, and to how long that may take",
+        ));
+    }
+    let change = BucketChange { auto, max_lag, on_partition, acks, policy, cross, regions, accept_loss };
+    let rest = BucketChange { regions: None, cross: None, accept_loss: None, ..change.clone() };
     if change.regions.is_some() && rest != BucketChange::default() {
         return Err(invalid("a region is added or removed by itself: change the rest before it or after it"));
     }
@@ -348,6 +359,7 @@ fn crossing_to_proto(crossing: &Crossing) -> v1::Crossing {
             };
             (None, 0, Some(v1::Regroup { region: u32::from(region.0), change: change.into() }))
         }
+        Way::Losing { .. } => (None, 0, None),
     };
     let stopped = |(region, at): (&RegionId, &BTreeMap<ShardId, Lsn>)| v1::Stopped {
         region: u32::from(region.0),
@@ -366,7 +378,28 @@ fn crossing_to_proto(crossing: &Crossing) -> v1::Crossing {
         stopped: crossing.way.stopped().into_iter().flatten().map(stopped).collect(),
         arrived: crossing.arrived.iter().map(arrived).collect(),
         regroup,
+        losing: losing_to_proto(&crossing.way),
     }
+}
+
+fn losing_to_proto(way: &Way) -> Option<v1::Losing> {
+    let Way::Losing { region, accepted, remains, .. } = way else { return None };
+    let left = |(region, shards): (&RegionId, &BTreeMap<ShardId, Remains>)| v1::LeftOfLost {
+        region: u32::from(region.0),
+        shards: shards.iter().map(|(shard, it)| remains_to_proto(*shard, it)).collect(),
+    };
+    let (region, accepted) = (u32::from(region.0), Some(loss_to_proto(*accepted)));
+    Some(v1::Losing { region, accepted, remains: remains.iter().map(left).collect() })
+}
+
+fn losing_from_proto(losing: v1::Losing, stopped: BTreeMap<RegionId, BTreeMap<ShardId, Lsn>>) -> Result<Way, Refusal> {
+    let left = |it: v1::LeftOfLost| {
+        let shards = it.shards.into_iter().map(remains_from_proto).collect::<Result<_, _>>()?;
+        Ok::<_, Refusal>((region(it.region)?, shards))
+    };
+    let accepted = loss_from_proto(losing.accepted.unwrap_or_default());
+    let remains = losing.remains.into_iter().map(left).collect::<Result<_, _>>()?;
+    Ok(Way::Losing { region: region(losing.region)?, accepted, stopped, remains })
 }
 
 fn crossing_from_proto(message: v1::Crossing) -> Result<Crossing, Refusal> {
@@ -376,7 +409,10 @@ fn crossing_from_proto(message: v1::Crossing) -> Result<Crossing, Refusal> {
     };
     let stopped = message.stopped.into_iter().map(stopped).collect::<Result<_, _>>()?;
     let way = match (message.policy, message.regroup) {
-        (None, None) => Way::Opening,
+        (None, None) => match message.losing {
+            Some(losing) => losing_from_proto(losing, stopped)?,
+            None => Way::Opening,
+        },
         (Some(policy), _) => {
             Way::Closing { policy: policy_from_proto(policy)?, primary: region(message.primary)?, stopped }
         }

@@ -68,22 +68,29 @@ pub fn estimate_request_to_proto(buckets: &Selection, to: Option<&RegionName>) -
         }
         Selection::AllFrom(region) => EstimateBuckets::AllFrom(region.to_string()),
     };
-    v1::FailoverEstimateRequest { to: to.map(ToString::to_string).unwrap_or_default(), buckets: Some(buckets) }
+    let to = to.map(ToString::to_string).unwrap_or_default();
+    v1::FailoverEstimateRequest { to, buckets: Some(buckets), lost: String::new() }
 }
 
-/// The buckets that are asked about, and the next primary if one was named.
+/// The question what it would cost to go on without a region that does not come back.
+pub fn loss_request_to_proto(buckets: &Selection, lost: &RegionName) -> v1::FailoverEstimateRequest {
+    v1::FailoverEstimateRequest { lost: lost.to_string(), ..estimate_request_to_proto(buckets, None) }
+}
+
+/// The buckets that are asked about, the next primary if one was named, and the region that is lost if active-active buckets are asked
+/// about.
 ///
 /// # Errors
 /// Invalid for bad names, or without buckets.
 pub fn estimate_request_from_proto(
     request: v1::FailoverEstimateRequest,
-) -> Result<(Selection, Option<RegionName>), Refusal> {
+) -> Result<(Selection, Option<RegionName>, Option<RegionName>), Refusal> {
     let buckets = match request.buckets.ok_or_else(no_buckets)? {
         EstimateBuckets::Named(list) => selection_named(&list)?,
         EstimateBuckets::Labelled(label) => Selection::Labelled { key: label.key, value: label.value },
         EstimateBuckets::AllFrom(region) => Selection::AllFrom(named(RegionName::new(&region))?),
     };
-    Ok((buckets, wished(&request.to)?))
+    Ok((buckets, wished(&request.to)?, wished(&request.lost)?))
 }
 
 fn no_buckets() -> Refusal {
@@ -223,7 +230,7 @@ pub(super) fn fencing_from_proto(it: v1::Fencing) -> Result<(u64, Epoch, RegionI
     Ok((it.since_ms, Epoch(it.epoch), region(it.to)?, muster))
 }
 
-fn remains_to_proto(shard: ShardId, remains: &Remains) -> v1::ShardRemains {
+pub(super) fn remains_to_proto(shard: ShardId, remains: &Remains) -> v1::ShardRemains {
     let exposure = |it: Exposure| v1::Exposure {
         head: it.head.0,
         operations: it.operations,
@@ -238,7 +245,7 @@ fn remains_to_proto(shard: ShardId, remains: &Remains) -> v1::ShardRemains {
     }
 }
 
-fn remains_from_proto(message: v1::ShardRemains) -> Result<(ShardId, Remains), Refusal> {
+pub(super) fn remains_from_proto(message: v1::ShardRemains) -> Result<(ShardId, Remains), Refusal> {
     let (shard, seal) = seal_from_proto(message.seal.ok_or_else(|| unreadable("where a shard stands"))?)?;
     let exposure = |it: v1::Exposure| Exposure {
         head: Lsn(it.head),

@@ -19,6 +19,7 @@ pub fn repair_to_proto(status: RepairStatus) -> v1::RepairStatus {
         RepairReason::Stuck => Reason::Stuck,
         RepairReason::Asked => Reason::Asked,
         RepairReason::Joining => Reason::Joining,
+        RepairReason::Leaving => Reason::Leaving,
     };
     v1::RepairStatus {
         bucket: status.bucket.0,
@@ -53,6 +54,7 @@ pub fn repair_from_proto(status: v1::RepairStatus) -> Result<RepairStatus, Refus
         Reason::Stuck => RepairReason::Stuck,
         Reason::Asked => RepairReason::Asked,
         Reason::Joining => RepairReason::Joining,
+        Reason::Leaving => RepairReason::Leaving,
     };
     Ok(RepairStatus {
         bucket: BucketId(status.bucket),
@@ -195,6 +197,7 @@ mod tests {
             RepairReason::Stuck,
             RepairReason::Asked,
             RepairReason::Joining,
+            RepairReason::Leaving,
         ] {
             let status =
                 RepairStatus { bucket: BucketId(1), shard: ShardId(2), reason, eta_ms: 9, ..Default::default() };

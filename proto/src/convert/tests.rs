@@ -7,8 +7,8 @@ use bytes::Bytes;
 use meridian_types::key::{MULTI_ITEMS_MAX, SCAN_ITEMS_MAX};
 use meridian_types::{
     Acks, AutoFailover, AutoMode, Breach, Bucket, BucketChange, BucketDigest, BucketId, BucketLag, BucketName,
-    BucketSpec, ClientId, ClusterId, Cross, Crossing, Durability, Effect, Epoch, Exposure, Freshness, Goal, Hlc,
-    Joining, Joins, Key, LagBound, Lane, LaneState, LaneStatus, Loss, Lsn, MaxLag, Move, Muster, Node, NodeId,
+    BucketSpec, ClientId, ClusterId, Consent, Cross, Crossing, Durability, Effect, Epoch, Exposure, Freshness, Goal,
+    Hlc, Joining, Joins, Key, LagBound, Lane, LaneState, LaneStatus, Loss, Lsn, MaxLag, Move, Muster, Node, NodeId,
     NodeName, NodeStatus, OnPartition, OperationId, Outcome, Phase, Plan, PlanId, Policy, Proof, Read, ReadLevel,
     Refusal, RefusalKind, Region, RegionChange, RegionId, RegionName, Regroup, Remains, Request, RequestId, Response,
     Seal, Selection, SessionToken, SetHash, ShardDigest, ShardId, StalePolicy, Standing, Stay, Step, SwitchoverSpec,
@@ -258,9 +258,14 @@ fn change() -> impl Strategy<Value = BucketChange> {
     (settings, others).prop_map(|((auto, max_lag, on_partition, acks), others)| match others {
         (_, regions @ Some(_)) => {
             let cross = acks.map(|_| Cross { primary: None, pause_ms_max: 7 });
-            BucketChange { regions, cross, ..BucketChange::default() }
+            let lost = match &regions {
+                Some(RegionChange::Remove(name)) if cross.is_some() && max_lag.is_some() => Some(name.clone()),
+                _ => None,
+            };
+            let accept_loss = lost.map(|lost| Consent { to: None, lost: Some(lost), buckets: BTreeMap::new() });
+            BucketChange { regions, cross, accept_loss, ..BucketChange::default() }
         }
-        (None, None) => BucketChange { auto, max_lag, on_partition, acks, policy: None, cross: None, regions: None },
+        (None, None) => BucketChange { auto, max_lag, on_partition, acks, ..BucketChange::default() },
         (policy @ Some(_), None) => {
             let cross = acks.map(|_| Cross { primary: Some(RegionName::new("eu-west").unwrap()), pause_ms_max: 7 });
             BucketChange { auto, policy, cross, ..BucketChange::default() }

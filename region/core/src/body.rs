@@ -59,6 +59,10 @@ pub(crate) enum BodyRef<'a> {
         next: Epoch,
         after: Positions,
     },
+    Part {
+        index: u64,
+        from: RegionId,
+    },
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
@@ -91,6 +95,10 @@ pub(crate) enum RepairStepRef<'a> {
     Advance {
         begun: Lsn,
         up_to: Positions,
+    },
+    GiveUp {
+        begun: Lsn,
+        cut: Lsn,
     },
 }
 
@@ -172,6 +180,7 @@ pub(crate) fn decode<'a>(header: &Header, entry: &'a [u8]) -> Result<BodyRef<'a>
         BodyRef::Repair(_) => Kind::Repair,
         BodyRef::Stop { .. } => Kind::Stop,
         BodyRef::Raise { .. } => Kind::Raise,
+        BodyRef::Part { .. } => Kind::Part,
     };
     if kind == header.kind { Ok(body) } else { Err(damaged()) }
 }
@@ -273,6 +282,7 @@ mod tests {
             RepairStepRef::PassedOver { removed } => RepairStep::PassedOver { removed: own(&removed) },
             RepairStepRef::Unwatch => RepairStep::Unwatch,
             RepairStepRef::Advance { begun, up_to } => RepairStep::Advance { begun, up_to },
+            RepairStepRef::GiveUp { begun, cut } => RepairStep::GiveUp { begun, cut },
         }
     }
 
@@ -303,6 +313,7 @@ mod tests {
                 up_to.raise(RegionId(origin), Lsn(lsn));
                 RepairStep::Advance { begun: Lsn(begun), up_to }
             }),
+            any::<(u64, u64)>().prop_map(|(begun, cut)| RepairStep::GiveUp { begun: Lsn(begun), cut: Lsn(cut) }),
         ]
     }
 
@@ -328,6 +339,7 @@ mod tests {
             BodyRef::Repair(step) => Body::Repair(own_step(step)),
             BodyRef::Stop { index, stops } => Body::Stop { index, stops },
             BodyRef::Raise { index, next, after } => Body::Raise { index, next, after },
+            BodyRef::Part { index, from } => Body::Part { index, from },
         }
     }
 
@@ -359,6 +371,7 @@ mod tests {
             }),
             2 => any_step().prop_map(|step| (Kind::Repair, Body::Repair(step))),
             1 => any::<(u64, bool)>().prop_map(|(index, stops)| (Kind::Stop, Body::Stop { index, stops })),
+            1 => any::<(u64, u16)>().prop_map(|(index, from)| (Kind::Part, Body::Part { index, from: RegionId(from) })),
             1 => any::<(u64, u64, u16, u64)>().prop_map(|(index, next, region, lsn)| {
                 let after = Positions([(RegionId(region), meridian_types::Lsn(lsn))].into());
                 (Kind::Raise, Body::Raise { index, next: Epoch(next), after })

@@ -1,11 +1,14 @@
 //! What a node has to do, and to say, while a bucket goes from one writing region to all of them, or back
-//! (docs/adr/2026-11-28-active-active-changes.md), or to other writing regions (docs/adr/2026-11-28-active-active-region-sets.md).
+//! (docs/adr/2026-11-28-active-active-changes.md), or to other writing regions (docs/adr/2026-11-28-active-active-region-sets.md), or
+//! loses one (docs/adr/2026-11-28-active-active-lost-regions.md).
 //!
 //! ```text
 //!              in every region of the bucket
 //! opening      its new epoch is in force? say what there is       (that its primary seals is `handover.rs`)
 //! closing,     stop; say where; everything that the others stopped at? say what there is
 //!  regrouping
+//! losing       part from the lost one; say where, and how far its log is here; everything that the others stopped at, and the most that any
+//!              has of the lost one? say what there is          (that the rest of it is fetched is `repair/need.rs`)
 //! otherwise    stopped in an active-active bucket? go on: it was given up
 //! any time     stopped in the epoch before the one on record? begin that
 //! joining      filled? say so
@@ -17,7 +20,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use meridian_types::{
-    Bucket, BucketId, Copies, Crossing, Epoch, Lsn, Positions, RegionId, Seal, SetHash, ShardId, StandingWord, Way,
+    Bucket, BucketId, Copies, Crossing, Epoch, Exposure, Lsn, Positions, RegionId, Remains, Seal, SetHash, ShardId,
+    StandingWord, Way,
 };
 
 use crate::meta::Stop;
@@ -34,6 +38,10 @@ pub struct CrossSight {
     pub epoch: Epoch,
     /// Whether it has stopped, or gone on since.
     pub stop: Option<Stop>,
+    /// The region that is given up for lost in it.
+    pub parted: Option<RegionId>,
+    /// What the region that the bucket is losing had said it lacks.
+    pub exposure: Option<Exposure>,
     /// What it has of every region.
     pub positions: Positions,
     /// The digest of that.
@@ -57,6 +65,17 @@ pub enum CrossDuty {
         index: u64,
         /// Whether it stops.
         stops: bool,
+    },
+    /// To put into the log of a shard that this region stops, and takes in nothing more of a lost one.
+    Part {
+        /// The shard.
+        shard: ShardId,
+        /// The epoch in force.
+        epoch: Epoch,
+        /// The crossing.
+        index: u64,
+        /// The lost region.
+        from: RegionId,
     },
     /// To put into the log of a shard that the next epoch begins: this region had arrived, and all others had.
     Raise {
@@ -98,12 +117,18 @@ impl Crossings {
             return duties;
         };
         let mut words = Vec::new();
-        if let Some(stopped) = crossing.way.stopped() {
+        if let Some(lost) = crossing.way.lost().filter(|lost| *lost != region) {
+            let open = sights.iter().filter(|it| it.epoch == bucket.epoch && !has_parted(it, crossing));
+            let index = crossing.index;
+            duties.extend(open.map(|it| CrossDuty::Part { shard: it.shard, epoch: it.epoch, index, from: lost }));
+            words.extend(parted(bucket, crossing, (region, lost), sights));
+        } else if let Some(stopped) = crossing.way.stopped() {
             duties.extend(stops(bucket, crossing, sights));
             let known = stopped.get(&region);
             let new = sights.iter().filter(|it| has_stopped(it, crossing) && !has(known, it.shard));
             let at: BTreeMap<ShardId, Lsn> = new.map(|it| (it.shard, it.positions.of(region))).collect();
-            if !at.is_empty() {
+            // A lost region that is there after all stops, and is not heard.
+            if !at.is_empty() && crossing.way.lost().is_none() {
                 words.push(word(bucket, Copies::Stopped { crossing: crossing.index, at }));
             }
         }
@@ -176,12 +201,44 @@ fn has_stopped(sight: &CrossSight, crossing: &Crossing) -> bool {
     sight.stop.is_some_and(|stop| stop.stopped && stop.index == crossing.index)
 }
 
+/// Whether it has stopped for this crossing, and takes in nothing more of the region that the crossing is about.
+fn has_parted(sight: &CrossSight, crossing: &Crossing) -> bool {
+    has_stopped(sight, crossing) && sight.parted == crossing.way.lost()
+}
+
+/// What the metadata plane has not heard yet of what this region has of a lost one. It stands still: a repair that was under way ends
+/// before anything is said.
+fn parted(
+    bucket: &Bucket,
+    crossing: &Crossing,
+    (region, lost): (RegionId, RegionId),
+    sights: &[CrossSight],
+) -> Option<StandingWord> {
+    let known = crossing.way.stopped().and_then(|stopped| stopped.get(&region));
+    let new = sights
+        .iter()
+        .filter(|it| it.epoch == bucket.epoch && it.whole && has_parted(it, crossing) && !has(known, it.shard));
+    let remains = |it: &CrossSight| {
+        let seal = Seal { lsn: it.positions.of(lost), hash: it.hash, keys: it.keys };
+        Remains { epoch: it.epoch, seal, exposure: it.exposure, whole: it.whole }
+    };
+    let at: BTreeMap<_, _> = new.map(|it| (it.shard, (it.positions.of(region), remains(it)))).collect();
+    (!at.is_empty()).then(|| word(bucket, Copies::Parted { crossing: crossing.index, at }))
+}
+
 fn has_arrived(bucket: &Bucket, crossing: &Crossing, sight: &CrossSight) -> bool {
     let there = match &crossing.way {
         Way::Opening => true,
         Way::Closing { .. } | Way::Regrouping { .. } => crossing
             .stopped_at(sight.shard, &bucket.meeting())
             .is_some_and(|stopped| has_stopped(sight, crossing) && sight.positions.covers(&Positions(stopped))),
+        Way::Losing { region: lost, .. } => {
+            let meeting = bucket.meeting();
+            let most = crossing.most_of_the_lost(sight.shard, &meeting).map(|(_, most)| most);
+            let stopped = crossing.stopped_at(sight.shard, &meeting);
+            let covers = stopped.is_some_and(|stopped| sight.positions.covers(&Positions(stopped)));
+            covers && has_parted(sight, crossing) && Some(sight.positions.of(*lost)) == most
+        }
     };
     there && sight.whole && sight.epoch == bucket.epoch
 }
@@ -190,6 +247,7 @@ fn seal(bucket: &Bucket, crossing: &Crossing, sight: &CrossSight) -> Seal {
     let primary = match &crossing.way {
         Way::Opening => bucket.primary.unwrap_or_default(),
         Way::Closing { primary, .. } => *primary,
+        Way::Losing { region, .. } => *region,
         // Any one will do: all have the same of it.
         Way::Regrouping { .. } => bucket.regions.first().copied().unwrap_or_default(),
     };
@@ -246,6 +304,8 @@ mod tests {
             shard: ShardId(0),
             epoch: Epoch(epoch),
             stop: stopped.map(|index| Stop { index, at: Lsn(1), stopped: true }),
+            parted: None,
+            exposure: None,
             positions: Positions(at.iter().map(|(region, lsn)| (*region, Lsn(*lsn))).collect()),
             hash: SetHash(5),
             keys: 3,
@@ -256,7 +316,7 @@ mod tests {
     fn told(duties: &[CrossDuty]) -> Vec<Copies> {
         let told = |duty: &CrossDuty| match duty {
             CrossDuty::Tell(word) => Some(word.copies.clone()),
-            CrossDuty::Stop { .. } | CrossDuty::Raise { .. } => None,
+            CrossDuty::Stop { .. } | CrossDuty::Part { .. } | CrossDuty::Raise { .. } => None,
         };
         duties.iter().filter_map(told).collect()
     }

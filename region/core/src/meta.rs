@@ -22,6 +22,9 @@ const LEFT_FORMAT: u8 = 3;
 /// The same, of a bucket in which this region has stopped once. Written only then, and until the epoch is over.
 const STOPPED_FORMAT: u8 = 4;
 
+/// The same, of a bucket that loses another region: which. Written only then.
+const PARTED_FORMAT: u8 = 5;
+
 /// Stretches of the own log remembered as void, one per repair: those that may still be read to be shipped.
 const VOID_STRETCHES_MAX: usize = 64;
 
@@ -73,6 +76,9 @@ pub(crate) struct BucketMeta {
     /// In the epoch in force this region has stopped ordering, or has gone on since.
     #[serde(skip)]
     pub(crate) stop: Option<Stop>,
+    /// While it is stopped because that region is lost: of its entries of the epoch in force none is taken in.
+    #[serde(skip)]
+    pub(crate) parted: Option<RegionId>,
 }
 
 /// Whether a region orders anything in an active-active bucket that crosses (docs/adr/2026-11-28-active-active-changes.md).
@@ -225,8 +231,17 @@ impl BucketMeta {
             (true, false) if index >= now.index => {
                 self.void_between(now.at, lsn);
                 self.stop = Some(Stop { index, at: lsn, stopped: false });
+                self.parted = None;
             }
             (_, true | false) => {}
+        }
+    }
+
+    /// The same as a stop, and of `from` nothing more is taken in.
+    pub(crate) fn part(&mut self, lsn: Lsn, index: u64, from: Option<RegionId>) {
+        self.stop(lsn, index, true);
+        if self.stop.is_some_and(|stop| stop.stopped && stop.index == index) {
+            self.parted = from;
         }
     }
 
@@ -239,6 +254,7 @@ impl BucketMeta {
 
     /// What was ordered behind a stop stays void, up to `lsn` of the own log, where its epoch ends.
     fn end_stop(&mut self, lsn: Lsn) {
+        self.parted = None;
         if let Some(Stop { at, stopped: true, .. }) = self.stop.take() {
             self.void_between(at, Lsn(lsn.0.saturating_sub(1)));
         }
@@ -268,6 +284,9 @@ impl From<BucketMeta1> for BucketMeta {
 pub(crate) fn encode_bucket(meta: &BucketMeta) -> Bytes {
     // As below.
     let encoded = match (meta.left, meta.stop) {
+        (None, Some(stop)) if meta.parted.is_some() => {
+            postcard::to_extend(&(meta, stop, meta.parted), vec![PARTED_FORMAT])
+        }
         (None, None) => postcard::to_extend(meta, vec![BUCKET_FORMAT]),
         (Some(left), _) => postcard::to_extend(&(meta, left), vec![LEFT_FORMAT]),
         (None, Some(stop)) => postcard::to_extend(&(meta, stop), vec![STOPPED_FORMAT]),
@@ -290,6 +309,11 @@ pub(crate) fn decode_bucket(bytes: &[u8]) -> Result<BucketMeta, Damage> {
         Some((&STOPPED_FORMAT, body)) => {
             let (meta, stop): (BucketMeta, Stop) = postcard::from_bytes(body).map_err(|_| damage)?;
             Ok(BucketMeta { stop: Some(stop), ..meta })
+        }
+        Some((&PARTED_FORMAT, body)) => {
+            let (meta, stop, parted): (BucketMeta, Stop, Option<RegionId>) =
+                postcard::from_bytes(body).map_err(|_| damage)?;
+            Ok(BucketMeta { stop: Some(stop), parted, ..meta })
         }
         _ => Err(damage),
     }
@@ -392,6 +416,26 @@ mod tests {
         assert!(meta.is_fenced_at(Lsn(13), Epoch(1)));
     }
 
+    /// Written by the first release that knew of it: stopped at 9 by the crossing at 5, in which region 3 is lost.
+    #[test]
+    fn a_region_is_parted_from_until_the_crossing_is_over_and_an_earlier_one_changes_nothing() {
+        let mut meta = BucketMeta::default();
+        meta.part(Lsn(9), 5, Some(RegionId(3)));
+        meta.part(Lsn(10), 4, Some(RegionId(2)));
+        meta.stop(Lsn(11), 4, false);
+        let stored = [5, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 5, 9, 1, 1, 3];
+        assert_eq!((meta.parted, &encode_bucket(&meta)[..]), (Some(RegionId(3)), &stored[..]));
+        assert_eq!(decode_bucket(&stored), Ok(meta.clone()));
+        let mut later = meta.clone();
+        later.part(Lsn(12), 7, None);
+        assert_eq!((later.parted, later.is_void_at(Lsn(10))), (None, true), "it stands where it stopped first");
+        let mut over = meta.clone();
+        over.stop(Lsn(12), 6, false);
+        assert_eq!((over.parted, over.is_void_at(Lsn(12)), over.is_void_at(Lsn(13))), (None, true, false));
+        meta.begin(Lsn(12), Epoch(2));
+        assert_eq!((meta.parted, meta.is_void_at(Lsn(11))), (None, true));
+    }
+
     proptest! {
         #[test]
         fn any_bytes_are_metadata_or_damage(bytes in prop::collection::vec(any::<u8>(), 0..64)) {
@@ -399,7 +443,7 @@ mod tests {
             bytes.insert(0, META_FORMAT);
             let _ = decode::<ShardMeta>(&bytes, "shard");
             let _ = decode_bucket(&bytes);
-            for format in [BUCKET_FORMAT, LEFT_FORMAT, STOPPED_FORMAT] {
+            for format in [BUCKET_FORMAT, LEFT_FORMAT, STOPPED_FORMAT, PARTED_FORMAT] {
                 bytes[0] = format;
                 let _ = decode_bucket(&bytes);
             }

@@ -158,8 +158,28 @@ pub fn keys_of(header: &Header, entry: &[u8]) -> Result<Vec<(Bytes, bool)>, Dama
         | BodyRef::Seal { .. }
         | BodyRef::Repair(_)
         | BodyRef::Stop { .. }
-        | BodyRef::Raise { .. } => Vec::new(),
+        | BodyRef::Raise { .. }
+        | BodyRef::Part { .. } => Vec::new(),
     })
+}
+
+/// What the entries of a part add to a counter that all regions count, if they do.
+///
+/// # Errors
+/// [`Damage`] when one can't be read.
+pub fn counted(part: &Part, key: &[u8]) -> Result<Option<i64>, Damage> {
+    let mut sum = None;
+    for (_, entry) in &part.entries {
+        let damage = Damage { what: "entry of the log" };
+        let header = Header::decode(entry).map_err(|_| damage)?;
+        let body = body::decode(&header, entry).map_err(|_| Damage { what: "entry of the log" })?;
+        if let BodyRef::Write(WriteBodyRef::Counter { key: of, by }) = &body
+            && of.0 == key
+        {
+            sum = Some(sum.unwrap_or(0_i64).saturating_add(*by));
+        }
+    }
+    Ok(sum)
 }
 
 /// What a key that the tail is about came to here; `None` when the tail did not change it.

@@ -41,6 +41,7 @@ use crate::view::{Mutations, StateView};
 
 pub use self::control::REMOVALS_MAX;
 use self::editor::Editor;
+use self::epoch::Halt;
 use self::epoch::Parked;
 pub use self::epoch::{CLOSED_BYTES_MAX, CLOSED_ENTRIES_MAX, PARKED_BYTES_MAX, PARKED_ENTRIES_MAX};
 pub use self::facts::Due;
@@ -214,7 +215,8 @@ impl Shard {
             | Kind::ExpireClients
             | Kind::Repair
             | Kind::Stop
-            | Kind::Raise => {
+            | Kind::Raise
+            | Kind::Part => {
                 let body = body::decode(&header, entry).map_err(|source| ApplyError::Entry { lsn, source })?;
                 self.apply_own(view, lsn, &header, entry, &body, out)
             }
@@ -279,7 +281,8 @@ impl Shard {
             | Kind::ExpireClients
             | Kind::Repair
             | Kind::Stop
-            | Kind::Raise => control::done(0, false).encode(),
+            | Kind::Raise
+            | Kind::Part => control::done(0, false).encode(),
         };
         Ok(Applied::answering(result))
     }
@@ -298,7 +301,15 @@ impl Shard {
             BodyRef::Fence => control(self.apply_fence(lsn, header)),
             BodyRef::DropBucket => control(self.apply_drop(view, lsn, header, out)?),
             BodyRef::ExpireClients { before } => control(self.apply_expire_clients(*before, out)),
-            BodyRef::Stop { index, stops } => control(self.apply_stop(lsn, header, *index, *stops)),
+            BodyRef::Stop { index, stops } => {
+                let (result, answered) = self.apply_stop(Step { view, out, lsn }, header, *index, Halt::of(*stops))?;
+                Ok(Applied { answered, ..Applied::answering(result.encode()) })
+            }
+            BodyRef::Part { index, from } => {
+                let (result, answered) =
+                    self.apply_stop(Step { view, out, lsn }, header, *index, Halt::Parts(*from))?;
+                Ok(Applied { answered, ..Applied::answering(result.encode()) })
+            }
             BodyRef::Raise { index, next, after } => {
                 let (result, answered) = self.apply_raise(Step { view, out, lsn }, header, (*index, *next), after)?;
                 Ok(Applied { answered, ..Applied::answering(result.encode()) })
@@ -434,7 +445,8 @@ impl Shard {
             | BodyRef::ExpireClients { .. }
             | BodyRef::Repair(_)
             | BodyRef::Stop { .. }
-            | BodyRef::Raise { .. } => Bytes::new(),
+            | BodyRef::Raise { .. }
+            | BodyRef::Part { .. } => Bytes::new(),
         };
         let digest = &mut meta.digest;
         digest.positions.raise(header.origin, lsn);

@@ -1,6 +1,7 @@
 //! Carrying out on this node what a bucket asks for that goes from one writing region to all of them, or back
 //! (docs/adr/2026-11-28-active-active-changes.md), or to other writing regions
-//! (docs/adr/2026-11-28-active-active-region-sets.md). [`Crossings`] decides; this half proposes and tells.
+//! (docs/adr/2026-11-28-active-active-region-sets.md), or goes on without one that is lost
+//! (docs/adr/2026-11-28-active-active-lost-regions.md). [`Crossings`] decides; this half proposes and tells.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -81,13 +82,17 @@ impl Node {
         let mut entries = Vec::new();
         for bucket in crossing {
             let led = self.shards.iter().filter(|shard| shard.board.leads());
-            let sights: Vec<CrossSight> = led.map(|shard| cross_sight(shard, bucket)).collect();
+            let sights: Vec<CrossSight> = led.map(|shard| self.cross_sight(shard, bucket)).collect();
             let place = (self.region(), topology.index);
             for duty in crossings.look(self.clock.monotonic_ms(), place, bucket, &sights) {
                 match duty {
                     CrossDuty::Stop { shard, epoch, index, stops } => {
                         let header = self.header(Kind::Stop, bucket.id, epoch);
                         entries.push(self.turn(shard, header, Body::Stop { index, stops }));
+                    }
+                    CrossDuty::Part { shard, epoch, index, from } => {
+                        let header = self.header(Kind::Part, bucket.id, epoch);
+                        entries.push(self.turn(shard, header, Body::Part { index, from }));
                     }
                     CrossDuty::Raise { shard, epoch, index, next, after } => {
                         let header = self.header(Kind::Raise, bucket.id, epoch);
@@ -103,22 +108,25 @@ impl Node {
         // All at once: one sync of the log for all shards.
         join_all(entries).await;
     }
-}
 
-fn cross_sight(shard: &ShardNode, bucket: &Bucket) -> CrossSight {
-    let core = shard.board.core();
-    let digest = core.digest(bucket.id).cloned().unwrap_or_default();
-    CrossSight {
-        shard: shard.id,
-        epoch: core.epoch(bucket.id),
-        stop: core.stop(bucket.id),
-        positions: digest.positions,
-        hash: digest.hash,
-        keys: digest.keys,
-        whole: !core.is_closed(bucket.id)
-            && core.astray(bucket.id).is_none()
-            && core.divergence(bucket.id).is_none()
-            && !core.is_dropped(bucket.id)
-            && !core.has_left(bucket.id),
+    fn cross_sight(&self, shard: &ShardNode, bucket: &Bucket) -> CrossSight {
+        let exposure = bucket.lost().and_then(|lost| self.facts_of(shard, bucket, lost).1.remains.exposure);
+        let core = shard.board.core();
+        let digest = core.digest(bucket.id).cloned().unwrap_or_default();
+        CrossSight {
+            shard: shard.id,
+            epoch: core.epoch(bucket.id),
+            stop: core.stop(bucket.id),
+            parted: core.parted(bucket.id),
+            exposure,
+            positions: digest.positions,
+            hash: digest.hash,
+            keys: digest.keys,
+            whole: !core.is_closed(bucket.id)
+                && core.astray(bucket.id).is_none()
+                && core.divergence(bucket.id).is_none()
+                && !core.is_dropped(bucket.id)
+                && !core.has_left(bucket.id),
+        }
     }
 }

@@ -131,17 +131,17 @@ impl Node {
     /// What there is of a bucket whose primary is lost. At one moment of the state machine: were the position older than the
     /// fence, or than the last entry that waited, an acknowledged write could be overlooked (DUR-2).
     fn sight_of_remains(&self, shard: &ShardNode, bucket: &Bucket) -> Sight {
-        let (fence, facts) = self.facts_of(shard, bucket);
+        let (fence, facts) = self.facts_of(shard, bucket, bucket.primary.unwrap_or_default());
         let Remains { epoch, seal, exposure, whole } = facts.remains;
         Sight { shard: shard.id, epoch, fence, state: seal, acked: seal.lsn, exposure, whole }
     }
 
-    fn facts_of(&self, shard: &ShardNode, bucket: &Bucket) -> (Epoch, ShardFacts) {
-        let primary = bucket.primary.unwrap_or_default();
-        let said = shard.said(primary, bucket);
+    /// What a shard has of a region that is lost, or may be: of a bucket's primary, or of one that writes it as all others do.
+    pub(crate) fn facts_of(&self, shard: &ShardNode, bucket: &Bucket, from: RegionId) -> (Epoch, ShardFacts) {
+        let said = shard.said(from, bucket);
         let core = shard.board.core();
         let digest = core.digest(bucket.id).cloned().unwrap_or_default();
-        let seal = Seal { lsn: digest.positions.of(primary), hash: digest.hash, keys: digest.keys };
+        let seal = Seal { lsn: digest.positions.of(from), hash: digest.hash, keys: digest.keys };
         let broken =
             core.is_closed(bucket.id) || core.astray(bucket.id).is_some() || core.divergence(bucket.id).is_some();
         let remains = Remains {
@@ -156,10 +156,11 @@ impl Node {
         (core.fence(bucket.id), ShardFacts { bucket: bucket.id, shard: shard.id, remains, said_ms })
     }
 
-    /// What the shards that this node leads have of a bucket with a primary elsewhere.
-    pub(crate) fn facts(&self, bucket: &Bucket) -> Vec<ShardFacts> {
+    /// What the shards that this node leads have of a bucket with a primary elsewhere, or, where every region writes, of `lost`.
+    pub(crate) fn facts(&self, bucket: &Bucket, lost: Option<RegionId>) -> Vec<ShardFacts> {
+        let from = bucket.primary.or(lost).unwrap_or_default();
         let led = self.shards.iter().filter(|shard| shard.board.leads());
-        led.map(|shard| self.facts_of(shard, bucket).1).collect()
+        led.map(|shard| self.facts_of(shard, bucket, from).1).collect()
     }
 
     /// A primary says what is lacking in a shard here.

@@ -175,9 +175,10 @@ impl Node {
         Ok(Verdict::Stale(standing.bucket.primary.or(ahead).filter(|region| *region != self.region())))
     }
 
-    /// Refuses for good a session that has seen what a failover gave up: no replica will ever have it, and to wait for it
-    /// would be to wait for ever (CON-2). Only a primary can tell: it has all that counts of every earlier epoch, and while its
-    /// lease holds nobody else adds to it. The lease was looked at after the session came.
+    /// Refuses for good a session that has seen what a failover gave up, or the removal of a lost region where every region writes: no
+    /// replica will ever have it, and to wait for it would be to wait for ever (CON-2). Only some can tell: a primary has all that counts
+    /// of every earlier epoch, and while its lease holds nobody else adds to it (the lease was looked at after the session came); where
+    /// every region writes, one in which the epoch has begun has all that counts of a region that is out.
     pub(crate) async fn check_sight(
         &self,
         standing: &Standing,
@@ -186,7 +187,10 @@ impl Node {
         deadline: Instant,
     ) -> Result<(), Refusal> {
         let bucket = &standing.bucket;
-        let decides = bucket.primary == Some(self.region()) && standing.lease && !bucket.is_between_primaries();
+        let decides = match bucket.primary {
+            Some(primary) => primary == self.region() && standing.lease && !bucket.is_between_primaries(),
+            None => bucket.is_in(self.region()),
+        };
         if !decides || !shard.board.leads() || shard.board.epoch(bucket.id) != bucket.epoch {
             return Ok(());
         }
@@ -196,24 +200,35 @@ impl Node {
         // One that was deposed without noticing may only not have heard of what others have ordered since.
         let proven = timeout_at(deadline, shard.group.read_barrier().pass()).await;
         match self.given_up(shard, bucket, seen).filter(|_| matches!(proven, Ok(Ok(_)))) {
-            Some(region) => Err(Refusal::new(
-                RefusalKind::Invalid,
-                format!(
-                    "the session has seen writes of region {} that a failover of bucket `{}` gave up: begin a new session, and see `meridian salvage list` for what was kept of them",
-                    standing.topology.region_label(region),
-                    bucket.name
-                ),
-            )),
+            Some(region) => {
+                let by = if bucket.primary.is_some() { "a failover" } else { "its removal" };
+                Err(Refusal::new(
+                    RefusalKind::Invalid,
+                    format!(
+                        "the session has seen writes of region {} to bucket `{}` that {by} gave up: begin a new session, and see `meridian salvage list` for what was kept of them",
+                        standing.topology.region_label(region),
+                        bucket.name
+                    ),
+                ))
+            }
             None => Ok(()),
         }
     }
 
-    /// A region of which more was seen than is here.
+    /// A region of which more was seen than is here, or will be.
     fn given_up(&self, shard: &ShardNode, bucket: &Bucket, seen: &Positions) -> Option<RegionId> {
         // Before the positions: of its own log it may only have to apply more.
         let applied = shard.board.applied();
         let has = positions(shard, bucket);
-        let is_gone = |region: RegionId, lsn: Lsn| has.of(region) < lsn && (region != self.region() || applied >= lsn);
+        let is_out =
+            |region: RegionId| !bucket.reaches(region) && bucket.joins.was.iter().any(|it| it.region == region);
+        let is_gone = |region: RegionId, lsn: Lsn| match bucket.primary {
+            _ if has.of(region) >= lsn => false,
+            _ if region == self.region() => applied >= lsn,
+            Some(_) => true,
+            // Of the others more may be on its way.
+            None => is_out(region),
+        };
         seen.0.iter().find(|(region, lsn)| is_gone(**region, **lsn)).map(|(region, _)| *region)
     }
 

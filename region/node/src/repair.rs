@@ -23,6 +23,7 @@ mod pace;
 mod pulls;
 mod serve;
 mod table;
+mod tail;
 mod watch;
 
 use std::collections::BTreeSet;

@@ -5,6 +5,7 @@
 //! <bucket>-<shard>-<epoch>-<cut>-<end>.<n>.part     entries and keys, some at a time
 //! <bucket>-<shard>-<epoch>-<cut>-<end>.head         written last: the bundle is whole
 //! <bucket>-<shard>-<epoch>-<cut>-<end>.replayed     what was written back
+//! <bucket>-<shard>-<epoch>-<cut>-<end>.<n>.counted  what a part adds to counters that all regions count was added
 //! ```
 //!
 //! Each is sealed (`vault.rs`), and durable before the first row is replaced. The names say what is in them, so an attempt
@@ -58,6 +59,10 @@ fn head_name(id: SalvageId) -> String {
 
 fn part_name(id: SalvageId, part: u32) -> String {
     format!("{id}.{part}.part")
+}
+
+fn counted_name(id: SalvageId, part: u32) -> String {
+    format!("{id}.{part}.counted")
 }
 
 fn replayed_name(id: SalvageId) -> String {

@@ -362,8 +362,8 @@ impl Handle {
     }
 
     /// What the shards that this node leads have of a bucket whose primary is elsewhere: what an estimate rests on.
-    pub fn facts(&self, bucket: &Bucket) -> Vec<ShardFacts> {
-        self.node.facts(bucket)
+    pub fn facts(&self, bucket: &Bucket, lost: Option<RegionId>) -> Vec<ShardFacts> {
+        self.node.facts(bucket, lost)
     }
 
     /// This node's monotonic clock: what probes carry. Never 0.

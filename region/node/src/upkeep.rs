@@ -11,9 +11,10 @@ use std::time::Duration;
 
 use meridian_failpoint::failpoint;
 use meridian_region_core::repair::message::{Ask, Told};
+use meridian_region_core::repair::survey::Sighting;
 use meridian_region_core::{ControlResult, Due, SESSION_TTL_MS, StateView, keys};
 use meridian_types::entry::{Body, Header, Kind};
-use meridian_types::{Bucket, BucketId, Epoch, Hlc, Lsn, Refusal, RefusalKind, Topology};
+use meridian_types::{Bucket, BucketId, Epoch, Hlc, Lsn, Refusal, RefusalKind, RegionId, Topology};
 use tokio::sync::watch;
 use tokio::time::{MissedTickBehavior, interval};
 
@@ -26,6 +27,10 @@ const HOUSEKEEPING_EVERY: Duration = Duration::from_secs(1);
 
 /// How often deleted buckets are looked for even if no change of the topology was seen.
 const DROP_EVERY: Duration = Duration::from_secs(30);
+
+/// How soon there is another look where this region has something of its own of a bucket that it was removed from: it is on its way into a
+/// bundle.
+const DROP_AGAIN: Duration = Duration::from_secs(3);
 
 /// How often silent clients are looked for.
 const CLIENTS_EVERY: Duration = Duration::from_secs(3600);
@@ -147,7 +152,11 @@ pub(crate) async fn drop_buckets(node: Arc<Node>) {
             changed = changes.changed() => if changed.is_err() { return },
         }
         for (shard, swept) in node.shards.iter().zip(&mut swept) {
-            log_failure(node.drop_deleted(shard, swept).await, shard, "a deleted bucket could not be removed");
+            let dropped = node.drop_deleted(shard, swept).await;
+            if matches!(dropped, Ok(Gone::Soon)) {
+                ticks.reset_after(DROP_AGAIN);
+            }
+            log_failure(dropped.map(drop), shard, "a deleted bucket could not be removed");
         }
     }
 }
@@ -180,12 +189,27 @@ fn log_failure(done: Result<(), Refusal>, shard: &ShardNode, what: &'static str)
     }
 }
 
+/// Whether what is to go is gone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Gone {
+    AsFarAsCanBe,
+    /// Something waits for what takes seconds.
+    Soon,
+}
+
 /// Why what is here of a bucket that this region was removed from is not dropped yet.
 enum Kept {
-    /// Its primary counts it, or may.
+    /// Its primary counts it, or may; or copies are lacking.
     Counted,
-    /// Some of it was ordered here and is nowhere else, as far as is known.
-    Tail,
+    /// None of the others has said yet that it has all that was ordered here, or that it has begun the epoch without this region.
+    Unheard,
+    /// Of what was ordered here one of them has begun the epoch without some.
+    Tail {
+        /// That one.
+        source: RegionId,
+        /// What it has.
+        seen: Sighting,
+    },
 }
 
 impl Node {
@@ -228,21 +252,25 @@ impl Node {
 
     /// Proposes the removal of what deleted buckets left in the shard, and those that this region was removed from. `swept` are
     /// those found clean since this node started: a removal that a restart cut short is found by its data, once.
-    async fn drop_deleted(&self, shard: &ShardNode, swept: &mut BTreeSet<BucketId>) -> Result<(), Refusal> {
+    async fn drop_deleted(&self, shard: &ShardNode, swept: &mut BTreeSet<BucketId>) -> Result<Gone, Refusal> {
+        let mut gone = Gone::AsFarAsCanBe;
         if !shard.board.leads() {
-            return Ok(());
+            return Ok(gone);
         }
         for (bucket, epoch) in self.left(shard, swept)? {
             match self.why_kept(shard, bucket, epoch).await {
-                Some(Kept::Tail) => {
-                    tracing::warn!(
-                        region = %self.region(), shard = %shard.id, %bucket,
-                        "this region was removed from a bucket, and whoever is to have its writes does not answer or lacks some that were ordered here: what is here of it is kept; add the region again to have it reinstated, or delete the bucket"
-                    );
+                Some(Kept::Tail { source, seen }) => {
+                    self.give_up_tail(shard, bucket, (source, &seen)).await;
+                    gone = Gone::Soon;
+                    continue;
+                }
+                Some(Kept::Unheard) => {
+                    tracing::debug!(region = %self.region(), shard = %shard.id, %bucket, "what was ordered here of a bucket that this region was removed from is kept until the others say that they have it, or write without it");
+                    gone = Gone::Soon;
                     continue;
                 }
                 Some(Kept::Counted) => {
-                    tracing::debug!(region = %self.region(), shard = %shard.id, %bucket, "what is here of a bucket that this region was removed from is kept until its primary writes without this region");
+                    tracing::debug!(region = %self.region(), shard = %shard.id, %bucket, "what is here of a bucket that this region was removed from is kept until its primary writes without this region, and lacks no copies");
                     continue;
                 }
                 None => {}
@@ -257,11 +285,10 @@ impl Node {
             swept.insert(bucket);
             tracing::info!(region = %self.region(), shard = %shard.id, %bucket, "what a deleted bucket left behind was removed");
         }
-        Ok(())
+        Ok(gone)
     }
 
-    /// The buckets that this region was removed from and that something is left of, each with the epoch as of which it was. While
-    /// copies are lacking elsewhere the last one is not dropped, though it counts for nothing.
+    /// The buckets that this region was removed from and that something is left of, each with the epoch as of which it was.
     fn left(&self, shard: &ShardNode, swept: &mut BTreeSet<BucketId>) -> Result<Vec<(BucketId, Epoch)>, Refusal> {
         let topology = self.authority.topology();
         let mut left = Vec::new();
@@ -279,7 +306,7 @@ impl Node {
                 if swept.insert(bucket.id) && self.holds_data(shard, bucket.id)? {
                     left.push((bucket.id, epoch));
                 }
-            } else if bucket.standing.is_sync() {
+            } else {
                 left.push((bucket.id, bucket.epoch));
             }
         }
@@ -288,21 +315,23 @@ impl Node {
 
     /// Why what is here of a bucket that this region was removed from stays for now, if it does: the primary lacks something that was
     /// ordered in this region while it was primary, or, where every region writes, all of them do. Then it is to be written down
-    /// before it goes (SWI-2), which is done when the region joins again. Or the primary has not begun the epoch as of which this goes: until
-    /// then it counts what this region confirms as a copy, and must be right (DUR-2).
+    /// before it goes (SWI-2), as soon as whoever lacks it has begun the epoch without this region: before, more of it may come to count.
+    /// Or the primary has not begun the epoch as of which this goes: until then it counts what this region confirms as a copy, and
+    /// must be right (DUR-2). While copies are lacking elsewhere the last one is not dropped, though it counts for nothing.
     async fn why_kept(&self, shard: &ShardNode, bucket: BucketId, epoch: Epoch) -> Option<Kept> {
         let (own, leaving) = {
             let core = shard.board.core();
-            (core.positions(bucket).of(self.region()), core.is_leaving(bucket))
+            let own = core.positions(bucket).of(self.region());
+            (core.given_up(bucket).unwrap_or(own), core.is_leaving(bucket))
         };
         let topology = self.authority.topology();
-        let Some(bucket) = topology.buckets.get(&bucket) else { return Some(Kept::Tail) };
+        let Some(bucket) = topology.buckets.get(&bucket) else { return Some(Kept::Counted) };
         if leaving || (own == Lsn(0) && bucket.primary.is_none()) {
             return None;
         }
         // They all had it when they met for this region to leave.
         let others = bucket.primary.map_or_else(|| bucket.regions.clone(), |primary| vec![primary]);
-        let mut kept = if own == Lsn(0) { Kept::Counted } else { Kept::Tail };
+        let mut kept = if own == Lsn(0) { Kept::Counted } else { Kept::Unheard };
         for other in others {
             let ask = Ask::Survey { shard: shard.id };
             let Ok((_, Told::Survey(survey))) = self.peers.ask_about_repair(&topology, (other, shard.id), &ask).await
@@ -310,8 +339,14 @@ impl Node {
                 continue;
             };
             match survey.buckets.get(&bucket.id) {
-                Some(seen) if seen.positions.of(self.region()) < own => {}
-                Some(seen) if bucket.primary.is_none() || seen.epoch >= epoch => return None,
+                Some(seen) if seen.positions.of(self.region()) < own => {
+                    if seen.epoch >= epoch && seen.unfit.is_empty() {
+                        kept = Kept::Tail { source: other, seen: seen.clone() };
+                    }
+                }
+                Some(seen) if bucket.primary.is_none() || seen.epoch >= epoch => {
+                    return (!bucket.standing.is_sync()).then_some(Kept::Counted);
+                }
                 Some(_) => kept = Kept::Counted,
                 None => {}
             }

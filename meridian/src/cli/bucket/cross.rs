@@ -17,7 +17,7 @@ use crate::output::{Format, count, millis, note, show};
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 
 /// How much longer than it may last it is watched: what gives it up has to hear of it, too.
-pub(super) const WATCHED_LONGER: Duration = Duration::from_secs(30);
+pub(in crate::cli) const WATCHED_LONGER: Duration = Duration::from_secs(30);
 
 /// Whether a change of policy is one between one writing region and all of them.
 pub(super) fn crosses(before: &Bucket, policy: Policy) -> bool {
@@ -63,7 +63,7 @@ pub(super) async fn set(
 }
 
 /// Waits until the bucket is on one side or the other.
-pub(super) async fn watch(client: &Client, name: &BucketName, at_most: Duration) -> anyhow::Result<Bucket> {
+pub(in crate::cli) async fn watch(client: &Client, name: &BucketName, at_most: Duration) -> anyhow::Result<Bucket> {
     let began = Instant::now();
     let mut said = String::new();
     loop {
@@ -107,6 +107,7 @@ pub(super) fn progress(bucket: &Bucket, crossing: &Crossing, topology: &Topology
             };
             format!(" ({} {becomes})", topology.region_label(*region))
         }
+        Way::Losing { region, .. } => format!(" ({})", topology.region_label(*region)),
     };
     format!("{}{what}: {}", crossing.way, regions.join("; "))
 }

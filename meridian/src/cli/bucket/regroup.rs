@@ -92,7 +92,7 @@ impl Stage {
             Way::Regrouping { region: of, change, .. } => {
                 *of == region && (*change == Regroup::Leave) == matches!(asked, RegionChange::Remove(_))
             }
-            Way::Opening | Way::Closing { .. } => false,
+            Way::Opening | Way::Closing { .. } | Way::Losing { .. } => false,
         });
         match asked {
             _ if meets => Stage::Meeting,

@@ -164,6 +164,7 @@ impl Settings {
             policy: None,
             cross: None,
             regions: None,
+            accept_loss: None,
         })
     }
 }

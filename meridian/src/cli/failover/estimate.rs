@@ -39,6 +39,8 @@ struct Row {
     oldest_ms: u64,
     said_ms: Option<u64>,
     obstacle: String,
+    /// Whether it is active-active, and goes on without a region: `to` is the one that has most of that, and all that are left go on.
+    lost_region: bool,
 }
 
 impl View {
@@ -87,6 +89,7 @@ impl Row {
             oldest_ms: it.oldest_ms,
             said_ms: it.said_ms,
             obstacle: it.obstacle.clone(),
+            lost_region: topology.buckets.get(&it.bucket).is_some_and(|bucket| bucket.primary.is_none()),
         }
     }
 
@@ -107,7 +110,9 @@ impl Row {
         let heard = self.heard.join(", ");
         let mut notes = Vec::new();
         if self.primary_answers {
-            notes.push(format!("{} ANSWERS: use `meridian switchover`", self.from));
+            let without_loss =
+                if self.lost_region { "meridian bucket set --remove-region" } else { "meridian switchover" };
+            notes.push(format!("{} ANSWERS: use `{without_loss}`", self.from));
         }
         match (self.proven, self.needed) {
             (true, _) => notes.push(format!("proven by {heard}")),
@@ -115,7 +120,8 @@ impl Row {
             (false, None) => notes.push("writes are acknowledged before another region has them".to_owned()),
         }
         if self.pulls {
-            notes.push("fetches from another region first".to_owned());
+            let who = if self.lost_region { "the others fetch" } else { "fetches" };
+            notes.push(format!("{who} from another region first"));
         }
         notes.join("; ")
     }

@@ -51,7 +51,7 @@ fn bucket(name: &str, proven: bool, operations: u64) -> BucketEstimate {
 fn estimate(buckets: Vec<BucketEstimate>) -> Estimate {
     let risky = buckets.iter().filter(|it| !it.proven && it.to.is_some());
     let agreed: BTreeMap<_, _> = risky.map(|it| (it.name.clone(), (it.epoch, it.lost))).collect();
-    let consent = (!agreed.is_empty()).then_some(Consent { to: None, buckets: agreed });
+    let consent = (!agreed.is_empty()).then_some(Consent { to: None, lost: None, buckets: agreed });
     let heard = vec![RegionId(2), RegionId(3)];
     Estimate { region: RegionId(2), heard, took_ms: 41, buckets, consent }
 }
@@ -107,4 +107,16 @@ fn an_estimate_says_what_is_lost_what_is_not_known_and_what_to_type() {
     let run =
         "to do it: meridian failover run --all-from us-east --accept-loss 'accept-loss/1;to=any;orders@7=12/1200+;sum=";
     assert!(lines.last().unwrap().starts_with(run), "{text}");
+}
+
+#[test]
+fn a_lost_region_of_buckets_that_all_write_is_named_and_one_that_answers_is_not_lost() {
+    let args = parse("failover run --bucket carts --lost us-east --max-pause 9s").unwrap();
+    assert_eq!(args.which.words(), "--bucket carts --lost us-east");
+    assert!(parse("failover run --all-from us-east --lost us-east").is_err(), "no bucket that all write has a primary");
+    assert!(parse("failover run --bucket carts --lost us-east --to eu-west").is_err());
+    assert!(parse("failover run --bucket carts --max-pause 9s").is_err());
+    let alive = estimate(vec![BucketEstimate { primary_answers: true, ..bucket("carts", false, 3) }]);
+    let told = check(&args, &alive, &topology()).unwrap_err().to_string();
+    assert!(told.contains("bucket set carts --remove-region us-east"), "{told}");
 }

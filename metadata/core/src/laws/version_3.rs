@@ -94,7 +94,11 @@ fn failovers_written_by_version_3_still_open() {
     };
     let consent = |epoch| {
         let loss = Loss { operations: 12, bytes: 3400, unbounded: true };
-        Consent { to: Some(region("eu-west")), buckets: [(bucket_name("capped"), (Epoch(epoch), loss))].into() }
+        Consent {
+            to: Some(region("eu-west")),
+            lost: None,
+            buckets: [(bucket_name("capped"), (Epoch(epoch), loss))].into(),
+        }
     };
     let failover = |epoch| {
         Action::Failover(FailoverSpec {

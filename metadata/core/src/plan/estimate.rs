@@ -11,12 +11,16 @@ use meridian_types::{
     Topology,
 };
 
+use crate::lose;
+
 /// What is asked.
 pub struct Asked<'a> {
     /// The region of the node that is asked.
     pub here: RegionId,
     /// The next primary that was named.
     pub to: Option<RegionId>,
+    /// The region that active-active buckets are to go on without.
+    pub lost: Option<RegionId>,
     /// What that node knows of the cluster.
     pub topology: &'a Topology,
     /// The buckets that are asked for.
@@ -59,12 +63,13 @@ pub fn estimate(asked: &Asked<'_>, heard: &Heard) -> Estimate {
     let to = asked.to.and_then(|to| asked.topology.regions.get(&to)).map(|region| region.name.clone());
     let risky = buckets.iter().filter(|it| it.to.is_some() && !it.proven);
     let agreed: BTreeMap<_, _> = risky.map(|it| (it.name.clone(), (it.epoch, it.lost))).collect();
-    let consent = (!agreed.is_empty()).then_some(Consent { to, buckets: agreed });
+    let lost = asked.lost.and_then(|lost| asked.topology.regions.get(&lost)).map(|region| region.name.clone());
+    let consent = (!agreed.is_empty()).then_some(Consent { to, lost, buckets: agreed });
     Estimate { region: asked.here, heard: heard.regions.iter().copied().collect(), took_ms: 0, buckets, consent }
 }
 
 fn estimate_bucket(asked: &Asked<'_>, bucket: &Bucket, heard: &Heard) -> Option<BucketEstimate> {
-    let from = bucket.primary?;
+    let from = bucket.primary.or(asked.lost).filter(|from| bucket.is_in(*from))?;
     let mut muster = Muster::default();
     for (region, fact) in heard.of(bucket.id).filter(|(region, _)| *region != from && bucket.is_in(*region)) {
         muster.remains.entry(region).or_default().insert(fact.shard, fact.remains);
@@ -87,6 +92,9 @@ fn estimate_bucket(asked: &Asked<'_>, bucket: &Bucket, heard: &Heard) -> Option<
         said_ms,
         obstacle: String::new(),
     };
+    if bucket.primary.is_none() {
+        return Some(without(asked, bucket, &muster.remains, estimate));
+    }
     Some(match assessment {
         Some(it) => BucketEstimate {
             to: Some(it.to),
@@ -98,6 +106,30 @@ fn estimate_bucket(asked: &Asked<'_>, bucket: &Bucket, heard: &Heard) -> Option<
         },
         None => BucketEstimate { obstacle: obstacle(asked, bucket, from, &muster.remains), ..estimate },
     })
+}
+
+/// Of an active-active bucket: what it costs to go on without the region that `estimate` is about. All the others have to meet.
+fn without(asked: &Asked<'_>, bucket: &Bucket, left: &lose::Left, estimate: BucketEstimate) -> BucketEstimate {
+    let label = |region: &RegionId| asked.topology.region_label(*region);
+    let others: Vec<RegionId> = bucket.targets(estimate.from).collect();
+    let one = |region: &RegionId| lose::is_complete(left, std::slice::from_ref(region), asked.topology.shards);
+    let (heard, missing): (Vec<RegionId>, Vec<RegionId>) = others.iter().partition(|region| one(region));
+    let obstacle = if let Err(why) = bucket.policy.validate(others.len()) {
+        format!("{} region(s) would be left, and {why}", others.len())
+    } else if let Some(crossing) = &bucket.crossing {
+        format!("it is {}", crossing.way)
+    } else if !missing.is_empty() {
+        let missing: Vec<String> = missing.iter().map(label).collect();
+        format!(
+            "all the others have to meet, and {} does not answer, has no leader for some shard, or is being repaired",
+            missing.join(", ")
+        )
+    } else {
+        String::new()
+    };
+    let most = lose::most(left, &others).filter(|_| obstacle.is_empty());
+    let (to, pulls) = most.map_or((None, false), |(to, pulls)| (Some(to), pulls));
+    BucketEstimate { to, pulls, heard, lost: lose::known_loss(left), obstacle, ..estimate }
 }
 
 /// The age of the oldest write that was known to be missing, and of the oldest of the last words about any shard.

@@ -112,7 +112,7 @@ impl World {
     /// What an estimate would ask to agree to, of one bucket.
     pub(crate) fn consent(&self, name: &str, operations: u64, bytes: u64) -> Consent {
         let loss = Loss { operations, bytes, unbounded: true };
-        Consent { to: None, buckets: [(bucket(name), (self.bucket(name).epoch, loss))].into() }
+        Consent { to: None, lost: None, buckets: [(bucket(name), (self.bucket(name).epoch, loss))].into() }
     }
 
     /// The metadata leader has looked.

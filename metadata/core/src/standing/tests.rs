@@ -310,7 +310,7 @@ proptest! {
                 said.iter().filter(|(word, heard)| *heard && word.since == before.since()).map(|(word, _)| word).collect();
             let ready: BTreeSet<_> = of_it.iter().flat_map(|word| match &word.copies {
                 Copies::Ready(shards) => shards.clone(),
-                Copies::Lacking { .. } | Copies::Followed(_) | Copies::Filled { .. } | Copies::Stopped { .. } | Copies::Arrived { .. } => BTreeSet::new(),
+                Copies::Lacking { .. } | Copies::Followed(_) | Copies::Filled { .. } | Copies::Stopped { .. } | Copies::Arrived { .. } | Copies::Parted { .. } => BTreeSet::new(),
             }).collect();
             if after.is_degraded() {
                 let was_lacking = of_it.iter().any(|word| matches!(word.copies, Copies::Lacking { .. }));

@@ -4,6 +4,7 @@
 //! closed, taking in what waited ─► release it          closed in mid-repair ─► begin again
 //! joined in an epoch that has not begun here ─► fill it, from the primary or, where every region writes, from any of them
 //! its primary fenced off        ─► repair
+//! less of a lost region than another one has, where every region writes ─► repair, from that one
 //! astray, diverged              ─► repair              less than the survey of a lane ─► repair, then move the lane
 //! ```
 //!
@@ -53,7 +54,7 @@ pub fn want(own: &Shard, bucket: &Bucket) -> Option<Want> {
         None if own.astray(bucket.id).is_some() => RepairReason::Astray,
         None if own.divergence(bucket.id).is_some() => RepairReason::Diverged,
         None if is_cut_off(own, bucket) => RepairReason::Stuck,
-        None => return None,
+        None => return rest_of_the_lost(own, bucket).map(Want::Repair),
     };
     need(own, bucket, reason).map(Want::Repair)
 }
@@ -66,7 +67,8 @@ pub fn is_unfilled(own: &Shard, bucket: &Bucket) -> bool {
 /// A repair from whoever is right for the bucket now; `None` where this region itself is.
 pub fn need(own: &Shard, bucket: &Bucket, reason: RepairReason) -> Option<Need> {
     let region = own.region();
-    let other = || bucket.targets(region).next();
+    // Nothing is taken of a region that is lost, and nobody waits for it (SWI-3).
+    let other = || bucket.targets(region).find(|it| Some(*it) != bucket.lost());
     let (source, claim) = match bucket.primary {
         Some(primary) => (primary, Claim::Primary),
         // It is in a later epoch and has all of the earlier ones: what is here of an earlier stay, perhaps with gaps, is replaced.
@@ -96,6 +98,16 @@ pub fn pull<'a>(own: &Shard, bucket: &Bucket, others: impl Iterator<Item = (Regi
     let rank = (own.epoch(bucket.id), own.positions(bucket.id).of(lost));
     let more = (seen.epoch, seen.positions.of(lost)) > rank;
     more.then_some(Need { bucket: bucket.id, source, claim: Claim::Replica, reason: RepairReason::Asked })
+}
+
+/// Where every region writes and one is lost: what another one has of its log, if that is more than is here. Whoever has most has
+/// everything that any of them has (ORD-1), and what it is stands still: none of them takes in more.
+fn rest_of_the_lost(own: &Shard, bucket: &Bucket) -> Option<Need> {
+    let (crossing, lost, region) = (bucket.crossing.as_ref()?, bucket.lost()?, own.region());
+    let (source, most) = crossing.most_of_the_lost(own.id(), &bucket.meeting())?;
+    let lacks = own.epoch(bucket.id) == bucket.epoch && own.positions(bucket.id).of(lost) < most;
+    let need = Need { bucket: bucket.id, source, claim: Claim::ActiveActive, reason: RepairReason::Asked };
+    (lacks && bucket.meeting().contains(&region)).then_some(need)
 }
 
 /// Whether the bucket's epoch has not begun in a replica. It may be about to: only one that stays so is stuck.

@@ -30,16 +30,6 @@ impl Shard {
         done(0, false)
     }
 
-    /// Stops ordering in the epoch in force, or goes on. Of another epoch it means nothing.
-    pub(super) fn apply_stop(&mut self, lsn: Lsn, header: &Header, index: u64, stops: bool) -> ControlResult {
-        let meta = self.buckets.entry(header.bucket).or_default();
-        if !meta.dropped && meta.left.is_none() && header.epoch == meta.epoch() {
-            meta.stop(lsn, index, stops);
-            self.dirty.buckets.insert(header.bucket);
-        }
-        done(0, false)
-    }
-
     /// Removes what a bucket left behind that was deleted, or that this region was removed from as of the entry's epoch (0: it was
     /// deleted), some of it at a time, and remembers that it is gone.
     pub(super) fn apply_drop(

@@ -78,6 +78,11 @@ impl Shard {
         self.buckets.get(&bucket).and_then(|meta| meta.stop)
     }
 
+    /// The region of which nothing more is taken in, because it was given up for lost and that is not settled yet.
+    pub fn parted(&self, bucket: BucketId) -> Option<RegionId> {
+        self.buckets.get(&bucket).and_then(|meta| meta.parted)
+    }
+
     /// The greatest timestamp applied, of any region: the leader stamps its next entry above it.
     pub fn last_hlc(&self) -> Hlc {
         self.meta.greatest_hlc

@@ -44,7 +44,8 @@ impl Shard {
                 continue;
             }
             let bucket = header.bucket;
-            if self.is_closed(bucket) || self.astray(bucket).is_some() || header.epoch > self.epoch(bucket) {
+            let waits = self.is_closed(bucket) || self.astray(bucket).is_some() || self.has_parted_from(&header);
+            if waits || header.epoch > self.epoch(bucket) {
                 self.park(lsn, &header, entry, out);
                 continue;
             }

@@ -8,6 +8,9 @@
 //!                         └──┴──── End ────► releasing ───────┘ Unpark, the last
 //! ```
 //!
+//! Of a bucket that this region was removed from, `GiveUp` makes void what nobody else has of its log: it stays closed until it is dropped,
+//! or filled.
+//!
 //! While it is closed, what arrives for it in lanes is parked, and its own entries are void: they come behind a state
 //! that is being exchanged. Nothing of it is read: the node sees to that.
 
@@ -92,6 +95,9 @@ impl Shard {
                 Ok(()) => Ok(self.advance(&mut at, bucket, up_to)?),
                 Err(refusal) => Err(refusal),
             },
+            RepairStepRef::GiveUp { begun, cut } => {
+                self.check_moving(bucket, *begun).map(|()| self.give_up(bucket, *cut))
+            }
         };
         self.dirty.buckets.insert(bucket);
         let result = match outcome {
@@ -110,6 +116,11 @@ impl Shard {
             return Err(Refusal::new(RefusalKind::Invalid, "a region is not made equal to itself"));
         }
         let meta = self.buckets.entry(bucket).or_default();
+        if meta.parted == Some(source) {
+            let message =
+                "that region was given up for lost, and nothing more of it is taken in: repair it from another one";
+            return Err(Refusal::new(RefusalKind::Retry, message));
+        }
         let before = meta.repair.take();
         let rows = match before.as_ref().map(|repair| &repair.phase) {
             Some(RepairPhase::Moving { rows, .. }) => *rows,
@@ -128,6 +139,22 @@ impl Shard {
             Some(RepairPhase::Moving { begun: now, .. }) if *now == begun => Ok(()),
             _ => Err(Refusal::new(RefusalKind::Conflict, "the repair was begun again, or is over")),
         }
+    }
+
+    /// Its rows are no longer those of the positions that count: nobody is made equal to them.
+    fn give_up(&mut self, bucket: BucketId, cut: Lsn) -> (u64, bool) {
+        self.note_moved(bucket);
+        if let Some(repair) = self.buckets.get_mut(&bucket).and_then(|meta| meta.repair.as_mut()) {
+            repair.void_after = repair.void_after.min(cut);
+        }
+        (0, false)
+    }
+
+    /// How much of the own log counts in a bucket that is closed for good, because this region was removed from it with more.
+    pub fn given_up(&self, bucket: BucketId) -> Option<Lsn> {
+        let meta = self.buckets.get(&bucket)?;
+        let cut = meta.repair.as_ref()?.void_after;
+        (cut < meta.digest.positions.of(self.region)).then_some(cut)
     }
 
     /// Applies some of what waited up to there. What it comes to is right only where what it is applied to was, so nobody is

@@ -142,7 +142,7 @@ impl Record {
                 (bucket.policy, bucket.primary) = (policy, Some(primary));
                 bucket.epoch.0 += 1;
             }
-            Some(Way::Opening | Way::Regrouping { .. }) | None => {
+            Some(Way::Opening | Way::Regrouping { .. } | Way::Losing { .. }) | None => {
                 (bucket.policy, bucket.primary) = (Policy::ActiveActive, None)
             }
         }
@@ -305,6 +305,8 @@ impl World {
             shard: SHARD,
             epoch: replica.shard.epoch(PLAIN),
             stop: replica.shard.stop(PLAIN),
+            parted: None,
+            exposure: None,
             positions: digest.positions,
             hash: digest.hash,
             keys: digest.keys,
@@ -315,7 +317,7 @@ impl World {
                 CrossDuty::Stop { epoch, index, stops, .. } => {
                     under_way.push((epoch, Body::Stop { index, stops }));
                 }
-                CrossDuty::Raise { .. } => unreachable!("the regions stay the same"),
+                CrossDuty::Raise { .. } | CrossDuty::Part { .. } => unreachable!("the regions stay the same"),
                 CrossDuty::Tell(word) => self.record.hear(region, &word),
             }
         }

@@ -1,7 +1,8 @@
 //! The regions of an active-active bucket change while all of them write (docs/adr/2026-11-28-active-active-region-sets.md): over random
 //! writes, removals, changes that end and that are given up, copies of the metadata that have not heard, late and repeated frames,
 //! drops by those who are behind, fillings that are cut off, and restarts, equal inputs are equal states, whoever writes has all of the earlier
-//! epochs, what was acknowledged is there and counts once, and what was removed stays so (ORD-1, ONE-1, CON-4, CON-5).
+//! epochs, what was acknowledged is there and counts once, and what was removed stays so (ORD-1, ONE-1, CON-4, CON-5). Regions that are given up
+//! for lost: `regroup/lose.rs`.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -17,6 +18,8 @@ use proptest::prelude::*;
 
 use crate::repair::repair;
 use crate::world::{MERGED, Replica, SHARD, id, key, put};
+
+mod lose;
 
 const REGIONS: [RegionId; 3] = [RegionId(1), RegionId(2), RegionId(3)];
 
@@ -61,6 +64,15 @@ enum Step {
         crash_at: usize,
     },
     Restart(usize),
+    /// The others are to go on without it.
+    Lose(usize),
+    /// Brings what another one has more of a lost region; cut off once.
+    Fetch {
+        at: usize,
+        crash_at: usize,
+    },
+    /// One that was given up for lost is there again.
+    Return(usize),
 }
 
 fn step() -> impl Strategy<Value = Step> {
@@ -94,6 +106,8 @@ struct Record {
     /// What each epoch came to.
     ends: BTreeMap<Epoch, Positions>,
     changes: usize,
+    /// Who was lost in which epoch, and how much of its log counts.
+    losses: Vec<(RegionId, Epoch, Lsn)>,
 }
 
 impl Record {
@@ -114,7 +128,7 @@ impl Record {
             joins: Default::default(),
             crossing: None,
         };
-        Record { bucket, index: 1, ends: BTreeMap::new(), changes: 0 }
+        Record { bucket, index: 1, ends: BTreeMap::new(), changes: 0, losses: Vec::new() }
     }
 
     fn regroup(&mut self, region: RegionId, change: Regroup) {
@@ -166,7 +180,11 @@ impl Record {
             joining.filled.extend(shards);
             return self.regroup(region, Regroup::Count);
         }
+        if !bucket.meeting().contains(&region) {
+            return;
+        }
         let Some(crossing) = bucket.crossing.as_mut() else { return };
+        lose::hear(crossing, region, &word.copies);
         match (crossing.way.stopped_mut(), &word.copies) {
             (Some(stopped), Copies::Stopped { crossing: index, at }) if *index == crossing.index => {
                 stopped.entry(region).or_insert_with(|| at.clone());
@@ -187,10 +205,18 @@ impl Record {
         let meeting = bucket.meeting();
         let Some(Crossing { way, .. }) = bucket.crossing.take() else { return };
         let crossing = Crossing { index: 0, at: Hlc(0), pause_ms_max: 0, way, arrived: BTreeMap::new() };
-        let stopped = crossing.stopped_at(SHARD, &meeting).unwrap();
+        let mut stopped = crossing.stopped_at(SHARD, &meeting).unwrap();
+        if let (Some(lost), Some((_, most))) = (crossing.way.lost(), crossing.most_of_the_lost(SHARD, &meeting)) {
+            stopped.insert(lost, most);
+            self.losses.push((lost, bucket.epoch, most));
+        }
         self.ends.insert(bucket.epoch, Positions(stopped));
         bucket.epoch.0 += 1;
-        let Way::Regrouping { region, change, .. } = crossing.way else { return };
+        let (region, change) = match crossing.way {
+            Way::Regrouping { region, change, .. } => (region, change),
+            Way::Losing { region, .. } => (region, Regroup::Leave),
+            Way::Opening | Way::Closing { .. } => return,
+        };
         self.changes += 1;
         match change {
             Regroup::Join => {
@@ -226,25 +252,43 @@ struct World {
     record: Record,
     regions: Vec<Region>,
     sequence: u64,
-    /// Keys that were put, with whether they were removed since; each by one region.
-    puts: Vec<(usize, String, bool)>,
-    counted: i64,
+    /// Each by one region.
+    puts: Vec<Made>,
+    counts: Vec<Ordered>,
     sent: BTreeMap<(usize, usize), Bytes>,
 }
 
-/// Orders a write as a leader does that knows no better; tells whether it is acknowledged.
-fn order(replica: &mut Replica, known: &Bucket, sequence: u64, write: &Write) -> bool {
+/// Where something was acknowledged.
+#[derive(Clone, Copy, Debug)]
+struct Ordered {
+    region: RegionId,
+    epoch: Epoch,
+    lsn: Lsn,
+}
+
+/// A key that was put, and removed.
+#[derive(Debug)]
+struct Made {
+    at: usize,
+    name: String,
+    put: Ordered,
+    removed: Vec<Ordered>,
+}
+
+/// Orders a write as a leader does that knows no better; tells where, if it is acknowledged.
+fn order(replica: &mut Replica, known: &Bucket, sequence: u64, write: &Write) -> Option<Ordered> {
     let free = !known.is_between_primaries() && known.accepts_writes_in(replica.region);
     if !free || replica.shard.epoch(MERGED) != known.epoch || replica.shard.is_closed(MERGED) {
-        return false;
+        return None;
     }
     let Ok(body) = active_active_body(&replica.state, SHARD, MERGED, write, replica.wall_ms, replica.region) else {
-        return false;
+        return None;
     };
     let id = id(7 + u128::from(replica.region.0), sequence);
     let header = Header { epoch: known.epoch, id, ..replica.header(Kind::Write, MERGED) };
     let applied = replica.commit(header.encode(&Body::Write(body)));
-    WriteResult::decode(&applied.result).unwrap().outcome.is_ok()
+    let WriteResult { lsn, outcome, .. } = WriteResult::decode(&applied.result).unwrap();
+    outcome.is_ok().then_some(Ordered { region: replica.region, epoch: known.epoch, lsn })
 }
 
 /// As `replicator/core/src/routes.rs` judges: what is of an epoch that was not heard of waits, and all behind it.
@@ -262,10 +306,15 @@ fn frame_to(source: &mut Replica, known: &Bucket, target: &Replica, entries_max:
     frame
 }
 
-fn deliver(target: &mut Replica, frame: &Bytes) {
+/// Tells whether it was taken: of a region that was lost it may not be (FEN-2).
+fn deliver(target: &mut Replica, frame: &Bytes) -> bool {
     let (result, applied) = target.receive(frame);
+    if matches!(result, FrameResult::Fenced { .. }) {
+        return false;
+    }
     assert!(matches!(result, FrameResult::Applied { .. }), "{result:?}");
     assert!(applied.frame.unwrap().diverged.is_empty());
+    true
 }
 
 impl World {
@@ -280,15 +329,15 @@ impl World {
             under_way: Vec::new(),
         };
         let regions = (1..4).map(region).collect();
-        World { record, regions, sequence: 0, puts: Vec::new(), counted: 0, sent: BTreeMap::new() }
+        World { record, regions, sequence: 0, puts: Vec::new(), counts: Vec::new(), sent: BTreeMap::new() }
     }
 
     fn step(&mut self, step: &Step) {
         match step {
             Step::Put(at) => {
                 let name = format!("put/{}", self.puts.len());
-                if self.write(*at, &put(&name, "v")) {
-                    self.puts.push((*at, name, false));
+                if let Some(put) = self.write(*at, &put(&name, "v")) {
+                    self.puts.push(Made { at: *at, name, put, removed: Vec::new() });
                 }
             }
             Step::PutOfThePast(at) => {
@@ -298,15 +347,15 @@ impl World {
                 self.regions[*at].known.0 = known;
             }
             Step::Delete(at, of) => {
-                let own: Vec<usize> = (0..self.puts.len()).filter(|it| self.puts[*it].0 == *at).collect();
+                let own: Vec<usize> = (0..self.puts.len()).filter(|it| self.puts[*it].at == *at).collect();
                 let Some(which) = own.get(of % own.len().max(1)).copied() else { return };
-                let name = self.puts[which].1.clone();
-                if self.write(*at, &Write::Delete { key: key(&name) }) {
-                    self.puts[which].2 = true;
-                }
+                let name = self.puts[which].name.clone();
+                let removed = self.write(*at, &Write::Delete { key: key(&name) });
+                self.puts[which].removed.extend(removed);
             }
             Step::Count(at) => {
-                self.counted += i64::from(self.write(*at, &Write::Increment { key: key("count"), by: 1 }));
+                let counted = self.write(*at, &Write::Increment { key: key("count"), by: 1 });
+                self.counts.extend(counted);
             }
             Step::Remove(at) => self.record.remove(REGIONS[*at]),
             Step::Add(at) => self.record.add(REGIONS[*at]),
@@ -334,15 +383,18 @@ impl World {
             Step::Close(at) => self.close(*at),
             Step::Fill { at, by, crash_at } => self.fill(*at, (*at + *by) % 3, *crash_at),
             Step::Restart(at) => self.regions[*at].replica.restart(),
+            Step::Lose(at) => self.record.lose(REGIONS[*at]),
+            Step::Fetch { at, crash_at } => self.fetch(*at, *crash_at),
+            Step::Return(at) => self.come_back(*at),
         }
         self.check();
     }
 
-    fn write(&mut self, at: usize, write: &Write) -> bool {
+    fn write(&mut self, at: usize, write: &Write) -> Option<Ordered> {
         self.sequence += 1;
         let Region { replica, known: (known, _), .. } = &mut self.regions[at];
         let acknowledged = order(replica, known, self.sequence, write);
-        if acknowledged {
+        if acknowledged.is_some() {
             let has = replica.shard.positions(MERGED);
             let mut earlier = self.record.ends.range(..known.epoch);
             assert!(earlier.all(|(_, end)| has.covers(end)), "whoever writes has all of the earlier epochs");
@@ -361,6 +413,8 @@ impl World {
             shard: SHARD,
             epoch: shard.epoch(MERGED),
             stop: shard.stop(MERGED),
+            parted: shard.parted(MERGED),
+            exposure: None,
             positions: digest.positions,
             hash: digest.hash,
             keys: digest.keys,
@@ -370,6 +424,9 @@ impl World {
             match duty {
                 CrossDuty::Stop { epoch, index, stops, .. } => {
                     under_way.push((Kind::Stop, epoch, Body::Stop { index, stops }));
+                }
+                CrossDuty::Part { epoch, index, from, .. } => {
+                    under_way.push((Kind::Part, epoch, Body::Part { index, from }));
                 }
                 CrossDuty::Raise { epoch, index, next, after, .. } => {
                     under_way.push((Kind::Raise, epoch, Body::Raise { index, next, after }));
@@ -391,9 +448,11 @@ impl World {
         let Region { replica, known, past, .. } = &mut self.regions[from];
         let known = if of_the_past { past } else { &known.0 };
         let Some(frame) = frame_to(replica, known, &target, entries_max) else { return false };
-        deliver(&mut self.regions[to].replica, &frame);
+        let taken = deliver(&mut self.regions[to].replica, &frame);
+        let lost = self.record.losses.iter().any(|(region, ..)| *region == REGIONS[from]);
+        assert!(taken || lost, "only what a lost region had is refused");
         self.sent.insert((from, to), frame);
-        true
+        taken
     }
 
     /// As `region/node/src/upkeep.rs` does.
@@ -445,9 +504,8 @@ impl World {
             looks += 1;
             sequence += 1;
             let name = format!("meanwhile/{sequence}");
-            if looks < 4 && order(source, &known, sequence, &put(&name, "v")) {
-                puts.push((from, name, false));
-            }
+            let put = if looks < 4 { order(source, &known, sequence, &put(&name, "v")) } else { None };
+            puts.extend(put.map(|put| Made { at: from, name, put, removed: Vec::new() }));
             if let Some(frame) = frame_to(source, &known, target, 2).filter(|_| looks < 6) {
                 deliver(target, &frame);
             }
@@ -480,6 +538,8 @@ impl World {
                 self.step(&Step::Drop { at, of_the_past: false });
                 self.step(&Step::Fill { at, by: 1, crash_at: 99 });
                 self.step(&Step::Fill { at, by: 2, crash_at: 99 });
+                self.step(&Step::Fetch { at, crash_at: 99 });
+                self.step(&Step::Return(at));
                 for to in (0..REGIONS.len()).filter(|to| *to != at) {
                     while self.ship(at, to, 5, false) {
                         self.check();
@@ -500,12 +560,14 @@ impl World {
     /// What was acknowledged, and nothing else.
     fn judge(&self) {
         for region in self.regions.iter().filter(|it| self.record.bucket.is_in(it.replica.region)) {
-            for (_, name, removed) in &self.puts {
+            for Made { name, put, removed, .. } in &self.puts {
                 let there = region.replica.text(MERGED, name).is_some();
-                assert_eq!(there, !removed, "{name} in region {}", region.replica.region);
+                let stands = self.counts_still(put) && !removed.iter().any(|it| self.counts_still(it));
+                assert_eq!(there, stands, "{name} in region {}", region.replica.region);
             }
             let count = region.replica.text(MERGED, "count").map_or(0, |it| it.parse::<i64>().unwrap());
-            assert_eq!(count, self.counted);
+            let counted = self.counts.iter().filter(|it| self.counts_still(it)).count();
+            assert_eq!(count, i64::try_from(counted).unwrap());
         }
     }
 }
@@ -526,10 +588,10 @@ proptest! {
         (0..3).for_each(|at| world.step(&Step::Add(at)));
         world.settle();
         prop_assert_eq!(&world.record.bucket.regions[..], &REGIONS[..]);
-        let before = world.counted;
+        let before = world.counts.len();
         (0..3).for_each(|at| world.step(&Step::Put(at)));
         (0..3).for_each(|at| world.step(&Step::Count(at)));
-        prop_assert_eq!(world.counted, before + 3);
+        prop_assert_eq!(world.counts.len(), before + 3);
         world.settle();
         world.judge();
     }
@@ -609,7 +671,7 @@ fn a_region_that_stopped_in_an_earlier_joining_is_filled_anew_and_does_not_begin
     meet(&mut world);
     world.step(&Step::Put(0));
     while world.ship(0, 2, 9, false) {}
-    let written = world.puts.last().unwrap().1.clone();
+    let written = world.puts.last().unwrap().name.clone();
     world.step(&Step::Add(2));
     meet(&mut world);
     world.step(&Step::Hear(2));

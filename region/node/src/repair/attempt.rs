@@ -48,7 +48,8 @@ pub(crate) async fn repair(node: &Node, shard: &ShardNode, need: Need) -> Result
         | RepairReason::Diverged
         | RepairReason::Stuck
         | RepairReason::Asked
-        | RepairReason::Joining => Vec::new(),
+        | RepairReason::Joining
+        | RepairReason::Leaving => Vec::new(),
     };
     let terms = Terms { shard: shard.id, bucket: need.bucket, source: need.source, claim: need.claim };
     let mut attempt = Attempt { node, shard, terms, lanes, peer, session: None };

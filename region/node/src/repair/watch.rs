@@ -65,7 +65,8 @@ impl Watch {
         self.lanes.go_on(node, &behind).await;
         wants.extend(behind.into_iter().map(|(place, need)| (place, Want::Repair(need))));
         let wanted: BTreeSet<Place> = wants.iter().map(|(place, _)| *place).collect();
-        node.repairs.table.keep_resting(&|place| wanted.contains(place));
+        let leaves = |id: BucketId| topology.buckets.get(&id).is_some_and(|bucket| !bucket.reaches(node.region()));
+        node.repairs.table.keep_resting(&|place| wanted.contains(place) || leaves(place.1));
         close_unfilled(node, &wants).await;
         for (place, want) in wants {
             self.begin(node, place, want, now);

@@ -10,14 +10,14 @@ use futures::stream;
 use meridian_region_core::propose::refusal;
 use meridian_region_core::removed_at;
 use meridian_region_core::repair::message::{Ask, Told};
-use meridian_region_core::salvage::{Head, Lost, Part, fate};
+use meridian_region_core::salvage::{Head, Lost, Part, counted, fate};
 use meridian_types::{
     Bucket, Key, Lsn, Outcome, Read, ReadLevel, Refusal, RefusalKind, Request, SalvageBundle, SalvageFate, SalvageId,
     SalvageKey, SessionToken, StalePolicy, Version,
 };
 use tokio::time::Instant;
 
-use super::{head_name, part_name, patiently, replayed_name, unseal};
+use super::{counted_name, head_name, part_name, patiently, replayed_name, unseal};
 use crate::node::Node;
 use crate::router::Caller;
 
@@ -36,6 +36,8 @@ pub(super) struct Judged {
     pub(super) fate: SalvageFate,
     /// The version it has there now.
     pub(super) version: Option<Version>,
+    /// What the tail added to it, where it is a counter that all regions count.
+    pub(super) counted: Option<i64>,
 }
 
 impl Node {
@@ -93,7 +95,7 @@ impl Node {
     pub(crate) async fn drop_salvage(&self, id: SalvageId) -> Result<(), Refusal> {
         let head = self.salvage_head(id).await?;
         let mut names = vec![head_name(id), replayed_name(id)];
-        names.extend((0..head.parts).map(|part| part_name(id, part)));
+        names.extend((0..head.parts).flat_map(|part| [part_name(id, part), counted_name(id, part)]));
         let vault = self.vault.clone();
         let removed = self.blocking.run(move || names.iter().try_for_each(|name| vault.remove(name)));
         removed.await.map_err(stopping)?.map_err(|why| failed(&why))?;
@@ -137,7 +139,7 @@ impl Node {
 
     /// Every key of a part, with what the bucket's primary has of it now; an error where that can't be had.
     pub(super) async fn judge_part(&self, id: SalvageId, part: u32) -> Result<Vec<Result<Judged, Refusal>>, Refusal> {
-        let (head, part) = (self.salvage_head(id).await?, self.salvage_part(id, part).await?);
+        let (head, at, part) = (self.salvage_head(id).await?, part, self.salvage_part(id, part).await?);
         let topology = self.authority.topology();
         let bucket = topology.buckets.get(&id.bucket).ok_or_else(|| {
             Refusal::new(
@@ -145,6 +147,7 @@ impl Node {
                 format!("bucket {} was deleted: the bundle can only be exported or dropped", id.bucket),
             )
         })?;
+        let entries = Part { keys: Vec::new(), entries: part.entries };
         let looked_up: Vec<_> = stream::iter(part.keys)
             .map(|lost| async move {
                 let now = self.now_at_the_winner(bucket, id, &lost.key).await;
@@ -165,14 +168,15 @@ impl Node {
                 _ => None,
             };
             let fate = fate(&head, &lost, now.map(|found| (found.version.region, found.lsn)), removed);
-            Ok(Judged { lost, fate, version: now.map(|found| found.version) })
+            let counted = counted(&entries, &lost.key).map_err(|_| damaged(&part_name(id, at)))?;
+            Ok(Judged { lost, fate, version: now.map(|found| found.version), counted })
         };
         Ok(looked_up.into_iter().map(judge).collect())
     }
 
-    /// Waits for it, not for long: a replica that is far behind can't tell.
+    /// Waits for it, not for long: a replica that is far behind can't tell, and a region that was removed never can.
     async fn has_what_the_primary_has(&self, bucket: &Bucket, id: SalvageId) -> bool {
-        let Some(shard) = self.shard(id.shard) else { return false };
+        let Some(shard) = self.shard(id.shard).filter(|_| bucket.reaches(self.region())) else { return false };
         let Some(primary) = bucket.primary.filter(|primary| *primary != self.region()) else {
             return bucket.primary.is_some();
         };
@@ -190,7 +194,8 @@ impl Node {
         let request = Request::Read {
             bucket: bucket.name.clone(),
             read: Read::Get { key },
-            level: ReadLevel::Strong,
+            // Where every region writes there is no stronger one.
+            level: if bucket.primary.is_some() { ReadLevel::Strong } else { ReadLevel::Eventual },
             stale: StalePolicy::Wait,
             session: SessionToken::default(),
             deadline_ms: LOOKUP_MS,

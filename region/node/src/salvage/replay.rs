@@ -1,10 +1,12 @@
 //! Writing back what was lost, key by key, as ordinary writes of a client: acknowledged as the bucket's policy says.
 //!
 //! A key that is to be as it was is written on condition that it still is. Removing one has no condition to offer: it is
-//! looked at right before. A run of one part is one client, so that it costs others none of their kept answers (ONE-1).
+//! looked at right before, and so is a key that every region writes, which no region orders. What was added to a counter that all regions
+//! count is added again, once. A run of one part is one client, so that it costs others none of their kept answers (ONE-1).
 
 use std::time::Duration;
 
+use bytes::Bytes;
 use futures::StreamExt;
 use futures::stream;
 use meridian_region_core::salvage::LostValue;
@@ -15,7 +17,7 @@ use meridian_types::{
 use tokio::time::Instant;
 
 use super::read::Judged;
-use super::{patiently, replayed_name};
+use super::{counted_name, patiently, replayed_name};
 use crate::node::Node;
 use crate::router::Caller;
 
@@ -47,6 +49,10 @@ struct Run {
     client: ClientId,
     policy: ReplayPolicy,
     dry_run: bool,
+    /// Whether every region writes the bucket.
+    merged: bool,
+    /// Whether what the part adds to counters was not added before.
+    adds: bool,
 }
 
 impl Node {
@@ -62,7 +68,11 @@ impl Node {
         let judged = self.judge_part(id, part).await?;
         let name = topology.buckets.get(&id.bucket).map(|bucket| bucket.name.clone());
         let name = name.ok_or_else(|| Refusal::new(RefusalKind::NotFound, "the bucket was deleted"))?;
-        let run = Run { bucket: name, client: client(id, part, self.clock.wall_ms()), policy, dry_run };
+        let merged = topology.buckets.get(&id.bucket).is_some_and(|bucket| bucket.primary.is_none());
+        let counts = merged && judged.iter().flatten().any(|it| it.counted.is_some());
+        let adds = counts && policy != ReplayPolicy::Skip && self.adds_for_the_first_time(id, part, dry_run).await?;
+        let client = client(id, part, self.clock.wall_ms());
+        let run = Run { bucket: name, client, policy, dry_run, merged, adds };
         let run = &run;
         let deeds = stream::iter((1..).zip(judged)).map(|(sequence, judged)| async move {
             match judged {
@@ -82,10 +92,27 @@ impl Node {
         Ok(report)
     }
 
+    /// Whether nobody has begun to add to counters what this part did; noted before anything is, so that nothing is added twice.
+    async fn adds_for_the_first_time(&self, id: SalvageId, part: u32, dry_run: bool) -> Result<bool, Refusal> {
+        let first = self.unsealed(counted_name(id, part)).await?.is_none();
+        if first && !dry_run {
+            let noted = self.keep(counted_name(id, part), Bytes::new()).await;
+            noted.map_err(|why| Refusal::new(RefusalKind::Unavailable, why))?;
+        }
+        Ok(first)
+    }
+
     async fn restore(&self, run: &Run, sequence: u64, judged: Judged) -> Deed {
-        let Judged { lost, fate, version } = judged;
+        let Judged { lost, fate, version, counted } = judged;
+        let counted = counted.filter(|_| run.merged);
         match run.policy {
             ReplayPolicy::Skip => return Deed::Left(fate),
+            // What is added does not depend on what is there; but what was added once is not added again.
+            ReplayPolicy::IfUnchanged | ReplayPolicy::Overwrite if counted.is_some() => {
+                if !run.adds {
+                    return Deed::Left(SalvageFate::Changed);
+                }
+            }
             ReplayPolicy::IfUnchanged if fate != SalvageFate::Untouched => return Deed::Left(fate),
             ReplayPolicy::IfUnchanged | ReplayPolicy::Overwrite => {}
         }
@@ -94,9 +121,14 @@ impl Node {
         if expires.is_some_and(|at| at <= now_ms) {
             return Deed::Expired;
         }
-        let Ok(write) = write_of(key, lost.value.as_ref(), version, run.policy, expires.map(|at| at - now_ms)) else {
-            return Deed::Failed;
+        let ttl_ms = expires.map(|at| at - now_ms);
+        // Where every region writes there are no conditions: it was looked at right before.
+        let policy = if run.merged { ReplayPolicy::Overwrite } else { run.policy };
+        let write = match counted {
+            Some(by) => Ok(Write::Increment { key, by }),
+            None => write_of(key, lost.value.as_ref(), version, policy, ttl_ms),
         };
+        let Ok(write) = write else { return Deed::Failed };
         if run.dry_run {
             return Deed::Restored;
         }

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use futures::future::join_all;
-use meridian_region_node::{Options, TailError};
+use meridian_region_node::{FrameRefusal, Options, TailError};
 use meridian_types::*;
 
 use crate::world::*;
@@ -225,6 +225,44 @@ async fn where_an_operator_is_asked_for_nothing_is_given_up_before_the_word() {
     assert_eq!(lost.a.handle.reinstate(None), 1);
     lost.reinstated().await;
     assert_eq!(lost.keys().await.len(), 7);
+}
+
+/// Then nobody reinstates it: what it alone has is fenced off everywhere, and would hold up whatever travels in the same lanes (ISO-1).
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_lost_primary_that_is_removed_from_the_bucket_keeps_its_tail_and_holds_up_no_other_bucket() {
+    let lost = lost(Options { manual_reinstate: true, ..options() }).await;
+    lost.plane.turn(ASYNC, |bucket| {
+        bucket.epoch = Epoch(3);
+        bucket.regions = vec![B];
+        bucket.joins.leave(A, Epoch(3));
+    });
+    lost.b.put(ASYNC, "k18", "without a").await.unwrap();
+    let shard = shard_of(&lost.plane, ASYNC, "k0");
+    lost.a.put(ACTIVE, &name_in(&lost.plane, ACTIVE, shard), "everywhere").await.unwrap();
+    let frame = next_frame(&lost.a, &lost.b, shard, Lane::Async).await.unwrap();
+    assert_eq!(apply(&lost.b, &frame).await, Err(FrameRefusal::Fenced), "FEN-2");
+    eventually("it waits for an operator", async || {
+        let waits =
+            |it: &RepairStatus| it.reason == RepairReason::Leaving && it.waits_for.contains("meridian reinstate");
+        lost.a.handle.repairs().iter().any(waits)
+    })
+    .await;
+    assert!(lost.bundles().await.is_empty());
+    assert_eq!(lost.a.handle.reinstate(None), 1);
+    let id = lost.plane.bucket(ASYNC).id;
+    let rows = |of: &RegionUnderTest| digests(of).into_iter().filter(|((it, _), _)| *it == id).map(|(_, it)| it.keys);
+    eventually("its copy is gone", async || rows(&lost.a).sum::<u64>() == 0).await;
+    carry_all(&lost.a, &lost.b).await;
+    applied(&lost.b, ACTIVE, &name_in(&lost.plane, ACTIVE, shard)).await;
+    assert_eq!(lost.keys().await.len(), 7, "SWI-2");
+    // Of keys that are absent it can't tell whether they were deleted since.
+    let told = lost.replay(ReplayPolicy::IfUnchanged, false).await;
+    assert_eq!((told.restored, told.changed, told.unknown), (2, 1, 4), "SWI-2");
+    assert_eq!([lost.now("k0").await, lost.now("k1").await], ["lost", "since"].map(|it| Some(it.to_owned())));
+}
+
+fn name_in(plane: &Plane, bucket: &str, shard: ShardId) -> String {
+    (0..).map(|n| format!("x{n}")).find(|name| shard_of(plane, bucket, name) == shard).unwrap()
 }
 
 /// What every region has acknowledged may be purged before the old primary is allowed to become a replica: of it only what

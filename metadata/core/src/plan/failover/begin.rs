@@ -118,7 +118,7 @@ impl ClusterState {
         }
         let Some(from) = bucket.primary else {
             return Err(invalid(format!(
-                "`{}` is active-active: every region goes on accepting its writes, and there is nothing to fail over; leave it out",
+                "`{0}` is active-active: every region goes on accepting its writes, and there is nothing to fail over; leave it out, or, if a region of it does not come back, remove that one with `meridian failover run --lost REGION --bucket {0}`",
                 bucket.name
             )));
         };

@@ -237,7 +237,7 @@ fn swi_2_an_estimate_names_the_successor_that_the_failover_chooses() {
     }
     let (topology, buckets) = (world.state.topology(), [Arc::new(world.bucket("pay"))]);
     let plans: Vec<_> = world.state.plans().cloned().collect();
-    let asked = Asked { here: US, to: None, topology: &topology, buckets: &buckets, plans: &plans };
+    let asked = Asked { here: US, to: None, lost: None, topology: &topology, buckets: &buckets, plans: &plans };
     let estimated = estimate(&asked, &heard);
     let without = estimate(&Asked { plans: &[], ..asked }, &heard);
     assert_eq!(without.buckets[0].to, Some(US), "what makes the difference is what is on record");
