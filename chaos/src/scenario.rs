@@ -413,6 +413,16 @@ mod tests {
     }
 
     #[test]
+    fn regions_are_given_up_for_lost_where_all_write_in_drawn_scenarios() {
+        let loses = |seed: &u64| {
+            let drawn = Scenario::drawn(*seed, 60);
+            drawn.faults.iter().any(|planned| matches!(planned.what, Fault::LoseRegion { .. }))
+        };
+        let count = (0..500).filter(loses).count();
+        assert!((30..120).contains(&count), "{count}");
+    }
+
+    #[test]
     fn one_in_twenty_drawn_scenarios_has_no_faults() {
         let calm = (0..1000).filter(|seed| Scenario::drawn(*seed, 60).faults.is_empty()).count();
         assert!((20..100).contains(&calm), "{calm}");

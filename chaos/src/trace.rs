@@ -49,12 +49,27 @@ struct Book {
     blind: bool,
 }
 
-/// An entry that waits for a seal.
+impl Book {
+    /// A replica goes on from where its state was kept, and applies again what came behind it.
+    fn rewind(&mut self, place: (Replica, ShardId), applied: Lsn) {
+        if let Some(reached) = self.reached.get_mut(&place) {
+            reached.retain(|(lsn, ..)| *lsn <= applied);
+        }
+        if let Some(parked) = self.parked.get_mut(&place) {
+            parked.retain(|_, it| it.entry.lsn <= applied);
+            parked.values_mut().for_each(|it| it.freed = it.freed.filter(|lsn| *lsn <= applied));
+        }
+    }
+}
+
+/// An entry that waits for a seal, or did.
 #[derive(Clone, Copy)]
 struct Parked {
     entry: Entry,
     /// The epoch that begins with it, if it is a seal.
     begins: Option<Epoch>,
+    /// Where in the replica's own log it was set free: a restart may go back behind that.
+    freed: Option<Lsn>,
 }
 
 /// Bucket, epoch, whether it is the seal, origin and position of an entry that waits: the order of the shard's own keys.
@@ -71,10 +86,8 @@ impl Trace {
     pub fn record(&self, at_us: u64, fact: Fact) {
         let record = Record { at_us, fact };
         let mut book = self.book();
-        if let Fact::Restarted { replica, shard, applied } = &record.fact
-            && let Some(reached) = book.reached.get_mut(&(*replica, *shard))
-        {
-            reached.retain(|(lsn, ..)| lsn <= applied);
+        if let Fact::Restarted { replica, shard, applied } = &record.fact {
+            book.rewind((*replica, *shard), *applied);
         }
         record.hash(&mut book.hash);
         if !book.blind {

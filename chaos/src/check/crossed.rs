@@ -120,7 +120,9 @@ impl Places {
     fn hold(&self, evidence: &Evidence, bucket: BucketId, meetings: &[Meeting]) -> Result<u64, Violation> {
         let mut checked = 0;
         for Meeting { begins, at_us } in meetings {
-            let regions = evidence.members.at(bucket, at_us.saturating_sub(1));
+            let before = evidence.members.at(bucket, at_us.saturating_sub(1)).iter();
+            let is_out = |region: &RegionId| evidence.forks.is_out_as_of(bucket, *begins, *region);
+            let regions: Vec<RegionId> = before.copied().filter(|region| !is_out(region)).collect();
             for (place, (entry, had)) in &self.entries {
                 checked += 1;
                 let ordered_us = had.get(&entry.origin).copied();

@@ -5,7 +5,8 @@
 //! its successor's                └── history goes on
 //! ```
 //! Where nobody who was left had begun any epoch of the lost primary's, its successor may lack the end of an earlier primary's log, too:
-//! what the lost one began with. That is undone just as well.
+//! what the lost one began with. That is undone just as well. Where every region writes and the others go on without one that is lost, it is the same:
+//! of its log counts what they had of it, and the rest is undone.
 //!
 //! What clients saw of an undone stretch is no part of a bucket's one history any more: where nothing was promised (`async`,
 //! DEGRADED), somebody agreed to that, and SWI-2 says what becomes of it ([`super::salvaged`]). Checkers of the history are given it
@@ -14,17 +15,19 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 
 use meridian_types::entry::Kind;
-use meridian_types::{BucketId, Loss, Lsn, PlanId, Positions, RegionId, RequestId, ShardId, Version};
+use meridian_types::{BucketId, Epoch, Loss, Lsn, PlanId, Positions, RegionId, RequestId, ShardId, Version};
 
 use crate::trace::{Entry, Fact, Fork, Record, Replacing, Verdict};
 
-/// A primary that was given up for lost.
+/// A primary that was given up for lost; or a region, where every region writes.
 #[derive(Clone, Debug)]
 pub struct Failover {
     /// The bucket.
     pub bucket: BucketId,
-    /// The region that was its primary.
+    /// The region that was its primary, or is out.
     pub from: RegionId,
+    /// Whether every region wrote: then there is no next primary.
+    pub active: bool,
     /// When its epoch was over, as the first node heard.
     pub begun_us: u64,
     /// What was agreed to lose.
@@ -94,7 +97,8 @@ impl Forks {
         if forks.failovers.iter().any(|it| it.fork().is_some()) {
             forks.taken = taken(records);
             forks.undo(records);
-            (0..forks.failovers.len()).for_each(|place| forks.undo_elsewhere(records, place));
+            let of_primaries = (0..forks.failovers.len()).filter(|place| !forks.failovers[*place].active);
+            of_primaries.collect::<Vec<_>>().into_iter().for_each(|place| forks.undo_elsewhere(records, place));
         }
         forks
     }
@@ -159,6 +163,12 @@ impl Forks {
         for ((shard, region), (cut, end)) in ends {
             self.stretches.entry((bucket, shard)).or_default().push(Stretch { region, cut, end });
         }
+    }
+
+    /// Whether a region was given up for lost when an epoch began in which every region of its bucket writes.
+    pub fn is_out_as_of(&self, bucket: BucketId, epoch: Epoch, region: RegionId) -> bool {
+        let mut lost = self.failovers.iter().filter(|it| it.active && (it.bucket, it.from) == (bucket, region));
+        lost.any(|it| it.fork().is_some_and(|fork| fork.epoch == epoch))
     }
 
     /// The first failover that the epoch of a region's own entry did not outlive: it decided about the entry.
@@ -260,16 +270,30 @@ fn taken(records: &[Record]) -> Vec<Taken> {
     records.iter().filter_map(of).collect()
 }
 
+/// What a region was given up for lost by.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Cause {
+    /// A failover.
+    Plan(PlanId),
+    /// The crossing, begun at that metadata index, of a bucket that every region writes.
+    Crossing(u64),
+}
+
 /// As the first node heard of each step.
 fn failovers(records: &[Record]) -> Vec<Failover> {
-    let mut places: BTreeMap<(PlanId, BucketId), usize> = BTreeMap::new();
+    let mut places: BTreeMap<(Cause, BucketId), usize> = BTreeMap::new();
     let mut failovers: Vec<Failover> = Vec::new();
     for record in records {
-        let Fact::ReplacementKnown { plan, bucket, from, step, .. } = &record.fact else { continue };
-        let place = *places.entry((*plan, *bucket)).or_insert_with(|| {
+        let (cause, bucket, from, step) = match &record.fact {
+            Fact::ReplacementKnown { plan, bucket, from, step, .. } => (Cause::Plan(*plan), bucket, from, step),
+            Fact::LosingKnown { index, bucket, from, step, .. } => (Cause::Crossing(*index), bucket, from, step),
+            _ => continue,
+        };
+        let place = *places.entry((cause, *bucket)).or_insert_with(|| {
             failovers.push(Failover {
                 bucket: *bucket,
                 from: *from,
+                active: matches!(cause, Cause::Crossing(_)),
                 begun_us: record.at_us,
                 agreed: None,
                 automatic: false,

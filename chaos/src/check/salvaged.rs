@@ -1,13 +1,14 @@
 //! SWI-2: what a failover undid was agreed to, is no more than was known, and is in the lost primary's salvage, key for key;
 //! where a failover was proven to lose nothing, nothing acknowledged is undone (DUR-2), and nothing that a strong read has seen
-//! (CON-1): it waits until no such failover could undo it. And what is undone stays so.
+//! (CON-1): it waits until no such failover could undo it. And what is undone stays so. The same of a region that is given up for lost where
+//! every region writes.
 
 use std::collections::{BTreeMap, HashSet};
 
-use meridian_types::{BucketId, Key, ReadLevel, Request, RequestId, SalvageKey, ShardId, Write};
+use meridian_types::{BucketId, Key, ReadLevel, RegionId, Request, RequestId, SalvageKey, ShardId, Write};
 
 use super::forks::{Failover, Undone};
-use super::{Evidence, Salvaged, Stats, Violation, broken, show};
+use super::{Evidence, Known, Salvaged, Stats, Violation, broken, show};
 use crate::history::Operation;
 
 /// Lost is what is in the salvage, and no more than was agreed to.
@@ -116,12 +117,15 @@ impl<'a> Lost<'a> {
     fn kept(&self, evidence: &Evidence, failover: &Failover) -> Result<u64, Violation> {
         // Who looked for nothing, or never saw the region again, can't tell.
         let Some(salvage) = evidence.salvage.as_deref() else { return Ok(0) };
-        let returned = |undone: &Undone| evidence.finals_of(failover.bucket).any(|it| it.region == undone.entry.origin);
+        let looked_at = |region: RegionId| {
+            let finals = evidence.finals_of(failover.bucket).any(|it| it.region == region);
+            finals || evidence.remnants.iter().any(|it| (it.region, it.bucket) == (region, failover.bucket))
+        };
         let mut checked = 0;
-        let gone_for_good = |undone: &Undone| !undone.again && returned(undone);
+        let gone_for_good = |undone: &Undone| !undone.again && looked_at(undone.entry.origin);
         for (undone, operation) in self.acknowledged.iter().copied().filter(|(undone, _)| gone_for_good(undone)) {
             let Request::Write { write, .. } = &operation.request else { continue };
-            for key in write.keys() {
+            for key in write.keys().filter(|key| !failover.active || !is_replaced(evidence, failover, undone, key)) {
                 checked += 1;
                 let kept = find(salvage, undone, key);
                 let (_, last) = self.last.get(&(undone.shard, key)).copied().unwrap_or((undone, operation));
@@ -140,6 +144,16 @@ impl<'a> Lost<'a> {
         }
         Ok(checked)
     }
+}
+
+/// Whether another region gave the key something newer, which may have been there when the tail was written down: then nothing is lost
+/// where every region writes.
+fn is_replaced(evidence: &Evidence, failover: &Failover, undone: &Undone, key: &Key) -> bool {
+    let newer = |known: Known<'_>| {
+        let by_another = known.version.is_none_or(|it| it.region != failover.from && it > undone.version());
+        by_another && !matches!(known.write, Write::Increment { .. })
+    };
+    evidence.writes(failover.bucket, key).any(newer)
 }
 
 /// The bundle that an undone write belongs to, and what it has of a key.

@@ -4,6 +4,7 @@
 mod alone;
 mod crossings;
 mod failovers;
+mod losses;
 mod policies;
 mod regions;
 mod settings;
@@ -139,6 +140,7 @@ pub(super) fn scenario(seed: u64, seconds: u64) -> Scenario {
     if world == drawn {
         let crossings = crossings::draw(&Dice::new(seed ^ 0xc405_51f9), &mut world.buckets, regions, seconds);
         world.faults.extend(crossings);
+        world.faults.extend(losses::draw(&Dice::new(seed ^ 0x1057_0f05), &world.buckets, regions, seconds));
         world.faults.sort_by_key(|planned| planned.at_ms);
     }
     crossings::instead_of(world, &Dice::new(seed ^ ALONE_CROSSING))

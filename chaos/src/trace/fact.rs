@@ -285,6 +285,19 @@ pub enum Fact {
         /// How far its replacement is.
         step: Replacing,
     },
+    /// A node's copy of the metadata says this of a region that is given up for lost where every region writes.
+    LosingKnown {
+        /// Who.
+        replica: Replica,
+        /// The metadata index at which it began.
+        index: u64,
+        /// The bucket.
+        bucket: BucketId,
+        /// The region that is lost.
+        from: RegionId,
+        /// How far the others are; whom a fork leads to is one of them.
+        step: Replacing,
+    },
     /// A node ended without warning.
     Crashed {
         /// Who.

@@ -80,7 +80,7 @@ impl Trace {
             let entry = fact(lsn, *source_lsn, &header, verdict);
             record(entry);
             match verdict {
-                Verdict::Parked => self.park(place, Parked { entry, begins }),
+                Verdict::Parked => self.park(place, Parked { entry, begins, freed: None }),
                 Verdict::Took | Verdict::Refused | Verdict::Repeated | Verdict::Void => {
                     if let Some(begun) = begins {
                         let free = self.unpark(place, shard, (header.bucket, begun), lsn, &mut answered);
@@ -112,7 +112,7 @@ impl Trace {
     }
 
     fn park(&self, place: (Replica, ShardId), parked: Parked) {
-        let Parked { entry, begins } = parked;
+        let Parked { entry, begins, .. } = parked;
         let waiting = (entry.bucket, entry.epoch, begins.is_some(), entry.origin, entry.source_lsn);
         self.book().parked.entry(place).or_default().insert(waiting, parked);
     }
@@ -132,12 +132,13 @@ impl Trace {
         let parked = book.parked.entry(place).or_default();
         let positions = shard.positions(bucket);
         let mut free = Vec::new();
-        let waiting: Vec<_> = parked.iter().filter(|(it, _)| it.0 == bucket).map(|(key, it)| (*key, *it)).collect();
-        for (key, Parked { entry, begins }) in waiting {
+        let waiting = parked.iter_mut().filter(|(of, it)| of.0 == bucket && it.freed.is_none());
+        for Parked { entry, begins, freed } in waiting.map(|(_, it)| it) {
+            let entry = *entry;
             if entry.epoch >= begun && (entry.epoch > begun || positions.of(entry.origin) < entry.source_lsn) {
                 break;
             }
-            parked.remove(&key);
+            *freed = Some(lsn);
             if entry.epoch < begun {
                 continue;
             }
@@ -170,7 +171,11 @@ impl Trace {
         }
         // What waited for a seal and came with the repair does not wait any more.
         if let Some(parked) = self.book().parked.get_mut(&(replica, shard.id())) {
-            parked.retain(|(of, _, _, origin, lsn), _| *of != bucket || *lsn > positions.of(*origin));
+            for ((of, _, _, origin, at), it) in parked.iter_mut() {
+                if *of == bucket && *at <= positions.of(*origin) {
+                    it.freed = it.freed.or(Some(lsn));
+                }
+            }
         }
         let positions = positions.0.into_iter().collect();
         self.record(at_us, Fact::Repaired { replica, shard: shard.id(), bucket, lsn, positions });

@@ -242,6 +242,14 @@ pub enum Fault {
         /// For how long writes may stop, in milliseconds.
         pause_ms_max: u64,
     },
+    /// Nothing breaks: an operator gives a node's region up for lost in a bucket that every region writes, whether it is or not, and agrees to
+    /// what an estimate says of that.
+    LoseRegion {
+        /// Which bucket.
+        bucket: usize,
+        /// The node whose region it is.
+        node: usize,
+    },
     /// Nothing breaks: an operator gives a crossing up that is under way.
     TurnBack {
         /// Of which bucket.
@@ -292,6 +300,7 @@ impl Fault {
             Fault::ChangePolicy { .. } => "change of policy",
             Fault::ChangeRegions { add: true, .. } => "one region more",
             Fault::ChangeRegions { add: false, .. } => "one region less",
+            Fault::LoseRegion { .. } => "region given up for lost",
             Fault::Cross { to: Policy::ActiveActive, .. } => "opening",
             Fault::Cross { .. } => "closing",
             Fault::TurnBack { .. } => "crossing given up by an operator",
@@ -312,6 +321,7 @@ impl Fault {
                 | Fault::Failover { .. }
                 | Fault::ChangePolicy { .. }
                 | Fault::ChangeRegions { .. }
+                | Fault::LoseRegion { .. }
                 | Fault::Cross { .. }
                 | Fault::TurnBack { .. }
         );
@@ -368,6 +378,7 @@ impl Fault {
             Fault::Failover { bucket, to, forced } => planet.fail_over(bucket, to, forced).await,
             Fault::ChangePolicy { bucket, to, settings } => planet.change_policy(bucket, to, settings).await,
             Fault::ChangeRegions { bucket, node, add } => planet.change_regions(bucket, node, add).await,
+            Fault::LoseRegion { bucket, node } => planet.lose_region(bucket, node).await,
             Fault::Cross { bucket, to, primary, pause_ms_max } => {
                 planet.cross(bucket, (to, primary), pause_ms_max).await;
             }

@@ -281,9 +281,9 @@ impl Life {
     }
 
     /// What this node's shards have of a bucket: what an estimate of its failover rests on.
-    pub(crate) fn facts(&self, bucket: BucketId) -> Option<(RegionId, Vec<ShardFacts>)> {
+    pub(crate) fn facts(&self, bucket: BucketId, lost: Option<RegionId>) -> Option<(RegionId, Vec<ShardFacts>)> {
         let bucket = self.plane.copy.topology().buckets.get(&bucket).cloned()?;
-        Some((self.replica.region, self.region()?.facts(&bucket, None)))
+        Some((self.replica.region, self.region()?.facts(&bucket, lost)))
     }
 
     /// Answers what another region asks of a repair.

@@ -9,11 +9,12 @@ use std::time::Duration;
 
 use futures::FutureExt;
 use futures::future::join_all;
+use meridian_metadata_core::lose::agreed;
 use meridian_metadata_core::plan::{Asked, Heard, estimate};
 use meridian_metadata_core::{Action, Reply};
 use meridian_types::{
     AutoFailover, AutoMode, Bucket, BucketChange, Consent, FailoverSpec, PlanOutcome, Policy, RefusalKind,
-    RegionChange, RegionName, Selection, SwitchoverSpec,
+    RegionChange, RegionId, RegionName, Selection, SwitchoverSpec,
 };
 use tokio::time::{Instant, sleep, timeout};
 
@@ -56,7 +57,7 @@ impl Planet {
         let to = to.and_then(|to| self.region_name(to));
         let Some(operator) = self.survivor(bucket) else { return };
         let (consent, words) = if forced {
-            let consent = self.consent(&operator, bucket, to.clone()).await;
+            let consent = self.consent(&operator, bucket, (to.clone(), None)).await;
             (consent, ["forced failover refused", "forced failover done", "forced failover given up"])
         } else {
             (None, ["failover refused", "failover done", "failover given up"])
@@ -130,6 +131,44 @@ impl Planet {
         }
     }
 
+    /// An operator gives a node's region up for lost in a bucket that every region writes, agrees to what an estimate says of that, and
+    /// tries again while something else has the bucket, or one of the others does not answer.
+    pub(crate) async fn lose_region(&self, bucket: usize, node: usize) {
+        let (Some(name), Some(lost)) = (self.region_name(node), self.region_of(node)) else { return };
+        let until = Instant::now() + INSISTS;
+        loop {
+            let operator = self.lives().find(|life| life.number != node);
+            let (Some(operator), Some(before)) = (operator, self.bucket(bucket)) else { return };
+            if before.primary.is_some() || !before.is_in(lost) {
+                return self.hit("nothing to lose");
+            }
+            let consent = self.consent(&operator, bucket, (None, Some(lost))).await;
+            let agreed = consent.and_then(|consent| agreed(&consent, &before.name, &name).ok());
+            if let Some((epoch, accepted)) = agreed {
+                let (pause_ms_max, bucket, region) = (CROSSES_MS_MAX, before.name.clone(), name.clone());
+                let action = Action::LoseRegion { name: bucket, region, epoch, accepted, pause_ms_max };
+                match operator.operate("an operator", action).await {
+                    Ok(_) => break,
+                    Err(refusal) if matches!(refusal.kind, RefusalKind::Retry | RefusalKind::Consent) => {}
+                    Err(_) => return self.hit("loss refused"),
+                }
+            }
+            if Instant::now() > until {
+                return self.hit("loss not agreed to");
+            }
+            sleep(Duration::from_millis(300)).await;
+        }
+        loop {
+            sleep(Duration::from_millis(100)).await;
+            let Some(now) = self.bucket(bucket) else { continue };
+            match (now.is_in(lost), now.crossing.is_some()) {
+                (false, _) => return self.hit("lost region removed"),
+                (true, false) => return self.hit("loss given up"),
+                (true, true) => {}
+            }
+        }
+    }
+
     /// Where every region writes, one that is filled and was not met by all in time is told to count once more.
     pub(crate) async fn go_on_joining(&self, bucket: usize) {
         let Some(now) = self.bucket(bucket).filter(|it| it.primary.is_none() && it.crossing.is_none()) else { return };
@@ -166,16 +205,22 @@ impl Planet {
         elsewhere.or_else(|| self.lives().next())
     }
 
-    /// What an operator agrees to: what a node estimates. `None` when it says that nothing need be lost, or can be done.
-    async fn consent(&self, at: &Arc<Life>, bucket: usize, to: Option<RegionName>) -> Option<Consent> {
+    /// What an operator agrees to: what a node estimates for the next primary `to`, or, where every region writes, of the loss of a
+    /// region. `None` when it says that nothing need be lost, or can be done.
+    async fn consent(
+        &self,
+        at: &Arc<Life>,
+        bucket: usize,
+        (to, lost): (Option<RegionName>, Option<RegionId>),
+    ) -> Option<Consent> {
         let topology = at.plane.copy.topology();
         let id = *topology.bucket_ids.get(&self.spec(bucket)?.name)?;
         let to = to.and_then(|to| topology.region_named(to.as_str())).map(|region| region.id);
         let others = (0..self.nodes()).filter(|node| *node != at.number);
         let asked = others.map(|node| {
-            let answer = self
-                .wires()
-                .call(Place::Node(at.number), node, QUESTION_BYTES, move |life| async move { life.facts(id) }.boxed());
+            let answer = self.wires().call(Place::Node(at.number), node, QUESTION_BYTES, move |life| {
+                async move { life.facts(id, lost) }.boxed()
+            });
             timeout(PATIENCE, answer)
         });
         let mut heard = Heard::default();
@@ -184,13 +229,13 @@ impl Planet {
                 heard.add(facts);
             }
         }
-        if let Some(own) = at.facts(id) {
+        if let Some(own) = at.facts(id, lost) {
             heard.add(own);
         }
         let buckets = [Arc::clone(topology.buckets.get(&id)?)];
         let plans: Vec<_> = at.plane.copy.read(|state| state.plans().cloned().collect());
         let here = at.replica.region;
-        estimate(&Asked { here, to, lost: None, topology: &topology, buckets: &buckets, plans: &plans }, &heard).consent
+        estimate(&Asked { here, to, lost, topology: &topology, buckets: &buckets, plans: &plans }, &heard).consent
     }
 
     async fn operate(&self, operator: &Life, action: Action, [refused, done, given_up]: [&'static str; 3]) {

@@ -20,7 +20,7 @@ use serde::{Deserialize, Serialize};
 use crate::body::{self, BodyRef, WriteBodyRef, WriteRef};
 use crate::error::{Damage, ReadError};
 use crate::keys;
-use crate::record::Record;
+use crate::record::{Merged, Reading, Record, Stamp};
 use crate::view::StateView;
 
 pub use self::waiting::Stray;
@@ -139,19 +139,34 @@ pub fn is_of_tail(header: &Header, bucket: BucketId) -> bool {
     header.bucket == bucket && matches!(header.kind, Kind::Write | Kind::Expire)
 }
 
-/// The keys an entry is about, and whether it removes them.
+/// What an entry does to a key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Touch {
+    /// Gives it a value.
+    Wrote,
+    /// Adds to a counter that all regions count.
+    Counted,
+    /// Removes it.
+    Removed,
+}
+
+/// The keys an entry is about, and what it does to them.
 ///
 /// # Errors
 /// [`Damage`] when it can't be read.
-pub fn keys_of(header: &Header, entry: &[u8]) -> Result<Vec<(Bytes, bool)>, Damage> {
+pub fn keys_of(header: &Header, entry: &[u8]) -> Result<Vec<(Bytes, Touch)>, Damage> {
     let body = body::decode(header, entry).map_err(|_| Damage { what: "entry of the log" })?;
-    let owned = |key: &[u8], removes: bool| (Bytes::copy_from_slice(key), removes);
+    let owned = |key: &[u8], touch: Touch| (Bytes::copy_from_slice(key), touch);
     Ok(match &body {
         BodyRef::Write(write) => {
-            let removes = matches!(write, WriteBodyRef::Plain(WriteRef::Delete { .. }) | WriteBodyRef::Remove { .. });
-            write.keys().map(|key| owned(key.0, removes)).collect()
+            let touch = match write {
+                WriteBodyRef::Plain(WriteRef::Delete { .. }) | WriteBodyRef::Remove { .. } => Touch::Removed,
+                WriteBodyRef::Counter { .. } => Touch::Counted,
+                WriteBodyRef::Plain(_) | WriteBodyRef::Register { .. } => Touch::Wrote,
+            };
+            write.keys().map(|key| owned(key.0, touch)).collect()
         }
-        BodyRef::Expire { due } => due.iter().map(|(key, _)| owned(key.0, true)).collect(),
+        BodyRef::Expire { due } => due.iter().map(|(key, _)| owned(key.0, Touch::Removed)).collect(),
         BodyRef::Fence
         | BodyRef::DropBucket
         | BodyRef::ExpireClients { .. }
@@ -190,10 +205,23 @@ pub fn outcome(
     view: &dyn StateView,
     head: &Head,
     key: &Bytes,
-    removes: bool,
+    touch: Touch,
 ) -> Result<Option<Option<LostValue>>, ReadError> {
-    let Some(record) = view.get(&keys::data(head.shard, head.bucket, key))? else { return Ok(removes.then_some(None)) };
-    Ok(of_tail(&record, head, head.end)?.map(Some))
+    let Some(record) = view.get(&keys::data(head.shard, head.bucket, key))? else {
+        return Ok((touch == Touch::Removed).then_some(None));
+    };
+    if let Some(value) = of_tail(&record, head, head.end)? {
+        return Ok(Some(Some(value)));
+    }
+    Ok(match (touch, Record::decode(&record)?) {
+        // What the tail added is lost, whoever added last.
+        (Touch::Counted, record) => record.read(0).map(|reading| Some(LostValue::of(&reading))),
+        (Touch::Removed, Record::Merged(Merged { register: Some(tombstone), .. })) => {
+            let removed = tombstone.val.is_none() && is_behind(head, tombstone.marker, head.end);
+            removed.then_some(None)
+        }
+        (Touch::Wrote | Touch::Removed, _) => None,
+    })
 }
 
 /// Keys whose value was written in a part of the tail that the log no longer has, behind `after`, at most `most`.
@@ -224,11 +252,20 @@ pub fn lost_rows(view: &dyn StateView, head: &Head, after: &[u8], most: usize) -
 fn of_tail(record: &Bytes, head: &Head, up_to: Lsn) -> Result<Option<LostValue>, Damage> {
     // A value whose time has come is lost all the same: whoever looks at it decides.
     let decoded = Record::decode(record)?;
-    let Some(reading) = decoded.read(0) else { return Ok(None) };
-    let (version, lsn) = (reading.stamp.version, reading.stamp.lsn);
-    let wrote = version.region == head.region && lsn > head.cut() && lsn <= up_to;
-    let value = Bytes::copy_from_slice(&reading.value);
-    Ok(wrote.then_some(LostValue { value, version, lsn, expires_at_ms: reading.expires_at_ms }))
+    let wrote = decoded.read(0).filter(|reading| is_behind(head, reading.stamp, up_to));
+    Ok(wrote.map(|reading| LostValue::of(&reading)))
+}
+
+/// Whether a write is of the tail, up to `up_to`.
+fn is_behind(head: &Head, stamp: Stamp, up_to: Lsn) -> bool {
+    stamp.version.region == head.region && stamp.lsn > head.cut() && stamp.lsn <= up_to
+}
+
+impl LostValue {
+    fn of(reading: &Reading<'_>) -> LostValue {
+        let Stamp { version, lsn } = reading.stamp;
+        LostValue { value: Bytes::copy_from_slice(&reading.value), version, lsn, expires_at_ms: reading.expires_at_ms }
+    }
 }
 
 /// Judges a key by what the winner has of it now: where that was written, if it is there. `removed_at`: where in the log of

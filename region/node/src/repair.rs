@@ -31,7 +31,7 @@ use std::sync::Mutex;
 
 use meridian_types::BucketId;
 
-pub(crate) use attempt::propose;
+pub(crate) use attempt::{Unclosed, propose};
 pub(crate) use pace::Pace;
 pub(crate) use serve::{SESSIONS_MAX, Sources};
 pub(crate) use table::{ASKED_MAX, ENDED_MAX, Figures, REPAIRS_MAX, Table};
@@ -51,6 +51,8 @@ pub(crate) struct Repairs {
     pub(crate) sources: Sources,
     /// Buckets whose lost primaries an operator lets be reinstated.
     pub(crate) consented: Mutex<BTreeSet<BucketId>>,
+    /// Sessions whose end could not be told; of attempts within a minute, so they are few (RES-1).
+    pub(crate) unclosed: Mutex<Vec<Unclosed>>,
 }
 
 impl Repairs {
@@ -60,6 +62,7 @@ impl Repairs {
             pace: Pace::new(bytes_per_s),
             sources: Sources::default(),
             consented: Mutex::default(),
+            unclosed: Mutex::default(),
         }
     }
 }

@@ -8,10 +8,12 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use futures::future::BoxFuture;
+use meridian_metadata_core::lose::known_loss;
 use meridian_metadata_core::{Action, ClusterState, Drift, Grant, LeaseHolder};
 use meridian_region_node::Authority;
 use meridian_types::{
-    Bucket, BucketId, Epoch, Goal, PlanId, Refusal, RegionId, Standing, StandingWord, Step, Topology, Word,
+    Bucket, BucketId, Crossing, Epoch, Goal, Lsn, PlanId, Refusal, RegionId, ShardId, Standing, StandingWord, Step,
+    Topology, Way, Word,
 };
 use tokio::sync::watch;
 
@@ -84,6 +86,12 @@ impl Copy {
         for ((plan, bucket), (from, step)) in replacements(&inner.state) {
             if replacing.get(&(plan, bucket)).is_none_or(|(_, before)| *before != step) {
                 self.record.fact(Fact::ReplacementKnown { replica: self.replica, plan, bucket, from, step });
+            }
+        }
+        for (id, before) in &before.buckets {
+            let after = topology.buckets.get(id);
+            if let Some((index, from, step)) = after.and_then(|after| losing(before, after, topology.shards)) {
+                self.record.fact(Fact::LosingKnown { replica: self.replica, index, bucket: *id, from, step });
             }
         }
         self.topology.send_replace(topology);
@@ -190,6 +198,32 @@ fn replacements(state: &ClusterState) -> BTreeMap<(PlanId, BucketId), (RegionId,
         }
     }
     found
+}
+
+/// What a step of the metadata has become of the loss of a region where every region writes, if anything.
+fn losing(before: &Bucket, after: &Bucket, shards: u16) -> Option<(u64, RegionId, Replacing)> {
+    let of = |bucket: &Bucket| bucket.crossing.clone().filter(|it| it.way.lost().is_some());
+    match (of(before), of(after)) {
+        (None, Some(Crossing { index, way: Way::Losing { region, accepted, .. }, .. })) => {
+            Some((index, region, Replacing::Begun { agreed: Some(accepted), automatic: false }))
+        }
+        (Some(crossing), None) => {
+            let from = crossing.way.lost()?;
+            if after.epoch == before.epoch {
+                return Some((crossing.index, from, Replacing::GivenUp));
+            }
+            let left = before.meeting();
+            // A copy that skipped steps has not heard who has what.
+            let cut: Vec<(ShardId, Lsn)> = (0..shards)
+                .map(|shard| Some((ShardId(shard), crossing.most_of_the_lost(ShardId(shard), &left)?.1)))
+                .collect::<Option<_>>()?;
+            let Way::Losing { remains, .. } = &crossing.way else { return None };
+            let (to, lost) = (*left.first()?, known_loss(remains));
+            let fork = Fork { to, epoch: after.epoch, proven: false, lost, cut };
+            Some((crossing.index, from, Replacing::Done(fork)))
+        }
+        (None | Some(_), _) => None,
+    }
 }
 
 /// The copy, and a voice.

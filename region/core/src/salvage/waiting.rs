@@ -7,7 +7,7 @@ use bytes::Bytes;
 use meridian_types::entry::Header;
 use meridian_types::{Bucket, Epoch, Lane, Lsn, Positions, RegionId, ShardId};
 
-use super::{is_of_tail, keys_of};
+use super::{Touch, is_of_tail, keys_of};
 use crate::error::{Damage, ReadError};
 use crate::keys;
 use crate::meta;
@@ -67,7 +67,7 @@ impl Stray<'_> {
     fn removed_by(&self, entry: &[u8]) -> Result<impl Iterator<Item = Bytes> + use<>, Damage> {
         let header = Header::decode(entry).map_err(|_| Damage { what: "entry that waits for a seal" })?;
         let keys = if is_of_tail(&header, self.bucket.id) { keys_of(&header, entry)? } else { Vec::new() };
-        Ok(keys.into_iter().filter(|(_, removes)| *removes).map(|(key, _)| key))
+        Ok(keys.into_iter().filter(|(_, touch)| *touch == Touch::Removed).map(|(key, _)| key))
     }
 
     /// Up to where every lane that the bucket may travel in has brought everything.

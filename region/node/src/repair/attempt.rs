@@ -1,6 +1,7 @@
 //! One attempt to make one bucket in one shard equal to the source's: carries what [`Target`] says between the own log
 //! and the source.
 
+use std::sync::PoisonError;
 use std::time::Duration;
 
 use meridian_region_core::ControlResult;
@@ -19,6 +20,9 @@ const LANES_STILL: Duration = Duration::from_secs(3);
 
 /// However much they bring, no longer than this: under more load than a lane carries it is never complete.
 const LANES_PATIENCE: Duration = Duration::from_secs(60);
+
+/// How long the end of a session is told again: then it has ended by itself.
+const UNCLOSED_MAX: Duration = Duration::from_mins(1);
 
 /// How often they are looked at.
 const LANES_EVERY: Duration = Duration::from_millis(50);
@@ -55,10 +59,17 @@ pub(crate) async fn repair(node: &Node, shard: &ShardNode, need: Need) -> Result
     let mut attempt = Attempt { node, shard, terms, lanes, peer, session: None };
     let outcome = attempt.run().await;
     if let Some(session) = attempt.session {
-        // It ends by itself, too.
-        let _ = node.peers.ask_repair(attempt.peer, &Ask::Close { session }).await;
+        close(node, Unclosed { peer: attempt.peer, session, until: Instant::now() + UNCLOSED_MAX }).await;
     }
     outcome
+}
+
+/// Ends a session, or sees to it that it is tried again: as long as it lasts this region's copies count for nothing at the source (LIVE).
+pub(crate) async fn close(node: &Node, unclosed: Unclosed) {
+    let closed = node.peers.ask_repair(unclosed.peer, &Ask::Close { session: unclosed.session }).await;
+    if closed.is_err() && Instant::now() < unclosed.until {
+        node.repairs.unclosed.lock().unwrap_or_else(PoisonError::into_inner).push(unclosed);
+    }
 }
 
 /// Refuses what must wait, before anything is closed for it.
@@ -73,6 +84,14 @@ fn check(node: &Node, shard: &ShardNode, bucket: &Bucket, need: &Need, mut surve
         return Err(WAITS_FOR_CONSENT.to_owned());
     }
     need.objection(&core, bucket, &seen).map_or(Ok(()), Err)
+}
+
+/// A session of an attempt that is over, whose source has not heard of that.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Unclosed {
+    peer: NodeId,
+    session: u64,
+    until: Instant,
 }
 
 struct Attempt<'a> {

@@ -68,6 +68,11 @@ impl Watch {
         let leaves = |id: BucketId| topology.buckets.get(&id).is_some_and(|bucket| !bucket.reaches(node.region()));
         node.repairs.table.keep_resting(&|place| wanted.contains(place) || leaves(place.1));
         close_unfilled(node, &wants).await;
+        let unclosed = std::mem::take(&mut *node.repairs.unclosed.lock().unwrap_or_else(PoisonError::into_inner));
+        for unclosed in unclosed {
+            let node = Arc::clone(node);
+            self.jobs.spawn(async move { attempt::close(&node, unclosed).await });
+        }
         for (place, want) in wants {
             self.begin(node, place, want, now);
         }

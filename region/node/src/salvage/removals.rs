@@ -7,7 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use meridian_consensus::ReadLogError;
 use meridian_region_core::repair::message::{Ask, Told};
-use meridian_region_core::salvage::{Stray, is_of_tail, keys_of};
+use meridian_region_core::salvage::{Stray, Touch, is_of_tail, keys_of};
 use meridian_types::entry::Header;
 use meridian_types::{BucketId, Epoch, Lsn, Positions, Refusal, RefusalKind, RegionId, ShardId};
 use tokio::time::Instant;
@@ -45,7 +45,7 @@ impl Node {
             if is_of_tail(&header, bucket) && core.is_effective(entry.lsn, &header) {
                 let damaged = |why| Refusal::new(RefusalKind::Corrupt, format!("{why}"));
                 let touched = keys_of(&header, &entry.payload).map_err(damaged)?;
-                keys.extend(touched.into_iter().filter(|(_, removes)| *removes).map(|(key, _)| key));
+                keys.extend(touched.into_iter().filter(|(_, touch)| *touch == Touch::Removed).map(|(key, _)| key));
             }
         }
         Ok(Told::Removals { keys, reached: slice.reached.max(after), more: slice.reached < own })

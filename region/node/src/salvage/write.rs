@@ -198,11 +198,11 @@ impl Bundle<'_> {
         if !is_of_tail(&header, self.head.bucket) || !self.shard.board.core().is_effective(lsn, &header) {
             return Ok(());
         }
-        for (key, removes) in keys_of(&header, &entry).map_err(|why| why.to_string())? {
+        for (key, touch) in keys_of(&header, &entry).map_err(|why| why.to_string())? {
             if self.gathered.contains(&key) {
                 continue;
             }
-            let lost = outcome(&self.node.store, &self.head, &key, removes).map_err(|why| why.to_string())?;
+            let lost = outcome(&self.node.store, &self.head, &key, touch).map_err(|why| why.to_string())?;
             if let Some(value) = lost {
                 self.gathered.insert(key.clone());
                 self.add(Lost { key, value, removed: false }).await?;
