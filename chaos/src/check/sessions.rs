@@ -5,7 +5,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use meridian_types::{
-    Bucket, BucketId, Effect, Hlc, Key, ReadLevel, RefusalKind, Request, SessionToken, ShardId, Version, Write,
+    Bucket, BucketId, Hlc, Key, ReadLevel, RefusalKind, Request, SessionToken, ShardId, Version, Write,
 };
 
 use super::crossed::needs_order;
@@ -109,10 +109,10 @@ impl<'a> Session<'a> {
     }
 }
 
-/// Refused for good, for the sake of its token.
+/// Refused for good, for the sake of its token, whatever an earlier attempt may have come to.
 fn is_sent_away(operation: &Operation) -> bool {
     let Told::Refused(refusal) = &operation.told else { return false };
-    (refusal.kind, refusal.effect) == (RefusalKind::Invalid, Effect::None) && is_in_session(operation)
+    refusal.kind == RefusalKind::Invalid && is_in_session(operation)
 }
 
 /// Refused for asking for more regions than held the bucket at some time.

@@ -224,10 +224,12 @@ impl Node {
         let mut regions = 1;
         let others = self.counted(standing, shard, required.regions - 1, deadline).await;
         if let Some(old) = origin.filter(|origin| *origin != self.region()) {
-            // Both primaries have what the old one sealed. Of the other regions only their own lanes from it could tell.
-            regions = 2;
+            // Both primaries have what the old one sealed, but one that was removed since holds no copy that counts (DUR-2). Of the
+            // other regions only their own lanes from it could tell.
+            let holders: Vec<RegionId> = Some(old).filter(|old| bucket.is_in(*old)).into_iter().collect();
+            regions += holders.len();
             if required.regions > regions {
-                return Err(self.too_few(standing, &others, &[old], &required, &result));
+                return Err(self.too_few(standing, &others, &holders, &required, &result));
             }
         } else if required.regions > 1 {
             let lane = bucket.policy.lane();
