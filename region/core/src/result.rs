@@ -73,6 +73,11 @@ pub enum FrameResult {
         /// The epoch in force.
         epoch: Epoch,
     },
+    /// The others are about to go on without its source, which was given up for lost: offer it again once that is settled.
+    Lost {
+        /// The bucket.
+        bucket: BucketId,
+    },
 }
 
 /// Two replicas that have seen the same writes and are not equal.

@@ -41,7 +41,6 @@ use crate::view::{Mutations, StateView};
 
 pub use self::control::REMOVALS_MAX;
 use self::editor::Editor;
-use self::epoch::Halt;
 use self::epoch::Parked;
 pub use self::epoch::{CLOSED_BYTES_MAX, CLOSED_ENTRIES_MAX, PARKED_BYTES_MAX, PARKED_ENTRIES_MAX};
 pub use self::facts::Due;
@@ -301,15 +300,8 @@ impl Shard {
             BodyRef::Fence => control(self.apply_fence(lsn, header)),
             BodyRef::DropBucket => control(self.apply_drop(view, lsn, header, out)?),
             BodyRef::ExpireClients { before } => control(self.apply_expire_clients(*before, out)),
-            BodyRef::Stop { index, stops } => {
-                let (result, answered) = self.apply_stop(Step { view, out, lsn }, header, *index, Halt::of(*stops))?;
-                Ok(Applied { answered, ..Applied::answering(result.encode()) })
-            }
-            BodyRef::Part { index, from } => {
-                let (result, answered) =
-                    self.apply_stop(Step { view, out, lsn }, header, *index, Halt::Parts(*from))?;
-                Ok(Applied { answered, ..Applied::answering(result.encode()) })
-            }
+            BodyRef::Stop { index, stops } => control(self.apply_stop(lsn, header, *index, *stops)),
+            BodyRef::Part { index, from } => control(self.apply_part(lsn, header, *index, *from)),
             BodyRef::Raise { index, next, after } => {
                 let (result, answered) = self.apply_raise(Step { view, out, lsn }, header, (*index, *next), after)?;
                 Ok(Applied { answered, ..Applied::answering(result.encode()) })

@@ -159,6 +159,9 @@ impl Node {
                 FrameResult::Fenced { .. } => Err(FrameRefusal::Fenced),
                 FrameResult::Diverged { divergence } => Err(diverged_refusal(&divergence)),
                 FrameResult::Damaged { reason } => Err(FrameRefusal::Damaged(reason)),
+                FrameResult::Lost { bucket } => Err(FrameRefusal::Unavailable(format!(
+                    "this region was given up for lost in bucket {bucket}, and the others are about to go on without it"
+                ))),
                 FrameResult::Early { bucket, epoch } => Err(FrameRefusal::Unavailable(format!(
                     "much of bucket {bucket} waits for the end of epoch {epoch}, which its old primary has not shipped yet"
                 ))),

@@ -256,7 +256,7 @@ impl Node {
         let mut gone = Gone::AsFarAsCanBe;
         if !shard.board.leads() {
             // It may in a moment: nobody tells this loop.
-            return Ok(if self.is_to_leave(shard) { Gone::Soon } else { gone });
+            return Ok(Gone::Soon);
         }
         for (bucket, epoch) in self.left(shard, swept)? {
             match self.why_kept(shard, bucket, epoch).await {
@@ -287,13 +287,6 @@ impl Node {
             tracing::info!(region = %self.region(), shard = %shard.id, %bucket, "what a deleted bucket left behind was removed");
         }
         Ok(gone)
-    }
-
-    /// Whether something is here of a bucket that this region was removed from.
-    fn is_to_leave(&self, shard: &ShardNode) -> bool {
-        let (topology, core) = (self.authority.topology(), shard.board.core());
-        let is_out = |bucket: &Arc<Bucket>| !bucket.reaches(self.region());
-        topology.buckets.values().any(|it| is_out(it) && core.knows(it.id) && !core.has_left(it.id))
     }
 
     /// The buckets that this region was removed from and that something is left of, each with the epoch as of which it was.

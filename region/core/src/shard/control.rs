@@ -6,7 +6,7 @@
 use std::ops::ControlFlow;
 
 use meridian_types::entry::Header;
-use meridian_types::{BucketId, Epoch, Hlc, Lsn};
+use meridian_types::{BucketId, Epoch, Hlc, Lsn, RegionId};
 
 use super::Shard;
 use super::repair::RELEASED_MAX;
@@ -25,6 +25,25 @@ impl Shard {
         let meta = self.buckets.entry(header.bucket).or_default();
         if !meta.dropped {
             meta.raise_fence(lsn, header.epoch);
+            self.dirty.buckets.insert(header.bucket);
+        }
+        done(0, false)
+    }
+
+    /// Stops ordering in the epoch in force, or goes on. Of another epoch it means nothing.
+    pub(super) fn apply_stop(&mut self, lsn: Lsn, header: &Header, index: u64, stops: bool) -> ControlResult {
+        self.halt(header, |meta| if stops { meta.part(lsn, index, None) } else { meta.stop(lsn, index, false) })
+    }
+
+    /// Stops, and takes in nothing more of a region that is lost.
+    pub(super) fn apply_part(&mut self, lsn: Lsn, header: &Header, index: u64, from: RegionId) -> ControlResult {
+        self.halt(header, |meta| meta.part(lsn, index, Some(from)))
+    }
+
+    fn halt(&mut self, header: &Header, change: impl FnOnce(&mut BucketMeta)) -> ControlResult {
+        let meta = self.buckets.entry(header.bucket).or_default();
+        if !meta.dropped && meta.left.is_none() && header.epoch == meta.epoch() {
+            change(meta);
             self.dirty.buckets.insert(header.bucket);
         }
         done(0, false)

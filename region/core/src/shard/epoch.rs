@@ -43,23 +43,6 @@ pub const CLOSED_BYTES_MAX: usize = 1 << 30;
 /// The most entries that do.
 pub const CLOSED_ENTRIES_MAX: usize = 8 << 20;
 
-/// What becomes of what this region orders.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Halt {
-    /// It counts again.
-    GoesOn,
-    /// It is void.
-    Stops,
-    /// It is void, and of that region nothing more is taken in.
-    Parts(RegionId),
-}
-
-impl Halt {
-    pub(super) fn of(stops: bool) -> Halt {
-        if stops { Halt::Stops } else { Halt::GoesOn }
-    }
-}
-
 /// What waits for a seal, or for the end of a repair.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub(super) struct Parked {
@@ -109,7 +92,7 @@ impl<'a> Foresight<'a> {
         let closed = shard.is_closed(bucket) || shard.has_left(bucket);
         let (epoch, parked) = self.seen.entry(bucket).or_insert_with(|| (shard.epoch(bucket), shard.parked(bucket)));
         let waits = match body {
-            _ if closed || shard.astray(bucket).is_some() || shard.has_parted_from(header) => true,
+            _ if closed || shard.astray(bucket).is_some() => true,
             BodyRef::Seal { next, .. } if header.epoch == *epoch => {
                 *epoch = *next;
                 false
@@ -142,37 +125,8 @@ impl Shard {
         header.epoch == self.epoch(header.bucket) && next > header.epoch && after.0.iter().all(stands)
     }
 
-    /// Stops ordering in the epoch in force, or goes on. Of another epoch it means nothing. What waited because it was of a region that
-    /// was given up for lost is taken in where that is over.
-    pub(super) fn apply_stop(
-        &mut self,
-        at: Step<'_>,
-        header: &Header,
-        index: u64,
-        halt: Halt,
-    ) -> Result<(ControlResult, Vec<Answered>), ReadError> {
-        let (bucket, mut told) = (header.bucket, Vec::new());
-        let meta = self.buckets.entry(bucket).or_default();
-        if meta.dropped || meta.left.is_some() || header.epoch != meta.epoch() {
-            return Ok((control::done(0, false), told));
-        }
-        let before = meta.parted;
-        match halt {
-            Halt::GoesOn => meta.stop(at.lsn, index, false),
-            Halt::Stops => meta.part(at.lsn, index, None),
-            Halt::Parts(from) => meta.part(at.lsn, index, Some(from)),
-        }
-        let released = before.is_some() && before != meta.parted && meta.repair.is_none();
-        self.dirty.buckets.insert(bucket);
-        if released && self.is_crowded(bucket) {
-            self.close_to_release(bucket);
-        } else if released {
-            self.unpark(at.view, bucket, usize::MAX, at.out, &mut told)?;
-        }
-        Ok((control::done(0, false), told))
-    }
-
-    /// Whether an entry is of a region that was given up for lost here, and of the epoch in force: it waits until that is settled.
+    /// Whether an entry is of a region that was given up for lost here, and of the epoch in force: what was heard of that region stands
+    /// still, and its lane waits until that is settled. It is not parked: a copy that may be passed over is none (DUR-2).
     pub(super) fn has_parted_from(&self, header: &Header) -> bool {
         let meta = self.buckets.get(&header.bucket);
         meta.is_some_and(|meta| meta.parted == Some(header.origin) && meta.epoch() == header.epoch)
@@ -282,7 +236,7 @@ impl Shard {
     ) -> Result<bool, ReadError> {
         let mut left = most;
         while self.parked.contains_key(&bucket) {
-            let waiting = self.waiting_up_to(view, bucket, left, self.parted(bucket), out)?;
+            let waiting = self.waiting_up_to(view, bucket, left, out)?;
             if waiting.is_empty() || left == 0 {
                 return Ok(!waiting.is_empty());
             }
@@ -341,7 +295,7 @@ impl Shard {
         bucket: BucketId,
         out: &mut Mutations,
     ) -> Result<usize, ReadError> {
-        let waiting = self.waiting_up_to(view, bucket, RELEASED_MAX, None, out)?;
+        let waiting = self.waiting_up_to(view, bucket, RELEASED_MAX, out)?;
         for (key, entry) in &waiting {
             self.make_room(bucket, entry.len());
             out.delete(key.clone());
@@ -388,22 +342,18 @@ impl Shard {
         Ok(())
     }
 
-    /// The first of what waits for the epoch in force or an earlier one, but for what is of `but`: at most `most` entries, but one at
-    /// least.
+    /// The first of what waits for the epoch in force or an earlier one: at most `most` entries, but one at least.
     fn waiting_up_to(
         &self,
         view: &dyn StateView,
         bucket: BucketId,
         most: usize,
-        but: Option<RegionId>,
         out: &Mutations,
     ) -> Result<Vec<(Vec<u8>, Bytes)>, ReadError> {
         let (from, to) = keys::parked_up_to(self.id, bucket, self.epoch(bucket));
         let mut waiting = Vec::new();
         out.over(view).scan(&from, &to, &mut |key, entry| {
-            if but.is_none() || keys::parse_parked(key).is_none_or(|(_, _, origin, _)| Some(origin) != but) {
-                waiting.push((key.to_vec(), Bytes::copy_from_slice(entry)));
-            }
+            waiting.push((key.to_vec(), Bytes::copy_from_slice(entry)));
             if waiting.len() < most { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
         })?;
         Ok(waiting)

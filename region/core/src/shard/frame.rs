@@ -44,8 +44,7 @@ impl Shard {
                 continue;
             }
             let bucket = header.bucket;
-            let waits = self.is_closed(bucket) || self.astray(bucket).is_some() || self.has_parted_from(&header);
-            if waits || header.epoch > self.epoch(bucket) {
+            if self.is_closed(bucket) || self.astray(bucket).is_some() || header.epoch > self.epoch(bucket) {
                 self.park(lsn, &header, entry, out);
                 continue;
             }
@@ -117,6 +116,9 @@ impl Shard {
             let fence = meta.fence();
             // What a repair brought may come again in its lane, from an epoch that has ended since.
             let is_known = lsn <= meta.digest.positions.of(header.origin);
+            if !is_known && self.has_parted_from(&header) {
+                return Err(FrameResult::Lost { bucket: header.bucket });
+            }
             if seals < fence && !is_known {
                 return Err(FrameResult::Fenced { bucket: header.bucket, epoch: header.epoch, fence });
             }

@@ -449,7 +449,8 @@ impl World {
         let known = if of_the_past { past } else { &known.0 };
         let Some(frame) = frame_to(replica, known, &target, entries_max) else { return false };
         let taken = deliver(&mut self.regions[to].replica, &frame);
-        let lost = self.record.losses.iter().any(|(region, ..)| *region == REGIONS[from]);
+        let parted = self.regions[to].replica.shard.parted(MERGED) == Some(REGIONS[from]);
+        let lost = parted || self.record.losses.iter().any(|(region, ..)| *region == REGIONS[from]);
         assert!(taken || lost, "only what a lost region had is refused");
         self.sent.insert((from, to), frame);
         taken

@@ -147,7 +147,7 @@ fn the_rest_hears_and_acts(world: &mut World) {
 }
 
 #[test]
-fn the_most_that_any_has_of_the_lost_one_counts_and_what_it_sends_meanwhile_waits() {
+fn the_most_that_any_has_of_the_lost_one_counts_and_nothing_that_it_sends_meanwhile() {
     let mut world = lost();
     the_rest_hears_and_acts(&mut world);
     world.step(&Step::Put(2));
@@ -173,7 +173,7 @@ fn the_most_that_any_has_of_the_lost_one_counts_and_what_it_sends_meanwhile_wait
 }
 
 #[test]
-fn what_waited_is_taken_in_where_the_loss_is_given_up() {
+fn what_the_lost_one_sends_is_no_copy_until_its_loss_is_given_up() {
     let mut world = lost();
     the_rest_hears_and_acts(&mut world);
     while world.ship(2, 1, 9, false) {}
@@ -181,6 +181,7 @@ fn what_waited_is_taken_in_where_the_loss_is_given_up() {
     world.regions[1].replica.restart();
     world.step(&Step::GiveUp);
     the_rest_hears_and_acts(&mut world);
+    while world.ship(2, 1, 9, false) {}
     assert_eq!(world.regions[1].replica.text(MERGED, "put/1").as_deref(), Some("v"));
     assert!(world.record.losses.is_empty() && world.regions[1].replica.shard.parted(MERGED).is_none());
     world.settle();
