@@ -15,8 +15,8 @@
 //!
 //! `row` is the kind of bug, as numbered in `docs/testing.md`. More files or places may follow. A text that is to be
 //! replaced occurs exactly once; a mutant whose place has moved fails before anything is built. `worlds: calm` is for what
-//! must be noticed where nothing breaks: only those worlds are played. `test:` names a test command instead, for what no
-//! simulated planet runs.
+//! must be noticed where nothing breaks: only those worlds are played. `test:` names a test command instead (arguments of `cargo
+//! test`), for what no simulated planet runs; the unchanged tree must pass it.
 
 mod cli;
 mod tree;

@@ -1,5 +1,6 @@
 //! `chaos mutants`: plants each bug in a copy of the tree and tells who noticed.
 
+use std::collections::BTreeSet;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -74,7 +75,7 @@ impl Arguments {
         let dir = self.dir.clone().unwrap_or_else(|| std::env::temp_dir().join("meridian-mutants"));
         let tree = Tree::copy(&root, &dir)?;
         if !self.skip_baseline {
-            self.baseline(&tree, out)?;
+            self.baseline(&tree, &mutants, out)?;
         }
         writeln!(out, "| mutant | row | breaks | noticed by | seed | seconds |\n|---|---|---|---|---|---|")?;
         let mut survivors = 0;
@@ -96,7 +97,20 @@ impl Arguments {
         Ok(survivors == 0)
     }
 
-    fn baseline(&self, tree: &Tree, out: &mut impl Write) -> anyhow::Result<()> {
+    /// The unchanged tree passes what is to notice its mutants.
+    fn baseline(&self, tree: &Tree, mutants: &[Mutant], out: &mut impl Write) -> anyhow::Result<()> {
+        let tests: BTreeSet<&String> = mutants.iter().filter_map(|mutant| mutant.test.as_ref()).collect();
+        for test in tests {
+            let tested = run_test(tree, test)?;
+            ensure!(tested.success == Some(true), "the unchanged tree fails `cargo test {test}`:\n{}", tested.said);
+            let passed = passed(&tested.said);
+            // A name that no test has any more passes, too.
+            ensure!(passed > 0, "`cargo test {test}` runs no test: bring its name up to date");
+            writeln!(out, "the unchanged tree passes `cargo test {test}`: {passed} tests")?;
+        }
+        if mutants.iter().all(|mutant| mutant.test.is_some()) {
+            return Ok(());
+        }
         let built = build(tree)?;
         ensure!(built.success == Some(true), "the unchanged tree can't be built:\n{}", built.said);
         let played = self.play(tree, false)?;
@@ -119,9 +133,7 @@ impl Arguments {
 
     fn fate(&self, tree: &Tree, mutant: &Mutant) -> anyhow::Result<Fate> {
         if let Some(test) = &mutant.test {
-            let mut arguments = vec!["test", "--quiet"];
-            arguments.extend(test.split_whitespace());
-            let tested = tree.cargo(&arguments, BUILD_MAX)?;
+            let tested = run_test(tree, test)?;
             return Ok(match tested.success {
                 Some(true) => Fate::Survived,
                 Some(false) if tested.said.contains("test result: FAILED") => {
@@ -173,6 +185,19 @@ fn build(tree: &Tree) -> anyhow::Result<Ended> {
     tree.cargo(&["build", "--quiet", "-p", "chaos", "--bin", "chaos"], BUILD_MAX)
 }
 
+/// Runs a test command: arguments of `cargo test`.
+fn run_test(tree: &Tree, test: &str) -> anyhow::Result<Ended> {
+    let mut arguments = vec!["test", "--quiet"];
+    arguments.extend(test.split_whitespace());
+    tree.cargo(&arguments, BUILD_MAX)
+}
+
+/// How many tests passed, of all that a command ran.
+fn passed(said: &str) -> usize {
+    let count = |line: &str| line.strip_prefix("test result: ok. ")?.split(' ').next()?.parse::<usize>().ok();
+    said.lines().filter_map(count).sum()
+}
+
 /// The seed that a swarm failed with, and who said so.
 fn finding(said: &str) -> Option<(String, String)> {
     let (_, rest) = said.split_once("seed ")?;
@@ -215,5 +240,13 @@ mod tests {
         let panicked = "seed 3 failed: panicked: assertion failed\n\nreproduce: x\n";
         assert_eq!(finding(panicked), Some(("3".to_owned(), "panicked: assertion failed".to_owned())));
         assert_eq!(finding("everything is fine"), None);
+    }
+
+    #[test]
+    fn tests_that_passed_are_counted_and_the_one_that_failed_is_named() {
+        let said = "running 2 tests\n..\ntest result: ok. 2 passed; 0 failed; 0 ignored\n\ntest result: ok. 0 passed; 0 failed\n";
+        assert_eq!(passed(said), 2);
+        let said = "running 1 test\nF\nfailures:\n\n---- churn::members stdout ----\n\nthread panicked\ntest result: FAILED. 0 passed\n";
+        assert_eq!((passed(said), failed_test(said)), (0, "test `churn::members`".to_owned()));
     }
 }

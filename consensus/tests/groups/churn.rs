@@ -257,12 +257,12 @@ impl Churn {
             true => Some(true),
             false => (applied(&self.world) >= last).then_some(false),
         });
-        // As SIGKILL leaves it: what the process does from here on is not in the copy.
-        let image = by_snapshot.then(|| self.world.image(away));
-        gate.open();
-        self.stop(away);
-        if let Some(image) = image {
-            self.world.restore_image(away, image);
+        if by_snapshot {
+            self.running.lock().unwrap().remove(&away);
+            self.world.kill_at(away, &gate);
+        } else {
+            gate.open();
+            self.stop(away);
         }
         self.start(away);
         eventually("what was written meanwhile", || (applied(&self.world) >= last).then_some(()));

@@ -184,17 +184,17 @@ impl World {
         Arc::clone(&self.places[&node].gate)
     }
 
-    /// A copy of a node's directory as it is now.
-    pub(crate) fn image(&self, node: NodeId) -> PathBuf {
-        let from = &self.places[&node].dir;
-        let to = from.with_extension("image");
-        copy(from, &to);
-        to
-    }
-
-    /// Puts a copy in the place of the directory of a node that does not run.
-    pub(crate) fn restore_image(&self, node: NodeId, image: PathBuf) {
+    /// Kills a node that is stopped at its gate: its directory is as it was there, and from then on it told nobody anything.
+    pub(crate) fn kill_at(&mut self, node: NodeId, gate: &Gate) {
+        let mut killed = self.nodes.remove(&node).unwrap();
+        // First its network: what it would still acknowledge is not on the disk that it wakes up with.
+        killed.runtime.take().unwrap().shutdown_timeout(Duration::from_secs(1));
         let dir = &self.places[&node].dir;
+        let image = dir.with_extension("image");
+        copy(dir, &image);
+        gate.open();
+        let runtime = tokio::runtime::Runtime::new().unwrap();
+        runtime.block_on(killed.consensus.shutdown(Duration::ZERO));
         std::fs::remove_dir_all(dir).unwrap();
         std::fs::rename(image, dir).unwrap();
     }

@@ -306,10 +306,10 @@ fn frame_to(source: &mut Replica, known: &Bucket, target: &Replica, entries_max:
     frame
 }
 
-/// Tells whether it was taken: of a region that was lost it may not be (FEN-2).
+/// Tells whether it was taken: of a region that was lost, or is being given up for lost, it may not be (FEN-2, DUR-2).
 fn deliver(target: &mut Replica, frame: &Bytes) -> bool {
     let (result, applied) = target.receive(frame);
-    if matches!(result, FrameResult::Fenced { .. }) {
+    if matches!(result, FrameResult::Fenced { .. } | FrameResult::Lost { .. }) {
         return false;
     }
     assert!(matches!(result, FrameResult::Applied { .. }), "{result:?}");
