@@ -9,8 +9,9 @@
 //! |  u32  |  u16   |  u16   |  u16  |  u8  |  u8   |   u64    |  u64     |    u64     | u64  |    u32      |  u32    |
 //! ```
 //!
-//! The checksum covers everything but itself. Of the flags, the lowest says that the echo is tenured. The payload, once decompressed, is the digest notes
-//! (u32 length, postcard) followed by entries (u64 LSN, u32 length, bytes) in rising LSN order.
+//! The checksum covers everything but itself. Of the flags, the lowest says that the echo is tenured; the next one, that the u64 of [`Echo::index`] stands
+//! before the payload. The payload, once decompressed, is the digest notes (u32 length, postcard) followed by entries (u64 LSN, u32 length,
+//! bytes) in rising LSN order.
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use serde::{Deserialize, Serialize};
@@ -26,8 +27,11 @@ const MAGIC: u32 = u32::from_le_bytes(*b"MFR1");
 /// The version of the layout above.
 pub const FRAME_FORMAT: u16 = 1;
 
-/// Bytes before the payload.
+/// Bytes before the payload, and before the echo's index where there is one.
 pub const FRAME_HEADER_BYTES: usize = 52;
+
+/// Bytes of the echo's index.
+const INDEX_BYTES: usize = 8;
 
 /// Where the shipper closes a frame, in raw bytes of entries.
 pub const FRAME_RAW_BYTES: usize = 1 << 20;
@@ -38,6 +42,9 @@ pub const FRAME_RAW_BYTES_MAX: usize = FRAME_RAW_BYTES + ENTRY_BYTES_MAX + (1 <<
 
 /// The flag of a tenured echo.
 const TENURED: u8 = 1;
+
+/// The flag of an echo that names a metadata index. Set only then: an older release does not know it.
+const INDEXED: u8 = 2;
 
 /// Offset of the checksum within the header.
 const CRC_AT: usize = 48;
@@ -73,6 +80,9 @@ pub struct Echo {
     /// By then the source had held its lease without a break for longer than any lease lasts: whoever holds one himself knows of
     /// every primary that was replaced before that. Else the source may be one of those, and complete with what no longer counts.
     pub tenured: bool,
+    /// 0, or the metadata index as of which the lane had everything: the target was removed from a bucket then, and more of that does not
+    /// come. Whoever has not heard as much may be taking part in something that goes on without it.
+    pub index: u64,
 }
 
 /// The source's digest of one (bucket, shard) at a position, for the receiver to compare with its own
@@ -151,13 +161,13 @@ impl FrameHeader {
             previous: Lsn(header.get_u64_le()),
             last: Lsn(header.get_u64_le()),
             closed: Hlc(header.get_u64_le()),
-            echo: Echo { probe: header.get_u64_le(), tenured: flags & TENURED != 0 },
+            echo: Echo { probe: header.get_u64_le(), tenured: flags & TENURED != 0, index: index_of(frame, flags)? },
             raw_length: header.get_u32_le(),
         };
         if header.get_u32_le() != checksum(frame) {
             return Err(FrameError::Checksum);
         }
-        if flags & !TENURED != 0 {
+        if flags & !(TENURED | INDEXED) != 0 {
             return Err(FrameError::Malformed("unknown flags"));
         }
         if decoded.last < decoded.previous {
@@ -168,6 +178,15 @@ impl FrameHeader {
         }
         Ok(decoded)
     }
+}
+
+/// What an echo says of the metadata; 0 where it says nothing.
+fn index_of(frame: &[u8], flags: u8) -> Result<u64, FrameError> {
+    if flags & INDEXED == 0 {
+        return Ok(0);
+    }
+    let index = frame.get(FRAME_HEADER_BYTES..FRAME_HEADER_BYTES + INDEX_BYTES);
+    index.map(|mut index| index.get_u64_le()).ok_or(FrameError::Truncated(frame.len()))
 }
 
 fn checksum(frame: &[u8]) -> u32 {
@@ -200,13 +219,17 @@ pub fn encode(mut header: FrameHeader, notes: &[DigestNote], entries: &[(Lsn, By
     frame.put_u16_le(header.source.0);
     frame.put_u16_le(header.shard.0);
     frame.put_u8(header.lane.tag());
-    frame.put_u8(if header.echo.tenured { TENURED } else { 0 });
+    let tenured = if header.echo.tenured { TENURED } else { 0 };
+    frame.put_u8(if header.echo.index > 0 { tenured | INDEXED } else { tenured });
     frame.put_u64_le(header.previous.0);
     frame.put_u64_le(header.last.0);
     frame.put_u64_le(header.closed.0);
     frame.put_u64_le(header.echo.probe);
     frame.put_u32_le(header.raw_length);
     frame.put_u32_le(0);
+    if header.echo.index > 0 {
+        frame.put_u64_le(header.echo.index);
+    }
     frame.extend_from_slice(&payload);
     let crc = checksum(&frame).to_le_bytes();
     frame[CRC_AT..CRC_AT + 4].copy_from_slice(&crc);
@@ -220,7 +243,8 @@ impl Frame {
     /// [`FrameError`] says what is wrong.
     pub fn decode(frame: &[u8]) -> Result<Frame, FrameError> {
         let header = FrameHeader::decode(frame)?;
-        let raw = lz4_flex::block::decompress(&frame[FRAME_HEADER_BYTES..], header.raw_length as usize)
+        let payload = FRAME_HEADER_BYTES + if header.echo.index > 0 { INDEX_BYTES } else { 0 };
+        let raw = lz4_flex::block::decompress(&frame[payload..], header.raw_length as usize)
             .map_err(|_| FrameError::Malformed("it does not decompress"))?;
         if raw.len() != header.raw_length as usize {
             return Err(FrameError::Malformed("it decompresses to another length than it claims"));
@@ -274,7 +298,7 @@ mod tests {
             previous: Lsn(previous),
             last: Lsn(last),
             closed: Hlc(77),
-            echo: Echo { probe: 5, tenured: true },
+            echo: Echo { probe: 5, tenured: true, index: 0 },
             raw_length: 0,
         }
     }
@@ -289,6 +313,17 @@ mod tests {
         let frame = Frame::decode(&encode(header(10, 10), &[], &[]))?;
         assert_eq!(frame.header.last, frame.header.previous);
         assert!(frame.entries.is_empty() && frame.notes.is_empty());
+        Ok(())
+    }
+
+    #[test]
+    fn an_echo_names_a_metadata_index_where_there_is_one_to_know() -> Result<(), FrameError> {
+        let named = FrameHeader { echo: Echo { probe: 5, tenured: false, index: 41 }, ..header(10, 20) };
+        let bytes = encode(named, &[], &[(Lsn(12), Bytes::from_static(b"one"))]);
+        let frame = Frame::decode(&bytes)?;
+        assert_eq!((frame.header.echo, frame.entries.len()), (named.echo, 1));
+        assert_eq!(bytes.len(), encode(header(10, 20), &[], &frame.entries).len() + INDEX_BYTES);
+        assert!((0..bytes.len()).all(|length| Frame::decode(&bytes[..length]).is_err()));
         Ok(())
     }
 

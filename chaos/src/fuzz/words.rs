@@ -171,7 +171,7 @@ pub(super) fn sample_frame(source: RegionId, previous: u64) -> Bytes {
         previous: Lsn(previous),
         last,
         closed: Hlc::from_millis(2000),
-        echo: Echo { probe: 9, tenured: false },
+        echo: Echo { probe: 9, tenured: false, index: 41 },
         raw_length: 0,
     };
     frame::encode(header, &[note], &entries)
@@ -185,7 +185,7 @@ pub(super) fn frames() -> Vec<Vec<u8>> {
         previous: Lsn(9),
         last: Lsn(9),
         closed: Hlc(77),
-        echo: Echo { probe: 5, tenured: true },
+        echo: Echo { probe: 5, tenured: true, index: 0 },
         raw_length: 0,
     };
     vec![sample_frame(RegionId(2), 1).to_vec(), frame::encode(heartbeat, &[], &[]).to_vec()]

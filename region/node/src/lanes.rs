@@ -3,7 +3,8 @@
 //! A lane that was complete with everything its source had when this node's clock read `t` is, at time `now`, at most
 //! `now - t` behind. Of a bucket with a primary that says something only if the source still was the primary: a region that was replaced
 //! while it was away comes back and is complete with what no longer counts, and this node may not have heard of it. Hence
-//! two rules: the echo is tenured ([`Echo`]), and whoever uses it holds a lease.
+//! two rules: the echo is tenured ([`Echo`]), and whoever uses it holds a lease. Of a bucket that every region writes it says nothing to one
+//! that the others go on without: hence a third: whoever uses it has heard of the metadata as much as the source says.
 
 use std::collections::BTreeMap;
 use std::sync::{PoisonError, RwLock};
@@ -105,11 +106,11 @@ mod tests {
     }
 
     fn tenured(probe: u64) -> Echo {
-        Echo { probe, tenured: true }
+        Echo { probe, tenured: true, index: 0 }
     }
 
     fn untenured(probe: u64) -> Echo {
-        Echo { probe, tenured: false }
+        Echo { probe, tenured: false, index: 0 }
     }
 
     #[test]

@@ -200,8 +200,9 @@ impl Node {
     pub(crate) fn complete_up_to(&self, source: RegionId, shard: ShardId, lane: Lane, echo: Echo, last: Lsn) {
         self.signs.of_life(source, self.clock.monotonic_ms());
         let Some(shard) = self.shard(shard) else { return };
-        // Not yet applied here: then it says nothing about what can be read here.
-        if echo.probe > 0 && shard.board.watermark(source, lane) >= last {
+        // Not yet applied here: then it says nothing about what can be read here. Nor if there is more to hear of the metadata first (CON-3).
+        let heard = self.authority.topology().index >= echo.index;
+        if heard && echo.probe > 0 && shard.board.watermark(source, lane) >= last {
             shard.lanes.complete(source, lane, echo);
         }
     }

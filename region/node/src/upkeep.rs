@@ -341,9 +341,8 @@ impl Node {
             };
             match survey.buckets.get(&bucket.id) {
                 Some(seen) if seen.positions.of(self.region()) < own => {
-                    if seen.epoch >= epoch && seen.unfit.is_empty() {
-                        kept = Kept::Tail { source: other, seen: seen.clone() };
-                    }
+                    let decided = seen.epoch >= epoch && seen.unfit.is_empty();
+                    kept = if decided { Kept::Tail { source: other, seen: seen.clone() } } else { kept };
                 }
                 Some(seen) if bucket.primary.is_none() || seen.epoch >= epoch => {
                     return (!bucket.standing.is_sync()).then_some(Kept::Counted);

@@ -33,7 +33,7 @@ pub const CONTROL_BYTES_MAX: usize = 4096;
 
 /// The longest frame message: lz4 adds at most 1 byte in 255 and 16 more to what it can't compress.
 pub const FRAME_MESSAGE_BYTES_MAX: usize =
-    2 + 4 + FRAME_HEADER_BYTES + FRAME_RAW_BYTES_MAX + FRAME_RAW_BYTES_MAX / 255 + 16;
+    2 + 4 + FRAME_HEADER_BYTES + 8 + FRAME_RAW_BYTES_MAX + FRAME_RAW_BYTES_MAX / 255 + 16;
 
 /// The longest reason that travels, in bytes.
 const REASON_BYTES_MAX: usize = 1024;

@@ -162,6 +162,8 @@ struct Totals {
 pub struct Shipper {
     key: LaneKey,
     topology: Arc<Topology>,
+    /// Its index, if the target must have heard of it before it may call itself fresh; else 0.
+    index: u64,
     head: Head,
     window: usize,
     state: State,
@@ -176,11 +178,22 @@ pub struct Shipper {
     said_all: Option<(Lsn, u64)>,
 }
 
+/// The topology's index, if `target` was removed from a bucket in it: whoever has not heard of that lacks what was written since, and is told of none
+/// of it.
+fn index_to_know(topology: &Topology, target: RegionId) -> u64 {
+    let out = topology
+        .buckets
+        .values()
+        .any(|bucket| !bucket.reaches(target) && bucket.joins.was.iter().any(|stay| stay.region == target));
+    if out { topology.index } else { 0 }
+}
+
 impl Shipper {
     /// A lane that has no stream yet.
     pub fn new(key: LaneKey, topology: Arc<Topology>, head: Head, window: usize) -> Shipper {
         Shipper {
             key,
+            index: index_to_know(&topology, key.target),
             topology,
             head,
             window,
@@ -209,6 +222,7 @@ impl Shipper {
                 self.head.closed = self.head.closed.max(head.closed);
             }
             Input::Topology(topology) => {
+                self.index = index_to_know(&topology, self.key.target);
                 self.topology = topology;
                 if let State::Streaming(stream) = &mut self.state {
                     stream.topology_changed();
@@ -315,7 +329,7 @@ impl Shipper {
         match tail {
             Ok(tail) => {
                 self.head.lsn = self.head.lsn.max(tail.reached);
-                if let Err(reason) = stream.take(now, &self.key, &self.topology, tail, &mut self.ledger) {
+                if let Err(reason) = stream.take(now, &self.key, (&self.topology, self.index), tail, &mut self.ledger) {
                     self.stop(LaneState::Connecting { reason }, Some(now + REST), out);
                 }
             }

@@ -101,9 +101,24 @@ async fn an_echo_for_a_position_that_is_not_applied_here_says_nothing() {
     let shard = shard_of(&a.plane, ASYNC, "k");
     a.put(ASYNC, "k", "1").await.unwrap();
     let head = a.handle.head(shard).borrow().unwrap().lsn;
-    let echo = Echo { probe: b.handle.monotonic_ms(), tenured: true };
+    let echo = Echo { probe: b.handle.monotonic_ms(), tenured: true, index: 0 };
     b.handle.complete_up_to(A, shard, Lane::Async, echo, head);
     assert_eq!(b.read(ASYNC, "k", ReadLevel::Eventual).await.unwrap().freshness.staleness_ms, None);
+}
+
+/// Found by seeds 651 and 932: a region that others had gone on without, and that had not heard of it, called itself fresh.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn con_3_an_echo_that_names_more_metadata_than_was_heard_of_here_makes_nothing_fresh() {
+    let (_a, _b, a, b) = two().await;
+    let shard = shard_of(&a.plane, ACTIVE, "k");
+    let probe = b.handle.monotonic_ms();
+    let index = b.plane.topology().index + 1;
+    let staleness = async || b.read(ACTIVE, "k", ReadLevel::Eventual).await.unwrap().freshness.staleness_ms;
+    b.handle.complete_up_to(A, shard, Lane::Async, Echo { probe, tenured: true, index }, Lsn(0));
+    assert_eq!(staleness().await, None);
+    b.plane.change(|topology| topology.index = index);
+    b.handle.complete_up_to(A, shard, Lane::Async, Echo { probe, tenured: true, index }, Lsn(0));
+    assert!(staleness().await.is_some());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -533,7 +533,7 @@ pub async fn eventually(what: &str, holds: impl AsyncFn() -> bool) {
 /// Carries everything there is of one lane, as the replicator would: one frame, applied, acknowledged, complete.
 pub async fn carry(source: &RegionUnderTest, target: &RegionUnderTest, shard: ShardId, lane: Lane) {
     while let Some(frame) = next_frame(source, target, shard, lane).await {
-        let echo = Echo { probe: target.handle.monotonic_ms(), tenured: source.plane.leased() };
+        let echo = Echo { probe: target.handle.monotonic_ms(), tenured: source.plane.leased(), index: 0 };
         let last = match target.handle.apply_frame(&frame).await {
             Ok(last) => last,
             // What a carrier that was stopped had under way came in between: there is less to carry now.
@@ -552,7 +552,7 @@ pub async fn refresh(source: &RegionUnderTest, target: &RegionUnderTest, shard: 
     let watermark = target.handle.watermark(source.id, shard, lane).await.unwrap();
     let Some(tail) = rest_of(source, shard, watermark).await else { return };
     assert!(tail.at_head && !tail.entries.iter().any(|it| travels(source, target, lane, &it.entry)));
-    target.handle.complete_up_to(source.id, shard, lane, Echo { probe, tenured: tail.tenured }, watermark);
+    target.handle.complete_up_to(source.id, shard, lane, Echo { probe, tenured: tail.tenured, index: 0 }, watermark);
 }
 
 /// What the log has behind a position; nothing when that is purged: such a lane brings nothing any more.

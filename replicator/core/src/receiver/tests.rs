@@ -40,7 +40,7 @@ fn header(previous: u64, last: u64) -> FrameHeader {
 }
 
 fn echo(probe: u64) -> Echo {
-    Echo { probe, tenured: true }
+    Echo { probe, tenured: true, index: 0 }
 }
 
 fn frame(round: u32, header: FrameHeader) -> Input {

@@ -137,12 +137,12 @@ impl Streaming {
         self.reading = Reading::Not { since: now, until: Some(now + READ_AGAIN) };
     }
 
-    /// Sorts what was read. Fails on an entry that this version can't read: nothing behind it may be shipped.
+    /// Sorts what was read; `index` is what the target must have heard of before that says how fresh it is. Fails on an entry that this version can't read: nothing behind it may be shipped.
     pub(super) fn take(
         &mut self,
         now: Instant,
         key: &LaneKey,
-        topology: &meridian_types::Topology,
+        (topology, index): (&meridian_types::Topology, u64),
         tail: Tail,
         ledger: &mut Ledger,
     ) -> Result<(), String> {
@@ -181,7 +181,7 @@ impl Streaming {
         }
         self.examined = tail.reached;
         self.closed = self.closed.max(tail.closed);
-        let echo = Echo { probe, tenured: tail.tenured };
+        let echo = Echo { probe, tenured: tail.tenured, index };
         self.end = if tail.at_head { End::Head { echo } } else { End::More };
         Ok(())
     }
