@@ -280,13 +280,14 @@ impl Node {
         let now_ms = self.clock.monotonic_ms();
         let staleness = shard.board.leads().then(|| shard.lanes.staleness_ms(bucket, self.region(), now_ms)).flatten();
         // The lane was complete at a time that is past by now; asked only then.
-        staleness.filter(|_| bucket.primary.is_none() || self.still_follows(bucket))
+        staleness.filter(|_| self.still_follows(bucket))
     }
 
     /// Whether the primary is the one that this node takes for it, as far as its lease goes: it was granted with all that was decided
-    /// by then (CON-3). Lease first, topology second.
+    /// by then (CON-3). Lease first, topology second. Where every region writes, whether the others have not gone on without this one, as
+    /// far as was heard before the lane was taken for complete; the request may have waited long since it looked.
     fn still_follows(&self, bucket: &Bucket) -> bool {
-        let lease = self.authority.lease_holds();
+        let lease = bucket.primary.is_none() || self.authority.lease_holds();
         let topology = self.authority.topology();
         let same = |now: &Arc<Bucket>| now.epoch == bucket.epoch && !now.is_between_primaries();
         lease && topology.buckets.get(&bucket.id).is_some_and(same)
