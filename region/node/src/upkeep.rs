@@ -3,7 +3,7 @@
 //! Everything that changes state goes through the log, so that every replica agrees; each step is bounded, so that
 //! no request waits long behind it.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -16,7 +16,7 @@ use meridian_region_core::{ControlResult, Due, SESSION_TTL_MS, StateView, keys};
 use meridian_types::entry::{Body, Header, Kind};
 use meridian_types::{Bucket, BucketId, Epoch, Hlc, Lsn, Refusal, RefusalKind, RegionId, Topology};
 use tokio::sync::watch;
-use tokio::time::{MissedTickBehavior, interval};
+use tokio::time::{Instant, MissedTickBehavior, interval};
 
 use crate::disk::Gauge;
 use crate::node::{Node, ShardNode};
@@ -144,7 +144,7 @@ pub(crate) async fn drop_buckets(node: Arc<Node>) {
     let mut changes: watch::Receiver<Arc<Topology>> = node.authority.topology_changes();
     let mut ticks = interval(DROP_EVERY);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut swept: Vec<BTreeSet<BucketId>> = node.shards.iter().map(|_| BTreeSet::new()).collect();
+    let mut swept: Vec<Swept> = node.shards.iter().map(|_| Swept::default()).collect();
     loop {
         tokio::select! {
             biased;
@@ -187,6 +187,15 @@ fn log_failure(done: Result<(), Refusal>, shard: &ShardNode, what: &'static str)
         Err(refusal) => tracing::warn!(shard = %shard.id, why = %refusal, what),
         Ok(()) => {}
     }
+}
+
+/// What this node knows of a shard's buckets that are to go.
+#[derive(Default)]
+struct Swept {
+    /// Those of which nothing is left.
+    clean: BTreeSet<BucketId>,
+    /// Since when this region is known to be out of those that may go.
+    out_since: BTreeMap<BucketId, Instant>,
 }
 
 /// Whether what is to go is gone.
@@ -250,9 +259,9 @@ impl Node {
         self.control(shard, header, &Body::Expire { due: due.keys }).await
     }
 
-    /// Proposes the removal of what deleted buckets left in the shard, and those that this region was removed from. `swept` are
+    /// Proposes the removal of what deleted buckets left in the shard, and those that this region was removed from. `swept.clean` are
     /// those found clean since this node started: a removal that a restart cut short is found by its data, once.
-    async fn drop_deleted(&self, shard: &ShardNode, swept: &mut BTreeSet<BucketId>) -> Result<Gone, Refusal> {
+    async fn drop_deleted(&self, shard: &ShardNode, swept: &mut Swept) -> Result<Gone, Refusal> {
         let mut gone = Gone::AsFarAsCanBe;
         if !shard.board.leads() {
             // It may in a moment: nobody tells this loop.
@@ -276,6 +285,11 @@ impl Node {
                 }
                 None => {}
             }
+            let out_since = *swept.out_since.entry(bucket).or_insert_with(Instant::now);
+            if out_since.elapsed() < self.longest_lease() && !self.is_ordered_by_one(bucket) {
+                gone = Gone::Soon;
+                continue;
+            }
             let header = self.header(Kind::DropBucket, bucket, epoch);
             self.control(shard, header, &Body::DropBucket).await?;
             tracing::info!(region = %self.region(), shard = %shard.id, %bucket, %epoch, "what a bucket had here that this region was removed from is gone");
@@ -283,14 +297,24 @@ impl Node {
         for bucket in self.leftovers(shard, swept)? {
             let header = self.header(Kind::DropBucket, bucket, Epoch(0));
             self.control(shard, header, &Body::DropBucket).await?;
-            swept.insert(bucket);
+            swept.clean.insert(bucket);
             tracing::info!(region = %self.region(), shard = %shard.id, %bucket, "what a deleted bucket left behind was removed");
         }
         Ok(gone)
     }
 
+    /// Where every region writes, one that was given up for lost, and has not heard of it, may take this region for one that holds the
+    /// bucket, as long as it holds a lease: so long what it sends is taken in, for it counts it as a copy (DUR-2).
+    fn longest_lease(&self) -> Duration {
+        Duration::from_millis(self.authority.lease_ttl_ms().saturating_mul(9) / 8)
+    }
+
+    fn is_ordered_by_one(&self, bucket: BucketId) -> bool {
+        self.authority.topology().buckets.get(&bucket).is_some_and(|bucket| bucket.primary.is_some())
+    }
+
     /// The buckets that this region was removed from and that something is left of, each with the epoch as of which it was.
-    fn left(&self, shard: &ShardNode, swept: &mut BTreeSet<BucketId>) -> Result<Vec<(BucketId, Epoch)>, Refusal> {
+    fn left(&self, shard: &ShardNode, swept: &mut Swept) -> Result<Vec<(BucketId, Epoch)>, Refusal> {
         let topology = self.authority.topology();
         let mut left = Vec::new();
         for bucket in topology.buckets.values() {
@@ -302,9 +326,10 @@ impl Node {
             if leaving {
                 left.push((bucket.id, epoch));
             } else if !known || bucket.reaches(self.region()) {
-                swept.remove(&bucket.id);
+                swept.clean.remove(&bucket.id);
+                swept.out_since.remove(&bucket.id);
             } else if gone {
-                if swept.insert(bucket.id) && self.holds_data(shard, bucket.id)? {
+                if swept.clean.insert(bucket.id) && self.holds_data(shard, bucket.id)? {
                     left.push((bucket.id, epoch));
                 }
             } else {
@@ -354,12 +379,12 @@ impl Node {
         Some(kept)
     }
 
-    fn leftovers(&self, shard: &ShardNode, swept: &mut BTreeSet<BucketId>) -> Result<Vec<BucketId>, Refusal> {
+    fn leftovers(&self, shard: &ShardNode, swept: &mut Swept) -> Result<Vec<BucketId>, Refusal> {
         let topology = self.authority.topology();
         let mut leftovers = Vec::new();
         let deleted = (1..=topology.last_bucket.0).map(BucketId).filter(|id| !topology.buckets.contains_key(id));
         for bucket in deleted {
-            if swept.contains(&bucket) {
+            if swept.clean.contains(&bucket) {
                 continue;
             }
             let (written, dropped) = {
@@ -369,7 +394,7 @@ impl Node {
             if written || (dropped && self.holds_data(shard, bucket)?) {
                 leftovers.push(bucket);
             } else if dropped {
-                swept.insert(bucket);
+                swept.clean.insert(bucket);
             }
         }
         Ok(leftovers)

@@ -48,6 +48,15 @@ impl Required {
     }
 }
 
+/// In an active-active bucket, a write that asks for copies in other regions while this one can't tell who holds the bucket.
+fn uncounted(required: usize, result: &WriteResult) -> Refusal {
+    let effect = if result.outcome.is_ok() { Effect::Applied } else { Effect::None };
+    let message = format!(
+        "the write stands in this region, but {required} regions are to have it, and this one has no lease from the metadata plane now, so it can't tell which regions hold the bucket: try again with the same request id, or ask for a copy in this region only"
+    );
+    Refusal::new(RefusalKind::Unavailable, message).with_effect(effect)
+}
+
 impl Node {
     /// Orders a write in this region's own log.
     pub(crate) async fn write_here(
@@ -238,6 +247,11 @@ impl Node {
             failpoint("write.copied");
             if !enough && !shard.board.leads() {
                 return Err(deposed(shard));
+            }
+            // Where every region writes, the others may have gone on without this one, and a copy of what it orders be none: who holds a lease
+            // has heard of that. Lease first, topology second.
+            if bucket.primary.is_none() && !self.authority.lease_holds() {
+                return Err(uncounted(required.regions, &result));
             }
             // Who began to be repaired meanwhile holds no copy now, nor who was removed: it drops what it has.
             let mut now = self.others(bucket, shard.id);
