@@ -175,8 +175,8 @@ impl Copies {
 }
 
 /// Where every region writes, a later epoch begins in each of them by its own word, and all have what was before: what waits for that needs
-/// nobody else.
+/// nobody else. Nor does what waits in the first epoch for the end of a repair from another region.
 fn begins_by_itself(evidence: &Evidence, entry: &Entry) -> bool {
     let active = |epoch: u64| evidence.kinds.is_active(entry.bucket, Epoch(epoch));
-    entry.epoch > Epoch(1) && active(entry.epoch.0) && active(entry.epoch.0 - 1)
+    active(entry.epoch.0) && (entry.epoch == Epoch(1) || active(entry.epoch.0 - 1))
 }

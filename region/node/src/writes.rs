@@ -5,8 +5,8 @@ use meridian_failpoint::failpoint;
 use meridian_region_core::{WriteResult, active_active_body};
 use meridian_types::entry::{Body, Kind, WriteBody};
 use meridian_types::{
-    Bucket, Durability, Effect, Epoch, Freshness, Lsn, Outcome, Positions, Refusal, RefusalKind, RegionId, Request,
-    RequestId, Response, SessionToken, ShardId, Write, WriteAck,
+    Bucket, BucketId, Durability, Effect, Epoch, Freshness, Lsn, Outcome, Positions, Refusal, RefusalKind, RegionId,
+    Request, RequestId, Response, SessionToken, ShardId, Write, WriteAck,
 };
 use tokio::time::{Duration, Instant, sleep_until, timeout_at};
 
@@ -265,7 +265,8 @@ impl Node {
             }
             regions += holders.len();
         }
-        if bucket.primary.is_some() && !self.still_primary(standing) {
+        let still = if bucket.primary.is_some() { self.still_primary(standing) } else { self.still_writes(bucket.id) };
+        if !still {
             return Err(Refusal::new(
                 RefusalKind::Retry,
                 "this region's right to acknowledge ran out while the write was under way; whether it stands is unknown: try again with the same request id",
@@ -278,6 +279,12 @@ impl Node {
         let durability = Durability { regions: u16::try_from(regions).unwrap_or(u16::MAX), nodes };
         failpoint("write.acknowledge.before");
         respond(standing, shard, self.region(), origin, result, durability)
+    }
+
+    /// Whether this region is still one of those that write an active-active bucket. What it had ordered when the others went on without it is void
+    /// once it has written it down, and then travels to nobody, whoever confirms what comes behind it.
+    fn still_writes(&self, bucket: BucketId) -> bool {
+        self.authority.topology().buckets.get(&bucket).is_some_and(|bucket| bucket.is_in(self.region()))
     }
 
     /// The other regions whose copies count: not one that is being repaired, which is on no history until it is over, nor one that

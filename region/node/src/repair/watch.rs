@@ -135,7 +135,13 @@ async fn close_unfilled(node: &Node, wants: &[(Place, Want)]) {
     for (place, want) in wants {
         let Want::Repair(Need { source, reason: RepairReason::Joining, bucket, .. }) = *want else { continue };
         let Some(shard) = node.shard(place.0) else { continue };
-        if shard.board.core().is_closed(bucket) || node.repairs.table.is_running(*place) {
+        let here = {
+            let core = shard.board.core();
+            // Of an earlier stay: its primary may count it until it has begun the epoch without this region (DUR-2). What is of a later
+            // epoch waits anyway.
+            core.is_closed(bucket) || (core.knows(bucket) && !core.has_left(bucket))
+        };
+        if here || node.repairs.table.is_running(*place) {
             continue;
         }
         if let Err(why) = attempt::propose(node, shard, bucket, RepairStep::Begin { source }).await {
