@@ -188,10 +188,13 @@ pub fn counted(part: &Part, key: &[u8]) -> Result<Option<i64>, Damage> {
         let damage = Damage { what: "entry of the log" };
         let header = Header::decode(entry).map_err(|_| damage)?;
         let body = body::decode(&header, entry).map_err(|_| Damage { what: "entry of the log" })?;
-        if let BodyRef::Write(WriteBodyRef::Counter { key: of, by }) = &body
-            && of.0 == key
-        {
-            sum = Some(sum.unwrap_or(0_i64).saturating_add(*by));
+        match &body {
+            BodyRef::Write(WriteBodyRef::Counter { key: of, by }) if of.0 == key => {
+                sum = Some(sum.unwrap_or(0_i64).saturating_add(*by));
+            }
+            // What was added before is not missing.
+            BodyRef::Write(WriteBodyRef::Remove { key: of, .. }) if of.0 == key => sum = None,
+            _ => {}
         }
     }
     Ok(sum)

@@ -19,6 +19,7 @@ mod write;
 
 pub use vault::{Files, Memory, Vault};
 pub(crate) use vault::{seal, unseal};
+pub(crate) use write::Rows;
 
 use std::time::Duration;
 

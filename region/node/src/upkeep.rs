@@ -270,7 +270,7 @@ impl Node {
         for (bucket, epoch) in self.left(shard, swept)? {
             match self.why_kept(shard, bucket, epoch).await {
                 Some(Kept::Tail { source, seen }) => {
-                    self.give_up_tail(shard, bucket, (source, &seen)).await;
+                    self.give_up_tail(shard, (bucket, epoch), (source, &seen)).await;
                     gone = Gone::Soon;
                     continue;
                 }

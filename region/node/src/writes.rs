@@ -48,6 +48,17 @@ impl Required {
     }
 }
 
+/// A retry of what another primary ordered, of which more copies are asked for than this one can prove.
+fn unprovable(standing: &Standing, old: RegionId, required: &Required, result: &WriteResult) -> Refusal {
+    let effect = if result.outcome.is_ok() { Effect::Applied } else { Effect::None };
+    let message = format!(
+        "the write stands: region {} ordered it when it was the primary, and this one has it; that {} regions have it can't be proven to a retry: read it, or write again under a new request id",
+        standing.topology.region_label(old),
+        required.regions
+    );
+    Refusal::new(RefusalKind::Unavailable, message).with_effect(effect)
+}
+
 /// In an active-active bucket, a write that asks for copies in other regions while this one can't tell who holds the bucket.
 fn uncounted(required: usize, result: &WriteResult) -> Refusal {
     let effect = if result.outcome.is_ok() { Effect::Applied } else { Effect::None };
@@ -238,7 +249,7 @@ impl Node {
             let holders: Vec<RegionId> = Some(old).filter(|old| bucket.is_in(*old)).into_iter().collect();
             regions += holders.len();
             if required.regions > regions {
-                return Err(self.too_few(standing, &others, &holders, &required, &result));
+                return Err(unprovable(standing, old, &required, &result));
             }
         } else if required.regions > 1 {
             let lane = bucket.policy.lane();

@@ -178,14 +178,19 @@ pub struct Shipper {
     said_all: Option<(Lsn, u64)>,
 }
 
-/// The topology's index, if `target` was removed from a bucket in it: whoever has not heard of that lacks what was written since, and is told of none
-/// of it.
-fn index_to_know(topology: &Topology, target: RegionId) -> u64 {
-    let out = topology
+/// The buckets that `target` was removed from.
+fn left_by(topology: &Topology, target: RegionId) -> impl Iterator<Item = BucketId> {
+    let left = topology
         .buckets
         .values()
-        .any(|bucket| !bucket.reaches(target) && bucket.joins.was.iter().any(|stay| stay.region == target));
-    if out { topology.index } else { 0 }
+        .filter(move |bucket| !bucket.reaches(target) && bucket.joins.was.iter().any(|stay| stay.region == target));
+    left.map(|bucket| bucket.id)
+}
+
+/// The topology's index, if `target` was removed from a bucket in it, or before: whoever has not heard of that lacks what was written since, and
+/// is told of none of it.
+fn index_to_know(topology: &Topology, target: RegionId) -> u64 {
+    left_by(topology, target).next().map_or(0, |_| topology.index)
 }
 
 impl Shipper {
@@ -222,7 +227,9 @@ impl Shipper {
                 self.head.closed = self.head.closed.max(head.closed);
             }
             Input::Topology(topology) => {
-                self.index = index_to_know(&topology, self.key.target);
+                if left_by(&topology, self.key.target).ne(left_by(&self.topology, self.key.target)) {
+                    self.index = index_to_know(&topology, self.key.target);
+                }
                 self.topology = topology;
                 if let State::Streaming(stream) = &mut self.state {
                     stream.topology_changed();

@@ -14,6 +14,7 @@ use tokio::time::{Instant, sleep};
 
 use super::{Place, WAITS_FOR_CONSENT};
 use crate::node::{Node, ShardNode};
+use crate::salvage::Rows;
 
 /// Lanes that don't move for so long bring nothing: what they lack is moved.
 const LANES_STILL: Duration = Duration::from_secs(3);
@@ -147,7 +148,7 @@ impl Attempt<'_> {
         if let Told::Opened { session, pinned } = &told {
             self.session = Some(*session);
             if self.terms.claim != Claim::ActiveActive {
-                self.node.salvage(self.shard, &self.terms, pinned).await?;
+                self.node.salvage(self.shard, &self.terms, pinned, Rows::OfTheTail).await?;
             }
         }
         Ok(told)

@@ -9,20 +9,21 @@ use meridian_region_core::ControlResult;
 use meridian_region_core::repair::message::{Digests, Pinned};
 use meridian_region_core::repair::survey::{Claim, Sighting};
 use meridian_region_core::repair::{Need, Terms};
-use meridian_types::{BucketDigest, BucketId, RegionId, RepairGoal, RepairReason, RepairStep};
+use meridian_types::{BucketDigest, BucketId, Epoch, RegionId, RepairGoal, RepairReason, RepairStep};
 use tokio::time::Instant;
 
 use super::WAITS_FOR_CONSENT;
 use super::attempt::propose;
 use crate::node::{Node, ShardNode};
+use crate::salvage::Rows;
 
 impl Node {
-    /// Gives up what this shard has of its own log beyond what `source` has, which has begun an epoch of the bucket without this region;
-    /// or waits until an operator lets it, or for an earlier attempt.
+    /// Gives up what this shard has of its own log beyond what `source` has, which has begun `out_since`, an epoch of the bucket without this
+    /// region; or waits until an operator lets it, or for an earlier attempt.
     pub(crate) async fn give_up_tail(
         &self,
         shard: &ShardNode,
-        bucket: BucketId,
+        (bucket, out_since): (BucketId, Epoch),
         (source, seen): (RegionId, &Sighting),
     ) {
         let (place, region) = ((shard.id, bucket), self.region());
@@ -30,7 +31,7 @@ impl Node {
         if !self.repairs.table.begin(place, &need, Instant::now()) {
             return;
         }
-        let outcome = self.write_down_and_void(shard, bucket, (source, seen)).await;
+        let outcome = self.write_down_and_void(shard, (bucket, out_since), (source, seen)).await;
         match &outcome {
             Ok(()) => tracing::warn!(
                 %region, shard = %shard.id, %bucket, %source,
@@ -46,19 +47,27 @@ impl Node {
     async fn write_down_and_void(
         &self,
         shard: &ShardNode,
-        bucket: BucketId,
+        (bucket, out_since): (BucketId, Epoch),
         (source, seen): (RegionId, &Sighting),
     ) -> Result<(), String> {
         if !self.may_reinstate(bucket) {
             return Err(WAITS_FOR_CONSENT.to_owned());
         }
+        // A node may hear late: where an epoch has begun that the region is in again, nothing is a tail.
+        let is_out = || match shard.board.core().epoch(bucket) < out_since {
+            true => Ok(()),
+            false => Err("the region takes part in the bucket again, which this node has not heard of yet".to_owned()),
+        };
+        is_out()?;
         let (begun, closed) = propose(self, shard, bucket, RepairStep::Begin { source }).await?;
         taken(closed)?;
+        // While it is closed by this none begins.
+        is_out()?;
         let digest = BucketDigest { positions: seen.positions.clone(), ..BucketDigest::default() };
         let counts = RepairGoal { epoch: seen.epoch, digest, ..RepairGoal::default() };
         let pinned = Pinned { goal: counts, rows: 0, salt: 0, digests: Digests::default() };
         let terms = Terms { shard: shard.id, bucket, source, claim: Claim::Replica };
-        self.salvage(shard, &terms, &pinned).await?;
+        self.salvage(shard, &terms, &pinned, Rows::AsTheyAre).await?;
         let cut = seen.positions.of(self.region());
         taken(propose(self, shard, bucket, RepairStep::GiveUp { begun, cut }).await?.1)?;
         shard.mended.send_modify(|count| *count += 1);

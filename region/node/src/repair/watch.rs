@@ -21,6 +21,9 @@ use crate::node::Node;
 /// How often to look.
 const LOOK_EVERY: Duration = Duration::from_millis(250);
 
+/// Between two attempts to tell a source that a session is over.
+const CLOSE_AGAIN: Duration = Duration::from_secs(1);
+
 /// How long an epoch may take to begin in a replica before what ended the last one is taken for lost.
 const STUCK_AFTER: Duration = Duration::from_secs(15);
 
@@ -71,7 +74,10 @@ impl Watch {
         let unclosed = std::mem::take(&mut *node.repairs.unclosed.lock().unwrap_or_else(PoisonError::into_inner));
         for unclosed in unclosed {
             let node = Arc::clone(node);
-            self.jobs.spawn(async move { attempt::close(&node, unclosed).await });
+            self.jobs.spawn(async move {
+                sleep(CLOSE_AGAIN).await;
+                attempt::close(&node, unclosed).await;
+            });
         }
         for (place, want) in wants {
             self.begin(node, place, want, now);
@@ -117,11 +123,14 @@ impl Watch {
     }
 }
 
-/// Where every region writes, one that joins may be filled from any of them: at each attempt from another one, for one may be away.
+/// Where every region writes, one that joins may be filled from any of them, and a repair that was cut short be ended: at each attempt from
+/// another one, for one may be away, or wait for this region itself.
 fn from_another(want: Want, bucket: &Bucket, region: RegionId, attempts: usize) -> Want {
     match want {
-        Want::Repair(need @ Need { reason: RepairReason::Joining, .. }) if bucket.primary.is_none() => {
-            let others: Vec<RegionId> = bucket.targets(region).collect();
+        Want::Repair(need @ Need { reason: RepairReason::Joining | RepairReason::Interrupted, .. })
+            if bucket.primary.is_none() =>
+        {
+            let others: Vec<RegionId> = bucket.targets(region).filter(|it| Some(*it) != bucket.lost()).collect();
             let source = others.get(attempts % others.len().max(1)).copied().unwrap_or(need.source);
             Want::Repair(Need { source, ..need })
         }

@@ -26,6 +26,15 @@ const LOOK_BYTES: usize = 1 << 20;
 /// Removed keys in one entry of the log: 4 MiB, if all are as long as keys can be.
 const REMOVED_AT_A_TIME: usize = 1024;
 
+/// What the rows here are, where some of them have been exchanged before the tail is written down.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Rows {
+    /// The tail's: if some have, another node has written it down.
+    OfTheTail,
+    /// Whatever they are: nobody wrote it down, for none of it was to be given up then.
+    AsTheyAre,
+}
+
 /// A bundle that is being written.
 struct Bundle<'a> {
     node: &'a Node,
@@ -41,14 +50,20 @@ struct Bundle<'a> {
 impl Node {
     /// Writes down what this region has of its own beyond what the source has of it, if anything. To be called once the
     /// bucket is closed and before the first of its rows is replaced: nothing of it changes meanwhile.
-    pub(crate) async fn salvage(&self, shard: &ShardNode, terms: &Terms, pinned: &Pinned) -> Result<(), String> {
+    pub(crate) async fn salvage(
+        &self,
+        shard: &ShardNode,
+        terms: &Terms,
+        pinned: &Pinned,
+        rows: Rows,
+    ) -> Result<(), String> {
         self.pass_over(shard, terms, pinned).await?;
         let Some(head) = self.head_of(shard, terms, pinned) else { return Ok(()) };
         let id = id_of(&head);
         if self.kept(head_name(id)).await?.is_some() {
             return Ok(());
         }
-        if shard.board.core().has_moved(terms.bucket) {
+        if rows == Rows::OfTheTail && shard.board.core().has_moved(terms.bucket) {
             // Another node wrote it down when it led the shard: here the rows are no longer what was lost.
             tracing::warn!(salvage = %id, "the salvage of this repair is on another node of the region");
             return Ok(());
