@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use meridian_types::{
-    Bucket, BucketId, Effect, Key, Read, ReadLevel, Refusal, RefusalKind, RegionId, Request, Response, ShardId,
+    Bucket, BucketId, Effect, Epoch, Key, Read, ReadLevel, Refusal, RefusalKind, RegionId, Request, Response, ShardId,
     Topology, Write,
 };
 use tokio::time::{Instant, timeout_at};
@@ -137,7 +137,10 @@ impl Node {
             let topology = self.authority.topology();
             let id = topology.bucket_ids.get(request.bucket());
             if let Some(bucket) = id.and_then(|id| topology.buckets.get(id)).cloned() {
-                if !(bucket.is_between_primaries() && needs_primary(request, &bucket, self.region())) {
+                let between = bucket.is_between_primaries() && needs_primary(request, &bucket, self.region());
+                // Passed on to whom this node takes for the primary, it could be ordered there when every region writes, and here, too (ONE-1).
+                let unheard = begun(request) > bucket.epoch;
+                if !between && !unheard {
                     return Ok(Standing { topology, bucket, lease });
                 }
                 // Subscribed first, looked at again second: no change is missed in between.
@@ -149,7 +152,7 @@ impl Node {
                     }
                 };
                 if !matches!(timeout_at(deadline, moves.changed()).await, Ok(Ok(()))) {
-                    return Err(handing_over(&bucket));
+                    return Err(if unheard { unheard_of(&bucket, request) } else { handing_over(&bucket) });
                 }
                 continue;
             }
@@ -299,6 +302,26 @@ fn needs_primary(request: &Request, bucket: &Bucket, region: RegionId) -> bool {
         Request::Read { level: ReadLevel::Bounded { .. }, .. } => bucket.primary == Some(region),
         Request::Read { level: ReadLevel::Session | ReadLevel::Eventual, .. } => false,
     }
+}
+
+/// Under which epoch the request was begun; 0 where that is nothing to it.
+fn begun(request: &Request) -> Epoch {
+    match request {
+        Request::Write { begun, .. } => *begun,
+        Request::Read { .. } => Epoch(0),
+    }
+}
+
+fn unheard_of(bucket: &Bucket, request: &Request) -> Refusal {
+    Refusal::new(
+        RefusalKind::Retry,
+        format!(
+            "the write was begun under epoch {} of bucket `{}`, and this node has heard of epoch {} only: nothing was changed; try again, or another region",
+            begun(request),
+            bucket.name,
+            bucket.epoch
+        ),
+    )
 }
 
 fn handing_over(bucket: &Bucket) -> Refusal {

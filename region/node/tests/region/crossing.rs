@@ -73,6 +73,22 @@ async fn one_1_a_request_that_was_begun_before_the_bucket_opened_is_answered_or_
     assert_eq!(a.value(ASYNC, "k", ReadLevel::Eventual).await.as_deref(), Some("anew"));
 }
 
+/// Found by seeds 3784 and 6464: a region that had not heard of the opening passed it on to the primary of before, which ordered it as one of those
+/// that write; and then ordered it itself.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_1_a_region_passes_on_nothing_of_an_epoch_that_it_has_not_heard_of() {
+    let (_dir, plane, a, b) = two().await;
+    let early = b.execute(soon(of(ASYNC, increment("n"), 1, 2))).await.unwrap_err();
+    assert_eq!((early.kind, early.effect), (RefusalKind::Retry, Effect::None), "{early}");
+    assert_eq!(a.value(ASYNC, "n", ReadLevel::Strong).await, None);
+    crossing(&plane, ASYNC, Way::Opening);
+    arrived(&plane, ASYNC, [&a, &b]).await;
+    plane.turn(ASYNC, |it| (it.policy, it.primary, it.crossing) = (Policy::ActiveActive, None, None));
+    b.execute(of(ASYNC, increment("n"), 1, 2)).await.unwrap();
+    carry_all(&b, &a).await;
+    assert_eq!(a.value(ASYNC, "n", ReadLevel::Eventual).await.as_deref(), Some("1"));
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_bucket_that_closes_stops_everywhere_and_goes_on_when_that_is_given_up() {
     let (_dir, plane, a, b) = two().await;
