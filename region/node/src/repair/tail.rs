@@ -44,6 +44,16 @@ impl Node {
         self.repairs.table.end(place, outcome, Instant::now());
     }
 
+    /// Whom the bucket is closed after: of one that this region had parted from itself, and has not heard of since, nothing is taken in, not even that
+    /// it is the one. No rows come of it, so another one will do.
+    fn closed_after(&self, shard: &ShardNode, bucket: BucketId, source: RegionId) -> RegionId {
+        let parted = shard.board.core().parted(bucket);
+        let topology = self.authority.topology();
+        let regions = topology.buckets.get(&bucket).map_or(&[][..], |bucket| &bucket.regions);
+        let other = regions.iter().copied().find(|region| Some(*region) != parted);
+        if parted == Some(source) { other.unwrap_or(source) } else { source }
+    }
+
     async fn write_down_and_void(
         &self,
         shard: &ShardNode,
@@ -59,7 +69,8 @@ impl Node {
             false => Err("the region takes part in the bucket again, which this node has not heard of yet".to_owned()),
         };
         is_out()?;
-        let (begun, closed) = propose(self, shard, bucket, RepairStep::Begin { source }).await?;
+        let after = self.closed_after(shard, bucket, source);
+        let (begun, closed) = propose(self, shard, bucket, RepairStep::Begin { source: after }).await?;
         taken(closed)?;
         // While it is closed by this none begins.
         is_out()?;

@@ -91,8 +91,10 @@ impl World {
         let Some(from) = [0, 1, 2].iter().find(tail).copied() else { return };
         let other = &self.regions[from].replica.shard;
         let counts = other.positions(MERGED).of(region);
+        let parted = shard.parted(MERGED);
+        let source = known.regions.iter().copied().find(|it| Some(*it) != parted).unwrap();
         let replica = &mut self.regions[at].replica;
-        let (begun, _) = propose(replica, MERGED, RepairStep::Begin { source: REGIONS[from] });
+        let (begun, _) = propose(replica, MERGED, RepairStep::Begin { source });
         let (_, gave) = propose(replica, MERGED, RepairStep::GiveUp { begun, cut: counts });
         assert_eq!((gave.refused, replica.shard.given_up(MERGED)), (None, Some(counts)));
     }
