@@ -25,7 +25,9 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use meridian_types::frame::{DigestNote, FrameHeader};
-use meridian_types::{BucketId, BucketLag, Exposure, Lane, LaneState, LaneStatus, Lsn, RegionId, ShardId, Topology};
+use meridian_types::{
+    Bucket, BucketId, BucketLag, Exposure, Lane, LaneState, LaneStatus, Lsn, RegionId, ShardId, Topology,
+};
 
 use crate::message::{EXPOSED_MAX, Stop, ToSource};
 use crate::{Head, SKIP_BYTES, SKIP_LSNS, Tail, TailError};
@@ -178,13 +180,10 @@ pub struct Shipper {
     said_all: Option<(Lsn, u64)>,
 }
 
-/// The buckets that `target` was removed from.
-fn left_by(topology: &Topology, target: RegionId) -> impl Iterator<Item = BucketId> {
-    let left = topology
-        .buckets
-        .values()
-        .filter(move |bucket| !bucket.reaches(target) && bucket.joins.was.iter().any(|stay| stay.region == target));
-    left.map(|bucket| bucket.id)
+/// The buckets that `target` was ever removed from, and how often: it may have been added again since, and have heard of neither.
+fn left_by(topology: &Topology, target: RegionId) -> impl Iterator<Item = (BucketId, usize)> {
+    let stays = move |bucket: &Bucket| bucket.joins.was.iter().filter(|stay| stay.region == target).count();
+    topology.buckets.values().map(move |bucket| (bucket.id, stays(bucket))).filter(|(_, stays)| *stays > 0)
 }
 
 /// The topology's index, if `target` was removed from a bucket in it, or before: whoever has not heard of that lacks what was written since, and
