@@ -261,6 +261,30 @@ async fn a_lost_primary_that_is_removed_from_the_bucket_keeps_its_tail_and_holds
     assert_eq!([lost.now("k0").await, lost.now("k1").await], ["lost", "since"].map(|it| Some(it.to_owned())));
 }
 
+/// A node may hear late that its region takes part again: what it ordered in that epoch is no tail, and must not be made void (DUR-1).
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_that_has_not_heard_that_its_region_is_in_again_gives_up_nothing() {
+    let dirs = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
+    let plane = Plane::new();
+    let a = RegionUnderTest::start(dirs[0].path(), A, &plane).await;
+    let b = RegionUnderTest::start(dirs[1].path(), B, &plane).await;
+    a.listen(&b).await;
+    b.listen(&a).await;
+    a.put(ASYNC, "k", "both").await.unwrap();
+    carry_all(&a, &b).await;
+    a.put(ASYNC, "k", "here").await.unwrap();
+    plane.turn(ASYNC, |bucket| (bucket.primary, bucket.regions) = (Some(B), vec![B]));
+    eventually("it is asked to give up what b lacks", async || {
+        let refused = |it: &RepairStatus| it.reason == RepairReason::Leaving && it.waits_for.contains("takes part");
+        a.handle.repairs().iter().any(refused)
+    })
+    .await;
+    plane.turn(ASYNC, |bucket| (bucket.primary, bucket.regions) = (Some(A), vec![A, B]));
+    carry_all(&a, &b).await;
+    assert_eq!(b.value(ASYNC, "k", ReadLevel::Eventual).await.as_deref(), Some("here"));
+    assert!(a.handle.salvages().await.unwrap().is_empty());
+}
+
 fn name_in(plane: &Plane, bucket: &str, shard: ShardId) -> String {
     (0..).map(|n| format!("x{n}")).find(|name| shard_of(plane, bucket, name) == shard).unwrap()
 }
