@@ -116,6 +116,7 @@ impl Shard {
             let fence = meta.fence();
             // What a repair brought may come again in its lane, from an epoch that has ended since.
             let is_known = lsn <= meta.digest.positions.of(header.origin);
+            // Nothing of it may be taken for a copy, by whoever sent it (DUR-2).
             if !is_known && self.has_parted_from(&header) {
                 return Err(FrameResult::Lost { bucket: header.bucket });
             }
