@@ -310,6 +310,7 @@ impl Plan {
             },
             tls: Tls { ca: tls.ca, cert: tls.cert, key: tls.key },
             members: self.places.iter().map(member).collect(),
+            joins: None,
             translate: self.translate(&place.region),
             telemetry: Telemetry { log: LOG.to_owned(), ..Telemetry::default() },
             limits: Limits::default(),

@@ -17,7 +17,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use meridian_types::{
-    MemberChange, MembersChange, Membership, Node, NodeId, NodeName, Refusal, RefusalKind, RegionId, RegionName, ShardId,
+    MemberChange, MembersChange, Membership, Node, NodeId, NodeName, Refusal, RefusalKind, RegionId, RegionName,
+    ShardId,
 };
 
 use crate::apply::{Done, Occasion, StepTaken, VOTERS_MAX};
@@ -52,14 +53,6 @@ impl ClusterState {
     pub fn founders(&self, region: RegionId, shard: ShardId) -> &[NodeId] {
         let group = self.groups.get(&(region, shard)).filter(|group| group.config_epoch == FOUNDING);
         group.map_or(&[], |group| group.voters.as_slice())
-    }
-
-    /// Who serves a region, or is to once its change is over.
-    pub(crate) fn members_of(&self, region: RegionId) -> &[NodeId] {
-        match self.members.changes.get(&region) {
-            Some(change) => &change.target,
-            None => self.voters(region, ShardId(0)),
-        }
     }
 
     pub(crate) fn change_members(
@@ -142,6 +135,11 @@ impl ClusterState {
         self.nodes.values().filter(here)
     }
 
+    /// Whether some node of some region holds nothing.
+    pub fn has_spare(&self) -> bool {
+        self.nodes.values().any(|node| !node.is_witness() && !self.serves(node.id))
+    }
+
     fn is_member(&self, node: NodeId, region: RegionId) -> bool {
         let change = self.members.changes.get(&region);
         let comes_or_goes = change.is_some_and(|it| it.target.contains(&node) || it.before.contains(&node));
@@ -175,7 +173,9 @@ impl ClusterState {
 
     fn known_node(&self, name: &NodeName) -> Result<&Node, Refusal> {
         self.nodes.get(&NodeId::of(name)).ok_or_else(|| {
-            let message = format!("there is no node `{name}`: a node registers by itself once it is started, see `meridian node list`");
+            let message = format!(
+                "there is no node `{name}`: a node registers by itself once it is started, see `meridian node list`"
+            );
             Refusal::new(RefusalKind::NotFound, message)
         })
     }
@@ -189,7 +189,9 @@ impl ClusterState {
     /// said again, it means nothing.
     pub(crate) fn note_moved(&mut self, region: RegionId, shards: &BTreeSet<ShardId>, index: u64) -> Done {
         let mut done = Done::new(Reply::Reported, None);
-        let Some(change) = self.members.changes.get_mut(&region).filter(|change| change.index == index) else { return done };
+        let Some(change) = self.members.changes.get_mut(&region).filter(|change| change.index == index) else {
+            return done;
+        };
         for shard in shards {
             if let Some(group) = self.groups.get_mut(&(region, *shard)).filter(|_| change.pending.remove(shard)) {
                 group.voters = change.target.clone();
