@@ -31,8 +31,8 @@ impl Admin {
     /// Removes a node that holds nothing, for good: its name is not used again; with `dry_run` only checks that it could.
     ///
     /// # Errors
-    /// Conflict while it holds shards; Retry while it may hold a lease or votes in the metadata plane; NotFound; Unavailable
-    /// without a majority of the metadata plane.
+    /// Conflict while it holds shards; Unavailable while it may hold a lease or votes in the metadata plane, or without a majority of
+    /// that; NotFound.
     pub async fn remove_node(&self, name: &NodeName, dry_run: bool) -> Result<(), Error> {
         let request = v1::RemoveNodeRequest { name: name.to_string(), dry_run };
         change(self.reach().await?, async |mut stub| stub.remove_node(request).await).await?;

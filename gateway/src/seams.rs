@@ -211,7 +211,7 @@ pub trait Control: Send + Sync + 'static {
     /// Removes a node that holds nothing, for good, or with `dry_run` only checks that it could.
     ///
     /// # Errors
-    /// Conflict while it holds shards; Retry while others may rest on it; NotFound; or that the metadata plane can't be reached.
+    /// Conflict while it holds shards; Unavailable while others may rest on it; NotFound; or that the metadata plane can't be reached.
     fn remove_node(
         &self,
         name: NodeName,

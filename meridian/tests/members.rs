@@ -88,7 +88,7 @@ async fn remove(client: &Client, name: &NodeName) -> anyhow::Result<()> {
     loop {
         match client.admin().remove_node(name, false).await {
             Ok(()) => return Ok(()),
-            Err(why) if why.kind == RefusalKind::Retry && Instant::now() < end => {
+            Err(why) if why.kind == RefusalKind::Unavailable && Instant::now() < end => {
                 sleep(Duration::from_millis(200)).await
             }
             Err(why) => return Err(anyhow::Error::from(why).context(format!("removing {name}"))),

@@ -18,6 +18,9 @@ use view::{Change, Detail, List};
 /// How often it is looked how far a change is.
 const LOOK_EVERY: Duration = Duration::from_millis(300);
 
+/// For how long a removal waits until nobody rests on the node any more.
+const REST_MAX: Duration = Duration::from_secs(20);
+
 /// For how long no node may tell before the watching is given up; the change goes on.
 const SILENCE_MAX: Duration = Duration::from_secs(60);
 
@@ -157,8 +160,19 @@ async fn begin(
 ) -> anyhow::Result<()> {
     let (id, begun) = client.admin().change_members(region, &asked, how.dry_run).await?;
     let topology = client.admin().topology().await?;
-    show(format, &Change::of(id, &begun, &topology, how.dry_run))?;
+    let size = if how.dry_run { state_bytes(client, &begun).await } else { 0 };
+    show(format, &Change::of(id, &begun, &topology, how.dry_run).with_bytes(size))?;
     if how.dry_run || how.no_wait { Ok(()) } else { follow(client, region, id, &begun).await }
+}
+
+/// What one of those that serve the region has on disk: as much is sent to whoever joins.
+async fn state_bytes(client: &Client, begun: &MemberChange) -> u64 {
+    let mut bytes = 0;
+    for node in &begun.before {
+        // One that does not answer has no less than the others.
+        bytes = bytes.max(client.admin().node_status(*node).await.map_or(0, |status| status.state_bytes));
+    }
+    bytes
 }
 
 /// Watches until every shard has moved.
@@ -233,13 +247,24 @@ async fn check_bundles(client: &Client, nodes: &[NodeName], leave: bool) -> anyh
 }
 
 async fn remove(client: &Client, name: &NodeName, dry_run: bool) -> anyhow::Result<()> {
-    match client.admin().remove_node(name, dry_run).await {
-        Ok(()) if dry_run => note(&format!("{name} holds nothing; it could be removed once it is stopped")),
-        Ok(()) => note(&format!("{name} is removed: its name and its certificate are not used again")),
-        Err(why) if why.kind == RefusalKind::Retry => return Err(Failure::not_ready(why.message).into()),
-        Err(why) => return Err(why.into()),
+    let begun = Instant::now();
+    let mut said = false;
+    loop {
+        match client.admin().remove_node(name, dry_run).await {
+            Ok(()) if dry_run => note(&format!("{name} holds nothing; it could be removed once it is stopped")),
+            Ok(()) => note(&format!("{name} is removed: its name and its certificate are not used again")),
+            // A lease runs out, and a vote goes to another node, by themselves.
+            Err(why) if why.kind == RefusalKind::Unavailable && begun.elapsed() < REST_MAX => {
+                if !std::mem::replace(&mut said, true) {
+                    note(&format!("waiting for up to {} s: {}", REST_MAX.as_secs(), why.message));
+                }
+                tokio::time::sleep(LOOK_EVERY).await;
+                continue;
+            }
+            Err(why) => return Err(why.into()),
+        }
+        return Ok(());
     }
-    Ok(())
 }
 
 /// What a node is to its region, in a word.

@@ -64,17 +64,12 @@ impl Front {
 
     /// Why this node can't serve yet; empty when it can.
     pub(crate) fn not_ready(&self) -> Vec<String> {
-        if self.witness {
+        // Neither has data to serve: both are ready once they take part in the metadata plane.
+        if self.witness || self.is_spare() {
             let mut reasons = self.metadata.problems();
             reasons.extend((!self.metadata.is_registered()).then(|| "this node is not registered yet".to_owned()));
             reasons.extend(self.consensus.stall());
             return reasons;
-        }
-        if self.is_spare() {
-            return vec![
-                "this node is a spare: it holds nothing until `meridian node join` or `replace` gives it shards"
-                    .to_owned(),
-            ];
         }
         let Some(data) = self.data.get() else {
             return vec!["the cluster is not formed yet: a majority of its metadata voters must be up".to_owned()];

@@ -332,8 +332,8 @@ impl Handle {
     /// Removes a node that holds nothing, for good: its name is not used again.
     ///
     /// # Errors
-    /// [`RefusalKind::Conflict`] while it holds shards; [`RefusalKind::Retry`] while it may hold a lease, or votes in the metadata
-    /// plane; [`RefusalKind::NotFound`]; [`RefusalKind::Unavailable`] without a metadata quorum.
+    /// [`RefusalKind::Conflict`] while it holds shards; [`RefusalKind::Unavailable`] while it may hold a lease, or votes in the
+    /// metadata plane, or without a metadata quorum; [`RefusalKind::NotFound`].
     pub async fn remove_node(&self, name: NodeName, dry_run: bool, who: &str) -> Result<(), Refusal> {
         self.run(Action::RemoveNode { name }, dry_run, who).await.map(drop)
     }

@@ -12,7 +12,9 @@ use bytes::Bytes;
 use meridian_consensus::{Electorate, Group, Leadership, ProposeError, ReadError};
 use meridian_failpoint::failpoint;
 use meridian_metadata_core::{Action, ClusterState, Command, Detector, Drift, Grant, LeaseTable, Mender, Vigil, lease};
-use meridian_types::{AutoMode, Bucket, Fact, Goal, NodeId, Plan, PlanId, Refusal, RefusalKind, RegionId, Step};
+use meridian_types::{
+    AutoMode, Bucket, Fact, Goal, Membership, NodeId, Plan, PlanId, Refusal, RefusalKind, RegionId, Step,
+};
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
@@ -106,7 +108,7 @@ impl Leader {
             return Attempt::Refused(Refusal::new(RefusalKind::Retry, message));
         }
         if let Some(why) = self.is_needed(decoded) {
-            return Attempt::Refused(Refusal::new(RefusalKind::Retry, why));
+            return Attempt::Refused(Refusal::new(RefusalKind::Unavailable, why));
         }
         let Ok(_permit) = self.commands.try_acquire() else {
             return busy("metadata commands");
@@ -135,6 +137,10 @@ impl Leader {
     fn is_needed(&self, command: &Command) -> Option<String> {
         let Action::RemoveNode { name } = &command.action else { return None };
         let node = NodeId::of(name);
+        if self.copy.topology().membership(node) != Some(Membership::Spare) {
+            // The state says better why not.
+            return None;
+        }
         if self.voters().contains(&node) {
             return Some(format!(
                 "`{name}` still votes in the metadata plane: another node of its region takes its place within seconds of its draining, if one is up"

@@ -161,10 +161,24 @@ pub(super) struct Change {
     serves: Vec<String>,
     shards: usize,
     moved: usize,
+    /// How many serve it before.
+    served_by: usize,
+    /// What one of them has on disk.
+    bytes: u64,
     dry_run: bool,
 }
 
+/// How many of so many nodes may die without anybody waiting for them.
+fn outlives(nodes: usize) -> usize {
+    nodes.saturating_sub(1) / 2
+}
+
 impl Change {
+    /// With what each of those that join is to be sent.
+    pub(super) fn with_bytes(self, bytes: u64) -> Change {
+        Change { bytes, ..self }
+    }
+
     pub(super) fn of(region: RegionId, change: &MemberChange, topology: &Topology, dry_run: bool) -> Change {
         let name = |id: &NodeId| topology.nodes.get(id).map_or_else(|| id.to_string(), |node| node.name.to_string());
         let only = |these: &[NodeId], others: &[NodeId]| {
@@ -180,6 +194,8 @@ impl Change {
             serves: change.target.iter().map(name).collect(),
             shards,
             moved: shards.saturating_sub(change.pending.len()),
+            served_by: change.before.len(),
+            bytes: 0,
             dry_run,
         }
     }
@@ -187,16 +203,22 @@ impl Change {
 
 impl Show for Change {
     fn text(&self) -> String {
-        let deed = |verb: &str, nodes: &[String]| match nodes {
+        let deed = |one: &str, many: &str, nodes: &[String]| match nodes {
             [] => None,
-            nodes => Some(format!("{} {verb}", nodes.join(", "))),
+            [node] => Some(format!("{node} {one}")),
+            nodes => Some(format!("{} {many}", nodes.join(", "))),
         };
-        let deeds: Vec<String> =
-            [deed("comes", &self.joins), deed("leaves", &self.leaves)].into_iter().flatten().collect();
+        let deeds = [deed("joins", "join", &self.joins), deed("leaves", "leave", &self.leaves)];
+        let deeds: Vec<String> = deeds.into_iter().flatten().collect();
         let what = if deeds.is_empty() { "everything stays".to_owned() } else { deeds.join(", ") };
         let (region, serves) = (&self.region, self.serves.join(", "));
         if self.dry_run {
-            return format!("{region}: {what}; {} shards would move, then {serves} would serve it", self.shards);
+            let (before, after) = (outlives(self.served_by), outlives(self.serves.len()));
+            return format!(
+                "{region}: {what}; {} shards would move, {} to each that joins; then {serves} would serve it, of which {after} may die at a time (now {before})",
+                self.shards,
+                bytes(self.bytes),
+            );
         }
         format!(
             "{region}: {what}; {} of {} shards have moved, since {} by {}",
