@@ -126,8 +126,9 @@ impl Duties {
     async fn settle_voters(&self, voters: &[NodeId], learners: &BTreeSet<NodeId>) {
         let topology = self.copy.topology();
         let configured = self.options.members.iter().filter(|member| member.voter);
-        let wanted: Vec<NodeId> = configured.map(|member| voter_of(&topology, member, voters)).collect();
-        let (live, missing) = (self.leader.live(), |node: &&NodeId| !voters.contains(node));
+        let live = self.leader.live();
+        let wanted: Vec<NodeId> = configured.map(|member| voter_of(&topology, member, voters, &live)).collect();
+        let missing = |node: &&NodeId| !voters.contains(node);
         let grows = voters.len() < wanted.len() && voters.iter().all(|node| wanted.contains(node));
         let swaps = voters.len() == wanted.len() && wanted.iter().any(|node| !voters.contains(node));
         let ready = wanted.iter().filter(missing).all(|node| learners.contains(node) && live.contains(node));
@@ -195,8 +196,8 @@ impl Duties {
 }
 
 /// Who votes for a region in the metadata plane: the member of the configuration, or the one that does already where that one does not
-/// serve its region any more, or one that serves.
-fn voter_of(topology: &Topology, member: &Member, voters: &[NodeId]) -> NodeId {
+/// serve its region any more, or one that serves, if possible one that is up.
+fn voter_of(topology: &Topology, member: &Member, voters: &[NodeId], live: &[NodeId]) -> NodeId {
     let Some(region) = topology.region_named(member.region.as_str()).filter(|it| topology.holds_data(it.id)) else {
         return member.id();
     };
@@ -204,5 +205,6 @@ fn voter_of(topology: &Topology, member: &Member, voters: &[NodeId]) -> NodeId {
     let is_settled = |node: &NodeId| topology.membership(*node) == Some(Membership::Member);
     let votes = serving.iter().find(|node| voters.contains(node) && is_settled(node));
     let listed = Some(member.id()).filter(|_| topology.serves(member.id()));
-    votes.copied().or(listed).or_else(|| serving.first().copied()).unwrap_or(member.id())
+    let any = serving.iter().find(|node| live.contains(node)).or(serving.first());
+    votes.copied().or(listed).or(any.copied()).unwrap_or(member.id())
 }
