@@ -232,16 +232,15 @@ async fn check_bundles(client: &Client, nodes: &[NodeName], leave: bool) -> anyh
         if !nodes.contains(&node.name) {
             continue;
         }
-        if let Ok(bundles) = answer
-            && !bundles.is_empty()
-        {
-            return Err(Failure::consent(format!(
-                "{} has {} bundles of what lost primaries kept, on its disk alone: write them back or export them (`meridian salvage list`), or say --leave-bundles",
-                node.name,
-                bundles.len()
-            ))
-            .into());
-        }
+        let why = match answer {
+            Ok(bundles) if bundles.is_empty() => continue,
+            Ok(bundles) => format!("{} has {} bundles", node.name, bundles.len()),
+            Err(_) => format!("{} does not answer, so that nobody knows whether it has bundles", node.name),
+        };
+        return Err(Failure::consent(format!(
+            "{why} of what lost primaries kept, on its disk alone: write them back or export them (`meridian salvage list`), or say --leave-bundles"
+        ))
+        .into());
     }
     Ok(())
 }
