@@ -79,8 +79,17 @@ async fn settled(client: &Client) -> anyhow::Result<Vec<NodeId>> {
 async fn change(client: &Client, change: MembersChange) -> anyhow::Result<()> {
     let region = RegionName::new(REGIONS[0])?;
     client.admin().change_members(&region, &change, true).await?;
-    client.admin().change_members(&region, &change, false).await?;
-    Ok(())
+    let end = Instant::now() + PATIENCE;
+    loop {
+        match client.admin().change_members(&region, &change, false).await {
+            Ok(_) => return Ok(()),
+            // A node that has just registered has no lease yet.
+            Err(why) if why.kind == RefusalKind::Unavailable && Instant::now() < end => {
+                sleep(Duration::from_millis(100)).await
+            }
+            Err(why) => return Err(anyhow::Error::from(why).context(format!("{change}"))),
+        }
+    }
 }
 
 /// Removes a node, once its lease has run out and nobody rests on its vote.
