@@ -13,9 +13,10 @@ use meridian_client::{Client, TlsMaterial};
 use meridian_gateway::{Caller, Control, Digests, Gateway, Lags, Options, Store};
 use meridian_proto::dial;
 use meridian_types::{
-    Bucket, BucketChange, BucketId, BucketName, BucketSpec, Durability, Epoch, Estimate, FailoverSpec, Freshness, Hlc,
-    Labels, NodeId, NodeStatus, OperationId, Outcome, Plan, PlanId, Refusal, RefusalKind, RegionId, RegionName,
-    Request, Response, Selection, SessionToken, ShardFacts, SwitchoverSpec, Topology, Version, request::Found,
+    Bucket, BucketChange, BucketId, BucketName, BucketSpec, Durability, Epoch, Estimate, EventPage, EventQuery,
+    FailoverSpec, Freshness, Hlc, Labels, NodeId, NodeStatus, OperationId, Outcome, Plan, PlanId, Refusal, RefusalKind,
+    RegionId, RegionName, Request, Response, Selection, SessionToken, ShardFacts, SwitchoverSpec, Topology, Version,
+    request::Found,
 };
 use tokio::net::TcpListener;
 use tokio_stream::wrappers::TcpListenerStream;
@@ -109,6 +110,9 @@ impl Control for NoControl {
     }
     fn operations(&self, _: Option<PlanId>) -> Result<Vec<Arc<Plan>>, Refusal> {
         none()
+    }
+    fn events(&self, _: &EventQuery) -> EventPage {
+        EventPage::default()
     }
     async fn abort(&self, _: PlanId, _: String, _: Caller) -> Result<Arc<Plan>, Refusal> {
         none()

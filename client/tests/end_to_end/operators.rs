@@ -1,7 +1,7 @@
 //! What operators ask, from any node and from all of them.
 
 use meridian_client::{
-    BucketName, BucketSpec, OperationId, PlanId, PlanOutcome, Policy, RefusalKind, RegionName, Selection,
+    BucketName, BucketSpec, EventQuery, OperationId, PlanId, PlanOutcome, Policy, RefusalKind, RegionName, Selection,
     SwitchoverSpec,
 };
 use meridian_types::{Acks, LaneState, Lsn};
@@ -69,6 +69,15 @@ async fn an_operator_plans_watches_and_gives_up_a_move() -> anyhow::Result<()> {
     assert_eq!(plan.who, "meridian://client/alice");
     assert_eq!(admin.operation(plan.id).await?, plan);
     assert_eq!(admin.operations().await?.first(), Some(&plan));
+
+    let indices = async |query: EventQuery| {
+        let page = admin.events(&query).await?;
+        anyhow::Ok(page.events.into_iter().map(|event| (event.index, event.at)).collect::<Vec<_>>())
+    };
+    let last = indices(EventQuery { limit: 2, ..EventQuery::default() }).await?;
+    assert_eq!(last.iter().map(|(index, _)| *index).collect::<Vec<_>>(), [8, 9]);
+    assert_eq!(indices(EventQuery { after: last[1].1, ..EventQuery::default() }).await?, [], "nothing is told twice");
+    assert_eq!(indices(EventQuery { index_min: 4, ..EventQuery::default() }).await?.len(), 6);
     let given_up = admin.abort_operation(plan.id, "enough").await?;
     assert_eq!(given_up.outcome(), PlanOutcome::Restored);
     assert_eq!(admin.operation(PlanId(7)).await.unwrap_err().kind, RefusalKind::NotFound);

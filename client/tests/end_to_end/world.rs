@@ -9,9 +9,10 @@ use meridian_gateway::{Caller, Control, Digests, Gateway, Lags, Options};
 use meridian_proto::dial;
 use meridian_types::{
     Bucket, BucketChange, BucketDigest, BucketEstimate, BucketId, BucketLag, BucketName, BucketSpec, ClusterId,
-    Consent, Epoch, Estimate, FailoverSpec, Goal, Hlc, Labels, Lane, LaneState, LaneStatus, Loss, Lsn, Move, Muster,
-    Node, NodeId, NodeName, NodeStatus, OperationId, Phase, Plan, PlanId, Policy, Refusal, RefusalKind, Region,
-    RegionId, RegionName, Selection, SetHash, ShardDigest, ShardFacts, ShardId, Step, SwitchoverSpec, Topology,
+    Consent, Epoch, Estimate, Event, EventPage, EventQuery, FailoverSpec, Goal, Hlc, Labels, Lane, LaneState,
+    LaneStatus, Loss, Lsn, Move, Muster, Node, NodeId, NodeName, NodeStatus, OperationId, Phase, Plan, PlanId, Policy,
+    Refusal, RefusalKind, Region, RegionId, RegionName, Selection, SetHash, ShardDigest, ShardFacts, ShardId, Step,
+    SwitchoverSpec, Topology,
 };
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
@@ -398,6 +399,22 @@ impl Control for FakeControl {
             Some(id) if found.is_empty() => Err(Refusal::new(RefusalKind::NotFound, format!("no operation {id}"))),
             _ => Ok(found),
         }
+    }
+
+    /// As many events as were asked for, the last at index 9.
+    fn events(&self, query: &EventQuery) -> EventPage {
+        let event = |index: u64| Event {
+            index,
+            at: Hlc::from_millis(index),
+            who: "meridian://client/alice".to_owned(),
+            verb: "create-bucket".to_owned(),
+            subject: "orders".to_owned(),
+            detail: "async in us-east".to_owned(),
+        };
+        let asked = (1..=9).filter(|index| *index >= query.index_min && Hlc::from_millis(*index) > query.after);
+        let mut events: Vec<_> = asked.rev().take(query.limit).map(event).collect();
+        events.reverse();
+        EventPage { events, remembered_from: Hlc(0), index: 9 }
     }
 
     async fn abort(&self, plan: PlanId, why: String, caller: Caller) -> Result<Arc<Plan>, Refusal> {

@@ -45,6 +45,9 @@ fn commands_read_as_people_type_them() {
         "meridian operation show op-12",
         "meridian operation watch 12",
         "meridian operation abort op-12 --reason enough",
+        "meridian events --since 10m --limit 5 -o json",
+        "meridian events --since 2026-11-20T02:00Z --watch",
+        "meridian events -n 3 -w --since 417",
         "meridian completions bash",
     ] {
         if let Err(error) = parse(line) {
@@ -77,6 +80,9 @@ fn what_makes_no_sense_is_refused_at_once() {
         "meridian drill failover --to eu-west --bucket orders --sample 0",
         "meridian drill failover --to eu-west --bucket orders --sample 10001",
         "meridian operation show orders",
+        "meridian events --since soon",
+        "meridian events --limit 0",
+        "meridian events --limit 1025",
     ] {
         assert!(parse(line).is_err(), "{line}");
     }

@@ -7,12 +7,12 @@ use bytes::Bytes;
 use meridian_types::key::{MULTI_ITEMS_MAX, SCAN_ITEMS_MAX};
 use meridian_types::{
     Acks, AutoFailover, AutoMode, Breach, Bucket, BucketChange, BucketDigest, BucketId, BucketLag, BucketName,
-    BucketSpec, ClientId, ClusterId, Consent, Cross, Crossing, Durability, Effect, Epoch, Exposure, Freshness, Goal,
-    Hlc, Joining, Joins, Key, LagBound, Lane, LaneState, LaneStatus, Loss, Lsn, MaxLag, Move, Muster, Node, NodeId,
-    NodeName, NodeStatus, OnPartition, OperationId, Outcome, Phase, Plan, PlanId, Policy, Proof, Read, ReadLevel,
-    Refusal, RefusalKind, Region, RegionChange, RegionId, RegionName, Regroup, Remains, Request, RequestId, Response,
-    Seal, Selection, SessionToken, SetHash, ShardDigest, ShardId, StalePolicy, Standing, Stay, Step, SwitchoverSpec,
-    Topology, Turn, Turns, Value, Verdict, Version, Way, Write, WriteAck, request::Found,
+    BucketSpec, ClientId, ClusterId, Consent, Cross, Crossing, Durability, EVENTS_MAX, Effect, Epoch, Event, EventPage,
+    EventQuery, Exposure, Freshness, Goal, Hlc, Joining, Joins, Key, LagBound, Lane, LaneState, LaneStatus, Loss, Lsn,
+    MaxLag, Move, Muster, Node, NodeId, NodeName, NodeStatus, OnPartition, OperationId, Outcome, Phase, Plan, PlanId,
+    Policy, Proof, Read, ReadLevel, Refusal, RefusalKind, Region, RegionChange, RegionId, RegionName, Regroup, Remains,
+    Request, RequestId, Response, Seal, Selection, SessionToken, SetHash, ShardDigest, ShardId, StalePolicy, Standing,
+    Stay, Step, SwitchoverSpec, Topology, Turn, Turns, Value, Verdict, Version, Way, Write, WriteAck, request::Found,
 };
 use proptest::collection::{btree_map, btree_set, vec};
 use proptest::option;
@@ -569,6 +569,23 @@ proptest! {
         let spec = SwitchoverSpec { to, buckets, lag_ms_max: n[0], pause_ms_max: n[1], reason };
         let message = travelled(&switchover_to_proto(&spec, OperationId(id), dry_run));
         prop_assert_eq!(switchover_from_proto(message), Ok((spec, OperationId(id), dry_run)));
+    }
+
+    #[test]
+    fn events_and_what_is_asked_for_come_back_as_they_went(
+        n in any::<[u64; 4]>(), limit in 1..=EVENTS_MAX, words in vec(".{0,9}", 4),
+    ) {
+        let query = EventQuery { index_min: n[0], after: Hlc(n[1]), limit };
+        prop_assert_eq!(events_request_from_proto(travelled(&events_request_to_proto(&query))), query);
+        let event = Event {
+            index: n[0], at: Hlc(n[1]), who: words[0].clone(), verb: words[1].clone(), subject: words[2].clone(),
+            detail: words[3].clone(),
+        };
+        let page = EventPage { events: vec![event], remembered_from: Hlc(n[2]), index: n[3] };
+        prop_assert_eq!(events_from_proto(travelled(&events_to_proto(page.clone()))), page);
+        let beyond = v1::EventsRequest { limit: u32::MAX, ..Default::default() };
+        prop_assert_eq!(events_request_from_proto(beyond), EventQuery::default());
+        prop_assert_eq!(events_request_from_proto(v1::EventsRequest::default()), EventQuery::default());
     }
 
     #[test]
