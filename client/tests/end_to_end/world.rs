@@ -333,6 +333,7 @@ impl Control for FakeControl {
                 needed: None,
                 heard: vec![self.region],
                 lost,
+                known: Loss { unbounded: false, ..lost },
                 oldest_ms: 3,
                 said_ms: Some(4),
                 obstacle: String::new(),

@@ -11,7 +11,7 @@ use self::check::Report;
 use super::connect::Connection;
 use super::exit::Failure;
 use super::moment::{Moment, moment, now_ms, parse_moment};
-use super::operation::follow;
+use super::operation::{View, follow};
 use super::words::{parse_duration, parse_pair};
 use crate::output::{Format, Show, Table, note, show};
 
@@ -113,6 +113,10 @@ async fn start(args: RunArgs, connection: &Connection, format: Format) -> anyhow
     if args.op_id.is_some()
         && let Some(known) = client.admin().operations().await?.into_iter().find(|plan| plan.operation == operation)
     {
+        if args.dry_run {
+            note(&format!("{} was started under this id before, and stands like this; nothing was changed:", known.id));
+            return show(format, &View::of(&known, &client.known_topology()));
+        }
         note(&format!("{} was started under this id before: watching it", known.id));
         return follow(&client, known.id, format).await;
     }
