@@ -12,7 +12,7 @@ use meridian_proto::convert::{
 use meridian_proto::identity::Identity;
 use meridian_proto::v1;
 use meridian_proto::v1::cluster_server::Cluster;
-use meridian_types::{BucketId, BucketName, Effect, Labels, PlanId, Refusal, RefusalKind, RegionId};
+use meridian_types::{BucketId, BucketName, Effect, Labels, NodeStatus, PlanId, Refusal, RefusalKind, RegionId};
 use tonic::{Request, Response, Status};
 
 use crate::seams::{Caller, Control, Via};
@@ -113,7 +113,7 @@ impl<C: Control> Cluster for ClusterService<C> {
     ) -> Result<Response<v1::NodeStatusResponse>, Status> {
         caller(&request)?;
         let status = self.within(Changes::No, self.control.node_status()).await?;
-        Ok(Response::new(node_status_to_proto(status)))
+        Ok(Response::new(node_status_to_proto(NodeStatus { clients: self.load.clients(), ..status })))
     }
 
     async fn switchover(&self, request: Request<v1::SwitchoverRequest>) -> Result<Response<v1::Operation>, Status> {

@@ -274,6 +274,7 @@ impl Control for FakeControl {
             wire_bytes: 5,
             frames: 2,
             entries: 4,
+            heard_ms: Some(40),
         };
         Ok(Lags { region: self.region, buckets: vec![lag], lanes: vec![lane] })
     }

@@ -36,6 +36,7 @@ fn commands_read_as_people_type_them() {
         "meridian lag orders --lanes",
         "meridian bench --policy sync -c 64 -d 10s -s 256 -r 0.5 --distribution zipf:0.99 --rate 5000",
         "meridian switchover check --to eu-west --all-from us-east",
+        "meridian switchover check --to eu-west --all-from us-east --watch -o json",
         "meridian switchover plan --to eu-west --label team=shop --max-lag 200 --max-pause 2s",
         "meridian switchover run --to eu-west --bucket orders --bucket carts --op-id m-7 --reason disks --at 2026-11-20T02:00Z",
         "meridian switchover run --to eu-west --bucket orders,carts --dry-run --at +10m -o json",

@@ -550,6 +550,7 @@ fn lane() -> impl Strategy<Value = LaneStatus> {
             wire_bytes: n[4],
             frames: n[5],
             entries: n[6],
+            heard_ms: (n[5] % 2 == 0).then_some(n[4]),
         }
     })
 }
@@ -668,6 +669,7 @@ proptest! {
             resident_bytes: 2, problems: vec!["the disk is full: free some space".to_owned()],
             certificate_left_s: n[0], wall_ms: n[1], votes: n[2] % 2 == 0,
             metadata_voters: vec![NodeId(n[3])], leases: vec![NodeId(n[4]), NodeId(n[5])],
+            clients: 7,
         };
         prop_assert_eq!(node_status_from_proto(travelled(&node_status_to_proto(status.clone()))), Ok(status));
     }
