@@ -23,6 +23,7 @@ use meridian_types::{
 };
 
 use super::Next;
+pub(super) use damping::is_counted;
 
 mod begin;
 mod damping;
