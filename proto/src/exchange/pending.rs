@@ -190,14 +190,18 @@ impl Shared {
         }
     }
 
-    /// Refuses everybody: the stream broke. Until [`Shared::mend`], newcomers are refused too.
+    /// Refuses everybody: the stream broke. Until [`Shared::mend`], newcomers are refused too. Its sending half is told, for the transport
+    /// keeps the connection until that has ended.
     pub(super) fn break_off(&self, why: Refusal) {
         let mut state = self.state();
         state.stream += 1;
         state.queue.clear();
         let waiting = std::mem::take(&mut state.waiting);
-        state.link = Link::Broken(why.clone());
+        let link = std::mem::replace(&mut state.link, Link::Broken(why.clone()));
         drop(state);
+        if let Link::Idle(waker) = link {
+            waker.wake();
+        }
         for place in waiting.into_values() {
             let effect = effect_of(place.is_write, place.sent);
             let _ = place.answer.send(Err(why.clone().with_effect(effect)));
