@@ -89,7 +89,7 @@ struct Driver {
 impl Drop for Driver {
     fn drop(&mut self) {
         self.task.abort();
-        self.shared.break_off(Refusal::new(RefusalKind::Retry, "the connection was closed"));
+        self.shared.close();
     }
 }
 

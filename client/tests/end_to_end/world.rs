@@ -10,9 +10,9 @@ use meridian_proto::dial;
 use meridian_types::{
     Bucket, BucketChange, BucketDigest, BucketEstimate, BucketId, BucketLag, BucketName, BucketSpec, ClusterId,
     Consent, Epoch, Estimate, Event, EventPage, EventQuery, FailoverSpec, Goal, Hlc, Labels, Lane, LaneState,
-    LaneStatus, Loss, Lsn, Move, Muster, Node, NodeId, NodeName, NodeStatus, OperationId, Phase, Plan, PlanId, Policy,
-    Refusal, RefusalKind, Region, RegionId, RegionName, Selection, SetHash, ShardDigest, ShardFacts, ShardId, Step,
-    SwitchoverSpec, Topology,
+    LaneStatus, Loss, Lsn, MemberChange, MembersChange, Move, Muster, Node, NodeId, NodeName, NodeStatus, OperationId,
+    Phase, Plan, PlanId, Policy, Refusal, RefusalKind, Region, RegionId, RegionName, Selection, SetHash, ShardDigest,
+    ShardFacts, ShardId, Step, SwitchoverSpec, Topology,
 };
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
@@ -417,6 +417,22 @@ impl Control for FakeControl {
         let mut events: Vec<_> = asked.rev().take(query.limit).map(event).collect();
         events.reverse();
         EventPage { events, remembered_from: Hlc(0), index: 9 }
+    }
+
+    async fn change_members(
+        &self,
+        region: RegionName,
+        _: MembersChange,
+        _: bool,
+        caller: Caller,
+    ) -> Result<(RegionId, MemberChange), Refusal> {
+        self.note("change members", caller);
+        Err(Refusal::new(RefusalKind::NotFound, format!("there is no region `{region}` that holds data")))
+    }
+
+    async fn remove_node(&self, name: NodeName, _: bool, caller: Caller) -> Result<(), Refusal> {
+        self.note("remove node", caller);
+        Err(Refusal::new(RefusalKind::NotFound, format!("there is no node `{name}`")))
     }
 
     async fn abort(&self, plan: PlanId, why: String, caller: Caller) -> Result<Arc<Plan>, Refusal> {

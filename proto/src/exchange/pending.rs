@@ -190,21 +190,28 @@ impl Shared {
         }
     }
 
-    /// Refuses everybody: the stream broke. Until [`Shared::mend`], newcomers are refused too. Its sending half is told, for the transport
-    /// keeps the connection until that has ended.
+    /// Refuses everybody: the stream broke. Until [`Shared::mend`], newcomers are refused too.
     pub(super) fn break_off(&self, why: Refusal) {
         let mut state = self.state();
         state.stream += 1;
         state.queue.clear();
         let waiting = std::mem::take(&mut state.waiting);
-        let link = std::mem::replace(&mut state.link, Link::Broken(why.clone()));
+        state.link = Link::Broken(why.clone());
         drop(state);
-        if let Link::Idle(waker) = link {
-            waker.wake();
-        }
         for place in waiting.into_values() {
             let effect = effect_of(place.is_write, place.sent);
             let _ = place.answer.send(Err(why.clone().with_effect(effect)));
+        }
+    }
+
+    /// Nobody will ask for anything any more: ends the sending half, for the transport keeps the stream until that has ended.
+    pub(super) fn close(&self) {
+        let mut state = self.state();
+        state.stream += 1;
+        let link = std::mem::take(&mut state.link);
+        drop(state);
+        if let Link::Idle(waker) = link {
+            waker.wake();
         }
     }
 
