@@ -169,7 +169,7 @@ impl Admin {
         };
         let topology = self.topology().await?;
         let regions = topology.data_regions().map(|region| {
-            let nodes: Vec<_> = topology.nodes.values().filter(|node| node.region == region).cloned().collect();
+            let nodes: Vec<_> = topology.serving(region).into_iter().cloned().collect();
             let (ask, region) = (&ask, region_name(&topology, region));
             async move {
                 let answers = join_all(nodes.iter().map(|node| self.ask(node, ask))).await;
@@ -234,7 +234,7 @@ impl Admin {
         let topology = self.topology().await?;
         let mut regions = Vec::new();
         for region in topology.data_regions() {
-            let nodes = topology.nodes.values().filter(|node| node.region == region).cloned().collect();
+            let nodes = topology.serving(region).into_iter().cloned().collect();
             regions.push(self.first_answer(region_name(&topology, region), nodes, &ask));
         }
         Ok(join_all(regions).await)

@@ -11,8 +11,8 @@ use futures::future::join_all;
 use meridian_proto::convert::lag_from_proto;
 use meridian_proto::v1;
 use meridian_types::{
-    Bucket, BucketLag, LaneState, LaneStatus, Node, NodeStatus, OnPartition, OperationId, Phase, Policy, RegionId,
-    Selection, SwitchoverSpec, Topology,
+    Bucket, BucketLag, LaneState, LaneStatus, Membership, Node, NodeStatus, OnPartition, OperationId, Phase, Policy,
+    RegionId, Selection, SwitchoverSpec, Topology,
 };
 
 use crate::admin::{Admin, ClusterStub};
@@ -118,7 +118,9 @@ impl Admin {
     /// When no endpoint answers. Everything else that is wrong is a finding.
     pub async fn check_switchover(&self, spec: &SwitchoverSpec) -> Result<Check, Error> {
         let topology = self.topology().await?;
-        let asked = topology.nodes.values().map(|node| self.hear(node.clone()));
+        // A spare takes no part in anything.
+        let takes_part = |node: &&Node| topology.membership(node.id) != Some(Membership::Spare);
+        let asked = topology.nodes.values().filter(takes_part).map(|node| self.hear(node.clone()));
         let nodes = join_all(asked).await;
         // An id of its own: it would otherwise find the operation that was planned under the real one.
         let id = OperationId::of(&format!("check {} {}", topology.index, wall_ms()));

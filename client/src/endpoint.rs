@@ -164,10 +164,12 @@ impl Endpoints {
         }
         let current = self.all();
         let (configured, discovered) = current.split_at(self.configured.min(current.len()));
-        // A spare answers no request for data.
-        let is_spare =
-            |node: &&Node| topology.holds_data(node.region) && topology.membership(node.id) == Some(Membership::Spare);
-        let mut nodes: Vec<_> = topology.nodes.values().filter(|node| !is_spare(node)).collect();
+        // Neither a spare nor who is just joining answers requests for data.
+        let is_empty = |node: &&Node| {
+            let is = topology.membership(node.id);
+            topology.holds_data(node.region) && matches!(is, Some(Membership::Spare | Membership::Joining))
+        };
+        let mut nodes: Vec<_> = topology.nodes.values().filter(|node| !is_empty(node)).collect();
         nodes.sort_by_key(|node| (Some(node.region) != home, node.region, node.id));
         let mut list = configured.to_vec();
         for node in nodes {

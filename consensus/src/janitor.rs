@@ -64,7 +64,7 @@ impl Inner {
         let up_to = self.purge_allowed.load(Ordering::Relaxed).min(persisted);
         let purged = self.log.bounds().0.map_or(0, |purged| purged.index);
         let chosen = if up_to >= purged + PURGE_ENTRIES { up_to } else { due.unwrap_or_default() };
-        if chosen > purged {
+        if chosen > purged && !self.fills() {
             drop(self.raft.trigger().purge_log(chosen).await);
         }
         up_to

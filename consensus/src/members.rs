@@ -25,7 +25,7 @@ pub struct Members {
     pub voters: BTreeSet<NodeId>,
     /// Whether one configuration alone decides, and a majority of it has that on record.
     pub settled: bool,
-    /// Who follows without a vote, and whether it has nearly all there is.
+    /// Who follows without a vote, and whether it has nearly all there is, and has answered lately.
     pub learners: BTreeMap<NodeId, bool>,
 }
 
@@ -54,23 +54,15 @@ impl Group {
 
     /// Who is in the group; `None` unless this node leads it.
     pub fn members(&self) -> Option<Members> {
-        let metrics = self.inner.raft.metrics();
+        let inner = &self.inner;
+        let learners = inner.learners()?;
+        let metrics = inner.raft.server_metrics();
         let now = metrics.borrow_watched();
-        let replication = now.replication.as_ref()?;
         let members = &now.membership_config;
-        let last = now.last_log_index.unwrap_or_default();
-        let has_nearly_all = |id: u64| {
-            let has = replication.get(&id).cloned().flatten().map(|last| last.index());
-            has.is_some_and(|has| has + LACKING_MAX >= last)
-        };
-        let voters: BTreeSet<NodeId> = members.voter_ids().map(NodeId).collect();
-        let learners = members.nodes().map(|(id, _)| NodeId(*id)).filter(|node| !voters.contains(node));
-        let learners = learners.map(|node| (node, has_nearly_all(node.0))).collect();
-        let committed = self.inner.raft.server_metrics();
-        let committed = committed.borrow_watched();
-        let settled = members.get_joint_config().len() == 1
-            && committed.committed_membership_config == committed.membership_config;
-        Some(Members { voters, settled, learners })
+        let settled = members.get_joint_config().len() == 1 && now.committed_membership_config == *members;
+        // One that has nearly all and is dead by now would be waited for by who is to vote with it.
+        let learners = learners.into_iter().map(|(node, it)| (node, it.answers && !it.lacks));
+        Some(Members { voters: members.voter_ids().map(NodeId).collect(), settled, learners: learners.collect() })
     }
 
     /// Has a node follow without a vote, and returns at once: how far it has come is in [`Group::members`].
@@ -135,7 +127,39 @@ impl Group {
     }
 }
 
+/// How a node that follows without a vote comes along.
+struct Learner {
+    /// It has answered lately.
+    answers: bool,
+    /// It lacks more than a voter may.
+    lacks: bool,
+}
+
 impl Inner {
+    /// Those who follow without a vote; `None` unless this node leads the group.
+    fn learners(&self) -> Option<BTreeMap<NodeId, Learner>> {
+        let metrics = self.raft.metrics();
+        let now = metrics.borrow_watched();
+        let (replication, heartbeat) = (now.replication.as_ref()?, now.heartbeat.as_ref()?);
+        let last = now.last_log_index.unwrap_or_default();
+        let learner = |id: u64| {
+            let at = heartbeat.get(&id).copied().flatten();
+            let has = replication.get(&id).cloned().flatten().map(|has| has.index());
+            let answers = at.is_some_and(|at| at.elapsed() < self.read_lease);
+            Learner { answers, lacks: has.is_none_or(|has| has + LACKING_MAX < last) }
+        };
+        let members = &now.membership_config;
+        let votes = |id: &u64| members.voter_ids().any(|voter| voter == *id);
+        let learners = members.nodes().map(|(id, _)| *id).filter(|id| !votes(id));
+        Some(learners.map(|id| (NodeId(id), learner(id))).collect())
+    }
+
+    /// Whether this leader is bringing in a node that is there and lacks much. It may be on its way through a snapshot, and then
+    /// needs the log behind that: purged meanwhile, it would be sent another one, and so on.
+    pub(crate) fn fills(&self) -> bool {
+        self.learners().is_some_and(|all| all.values().any(|it| it.answers && it.lacks))
+    }
+
     /// Runs a change. From its beginning this node may no longer be the only one to decide, so the shortcuts of a
     /// single voter end before it.
     async fn change(&self, change: impl Future<Output = Result<(), WriteError>>) -> Result<(), ChangeError> {

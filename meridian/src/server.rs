@@ -215,7 +215,7 @@ impl Node {
             } else {
                 let place = self.wait_for_shards(place).await?;
                 self.open_region(config, tls, &dialer, place).await?;
-                self.tasks.spawn(leave_when_drained(self.metadata.changes(), self.front.node(), self.stop.clone()));
+                self.tasks.spawn(leave_when_drained(self.metadata.clone(), self.front.node(), self.stop.clone()));
             }
             while let Some(ended) = self.tasks.join_next().await {
                 ended.context("a task panicked")??;
@@ -350,6 +350,9 @@ impl Node {
     }
 }
 
+/// How often a drained node looks whether it votes still.
+const VOTE_LOOK: Duration = Duration::from_millis(200);
+
 /// Which of the metadata voters this node is in an election, by names that all of them know.
 fn election_priority(config: &Config) -> usize {
     config.members.iter().filter(|member| votes(config, member) && member.name < config.node).count()
@@ -372,18 +375,27 @@ fn metadata_member(config: &Config, member: &Member) -> meridian_metadata_node::
     }
 }
 
-/// Ends a node whose shards are all held by others: what it still has grows old, and must not be read.
+/// Ends a node whose shards are all held by others: what it still has grows old, and must not be read. Not before another one votes for
+/// its region in the metadata plane, which may need its vote for that.
 async fn leave_when_drained(
-    mut changes: watch::Receiver<Arc<Topology>>,
+    metadata: meridian_metadata_node::Handle,
     node: NodeId,
     stop: CancellationToken,
 ) -> anyhow::Result<()> {
+    let mut changes = metadata.changes();
+    let drained = async {
+        loop {
+            let serves = changes.wait_for(|topology| !topology.serves(node)).await.map(drop);
+            serves.context("the metadata plane stopped")?;
+            if !metadata.votes() {
+                return anyhow::Ok(());
+            }
+            tokio::time::sleep(VOTE_LOOK).await;
+        }
+    };
     tokio::select! {
         () = stop.cancelled() => Ok(()),
-        drained = changes.wait_for(|topology| !topology.serves(node)) => {
-            drained.context("the metadata plane stopped")?;
-            Err(Drained.into())
-        }
+        drained = drained => drained.and_then(|()| Err(Drained.into())),
     }
 }
 

@@ -2,6 +2,7 @@
 //! that leads and votes in the metadata plane, a region grows from one node to three and back; clients go on.
 
 use std::path::Path;
+use std::process::ExitStatus;
 use std::time::Duration;
 
 use chaos::real::{Launch, Planet, REGIONS, trial};
@@ -78,8 +79,17 @@ async fn settled(client: &Client) -> anyhow::Result<Vec<NodeId>> {
 async fn change(client: &Client, change: MembersChange) -> anyhow::Result<()> {
     let region = RegionName::new(REGIONS[0])?;
     client.admin().change_members(&region, &change, true).await?;
-    client.admin().change_members(&region, &change, false).await?;
-    Ok(())
+    let end = Instant::now() + PATIENCE;
+    loop {
+        match client.admin().change_members(&region, &change, false).await {
+            Ok(_) => return Ok(()),
+            // A node that has just registered has no lease yet.
+            Err(why) if why.kind == RefusalKind::Unavailable && Instant::now() < end => {
+                sleep(Duration::from_millis(100)).await
+            }
+            Err(why) => return Err(anyhow::Error::from(why).context(format!("{change}"))),
+        }
+    }
 }
 
 /// Removes a node, once its lease has run out and nobody rests on its vote.
@@ -96,17 +106,22 @@ async fn remove(client: &Client, name: &NodeName) -> anyhow::Result<()> {
     }
 }
 
-/// A node whose shards are held by others ends by itself, as one that was asked to.
-async fn ends_by_itself(planet: &mut Planet, node: usize) -> anyhow::Result<()> {
+async fn ended(planet: &mut Planet, node: usize) -> anyhow::Result<ExitStatus> {
     let end = Instant::now() + PATIENCE;
     loop {
         match planet.ended(node)? {
-            Some(status) if status.success() => return Ok(()),
-            Some(status) => anyhow::bail!("{status}; {}", planet.log_tail(node)),
+            Some(status) => return Ok(status),
             None if Instant::now() < end => sleep(Duration::from_millis(50)).await,
             None => anyhow::bail!("{} goes on; {}", planet.name(node), planet.log_tail(node)),
         }
     }
+}
+
+/// A node whose shards are held by others ends by itself, as one that was asked to.
+async fn ends_by_itself(planet: &mut Planet, node: usize) -> anyhow::Result<()> {
+    let status = ended(planet, node).await?;
+    anyhow::ensure!(status.success(), "{status}; {}", planet.log_tail(node));
+    Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -135,12 +150,8 @@ async fn a_dead_node_is_replaced_by_itself_and_a_leading_one_is_drained_while_cl
 
     // Its machine is back, with an empty disk and the old name: it is nobody.
     planet.start_with(second, &launch)?;
-    let end = Instant::now() + PATIENCE;
-    while !planet.log(second).contains("was removed from the cluster") {
-        anyhow::ensure!(Instant::now() < end, "it was not told; {}", planet.log_tail(second));
-        sleep(Duration::from_millis(100)).await;
-    }
-    planet.kill(second)?;
+    let status = ended(&mut planet, second).await?;
+    anyhow::ensure!(!status.success() && planet.log(second).contains("was removed from the cluster"), "{status}");
     anyhow::ensure!(client.admin().topology().await?.membership(id(&planet, second)?).is_none(), "it is back");
 
     // The one that votes for its region in the metadata plane is drained, and leads a third of the shards.

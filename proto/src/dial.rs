@@ -15,6 +15,9 @@ pub trait Dial: Send + Sync + 'static {
     /// A channel to the node, connecting when first used and reconnecting by itself; the same one on every call.
     /// `None` when nobody knows an address for it (yet).
     fn channel(&self, node: NodeId) -> Option<Channel>;
+
+    /// Somebody said where a node is; for who finds out only by asking others.
+    fn learn(&self, _node: NodeId, _address: &str) {}
 }
 
 /// Time to establish TCP and TLS before an attempt fails: three retransmitted SYNs.

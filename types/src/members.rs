@@ -49,8 +49,10 @@ pub struct MemberChange {
     pub who: String,
     /// Who is to vote in every shard's group at its end, in the order of their turns as leaders.
     pub target: Vec<NodeId>,
-    /// Who did before.
+    /// Who did before: where taking it back leads to.
     pub before: Vec<NodeId>,
+    /// Others who may vote in some shard: who was to join by a goal that was given up since, or anybody after a recovery.
+    pub strays: BTreeSet<NodeId>,
     /// The shards that have not moved yet.
     pub pending: BTreeSet<ShardId>,
 }

@@ -3,7 +3,7 @@
 //! The metadata core produces it after each applied command; rooms that route, ship or serve read
 //! it without asking anybody.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
@@ -66,6 +66,8 @@ pub struct Topology {
     pub groups: BTreeMap<(RegionId, ShardId), Vec<NodeId>>,
     /// Regions whose members change.
     pub changes: BTreeMap<RegionId, MemberChange>,
+    /// Nodes that were removed, for good.
+    pub retired: BTreeSet<NodeId>,
     /// The buckets. Deleted ones are gone.
     pub buckets: BTreeMap<BucketId, Arc<Bucket>>,
     /// The buckets' names.
@@ -153,13 +155,22 @@ impl Topology {
         let votes = (0..self.shards).any(|shard| self.voters(known.region, ShardId(shard)).contains(&node));
         let change = self.changes.get(&known.region);
         // Whoever was there stays until every shard has moved: until then its vote may be needed to let it go.
-        Some(match change.map(|change| (change.before.contains(&node), change.target.contains(&node))) {
+        let was = |change: &MemberChange| change.before.contains(&node) || change.strays.contains(&node);
+        Some(match change.map(|change| (was(change), change.target.contains(&node))) {
             Some((true, true)) => Membership::Member,
             Some((false, true)) => Membership::Joining,
             Some((true, false)) => Membership::Leaving,
             None if votes => Membership::Member,
             Some((false, false)) | None => Membership::Spare,
         })
+    }
+
+    /// The nodes of a region that hold shards, those that hold all of them first.
+    pub fn serving(&self, region: RegionId) -> Vec<&Node> {
+        let here = self.nodes.values().filter(|node| node.region == region && self.serves(node.id));
+        let (members, others): (Vec<_>, Vec<_>) =
+            here.partition(|node| self.membership(node.id) == Some(Membership::Member));
+        members.into_iter().chain(others).collect()
     }
 
     /// Whether a node holds shards of its region, or is about to.
@@ -170,8 +181,6 @@ impl Topology {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeSet;
-
     use super::*;
 
     const HOME: RegionId = RegionId(1);
@@ -189,7 +198,8 @@ mod tests {
         let (before, target) = (nodes([1, 2, 3]), nodes([1, 2, 4]));
         let groups = [((HOME, ShardId(0)), target.clone()), ((HOME, ShardId(1)), before.clone())].into();
         let pending = BTreeSet::from([ShardId(1)]);
-        let change = MemberChange { index: 9, since_ms: 0, who: String::new(), target, before, pending };
+        let (who, strays) = (String::new(), BTreeSet::new());
+        let change = MemberChange { index: 9, since_ms: 0, who, target, before, strays, pending };
         let nodes = (1..=5).map(node).collect();
         Topology { shards: 2, nodes, groups, changes: [(HOME, change)].into(), ..Topology::default() }
     }

@@ -90,7 +90,12 @@ impl World {
             replication_address: address.clone(),
             version: "test".to_owned(),
         };
-        self.topology.lock().unwrap().nodes.insert(id, node);
+        {
+            let mut topology = self.topology.lock().unwrap();
+            topology.nodes.insert(id, node);
+            // A node that serves no shard would be a spare.
+            topology.groups.insert((region, ShardId(0)), vec![id]);
+        }
         let store = Arc::new(FakeStore::new(Arc::clone(&self.truth), region));
         let control = FakeControl {
             node: id,

@@ -18,7 +18,7 @@ use view::{Change, Detail, List};
 /// How often it is looked how far a change is.
 const LOOK_EVERY: Duration = Duration::from_millis(300);
 
-/// For how long a removal waits until nobody rests on the node any more.
+/// For how long what passes by itself is waited for.
 const REST_MAX: Duration = Duration::from_secs(20);
 
 /// For how long no node may tell before the watching is given up; the change goes on.
@@ -158,7 +158,8 @@ async fn begin(
     how: &How,
     format: Format,
 ) -> anyhow::Result<()> {
-    let (id, begun) = client.admin().change_members(region, &asked, how.dry_run).await?;
+    let begun = patiently(async || client.admin().change_members(region, &asked, how.dry_run).await).await;
+    let (id, begun) = begun?;
     let topology = client.admin().topology().await?;
     let size = if how.dry_run { state_bytes(client, &begun).await } else { 0 };
     show(format, &Change::of(id, &begun, &topology, how.dry_run).with_bytes(size))?;
@@ -232,38 +233,42 @@ async fn check_bundles(client: &Client, nodes: &[NodeName], leave: bool) -> anyh
         if !nodes.contains(&node.name) {
             continue;
         }
-        if let Ok(bundles) = answer
-            && !bundles.is_empty()
-        {
-            return Err(Failure::consent(format!(
-                "{} has {} bundles of what lost primaries kept, on its disk alone: write them back or export them (`meridian salvage list`), or say --leave-bundles",
-                node.name,
-                bundles.len()
-            ))
-            .into());
-        }
+        let why = match answer {
+            Ok(bundles) if bundles.is_empty() => continue,
+            Ok(bundles) => format!("{} has {} bundles", node.name, bundles.len()),
+            Err(_) => format!("{} does not answer, so that nobody knows whether it has bundles", node.name),
+        };
+        return Err(Failure::consent(format!(
+            "{why} of what lost primaries kept, on its disk alone: write them back or export them (`meridian salvage list`), or say --leave-bundles"
+        ))
+        .into());
     }
     Ok(())
 }
 
 async fn remove(client: &Client, name: &NodeName, dry_run: bool) -> anyhow::Result<()> {
+    patiently(async || client.admin().remove_node(name, dry_run).await).await?;
+    note(&match dry_run {
+        true => format!("{name} holds nothing; it could be removed once it is stopped"),
+        false => format!("{name} is removed: its name and its certificate are not used again"),
+    });
+    Ok(())
+}
+
+/// What passes by itself is waited for: a lease that runs out, a vote that goes to another node, a node that has just started.
+async fn patiently<T>(ask: impl AsyncFn() -> Result<T, meridian_client::Error>) -> Result<T, meridian_client::Error> {
     let begun = Instant::now();
     let mut said = false;
     loop {
-        match client.admin().remove_node(name, dry_run).await {
-            Ok(()) if dry_run => note(&format!("{name} holds nothing; it could be removed once it is stopped")),
-            Ok(()) => note(&format!("{name} is removed: its name and its certificate are not used again")),
-            // A lease runs out, and a vote goes to another node, by themselves.
+        match ask().await {
             Err(why) if why.kind == RefusalKind::Unavailable && begun.elapsed() < REST_MAX => {
                 if !std::mem::replace(&mut said, true) {
                     note(&format!("waiting for up to {} s: {}", REST_MAX.as_secs(), why.message));
                 }
                 tokio::time::sleep(LOOK_EVERY).await;
-                continue;
             }
-            Err(why) => return Err(why.into()),
+            answer => return answer,
         }
-        return Ok(());
     }
 }
 

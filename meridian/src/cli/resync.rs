@@ -79,7 +79,7 @@ pub(super) async fn reinstate(args: ReinstateArgs, connection: &Connection) -> a
     let topology = client.admin().topology().await?;
     let nodes = match &args.region {
         Some(region) => nodes_of(&topology, region)?,
-        None => topology.nodes.values().cloned().collect(),
+        None => topology.data_regions().flat_map(|region| topology.serving(region)).cloned().collect(),
     };
     let mut buckets = 0;
     for node in &nodes {
@@ -103,7 +103,7 @@ pub(super) fn nodes_of(topology: &Topology, region: &RegionName) -> anyhow::Resu
     let known = topology.region_named(region.as_str()).ok_or_else(|| {
         Failure::invalid(format!("there is no region `{region}`: `meridian status` shows which there are"))
     })?;
-    Ok(topology.nodes.values().filter(|node| node.region == known.id).cloned().collect())
+    Ok(topology.serving(known.id).into_iter().cloned().collect())
 }
 
 fn check(topology: &Topology, bucket: &BucketName, region: &RegionName) -> anyhow::Result<()> {

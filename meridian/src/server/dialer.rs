@@ -36,15 +36,10 @@ impl Dialer {
         Dialer { tls, translate: config.translate.clone(), peers: Mutex::new(peers) }
     }
 
-    /// Takes over the addresses of a newer topology. A node that moved gets a new channel.
+    /// Takes over the addresses of a newer topology.
     pub(crate) fn learn(&self, topology: &Topology) {
         let mut peers = self.peers.lock().unwrap_or_else(PoisonError::into_inner);
-        for node in topology.nodes.values() {
-            let known = peers.get(&node.id).is_some_and(|peer| peer.address == node.rpc_address);
-            if !known {
-                peers.insert(node.id, Peer { address: node.rpc_address.clone(), channel: None });
-            }
-        }
+        topology.nodes.values().for_each(|node| place(&mut peers, node.id, &node.rpc_address));
     }
 
     fn connect(&self, address: &str) -> Option<Channel> {
@@ -63,5 +58,16 @@ impl Dial for Dialer {
             peer.channel = self.connect(&peer.address);
         }
         peer.channel.clone()
+    }
+
+    fn learn(&self, node: NodeId, address: &str) {
+        place(&mut self.peers.lock().unwrap_or_else(PoisonError::into_inner), node, address);
+    }
+}
+
+/// A node that moved gets a new channel.
+fn place(peers: &mut BTreeMap<NodeId, Peer>, node: NodeId, address: &str) {
+    if peers.get(&node).is_none_or(|peer| peer.address != address) {
+        peers.insert(node, Peer { address: address.to_owned(), channel: None });
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   ChangeMembers ──► target, every shard pending ──ShardsMoved──► none pending: the change is over
-//!                          └──Abort──► the same back to who was there before, every shard pending again
+//!                          └──another goal, or back to who was there before──► every shard pending again
 //! ```
 //! Every node of a region holds all of its shards, so what is decided is a list of nodes. What may be asked is decided here; each
 //! shard's leader carries it out (`region/node`), and says when its group votes as it should and every earlier configuration is
@@ -65,25 +65,52 @@ impl ClusterState {
         let region = self.region_id(name).filter(|region| self.holds_data(*region)).ok_or_else(|| {
             Refusal::new(RefusalKind::NotFound, format!("there is no region `{name}` that holds data"))
         })?;
+        let serving = self.voters(region, ShardId(0)).to_vec();
         let under_way = self.members.changes.get(&region);
-        let (before, target) = match (under_way, change) {
-            (Some(it), MembersChange::Abort) => (it.target.clone(), it.before.clone()),
-            (None, MembersChange::Abort) => {
+        let before = under_way.map_or_else(|| serving.clone(), |it| it.before.clone());
+        // Another goal in the middle of a change: a node that was to join may have died, too.
+        let from = under_way.map_or(&serving, |it| &it.target);
+        let target = match change {
+            MembersChange::Abort if under_way.is_none() => {
                 return Err(invalid(format!("nothing is under way in `{name}` that could be taken back")));
             }
-            (Some(_), _) => return Err(busy(name)),
-            (None, _) => (self.voters(region, ShardId(0)).to_vec(), self.target(region, name, change)?),
+            MembersChange::Abort => before.clone(),
+            asked => self.target(region, name, from, asked)?,
         };
-        let detail = format!("{change}: {} to {}", self.names(&before), self.names(&target));
+        let given_up = under_way.into_iter().flat_map(|it| it.target.iter().chain(&it.strays));
+        let strays = given_up.filter(|node| !before.contains(node) && !target.contains(node)).copied().collect();
+        let detail = format!("{change}: {} to {}", self.names(from), self.names(&target));
         let pending = (0..self.shards()).map(ShardId).collect();
         let (index, since_ms, who) = (occasion.index, occasion.at_ms, occasion.who.to_owned());
-        self.members.changes.insert(region, MemberChange { index, since_ms, who, target, before, pending });
+        self.members.changes.insert(region, MemberChange { index, since_ms, who, target, before, strays, pending });
         Ok(Done::new(Reply::Reported, Some(detail)))
     }
 
+    /// After a recovery from one copy, which may be older than what the groups have come to: whoever may vote in some shard serves until
+    /// its leaders have brought the groups to what is on record.
+    pub(crate) fn recover_members(&mut self, index: u64, since_ms: u64, who: &str) {
+        let regions: Vec<RegionId> = self.regions.keys().copied().filter(|region| self.holds_data(*region)).collect();
+        for region in regions {
+            let serving = self.voters(region, ShardId(0)).to_vec();
+            let under_way = self.members.changes.remove(&region);
+            let (target, before) = under_way.map_or_else(|| (serving.clone(), serving), |it| (it.target, it.before));
+            let at_home = self.nodes.values().filter(|node| node.region == region).map(|node| node.id);
+            let strays = at_home.filter(|node| !target.contains(node) && !before.contains(node)).collect();
+            let pending = (0..self.shards()).map(ShardId).collect();
+            let change = MemberChange { index, since_ms, who: who.to_owned(), target, before, strays, pending };
+            self.members.changes.insert(region, change);
+        }
+    }
+
     /// The members that a change asks for.
-    fn target(&self, region: RegionId, name: &RegionName, change: &MembersChange) -> Result<Vec<NodeId>, Refusal> {
-        let mut members = self.voters(region, ShardId(0)).to_vec();
+    fn target(
+        &self,
+        region: RegionId,
+        name: &RegionName,
+        from: &[NodeId],
+        change: &MembersChange,
+    ) -> Result<Vec<NodeId>, Refusal> {
+        let mut members = from.to_vec();
         match change {
             MembersChange::Join(nodes) => {
                 for node in nodes {
@@ -142,7 +169,8 @@ impl ClusterState {
 
     fn is_member(&self, node: NodeId, region: RegionId) -> bool {
         let change = self.members.changes.get(&region);
-        let comes_or_goes = change.is_some_and(|it| it.target.contains(&node) || it.before.contains(&node));
+        let comes_or_goes = change
+            .is_some_and(|it| it.target.contains(&node) || it.before.contains(&node) || it.strays.contains(&node));
         comes_or_goes || self.voters(region, ShardId(0)).contains(&node)
     }
 
@@ -216,6 +244,7 @@ impl ClusterState {
                 return Err(invalid(format!("`{name}` is a witness, which the metadata plane was formed with")));
             }
             Some(is @ (Membership::Member | Membership::Joining | Membership::Leaving)) => {
+                let is = if is == Membership::Member { "a member".to_owned() } else { is.to_string() };
                 let message = format!("`{name}` is {is}, it holds shards: `meridian node drain {name}` first");
                 return Err(Refusal::new(RefusalKind::Conflict, message));
             }
@@ -247,7 +276,10 @@ impl ClusterState {
         for (region, change) in &self.members.changes {
             let at_home = |node: &NodeId| self.nodes.get(node).is_some_and(|node| node.region == *region);
             rule(self.holds_data(*region), "members change in a region that holds no data")?;
-            rule(change.target.iter().chain(&change.before).all(at_home), "a node joins a region that it is not in")?;
+            rule(
+                change.target.iter().chain(&change.before).chain(&change.strays).all(at_home),
+                "a node joins a region that it is not in",
+            )?;
             let odd = |nodes: &[NodeId]| !nodes.len().is_multiple_of(2) && nodes.len() <= VOTERS_MAX;
             rule(odd(&change.target) && odd(&change.before), "a region is to have an even number of members")?;
             rule(!change.pending.is_empty(), "a change of members is over and still there")?;
@@ -263,13 +295,6 @@ impl ClusterState {
 
 /// The epoch of a group's configuration that the cluster was formed with.
 const FOUNDING: u64 = 1;
-
-fn busy(name: &RegionName) -> Refusal {
-    let message = format!(
-        "the members of `{name}` are changing: wait until that is over (`meridian node list`), or take it back with `meridian node abort {name}`"
-    );
-    Refusal::new(RefusalKind::Conflict, message)
-}
 
 #[cfg(test)]
 pub(crate) mod tests;

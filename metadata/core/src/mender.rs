@@ -1,6 +1,6 @@
 //! When a member of a region that has fallen silent is replaced by a spare, by itself (design 5: `repair-after`).
 //!
-//! Its copies are rebuilt on the spare while a majority of the others serves. One node of a region at a time, and only while that majority
+//! Its copies are rebuilt on the spare while a majority of the others serves; so is a node that dies before it has joined. Only while that majority
 //! is there: without it nothing can be moved, and a lost region is a matter of failover ([`crate::detect`]). A node that comes back later
 //! is a spare.
 //!
@@ -34,7 +34,11 @@ impl Mender {
             self.silent.entry(node).or_insert(now);
         }
         let due = self.silent.iter().filter(|(_, since)| now.saturating_duration_since(**since) >= after);
-        due.filter_map(|(node, _)| state.node(*node)).find_map(|node| replace(now, node, table, state))
+        let due = due.filter_map(|(node, _)| state.node(*node));
+        let (lost, action) = due.filter_map(|node| Some((node.id, replace(now, node, table, state)?))).next()?;
+        // Should somebody take it back, it is not asked for again at once.
+        self.silent.insert(lost, now);
+        Some(action)
     }
 }
 
@@ -42,7 +46,9 @@ fn replace(now: Instant, lost: &Node, table: &LeaseTable, state: &ClusterState) 
     let region = lost.region;
     let members = state.voters(region, ShardId(0));
     let live = members.iter().filter(|node| table.is_live(now, **node)).count();
-    if state.member_changes().contains_key(&region) || live <= members.len() / 2 {
+    // One that is to leave anyway is waited for by nobody.
+    let stays = state.member_changes().get(&region).is_none_or(|change| change.target.contains(&lost.id));
+    if !stays || live <= members.len() / 2 {
         return None;
     }
     let spare = spare_for(now, lost, region, table, state)?;
@@ -58,7 +64,9 @@ fn spare_for<'a>(
     table: &LeaseTable,
     state: &'a ClusterState,
 ) -> Option<&'a Node> {
-    let others = state.voters(region, ShardId(0)).iter().filter(|node| **node != lost.id);
+    let change = state.member_changes().get(&region);
+    let members = change.map_or_else(|| state.voters(region, ShardId(0)), |change| change.target.as_slice());
+    let others = members.iter().filter(|node| **node != lost.id);
     let zones: Vec<&str> = others.filter_map(|node| state.node(*node)).map(|node| node.zone.as_str()).collect();
     let live: Vec<&Node> = state.spares(region).filter(|node| table.is_live(now, node.id)).collect();
     let apart = live.iter().find(|node| !zones.contains(&node.zone.as_str()));
@@ -122,7 +130,9 @@ mod tests {
         assert!((604..=606).contains(&second), "{second}");
         assert_eq!(action, replacing("us-east-2", "us-east-5"));
         act(&mut world.state, action).unwrap();
-        assert_eq!(world.seconds(700, &rest), None, "one change at a time");
+        let without_the_spare = ["us-east-1", "us-east-3", "us-east-4"];
+        let (_, again) = world.seconds(1300, &without_the_spare).unwrap();
+        assert_eq!(again, replacing("us-east-5", "us-east-4"), "one that dies before it has joined is replaced, too");
     }
 
     #[test]

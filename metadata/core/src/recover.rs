@@ -59,6 +59,7 @@ impl ClusterState {
             bucket.epoch = Epoch(before.0.saturating_add(EPOCHS_LEAP));
             recovery.raised.push((bucket.name.clone(), before, bucket.epoch));
         }
+        self.recover_members(index, at_ms, &who);
         self.note_recovery(index, occasion.at, who.clone(), &recovery);
         recovery
     }

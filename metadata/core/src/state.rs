@@ -176,6 +176,7 @@ impl ClusterState {
             nodes: self.nodes.clone(),
             groups: self.groups.iter().map(|(place, group)| (*place, group.voters.clone())).collect(),
             changes: self.members.changes.clone(),
+            retired: self.members.retired.clone(),
             buckets: self.buckets.clone(),
             bucket_ids: self.bucket_ids.clone(),
             last_bucket: self.last_bucket,

@@ -134,7 +134,9 @@ fn absent(now: Instant, lasted: Duration, it: &Move, table: &LeaseTable, state: 
         | Step::FailedOver { .. } => return BTreeSet::new(),
     };
     let Some(bucket) = state.bucket(it.bucket) else { return BTreeSet::new() };
-    let is_silent = |region| lasted >= SILENT_AFTER && !nodes(region, state).any(|node| table.is_live(now, node));
+    // A spare that is up says nothing of its region.
+    let is_up = |node| state.serves(node) && table.is_live(now, node);
+    let is_silent = |region| lasted >= SILENT_AFTER && !nodes(region, state).any(is_up);
     let has_spoken = |region: &RegionId| {
         muster
             .remains

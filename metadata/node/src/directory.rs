@@ -66,7 +66,11 @@ fn bytes() -> Vec<u8> {
     bytes
 }
 
-fn is_marked(dir: &Path) -> Result<bool, OpenError> {
+/// Whether a node has worked in this directory before.
+///
+/// # Errors
+/// When the mark can't be read, or is no mark.
+pub(crate) fn is_marked(dir: &Path) -> Result<bool, OpenError> {
     let file = dir.join(NAME);
     match fs::read(&file) {
         Ok(found) if found == bytes() => Ok(true),
@@ -111,7 +115,7 @@ mod tests {
         }
     }
 
-    const KNOWN: Elsewhere = Elsewhere { formed: true, registered: true, generation: 0 };
+    const KNOWN: Elsewhere = Elsewhere { formed: true, registered: true, removed: false, generation: 0 };
     const UNKNOWN: Elsewhere = Elsewhere { registered: false, ..KNOWN };
 
     struct Node {

@@ -127,26 +127,30 @@ impl Duties {
         let topology = self.copy.topology();
         let configured = self.options.members.iter().filter(|member| member.voter);
         let live = self.leader.live();
-        let wanted: Vec<NodeId> = configured.map(|member| voter_of(&topology, member, voters, &live)).collect();
+        let mut next: Vec<NodeId> = configured.map(|member| voter_of(&topology, member, voters, &live)).collect();
+        // A vote is taken only from who no longer serves: a configuration that names fewer nodes than there are takes none.
+        let stays =
+            |node: &&NodeId| matches!(topology.membership(**node), Some(Membership::Member | Membership::Witness));
+        let others: Vec<NodeId> = voters.iter().filter(|node| !next.contains(node)).filter(stays).copied().collect();
+        next.extend(others);
         let missing = |node: &&NodeId| !voters.contains(node);
-        let grows = voters.len() < wanted.len() && voters.iter().all(|node| wanted.contains(node));
-        let swaps = voters.len() == wanted.len() && wanted.iter().any(|node| !voters.contains(node));
-        let ready = wanted.iter().filter(missing).all(|node| learners.contains(node) && live.contains(node));
-        if !(grows || swaps) || !ready || !self.leader.leadership().leads {
+        let ready = next.iter().filter(missing).all(|node| learners.contains(node) && live.contains(node));
+        let changes = next.iter().any(|node| !voters.contains(node)) || voters.iter().any(|node| !next.contains(node));
+        if !changes || !ready || !self.leader.leadership().leads {
             return;
         }
-        if !wanted.contains(&self.options.this.id()) {
-            // Whoever is to go does not decide who comes.
-            let heir = wanted.iter().find(|node| self.group.could_take_over(**node));
-            if let Some(heir) = heir
-                && let Err(error) = self.group.transfer_leadership(*heir).await
-            {
-                tracing::info!(%error, "the metadata leadership stays for now with a node that is to vote no more");
+        if !next.contains(&self.options.this.id()) {
+            // Whoever is to go does not decide who comes; where nobody can take over yet, those who come vote beside it first.
+            if let Some(heir) = next.iter().find(|node| self.group.could_take_over(**node)) {
+                if let Err(error) = self.group.transfer_leadership(*heir).await {
+                    tracing::info!(%error, "the metadata leadership stays for now with a node that is to vote no more");
+                }
+                return;
             }
-            return;
+            next.push(self.options.this.id());
         }
-        match self.group.change_voters(&wanted).await {
-            Ok(()) => tracing::info!(voters = wanted.len(), "the metadata plane has its voters"),
+        match self.group.change_voters(&next).await {
+            Ok(()) => tracing::info!(voters = next.len(), "the metadata plane has its voters"),
             Err(error) => tracing::warn!(%error, "not everybody votes yet who is to"),
         }
     }
@@ -204,7 +208,8 @@ fn voter_of(topology: &Topology, member: &Member, voters: &[NodeId], live: &[Nod
     let serving = topology.voters(region.id, ShardId(0));
     let is_settled = |node: &NodeId| topology.membership(*node) == Some(Membership::Member);
     let votes = serving.iter().find(|node| voters.contains(node) && is_settled(node));
-    let listed = Some(member.id()).filter(|_| topology.serves(member.id()));
-    let any = serving.iter().find(|node| live.contains(node)).or(serving.first());
-    votes.copied().or(listed).or(any.copied()).unwrap_or(member.id())
+    let listed = Some(member.id()).filter(|node| topology.serves(*node));
+    let (listed_live, any_live) =
+        (listed.filter(|node| live.contains(node)), serving.iter().find(|it| live.contains(it)));
+    votes.copied().or(listed_live).or(any_live.copied()).or(listed).or(serving.first().copied()).unwrap_or(member.id())
 }

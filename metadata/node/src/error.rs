@@ -58,6 +58,14 @@ pub enum OpenError {
         /// The data directory.
         dir: PathBuf,
     },
+    /// The node was removed from the cluster, for good.
+    #[error(
+        "node `{node}` was removed from the cluster: its name is not used again; give the machine another name, a certificate for it, and an empty `data_dir`"
+    )]
+    Removed {
+        /// Its name.
+        node: NodeName,
+    },
     /// The operating system refused.
     #[error("cannot open the metadata state: {action} {} failed", path.display())]
     Io {

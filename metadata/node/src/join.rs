@@ -1,6 +1,7 @@
 //! What the other members know of the cluster, before this node takes part in anything.
 //!
-//! Two cases in which a node must not vote (docs/runbooks/lost-metadata-majority.md): it has lost its disk, and would form a
+//! Cases in which a node must not vote (docs/runbooks/lost-metadata-majority.md): it was removed from the cluster, and a voter that
+//! has not heard of that could be elected by it; it has lost its disk, and would form a
 //! second cluster with others like it, or vote again in a term in which it has voted ([`crate::directory`]); or the metadata plane was recovered without it, and it would decide with others like
 //! it what has been decided otherwise. In both, one member that knows better is enough.
 
@@ -20,6 +21,9 @@ use crate::options::Options;
 /// for it at most once, and only where members are silent.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
 
+/// How long after nobody answered they are asked again.
+const ASK_AGAIN_AFTER: Duration = Duration::from_secs(1);
+
 /// The largest topology taken from a member, in bytes.
 const TOPOLOGY_BYTES_MAX: usize = 64 << 20;
 
@@ -30,12 +34,28 @@ pub(crate) struct Elsewhere {
     pub(crate) formed: bool,
     /// This node has registered there: it has run before.
     pub(crate) registered: bool,
+    /// This node was removed from it.
+    pub(crate) removed: bool,
     /// The latest generation of the metadata plane that another member belongs to.
     pub(crate) generation: u32,
 }
 
+/// Asks every other member. A node that is none of them forms no cluster, and can't tell a directory that it lost from a new one without
+/// somebody who knows: with a new one it waits for somebody.
+pub(crate) async fn ask_until_known(options: &Options, dial: &Arc<dyn Dial>, is_new: bool) -> Elsewhere {
+    let founds = options.members.iter().any(|member| member.name == options.this.name);
+    loop {
+        let found = ask(options, dial).await;
+        if founds || !is_new || found.formed {
+            return found;
+        }
+        tracing::warn!("none of `members` answers: this node joins once one does; name nodes that are there now");
+        tokio::time::sleep(ASK_AGAIN_AFTER).await;
+    }
+}
+
 /// Asks every other member.
-pub(crate) async fn ask(options: &Options, dial: &Arc<dyn Dial>) -> Elsewhere {
+async fn ask(options: &Options, dial: &Arc<dyn Dial>) -> Elsewhere {
     let mut asked = JoinSet::new();
     for member in options.members.iter().filter(|member| member.name != options.this.name) {
         let Some(channel) = dial.channel(member.id()) else { continue };
@@ -45,7 +65,10 @@ pub(crate) async fn ask(options: &Options, dial: &Arc<dyn Dial>) -> Elsewhere {
     let mut found = Elsewhere::default();
     while let Some(answer) = asked.join_next().await {
         if let Ok(Ok(Ok(answer))) = answer {
-            found.take(options.this.id(), &answer.into_inner());
+            let known = answer.into_inner();
+            // Whoever leads by now may be nobody that this node was told of.
+            known.nodes.iter().for_each(|node| dial.learn(NodeId(node.id), &node.rpc_address));
+            found.take(options.this.id(), &known);
         }
     }
     found
@@ -57,6 +80,7 @@ impl Elsewhere {
         self.formed |= !known.cluster_id.is_empty();
         self.generation = self.generation.max(known.metadata_generation);
         // A cluster is formed with nodes that have no version yet: each tells its own when it registers.
+        self.removed |= known.retired.contains(&this.0);
         self.registered |= known.nodes.iter().any(|node| node.id == this.0 && !node.version.is_empty());
     }
 }
@@ -80,5 +104,9 @@ mod tests {
         found.take(NodeId(7), &known("0.1.0"));
         found.take(NodeId(7), &known(""));
         assert!(found.registered, "one that knows is enough");
+        let removed = v1::TopologyResponse { retired: vec![7], ..known("0.1.0") };
+        assert!(!found.removed);
+        found.take(NodeId(7), &removed);
+        assert!(found.removed);
     }
 }

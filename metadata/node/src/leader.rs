@@ -13,7 +13,8 @@ use meridian_consensus::{Electorate, Group, Leadership, ProposeError, ReadError}
 use meridian_failpoint::failpoint;
 use meridian_metadata_core::{Action, ClusterState, Command, Detector, Drift, Grant, LeaseTable, Mender, Vigil, lease};
 use meridian_types::{
-    AutoMode, Bucket, Fact, Goal, Membership, NodeId, Plan, PlanId, Refusal, RefusalKind, RegionId, Step,
+    AutoMode, Bucket, Fact, Goal, Membership, NodeId, NodeName, Plan, PlanId, Refusal, RefusalKind, RegionId,
+    RegionName, ShardId, Step,
 };
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
@@ -107,7 +108,7 @@ impl Leader {
             let message = "the metadata leadership is moving next to the buckets' next primary: try again shortly";
             return Attempt::Refused(Refusal::new(RefusalKind::Retry, message));
         }
-        if let Some(why) = self.is_needed(decoded) {
+        if let Some(why) = self.is_premature(decoded) {
             return Attempt::Refused(Refusal::new(RefusalKind::Unavailable, why));
         }
         let Ok(_permit) = self.commands.try_acquire() else {
@@ -133,9 +134,30 @@ impl Leader {
         closes && self.handover().is_some_and(|due| words.iter().any(|word| due.plans.contains(&word.plan)))
     }
 
-    /// Why a node can't be removed yet, if a command asks for that: others may still rest on its lease or its vote.
-    fn is_needed(&self, command: &Command) -> Option<String> {
-        let Action::RemoveNode { name } = &command.action else { return None };
+    /// Why a command about nodes can't be carried out now, by what only leases and votes tell.
+    fn is_premature(&self, command: &Command) -> Option<String> {
+        if let Action::RemoveNode { name } = &command.action {
+            return self.is_needed(name);
+        }
+        let Action::ChangeMembers { region, .. } = &command.action else { return None };
+        self.is_away(region, command)
+    }
+
+    /// Why those who would join can't: a group that waits for a node which is not there could not go on without it.
+    fn is_away(&self, region: &RegionName, command: &Command) -> Option<String> {
+        let mut next = self.copy.read(ClusterState::clone);
+        let was = next.topology();
+        next.apply(next.index() + 1, command).ok()?;
+        let now = next.topology();
+        let id = now.region_named(region.as_str())?.id;
+        let joins = now.changes.get(&id)?.target.iter().filter(|node| !was.voters(id, ShardId(0)).contains(node));
+        let live = self.live();
+        let away = joins.filter(|node| !live.contains(node)).find_map(|node| now.nodes.get(node))?;
+        Some(format!("`{}` is not up: start it, or name another spare", away.name))
+    }
+
+    /// Why a node can't be removed yet: others may still rest on its lease or its vote.
+    fn is_needed(&self, name: &NodeName) -> Option<String> {
         let node = NodeId::of(name);
         if self.copy.topology().membership(node) != Some(Membership::Spare) {
             // The state says better why not.

@@ -53,9 +53,13 @@ impl Service {
     ) -> Result<(Service, Handle), OpenError> {
         options.validate()?;
         let mut home = Home::open(&options.dir)?;
-        let elsewhere = join::ask(&options, &dial).await;
         // Before anything is changed: what is set aside below had a state once.
         let has_state = home.generation() > 0 || home.file()?.load()?.is_some();
+        let is_new = !has_state && consensus.is_blank() && !directory::is_marked(&options.dir)?;
+        let elsewhere = join::ask_until_known(&options, &dial, is_new).await;
+        if elsewhere.removed {
+            return Err(OpenError::Removed { node: options.this.name.clone() });
+        }
         directory::claim(&options, has_state, consensus, elsewhere)?;
         if elsewhere.generation > home.generation() {
             tracing::warn!(

@@ -18,6 +18,7 @@ pub fn member_change_to_proto(at: RegionId, change: &MemberChange) -> v1::Member
         target: ids(&change.target),
         before: ids(&change.before),
         pending: change.pending.iter().map(|shard| u32::from(shard.0)).collect(),
+        strays: change.strays.iter().map(|node| node.0).collect(),
     }
 }
 
@@ -33,6 +34,7 @@ pub fn member_change_from_proto(message: v1::MemberChange) -> Result<(RegionId, 
         who: message.who,
         target: ids(message.target),
         before: ids(message.before),
+        strays: message.strays.into_iter().map(NodeId).collect(),
         pending: message.pending.into_iter().map(shard).collect::<Result<_, _>>()?,
     };
     Ok((region(message.region)?, change))

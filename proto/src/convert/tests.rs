@@ -519,7 +519,9 @@ fn topology(buckets: Vec<Bucket>, index: u64, cluster: Option<u128>) -> Topology
     }
     let (target, before) = (vec![NodeId(7), NodeId(9)], vec![NodeId(7)]);
     let pending = [ShardId(3), ShardId(5)].into();
-    let change = MemberChange { index: 5, since_ms: 6, who: "operator".to_owned(), target, before, pending };
+    let (who, strays) = ("operator".to_owned(), [NodeId(11)].into());
+    let change = MemberChange { index: 5, since_ms: 6, who, target, before, strays, pending };
+    topology.retired.insert(NodeId(13));
     topology.changes.insert(RegionId(2), change);
     for bucket in buckets {
         // A name belongs to one bucket only.

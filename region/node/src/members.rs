@@ -17,7 +17,7 @@ use std::time::Duration;
 
 use meridian_consensus::{ChangeError, Members};
 use meridian_failpoint::failpoint;
-use meridian_types::{NodeId, ShardId, Topology};
+use meridian_types::{NodeId, ShardId};
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 
 use crate::node::{Node, ShardNode};
@@ -48,8 +48,8 @@ enum Step {
     Done,
 }
 
-/// The next step of the group that `me` leads.
-fn next(me: NodeId, members: &Members, wanted: &[NodeId]) -> Step {
+/// The next step of the group that `me` leads; `able` tells whether one of those who are to vote could take over from it at once.
+fn next(me: NodeId, members: &Members, wanted: &[NodeId], able: bool) -> Step {
     let target: BTreeSet<NodeId> = wanted.iter().copied().collect();
     let follows = |node: &NodeId| members.voters.contains(node) || members.learners.contains_key(node);
     if let Some(new) = wanted.iter().find(|node| !follows(node)) {
@@ -59,10 +59,12 @@ fn next(me: NodeId, members: &Members, wanted: &[NodeId]) -> Step {
         return Step::Wait;
     }
     if !target.contains(&me) {
-        // Who hands over must not be the one whose vote the others need: first they vote, too.
+        if able && members.settled {
+            return Step::HandOver;
+        }
+        // Nobody can take over yet who is to stay: first all of them vote, too.
         let beside: BTreeSet<NodeId> = target.iter().copied().chain([me]).collect();
-        let able = members.settled && !target.is_disjoint(&members.voters);
-        return if able { Step::HandOver } else { Step::Vote(beside) };
+        return if members.voters == beside && members.settled { Step::Wait } else { Step::Vote(beside) };
     }
     if members.voters != target || !members.settled {
         return Step::Vote(target);
@@ -84,80 +86,92 @@ pub(crate) async fn follow_record(node: Arc<Node>) {
             _ = ticks.tick() => {}
             changed = changes.changed() => if changed.is_err() { return },
         }
-        // Lease first, topology second: what is carried out is at most one lease old.
-        let lease = node.authority.lease_holds();
-        let topology = node.authority.topology();
-        let moving = topology.changes.contains_key(&node.region());
-        if lease && (moving || looked.elapsed() >= IDLE_LOOK) {
+        let moving = node.authority.topology().changes.contains_key(&node.region());
+        if moving || looked.elapsed() >= IDLE_LOOK {
             looked = Instant::now();
-            node.carry_out(&topology).await;
+            node.carry_out().await;
         }
     }
 }
 
+/// What the record says of a shard.
+struct Wanted {
+    voters: Vec<NodeId>,
+    /// The change that asks for it; `None` when nothing changes.
+    change: Option<u64>,
+}
+
 impl Node {
-    async fn carry_out(&self, topology: &Topology) {
-        let mut moved = BTreeSet::new();
+    async fn carry_out(&self) {
         let mut filling = false;
         for shard in self.shards.iter().filter(|shard| shard.board.leads()) {
-            let change = topology.changes.get(&self.region()).filter(|change| change.pending.contains(&shard.id));
-            let wanted = change.map_or_else(|| topology.voters(self.region(), shard.id), |it| it.target.as_slice());
-            if wanted.is_empty() {
-                continue;
-            }
-            match self.advance(shard, wanted, filling).await {
-                Some(Step::Done) if change.is_some() => drop(moved.insert(shard.id)),
-                Some(Step::Done) | None => {}
+            match self.advance(shard, filling).await {
+                Some((Step::Done, Some(change))) => self.tell_moved(shard.id, change).await,
+                Some((Step::Done, None)) | None => {}
                 Some(_) => filling = true,
             }
         }
-        if let Some(change) = topology.changes.get(&self.region()).filter(|_| !moved.is_empty()) {
-            self.tell_moved(moved, change.index).await;
-        }
     }
 
-    /// Steps until something has to be waited for; the step that it came to. While another shard is being filled nobody new is brought in.
-    async fn advance(&self, shard: &ShardNode, wanted: &[NodeId], filling: bool) -> Option<Step> {
+    /// What is on record, at most one lease old: lease first, topology second.
+    fn wanted(&self, shard: ShardId) -> Option<Wanted> {
+        let lease = self.authority.lease_holds();
+        let topology = self.authority.topology();
+        let change = topology.changes.get(&self.region()).filter(|change| change.pending.contains(&shard));
+        let voters = change.map_or_else(|| topology.voters(self.region(), shard), |it| it.target.as_slice());
+        let wanted = Wanted { voters: voters.to_vec(), change: change.map(|change| change.index) };
+        (lease && !voters.is_empty()).then_some(wanted)
+    }
+
+    /// Steps until something has to be waited for; the step that it came to, and for which change. While another shard is being filled
+    /// nobody new is brought in.
+    async fn advance(&self, shard: &ShardNode, filling: bool) -> Option<(Step, Option<u64>)> {
         let group = shard.group.membership()?;
         loop {
-            let step = next(self.place.node, &group.members()?, wanted);
+            let Wanted { voters: wanted, change } = self.wanted(shard.id)?;
+            let heir = self.heir(shard, &wanted);
+            let step = next(self.place.node, &group.members()?, &wanted, heir.is_some());
             if step == Step::Done || step == Step::Wait || (filling && matches!(step, Step::Follow(_))) {
-                return Some(step);
+                return Some((step, change));
             }
             failpoint("members.step.before");
             let done = match &step {
                 Step::Follow(node) => group.begin_to_follow(*node).await,
                 Step::Vote(voters) => group.change_voters(&voters.iter().copied().collect::<Vec<_>>()).await,
                 Step::Forget(node) => group.forget(*node).await,
-                Step::HandOver => self.hand_to_one_of(shard, wanted).await,
+                Step::HandOver => self.hand_to(shard, heir).await,
                 Step::Wait | Step::Done => Ok(()),
             };
             failpoint("members.step.after");
             if let Err(why) = done {
                 tracing::info!(region = %self.region(), shard = %shard.id, ?step, %why, "the shard does not move yet");
-                return Some(step);
+                return Some((step, change));
             }
             tracing::info!(region = %self.region(), shard = %shard.id, ?step, "the shard moves");
             if step == Step::HandOver {
-                return Some(step);
+                return Some((step, change));
             }
         }
     }
 
-    async fn hand_to_one_of(&self, shard: &ShardNode, wanted: &[NodeId]) -> Result<(), ChangeError> {
+    /// One of those who are to vote that could take over at once.
+    fn heir(&self, shard: &ShardNode, wanted: &[NodeId]) -> Option<NodeId> {
         let able = |node: &&NodeId| **node != self.place.node && shard.group.could_take_over(**node);
-        let heir = wanted.iter().find(able).ok_or(ChangeError::Unknown)?;
-        timeout(PATIENCE, shard.group.hand_over(*heir)).await.unwrap_or(Err(ChangeError::Unknown))
+        wanted.iter().find(able).copied()
     }
 
-    async fn tell_moved(&self, shards: BTreeSet<ShardId>, change: u64) {
+    async fn hand_to(&self, shard: &ShardNode, heir: Option<NodeId>) -> Result<(), ChangeError> {
+        let heir = heir.ok_or(ChangeError::Unknown)?;
+        timeout(PATIENCE, shard.group.hand_over(heir)).await.unwrap_or(Err(ChangeError::Unknown))
+    }
+
+    async fn tell_moved(&self, shard: ShardId, change: u64) {
         failpoint("members.tell.before");
-        let count = shards.len();
-        match timeout(PATIENCE, self.authority.tell_moved(shards, change)).await {
-            Ok(Ok(())) => tracing::info!(region = %self.region(), count, "shards have moved"),
+        match timeout(PATIENCE, self.authority.tell_moved([shard].into(), change)).await {
+            Ok(Ok(())) => tracing::info!(region = %self.region(), %shard, "the shard has moved"),
             // The next look tells it again.
             Ok(Err(why)) => {
-                tracing::debug!(region = %self.region(), %why, "that shards have moved is not on record yet")
+                tracing::debug!(region = %self.region(), %shard, %why, "that it has moved is not on record yet")
             }
             Err(_) => {}
         }
@@ -189,27 +203,38 @@ mod tests {
     fn who_is_new_follows_first_and_votes_once_it_has_nearly_all() {
         let me = NodeId(1);
         let to = wanted(&[1, 2, 4]);
-        assert_eq!(next(me, &members(&[1, 2, 3], &[]), &to), Step::Follow(NodeId(4)));
-        assert_eq!(next(me, &members(&[1, 2, 3], &[(4, false)]), &to), Step::Wait);
-        assert_eq!(next(me, &members(&[1, 2, 3], &[(4, true)]), &to), Step::Vote(ids([1, 2, 4])));
-        assert_eq!(next(me, &members(&[1, 2, 4], &[]), &to), Step::Done);
+        assert_eq!(next(me, &members(&[1, 2, 3], &[]), &to, true), Step::Follow(NodeId(4)));
+        assert_eq!(next(me, &members(&[1, 2, 3], &[(4, false)]), &to, true), Step::Wait);
+        assert_eq!(next(me, &members(&[1, 2, 3], &[(4, true)]), &to, true), Step::Vote(ids([1, 2, 4])));
+        assert_eq!(next(me, &members(&[1, 2, 4], &[]), &to, true), Step::Done);
     }
 
     #[test]
     fn a_leader_that_is_to_go_hands_over_and_alone_it_has_the_other_vote_first() {
         let me = NodeId(3);
-        assert_eq!(next(me, &members(&[1, 2, 3], &[(4, true)]), &wanted(&[1, 2, 4])), Step::HandOver);
-        assert_eq!(next(me, &members(&[3], &[(4, true)]), &wanted(&[4])), Step::Vote(ids([3, 4])));
-        assert_eq!(next(me, &members(&[3, 4], &[]), &wanted(&[4])), Step::HandOver);
-        assert_eq!(next(NodeId(4), &members(&[3, 4], &[]), &wanted(&[4])), Step::Vote(ids([4])));
+        assert_eq!(next(me, &members(&[1, 2, 3], &[(4, true)]), &wanted(&[1, 2, 4]), true), Step::HandOver);
+        assert_eq!(next(me, &members(&[3], &[(4, true)]), &wanted(&[4]), false), Step::Vote(ids([3, 4])));
+        assert_eq!(next(me, &members(&[3, 4], &[]), &wanted(&[4]), true), Step::HandOver);
+        assert_eq!(next(NodeId(4), &members(&[3, 4], &[]), &wanted(&[4]), false), Step::Vote(ids([4])));
+    }
+
+    /// Of those who are to stay the only one that votes is away.
+    #[test]
+    fn where_nobody_can_take_over_who_is_to_stay_those_who_come_vote_first() {
+        let me = NodeId(2);
+        let caught_up = members(&[1, 2, 3], &[(4, true), (5, true)]);
+        let to = wanted(&[1, 4, 5]);
+        assert_eq!(next(me, &caught_up, &to, false), Step::Vote(ids([1, 2, 4, 5])));
+        assert_eq!(next(me, &members(&[1, 2, 4, 5], &[]), &to, false), Step::Wait);
+        assert_eq!(next(me, &members(&[1, 2, 4, 5], &[]), &to, true), Step::HandOver);
     }
 
     #[test]
     fn what_a_change_that_was_taken_back_left_behind_goes() {
         let back = wanted(&[1, 2, 3]);
-        assert_eq!(next(NodeId(1), &members(&[1, 2, 3], &[(4, false)]), &back), Step::Forget(NodeId(4)));
+        assert_eq!(next(NodeId(1), &members(&[1, 2, 3], &[(4, false)]), &back, false), Step::Forget(NodeId(4)));
         let half_way = Members { settled: false, ..members(&[1, 2, 3], &[]) };
-        assert_eq!(next(NodeId(1), &half_way, &back), Step::Vote(ids([1, 2, 3])));
+        assert_eq!(next(NodeId(1), &half_way, &back, false), Step::Vote(ids([1, 2, 3])));
     }
 
     /// A group as Raft would have it: a change of voters needs a majority of those there were and of those there will be.
@@ -234,6 +259,12 @@ mod tests {
                 Step::HandOver | Step::Done => {}
                 Step::Forget(node) => drop(self.members.learners.remove(node)),
             }
+        }
+
+        /// Who is to stay, votes, and is there.
+        fn heir(&self, goal: &[NodeId]) -> Option<NodeId> {
+            let able = |node: &&NodeId| self.members.voters.contains(node) && !self.gone.contains(node);
+            goal.iter().find(able).copied()
         }
 
         fn rest(&self, voters: &BTreeSet<NodeId>) -> BTreeMap<NodeId, bool> {
@@ -266,18 +297,18 @@ mod tests {
             let mut group = Model { members: Members { voters, settled: true, learners }, leader, gone };
             let goal = wanted(&goal);
             for _ in 0..40 {
-                let step = next(group.leader, &group.members, &goal);
+                let heir = group.heir(&goal);
+                let step = next(group.leader, &group.members, &goal, heir.is_some());
                 if step == Step::Done {
                     break;
                 }
                 if step == Step::HandOver {
-                    let heir = goal.iter().find(|node| group.members.voters.contains(node));
                     prop_assert!(heir.is_some(), "there is somebody to hand over to");
-                    group.leader = heir.copied().unwrap_or_default();
+                    group.leader = heir.unwrap_or_default();
                 }
                 group.perform(&step);
             }
-            prop_assert_eq!(next(group.leader, &group.members, &goal), Step::Done);
+            prop_assert_eq!(next(group.leader, &group.members, &goal, true), Step::Done);
             prop_assert_eq!(group.members.voters, goal.into_iter().collect::<BTreeSet<_>>());
         }
     }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use meridian_consensus::ReadError as BarrierError;
 use meridian_types::{
     Bucket, Freshness, Hlc, Lsn, Policy, Positions, Read, ReadLevel, Refusal, RefusalKind, RegionId, Request, Response,
-    SessionToken, ShardId, StalePolicy,
+    SessionToken, ShardId, StalePolicy, Topology,
 };
 use tokio::time::{Instant, timeout_at};
 
@@ -92,6 +92,10 @@ impl Node {
         patience: Option<Instant>,
         deadline: Instant,
     ) -> Result<Verdict, Refusal> {
+        // What is not on record as held here may be empty, or frozen: it is nobody's copy.
+        if let Some(shard) = shards.iter().find(|shard| !self.holds(&standing.topology, **shard)) {
+            return Ok(Verdict::Leader(*shard));
+        }
         let beside = self.beside(level, shards);
         let mut worst = Some(0);
         if !beside.is_empty() {
@@ -122,6 +126,13 @@ impl Node {
             }
         }
         Ok(Verdict::Fresh(worst))
+    }
+
+    /// Whether this node's copy of a shard is one, as far as is on record; one that leads it has everything.
+    fn holds(&self, topology: &Topology, shard: ShardId) -> bool {
+        let voters = topology.voters(self.region(), shard);
+        let leads = self.shard(shard).is_some_and(|shard| shard.board.leads());
+        leads || voters.is_empty() || voters.contains(&self.place.node)
     }
 
     /// Who answers for a bucket that is being repaired here: its primary, or another region that holds it.
@@ -274,7 +285,8 @@ impl Node {
         }
         if bucket.primary == Some(self.region()) {
             // With several voters only a barrier could tell; alone, what is applied is all there is.
-            let alone = standing.topology.holders(self.region(), shard.id).len() <= 1;
+            let holders = standing.topology.holders(self.region(), shard.id);
+            let alone = holders.iter().all(|node| *node == self.place.node);
             return (alone && standing.lease && shard.board.leads()).then_some(0);
         }
         let now_ms = self.clock.monotonic_ms();
