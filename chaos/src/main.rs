@@ -51,8 +51,23 @@ struct Fuzz {
     seed: u64,
 }
 
+/// What a shell calls the end of a program that nobody reads from any more: there is no verdict that anybody heard.
+const NOBODY_READS: u8 = 128 + 13;
+
 fn main() -> anyhow::Result<ExitCode> {
-    match Arguments::parse().what {
+    match run(Arguments::parse().what) {
+        // `| head` has what it wants: that is no failure to explain.
+        Err(error) if is_broken_pipe(&error) => Ok(ExitCode::from(NOBODY_READS)),
+        ended => ended,
+    }
+}
+
+fn is_broken_pipe(error: &anyhow::Error) -> bool {
+    error.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe)
+}
+
+fn run(what: What) -> anyhow::Result<ExitCode> {
+    match what {
         What::Fuzz(options) => run_fuzz(&options),
         What::Swarm(arguments) => kept(cli::swarm(&arguments, &mut io::stdout())?),
         What::Run(arguments) => kept(cli::run(&arguments, &mut io::stdout())?),

@@ -11,8 +11,8 @@ use futures::future::join_all;
 use meridian_proto::convert::lag_from_proto;
 use meridian_proto::v1;
 use meridian_types::{
-    Bucket, BucketLag, LaneState, LaneStatus, Membership, Node, NodeStatus, OperationId, Phase, RegionId, Selection,
-    SwitchoverSpec, Topology,
+    Bucket, BucketLag, LaneState, LaneStatus, Membership, Node, NodeStatus, OnPartition, OperationId, Phase, Policy,
+    RegionId, Selection, SwitchoverSpec, Topology,
 };
 
 use crate::admin::{Admin, ClusterStub};
@@ -26,6 +26,9 @@ const DISK_FREE_PERCENT_MIN: u64 = 10;
 
 /// That much is enough, whatever share of the disk it is: 64 GiB.
 const DISK_FREE_ENOUGH_BYTES: u64 = 64 << 30;
+
+/// How long ago the other end of a link may have been heard, in milliseconds: an idle connection is kept alive twice in that time.
+const HEARD_MS_MAX: u64 = 2_000;
 
 /// By how much clocks may differ, in milliseconds: what replication takes before it stops a lane.
 const SKEW_MS_MAX: u64 = 500;
@@ -65,10 +68,25 @@ pub enum Verdict {
     },
 }
 
+/// What is said of the copies that writes get once the old primary's region is off: the move itself does not need it.
+const ACKS: &str = "acks";
+
 impl Check {
     /// Whether nothing is in the way.
     pub fn is_ready(&self) -> bool {
-        self.findings.iter().all(|finding| matches!(finding.verdict, Verdict::Ok { .. }))
+        self.findings.iter().all(Finding::is_ok)
+    }
+}
+
+impl Finding {
+    /// Whether it is as it should be.
+    pub fn is_ok(&self) -> bool {
+        matches!(self.verdict, Verdict::Ok { .. })
+    }
+
+    /// Whether it is about the time after the move, when the old primary's region may be switched off, and not about the move.
+    pub fn is_about_afterwards(&self) -> bool {
+        self.what == ACKS
     }
 }
 
@@ -80,6 +98,10 @@ struct Heard {
     /// Between which milliseconds by this machine's clock the status was made.
     window_ms: (u64, u64),
 }
+
+/// What is found of a node that does not answer, and what to do about it.
+const UNKNOWN: &str = "not known: it does not answer";
+const START_IT: &str = "start it, or see why it can't be reached";
 
 /// Everything that is judged.
 struct Facts {
@@ -151,8 +173,13 @@ fn judge(spec: &SwitchoverSpec, facts: &Facts) -> Vec<Finding> {
         judge_link(facts, "link", *region, to, &mut sheet);
         judge_link(facts, "reverse link", to, *region, &mut sheet);
     }
-    judge_versions(facts, &mut sheet);
-    judge_clocks(facts, &mut sheet);
+    for bucket in buckets.iter().filter(|it| it.is_in(to)) {
+        judge_acks(facts, bucket, to, &from, &mut sheet);
+    }
+    let taking_part: BTreeSet<RegionId> = from.iter().copied().chain([to]).collect();
+    judge_clients(spec, facts, &taking_part, &mut sheet);
+    judge_versions(facts, &taking_part, &mut sheet);
+    judge_clocks(facts, &taking_part, &mut sheet);
     match &facts.dry_run {
         Ok(count) => {
             sheet.ok("dry run", &spec.to, format!("the metadata plane would plan it for {count} of the buckets"))
@@ -237,12 +264,11 @@ fn judge_nodes(facts: &Facts, to: RegionId, from: &BTreeSet<RegionId>, sheet: &m
         let status = match &heard.status {
             Ok(status) => status,
             Err(why) => {
-                sheet.fail(
-                    "node",
-                    name,
-                    format!("it does not answer: {why}"),
-                    "start it, or see why it can't be reached",
-                );
+                sheet.fail("node", name, format!("it does not answer: {why}"), START_IT);
+                sheet.fail("certificate", name, UNKNOWN, START_IT);
+                if heard.node.region == to {
+                    sheet.fail("disk", name, UNKNOWN, START_IT);
+                }
                 continue;
             }
         };
@@ -343,7 +369,7 @@ fn judge_lag(spec: &SwitchoverSpec, facts: &Facts, bucket: &Bucket, to: RegionId
     }
 }
 
-/// Every lane of every shard must be streaming: connected, answered, with nothing that stops it.
+/// Every lane of every shard must be streaming: connected, answered, with nothing that stops it, and the other end heard of just now.
 fn judge_link(facts: &Facts, what: &'static str, source: RegionId, target: RegionId, sheet: &mut Sheet) {
     let label = |region: RegionId| facts.topology.region_label(region);
     let of = format!("{} -> {}", label(source), label(target));
@@ -361,12 +387,81 @@ fn judge_link(facts: &Facts, what: &'static str, source: RegionId, target: Regio
         lanes.iter().filter(|it| it.state == LaneState::Streaming).map(|it| it.shard).collect();
     let shards = usize::from(facts.topology.shards);
     if stuck.is_empty() && streaming.len() == shards {
-        return sheet.ok(what, of, format!("{} lanes of {shards} shards stream", lanes.len()));
+        let (lanes, silence) = (lanes.len(), silence_ms(&lanes));
+        return match silence {
+            Some(ms) if ms <= HEARD_MS_MAX => {
+                sheet.ok(
+                    what,
+                    of,
+                    format!("{lanes} lanes of {shards} shards stream, the other end was heard {ms} ms ago"),
+                );
+            }
+            Some(ms) => {
+                sheet.fail(what, of, format!("{lanes} lanes, but the other end was heard {ms} ms ago"), SEE_LANES)
+            }
+            None => {
+                sheet.fail(what, of, format!("{lanes} lanes, but when the other end was heard is not known"), SEE_LANES)
+            }
+        };
     }
     let why: Vec<String> = stuck.iter().map(|(state, count)| format!("{count} lanes {state}")).collect();
     let why = if why.is_empty() { "the rest is not shipped by anybody".to_owned() } else { why.join(", ") };
     let found = format!("{} of {shards} shards stream; {why}", streaming.len());
-    sheet.fail(what, of, found, "see `meridian lag --lanes`: both regions must reach each other's replication ports");
+    sheet.fail(what, of, found, SEE_LANES);
+}
+
+const SEE_LANES: &str = "see `meridian lag --lanes`: both regions must reach each other's replication ports";
+
+/// How long ago the target of the lane that hears least was heard; `None` when one does not tell.
+fn silence_ms(lanes: &[&LaneStatus]) -> Option<u64> {
+    lanes.iter().map(|lane| lane.heard_ms).try_fold(0, |most, heard| heard.map(|ms| most.max(ms)))
+}
+
+/// The old primary's region may be switched off next: writes must still get the copies that the policy asks for.
+fn judge_acks(facts: &Facts, bucket: &Bucket, to: RegionId, from: &BTreeSet<RegionId>, sheet: &mut Sheet) {
+    let label = |region: &RegionId| facts.topology.region_label(*region);
+    let Some(old) = bucket.primary.filter(|primary| *primary != to) else { return };
+    let of = format!("{} without {}", bucket.name, label(&old));
+    let Policy::Sync { on_partition, .. } = bucket.policy else {
+        return sheet.ok(ACKS, of, "writes are acknowledged by the primary's region alone");
+    };
+    let needed = bucket.policy.required_regions(bucket.regions.len());
+    let others: Vec<RegionId> = bucket.regions.iter().copied().filter(|it| !from.contains(it) && *it != to).collect();
+    let (there, missing): (Vec<RegionId>, Vec<RegionId>) = others.iter().partition(|it| facts.ships(to, **it));
+    let found = format!("{} of the {needed} regions that it takes", there.len() + 1);
+    if there.len() + 1 >= needed {
+        return sheet.ok(ACKS, of, found);
+    }
+    let then = match on_partition {
+        OnPartition::Block => "its writes would wait".to_owned(),
+        OnPartition::Degrade { .. } => "it would be DEGRADED".to_owned(),
+    };
+    let remedy = if missing.is_empty() {
+        format!(
+            "before that region is switched off, ask for fewer copies: `meridian bucket set {} --acks …`",
+            bucket.name
+        )
+    } else {
+        let missing: Vec<String> = missing.iter().map(label).collect();
+        format!("before that region is switched off, bring back {}, or ask for fewer copies", missing.join(", "))
+    };
+    sheet.fail(ACKS, of, format!("{found}: {then}"), remedy);
+}
+
+/// Who will notice, and what of it.
+fn judge_clients(spec: &SwitchoverSpec, facts: &Facts, taking_part: &BTreeSet<RegionId>, sheet: &mut Sheet) {
+    for heard in facts.nodes.iter().filter(|it| taking_part.contains(&it.node.region)) {
+        // One that does not answer is in the way already.
+        let Ok(status) = &heard.status else { continue };
+        let found = match status.clients {
+            0 => "none is connected".to_owned(),
+            some => format!(
+                "{some} connected: their writes of these buckets wait for the pause, at most {} ms, and go on by themselves",
+                spec.pause_ms_max
+            ),
+        };
+        sheet.ok("clients", &heard.node.name, found);
+    }
 }
 
 fn state(state: &LaneState) -> String {
@@ -381,7 +476,10 @@ fn state(state: &LaneState) -> String {
     }
 }
 
-fn judge_versions(facts: &Facts, sheet: &mut Sheet) {
+fn judge_versions(facts: &Facts, taking_part: &BTreeSet<RegionId>, sheet: &mut Sheet) {
+    if let Some(silent) = facts.silent(taking_part) {
+        return sheet.fail("versions", silent, UNKNOWN, START_IT);
+    }
     let statuses = facts.nodes.iter().filter_map(|it| it.status.as_ref().ok());
     let versions: BTreeSet<&str> = statuses.map(|status| status.version.as_str()).collect();
     let versions: Vec<&str> = versions.into_iter().collect();
@@ -394,7 +492,10 @@ fn judge_versions(facts: &Facts, sheet: &mut Sheet) {
 }
 
 /// A node's clock is known up to the time its answer took: only what is certain is held against it.
-fn judge_clocks(facts: &Facts, sheet: &mut Sheet) {
+fn judge_clocks(facts: &Facts, taking_part: &BTreeSet<RegionId>, sheet: &mut Sheet) {
+    if let Some(silent) = facts.silent(taking_part) {
+        return sheet.fail("clocks", silent, UNKNOWN, START_IT);
+    }
     let offsets: Vec<(&Heard, i128, i128)> = facts
         .nodes
         .iter()
@@ -422,6 +523,25 @@ fn judge_clocks(facts: &Facts, sheet: &mut Sheet) {
 impl Facts {
     fn of(&self, region: RegionId) -> impl Iterator<Item = &Heard> {
         self.nodes.iter().filter(move |it| it.node.region == region)
+    }
+
+    /// The nodes of regions that take part which do not answer.
+    fn silent(&self, taking_part: &BTreeSet<RegionId>) -> Option<String> {
+        let part = self.nodes.iter().filter(|it| taking_part.contains(&it.node.region));
+        let silent: Vec<_> = part.filter(|it| it.status.is_err()).map(|it| it.node.name.as_str()).collect();
+        (!silent.is_empty()).then(|| silent.join(", "))
+    }
+
+    /// Whether every shard of a region ships to another one, as far as both can be heard.
+    fn ships(&self, source: RegionId, target: RegionId) -> bool {
+        let lanes = self.of(source).filter_map(|it| it.lags.as_ref().ok()).flat_map(|(_, lanes)| lanes);
+        let lanes: Vec<&LaneStatus> = lanes.filter(|it| it.target == target).collect();
+        let streaming: BTreeSet<_> =
+            lanes.iter().filter(|it| it.state == LaneState::Streaming).map(|it| it.shard).collect();
+        let answers = self.of(target).any(|it| it.status.is_ok());
+        answers
+            && streaming.len() == usize::from(self.topology.shards)
+            && silence_ms(&lanes).is_some_and(|ms| ms <= HEARD_MS_MAX)
     }
 }
 

@@ -75,7 +75,7 @@ pub use meridian_proto::tls::{TlsError, TlsFiles, TlsMaterial};
 pub use meridian_types::request::Found;
 pub use meridian_types::{
     Acks, AutoFailover, AutoMode, Breach, BucketChange, BucketName, BucketSpec, ClientId, Durability, Effect, Epoch,
-    Hlc, LagBound, MaxLag, NodeId, NodeStatus, OnPartition, OperationId, Plan, PlanId, PlanOutcome, Policy, ReadLevel,
-    RefusalKind, RegionId, RegionName, Selection, ShardDigest, StalePolicy, Standing, SwitchoverSpec, Topology,
-    Version, WriteAck,
+    Event, EventPage, EventQuery, Hlc, LagBound, MaxLag, NodeId, NodeStatus, OnPartition, OperationId, Plan, PlanId,
+    PlanOutcome, Policy, ReadLevel, RefusalKind, RegionId, RegionName, Selection, ShardDigest, StalePolicy, Standing,
+    SwitchoverSpec, Topology, Version, WriteAck,
 };

@@ -2,9 +2,11 @@
 
 use std::time::Duration;
 
-use meridian_proto::convert::{plan_from_proto, refusal_of_status, switchover_to_proto};
+use meridian_proto::convert::{
+    events_from_proto, events_request_to_proto, plan_from_proto, refusal_of_status, switchover_to_proto,
+};
 use meridian_proto::v1;
-use meridian_types::{Effect, OperationId, Plan, PlanId, Refusal, RefusalKind, SwitchoverSpec};
+use meridian_types::{Effect, EventPage, EventQuery, OperationId, Plan, PlanId, Refusal, RefusalKind, SwitchoverSpec};
 
 use crate::admin::{Admin, change};
 use crate::error::Error;
@@ -61,13 +63,29 @@ impl Admin {
         Ok(plan_from_proto(plan)?)
     }
 
+    /// The last changes of the cluster, oldest first: who did what, when, and what came of it. Ask again with the stamp of the
+    /// last one as `after` to go on.
+    ///
+    /// # Errors
+    /// When no endpoint answers.
+    pub async fn events(&self, query: &EventQuery) -> Result<EventPage, Error> {
+        let mut stub = self.reach().await?;
+        let request = events_request_to_proto(query);
+        let asked = tokio::time::timeout(LOOK_TIMEOUT, stub.events(request)).await;
+        let answer = asked.map_err(|_| silent())?;
+        let answer = answer.map_err(|status| refusal_of_status(&status).with_effect(Effect::None))?;
+        Ok(events_from_proto(answer.into_inner()))
+    }
+
     async fn look(&self, plan: u64) -> Result<Vec<Plan>, Error> {
         let mut stub = self.reach().await?;
         let asked = tokio::time::timeout(LOOK_TIMEOUT, stub.operations(v1::OperationsRequest { plan })).await;
-        let answer = asked.map_err(|_| {
-            Refusal::new(RefusalKind::Unavailable, format!("no answer within {} s", LOOK_TIMEOUT.as_secs()))
-        })?;
+        let answer = asked.map_err(|_| silent())?;
         let answer = answer.map_err(|status| refusal_of_status(&status).with_effect(Effect::None))?;
         Ok(answer.into_inner().operations.into_iter().map(plan_from_proto).collect::<Result<_, _>>()?)
     }
+}
+
+fn silent() -> Refusal {
+    Refusal::new(RefusalKind::Unavailable, format!("no answer within {} s", LOOK_TIMEOUT.as_secs()))
 }

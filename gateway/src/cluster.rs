@@ -6,13 +6,16 @@ use std::time::Duration;
 
 use meridian_proto::convert::{
     bucket_to_proto, change_from_proto, digests_to_proto, estimate_request_from_proto, estimate_to_proto,
-    facts_to_proto, failover_from_proto, lag_to_proto, member_change_to_proto, members_change_from_proto,
-    node_status_to_proto, plan_to_proto, spec_from_proto, status_of_refusal, switchover_from_proto, topology_to_proto,
+    events_request_from_proto, events_to_proto, facts_to_proto, failover_from_proto, lag_to_proto,
+    member_change_to_proto, members_change_from_proto, node_status_to_proto, plan_to_proto, spec_from_proto,
+    status_of_refusal, switchover_from_proto, topology_to_proto,
 };
 use meridian_proto::identity::Identity;
 use meridian_proto::v1;
 use meridian_proto::v1::cluster_server::Cluster;
-use meridian_types::{BucketId, BucketName, Effect, Labels, NodeName, PlanId, Refusal, RefusalKind, RegionId};
+use meridian_types::{
+    BucketId, BucketName, Effect, Labels, NodeName, NodeStatus, PlanId, Refusal, RefusalKind, RegionId,
+};
 use tonic::{Request, Response, Status};
 
 use crate::seams::{Caller, Control, Via};
@@ -113,7 +116,7 @@ impl<C: Control> Cluster for ClusterService<C> {
     ) -> Result<Response<v1::NodeStatusResponse>, Status> {
         caller(&request)?;
         let status = self.within(Changes::No, self.control.node_status()).await?;
-        Ok(Response::new(node_status_to_proto(status)))
+        Ok(Response::new(node_status_to_proto(NodeStatus { clients: self.load.clients(), ..status })))
     }
 
     async fn switchover(&self, request: Request<v1::SwitchoverRequest>) -> Result<Response<v1::Operation>, Status> {
@@ -162,6 +165,12 @@ impl<C: Control> Cluster for ClusterService<C> {
         let plans = self.control.operations(asked).map_err(status_of_refusal)?;
         let operations = plans.iter().map(|plan| plan_to_proto(plan)).collect();
         Ok(Response::new(v1::OperationsResponse { operations }))
+    }
+
+    async fn events(&self, request: Request<v1::EventsRequest>) -> Result<Response<v1::EventsResponse>, Status> {
+        caller(&request)?;
+        let page = self.control.events(&events_request_from_proto(request.into_inner()));
+        Ok(Response::new(events_to_proto(page)))
     }
 
     async fn abort_operation(

@@ -83,7 +83,7 @@ impl<S: Store> ExchangeStream<S> {
             // An error means that the gateway is gone, which comes to the same.
             let _ = draining.wait_for(|draining| *draining).await;
         };
-        load.metrics.stream_opened();
+        load.opened(caller.via);
         ExchangeStream {
             load,
             store,
@@ -231,7 +231,7 @@ impl<S> Drop for ExchangeStream<S> {
     fn drop(&mut self) {
         // Whoever went away with requests in progress no longer weighs on the others.
         self.load.release(self.running.len(), self.running_bytes);
-        self.load.metrics.stream_closed();
+        self.load.closed(self.caller.via);
         if std::thread::panicking() {
             self.load.panicked();
         }

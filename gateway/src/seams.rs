@@ -6,9 +6,9 @@ use std::sync::Arc;
 
 use meridian_proto::identity::Identity;
 use meridian_types::{
-    Bucket, BucketChange, BucketId, BucketLag, BucketName, BucketSpec, Estimate, FailoverSpec, Labels, LaneStatus,
-    MemberChange, MembersChange, NodeId, NodeName, NodeStatus, OperationId, Plan, PlanId, Refusal, RegionId,
-    RegionName, Request, Response, Selection, ShardDigest, ShardFacts, SwitchoverSpec, Topology,
+    Bucket, BucketChange, BucketId, BucketLag, BucketName, BucketSpec, Estimate, EventPage, EventQuery, FailoverSpec,
+    Labels, LaneStatus, MemberChange, MembersChange, NodeId, NodeName, NodeStatus, OperationId, Plan, PlanId, Refusal,
+    RegionId, RegionName, Request, Response, Selection, ShardDigest, ShardFacts, SwitchoverSpec, Topology,
 };
 
 /// On whose behalf something is asked. Cheap to clone.
@@ -183,6 +183,9 @@ pub trait Control: Send + Sync + 'static {
     /// # Errors
     /// NotFound for an operation this node doesn't know.
     fn operations(&self, plan: Option<PlanId>) -> Result<Vec<Arc<Plan>>, Refusal>;
+
+    /// The last changes of the metadata plane, as this node knows them.
+    fn events(&self, query: &EventQuery) -> EventPage;
 
     /// Gives up what is under way of an operation.
     ///

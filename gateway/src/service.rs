@@ -114,6 +114,8 @@ pub(crate) struct Load {
     pub(crate) options: Options,
     pub(crate) metrics: Metrics,
     streams: Arc<Semaphore>,
+    /// Streams that clients have open.
+    clients: AtomicUsize,
     requests: AtomicUsize,
     bytes: AtomicUsize,
     /// Turns true once, at shutdown.
@@ -129,6 +131,7 @@ impl Load {
             streams: Arc::new(Semaphore::new(options.streams_max)),
             options,
             metrics: Metrics::new(),
+            clients: AtomicUsize::new(0),
             requests: AtomicUsize::new(0),
             bytes: AtomicUsize::new(0),
             draining: watch::Sender::new(false),
@@ -154,6 +157,27 @@ impl Load {
         if self.requests.fetch_sub(requests, Ordering::Relaxed) == requests && *self.draining.borrow() {
             self.idle.send_replace(());
         }
+    }
+
+    /// A stream was opened.
+    pub(crate) fn opened(&self, via: Via) {
+        self.metrics.stream_opened();
+        if via == Via::Client {
+            self.clients.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// A stream is over.
+    pub(crate) fn closed(&self, via: Via) {
+        self.metrics.stream_closed();
+        if via == Via::Client {
+            self.clients.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+
+    /// How many streams clients have open.
+    pub(crate) fn clients(&self) -> u32 {
+        u32::try_from(self.clients.load(Ordering::Relaxed)).unwrap_or(u32::MAX)
     }
 
     pub(crate) fn draining(&self) -> watch::Receiver<bool> {

@@ -11,6 +11,7 @@ mod connect;
 mod demo;
 mod dev;
 mod drill;
+mod events;
 mod exit;
 mod failover;
 mod kv;
@@ -90,6 +91,8 @@ enum Command {
     /// List, show, watch and give up operations.
     #[command(subcommand)]
     Operation(operation::Command),
+    /// Show who changed what, when, and what came of it.
+    Events(events::Args),
     /// Recover the metadata plane after its majority was lost.
     #[command(subcommand)]
     Metadata(metadata::Command),
@@ -150,6 +153,7 @@ fn run(cli: Cli) -> anyhow::Result<()> {
                 Command::Failover(command) => failover::run(command, &connection, output).await,
                 Command::Drill(command) => drill::run(command, &connection, output).await,
                 Command::Operation(command) => operation::run(command, &connection, output).await,
+                Command::Events(args) => events::run(args, &connection, output).await,
                 Command::Metadata(command) => metadata::run(command, output).await,
                 Command::Salvage(command) => salvage::run(command, &connection, output).await,
                 Command::Resync(command) => resync::run(command, &connection, output).await,

@@ -6,6 +6,7 @@
 mod bucket;
 mod cluster;
 mod drill;
+mod event;
 mod failover;
 mod members;
 mod operation;
@@ -26,6 +27,7 @@ pub use cluster::{
     topology_from_proto, topology_to_proto,
 };
 pub use drill::{drill_from_proto, drill_news_from_proto, drill_news_to_proto, drill_to_proto};
+pub use event::{events_from_proto, events_request_from_proto, events_request_to_proto, events_to_proto};
 pub use failover::{
     estimate_from_proto, estimate_request_from_proto, estimate_request_to_proto, estimate_to_proto, facts_from_proto,
     facts_to_proto, failover_from_proto, failover_to_proto, loss_request_to_proto,

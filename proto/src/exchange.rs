@@ -80,12 +80,16 @@ enum Service {
     Peer,
 }
 
-/// Ends the driver task with the last handle.
-struct Driver(JoinHandle<()>);
+/// Ends the stream and the task that drives it with the last handle.
+struct Driver {
+    shared: Arc<Shared>,
+    task: JoinHandle<()>,
+}
 
 impl Drop for Driver {
     fn drop(&mut self) {
-        self.0.abort();
+        self.task.abort();
+        self.shared.close();
     }
 }
 
@@ -104,8 +108,9 @@ impl Exchange {
 
     fn start(channel: Channel, service: Service, client: ClientId) -> Exchange {
         let shared = Arc::new(Shared::new(client_to_proto(client), service));
-        let driver = tokio::spawn(drive(Arc::clone(&shared), channel));
-        Exchange { shared, _driver: Arc::new(Driver(driver)) }
+        let task = tokio::spawn(drive(Arc::clone(&shared), channel));
+        let driver = Driver { shared: Arc::clone(&shared), task };
+        Exchange { shared, _driver: Arc::new(driver) }
     }
 
     /// Sends a request and waits for its answer, at most for the request's deadline.

@@ -65,8 +65,11 @@ pub struct BucketEstimate {
     pub needed: Option<usize>,
     /// The regions that said what they have of every shard.
     pub heard: Vec<RegionId>,
-    /// What would be lost.
+    /// The most that would be lost: what to agree to.
     pub lost: Loss,
+    /// What of that is known to be lost: the lost primary had said that it is missing. What `lost` has beyond is a bound on what can't be
+    /// known. Never unbounded itself.
+    pub known: Loss,
     /// How old the oldest write was that is known to be missing, when the primary last spoke; in milliseconds.
     pub oldest_ms: u64,
     /// How old the last word of the primary is that this rests on, in milliseconds; `None` when there is none.

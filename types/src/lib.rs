@@ -11,6 +11,7 @@ pub mod digest;
 pub mod drill;
 pub mod entry;
 pub mod estimate;
+pub mod event;
 pub mod failover;
 pub mod frame;
 pub mod id;
@@ -40,6 +41,7 @@ pub use drill::{
     DrillStep,
 };
 pub use estimate::{BucketEstimate, Estimate, ShardFacts};
+pub use event::{EVENTS_MAX, Event, EventPage, EventQuery};
 pub use failover::{AutoFailover, AutoMode};
 pub use id::{
     BucketId, BucketName, ClientId, ClusterId, GroupId, NameError, NodeId, NodeName, RegionId, RegionName, ShardId,

@@ -96,6 +96,12 @@ impl fmt::Display for Loss {
     }
 }
 
+/// How the reason begins for which a failover was given up that would have cost more than somebody agreed to.
+pub const MORE_THAN_AGREED: &str = "more would be lost than was agreed to";
+
+/// How the reason begins for which a failover was given up that nobody agreed could cost anything.
+pub const NOT_PROVEN: &str = "what is left does not prove that nothing is lost";
+
 /// What is asked for when a primary is lost.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FailoverSpec {

@@ -24,7 +24,7 @@ use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::xxh3_128;
 
 use crate::id::{BucketId, BucketName, RegionId, RegionName, ShardId};
-use crate::loss::{Muster, Verdict};
+use crate::loss::{MORE_THAN_AGREED, Muster, NOT_PROVEN, Verdict};
 use crate::plan::{PlanId, Seal};
 use crate::position::Epoch;
 
@@ -258,6 +258,21 @@ impl Step {
         }
     }
 
+    /// Whether it was given up because nobody had agreed to what it would have cost: then a consent to more is what it takes. Told by
+    /// the reason on record, so that whoever looks later finds what whoever watched found.
+    pub fn wants_consent(&self) -> bool {
+        match self {
+            Step::Restored { why, .. } => why.starts_with(MORE_THAN_AGREED) || why.starts_with(NOT_PROVEN),
+            Step::Unneeded
+            | Step::CatchingUp { .. }
+            | Step::Draining { .. }
+            | Step::Promoted { .. }
+            | Step::Fencing { .. }
+            | Step::Pulling { .. }
+            | Step::FailedOver { .. } => false,
+        }
+    }
+
     /// For how long nobody accepted writes, once that is over.
     pub fn pause_ms(&self) -> Option<u64> {
         match self {
@@ -385,5 +400,13 @@ mod tests {
         let restored =
             Step::Restored { draining_since_ms: None, at_ms: 340, epoch: Epoch(1), why: "an operator".to_owned() };
         assert_eq!(restored.pause_ms(), None);
+    }
+
+    #[test]
+    fn only_what_was_given_up_for_what_it_would_have_cost_wants_a_consent() {
+        let restored = |why: String| Step::Restored { draining_since_ms: None, at_ms: 340, epoch: Epoch(1), why };
+        assert!(restored(format!("{NOT_PROVEN}: it takes 2 regions")).wants_consent());
+        assert!(restored(format!("{MORE_THAN_AGREED}: 6 operations")).wants_consent());
+        assert!(!restored("an operator".to_owned()).wants_consent() && !Step::Unneeded.wants_consent());
     }
 }

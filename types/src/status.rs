@@ -65,6 +65,9 @@ pub struct LaneStatus {
     pub frames: u64,
     /// Entries shipped.
     pub entries: u64,
+    /// How long ago anything came from the target over the lane's connection, in milliseconds; `None` without a connection. An idle
+    /// connection is kept alive several times a second.
+    pub heard_ms: Option<u64>,
 }
 
 /// The state of a lane.
@@ -142,4 +145,6 @@ pub struct NodeStatus {
     pub metadata_voters: Vec<NodeId>,
     /// If it leads the metadata group: the nodes that hold a lease, and so are up and heard.
     pub leases: Vec<NodeId>,
+    /// Streams that clients have open to it. One that knows several nodes has one to each that it uses.
+    pub clients: u32,
 }

@@ -452,6 +452,7 @@ pub(super) fn report_samples() -> Vec<Vec<u8>> {
         wire_bytes: 2,
         frames: 3,
         entries: 4,
+        heard_ms: Some(40),
     };
     let status = NodeStatus {
         node: NodeId(5),
@@ -474,6 +475,7 @@ pub(super) fn report_samples() -> Vec<Vec<u8>> {
         votes: true,
         metadata_voters: vec![NodeId(5)],
         leases: vec![NodeId(5), NodeId(6)],
+        clients: 7,
     };
     vec![
         convert::digests_to_proto(RegionId(1), vec![row]).encode_to_vec(),

@@ -1,5 +1,6 @@
 use meridian_types::{
-    BucketId, BucketName, Epoch, Hlc, Labels, Lane, Lsn, NodeId, NodeName, PlanId, Policy, Region, RegionName, ShardId,
+    Acks, BucketId, BucketName, Epoch, Hlc, Labels, Lane, Lsn, NodeId, NodeName, PlanId, Policy, Region, RegionName,
+    ShardId,
 };
 
 use super::*;
@@ -71,6 +72,7 @@ fn heard(name: &str, region: RegionId, target: RegionId) -> Heard {
         wire_bytes: 0,
         frames: 0,
         entries: 0,
+        heard_ms: Some(400),
     };
     Heard { node, status: Ok(status), lags: Ok((vec![lag], vec![lane])), window_ms: (999_980, 1_000_020) }
 }
@@ -114,8 +116,10 @@ fn where_all_is_well_every_finding_is_ok() {
     assert_eq!(failures(|_| {}), []);
     let what: BTreeSet<&str> = judge(&spec(orders()), &facts()).iter().map(|finding| finding.what).collect();
     let expected = [
+        "acks",
         "bucket",
         "certificate",
+        "clients",
         "clocks",
         "disk",
         "dry run",
@@ -176,7 +180,58 @@ fn a_silent_node_of_the_next_primary_is_in_the_way_of_many_things() {
         it.nodes[1].lags = Err("no route".to_owned());
     });
     let what: Vec<&str> = failed.iter().map(|(what, _)| what.as_str()).collect();
-    assert_eq!(what, ["node", "shards", "metadata quorum", "reverse link"]);
+    let expected = ["node", "certificate", "disk", "shards", "metadata quorum", "reverse link", "versions", "clocks"];
+    assert_eq!(what, expected, "what can't be known is not ok");
+}
+
+#[test]
+fn a_link_that_says_it_streams_must_have_been_heard_just_now() {
+    let heard = |ms: Option<u64>| {
+        let failed = failures(|it| it.nodes[1].lags.as_mut().unwrap().1[0].heard_ms = ms);
+        failed.into_iter().map(|(what, _)| what).collect::<Vec<_>>()
+    };
+    assert_eq!(heard(Some(HEARD_MS_MAX)), [""; 0]);
+    assert_eq!(heard(Some(HEARD_MS_MAX + 1)), ["reverse link"]);
+    assert_eq!(heard(None), ["reverse link"], "an older release can't tell");
+}
+
+/// Three regions hold it, and two of them are left once the old primary's is off.
+#[test]
+fn writes_must_get_their_copies_without_the_old_region() {
+    let ap = RegionId(3);
+    let with = |policy: Policy, change: &dyn Fn(&mut Facts)| {
+        let failed = failures(|it| {
+            change_bucket(it, |bucket| (bucket.policy, bucket.regions) = (policy, vec![US, EU, ap]));
+            let lane = it.nodes[1].lags.as_ref().unwrap().1[0].clone();
+            it.nodes[1].lags.as_mut().unwrap().1.push(LaneStatus { target: ap, ..lane });
+            change(it);
+        });
+        failed.into_iter().filter(|(what, _)| what == ACKS).map(|(_, found)| found).collect::<Vec<_>>()
+    };
+    let sync = |acks, on_partition| Policy::Sync { acks, on_partition };
+    let majority = sync(Acks::Majority, OnPartition::Block);
+    assert_eq!(with(majority, &|_| {}), [""; 0]);
+    assert_eq!(
+        with(sync(Acks::All, OnPartition::Block), &|_| {}),
+        ["2 of the 3 regions that it takes: its writes would wait"]
+    );
+    let degrades = with(sync(Acks::All, OnPartition::DEGRADE), &|_| {});
+    assert_eq!(degrades, ["2 of the 3 regions that it takes: it would be DEGRADED"]);
+    let found = "1 of the 2 regions that it takes: its writes would wait";
+    assert_eq!(with(majority, &|it| it.nodes[2].status = Err("no route".to_owned())), [found]);
+    assert_eq!(with(majority, &|it| it.nodes[1].lags.as_mut().unwrap().1[1].heard_ms = Some(9000)), [found]);
+    assert_eq!(with(Policy::ASYNC, &|it| it.nodes[2].status = Err("no route".to_owned())), [""; 0]);
+}
+
+#[test]
+fn who_is_connected_is_said_and_is_in_nobodys_way() {
+    let mut facts = facts();
+    status(&mut facts.nodes[0]).clients = 12;
+    let findings = judge(&spec(orders()), &facts);
+    let clients: Vec<_> = findings.iter().filter(|it| it.what == "clients").collect();
+    assert_eq!(clients.iter().map(|it| it.of.as_str()).collect::<Vec<_>>(), ["us-1", "eu-1"]);
+    let Verdict::Ok { found } = &clients[0].verdict else { panic!("{clients:?}") };
+    assert!(found.starts_with("12 connected") && found.contains("at most 5000 ms"), "{found}");
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! What operators ask, from any node and from all of them.
 
 use meridian_client::{
-    BucketName, BucketSpec, OperationId, PlanId, PlanOutcome, Policy, RefusalKind, RegionName, Selection,
+    BucketName, BucketSpec, EventQuery, OperationId, PlanId, PlanOutcome, Policy, RefusalKind, RegionName, Selection,
     SwitchoverSpec,
 };
 use meridian_types::{Acks, LaneState, Lsn};
@@ -69,6 +69,15 @@ async fn an_operator_plans_watches_and_gives_up_a_move() -> anyhow::Result<()> {
     assert_eq!(plan.who, "meridian://client/alice");
     assert_eq!(admin.operation(plan.id).await?, plan);
     assert_eq!(admin.operations().await?.first(), Some(&plan));
+
+    let indices = async |query: EventQuery| {
+        let page = admin.events(&query).await?;
+        anyhow::Ok(page.events.into_iter().map(|event| (event.index, event.at)).collect::<Vec<_>>())
+    };
+    let last = indices(EventQuery { limit: 2, ..EventQuery::default() }).await?;
+    assert_eq!(last.iter().map(|(index, _)| *index).collect::<Vec<_>>(), [8, 9]);
+    assert_eq!(indices(EventQuery { after: last[1].1, ..EventQuery::default() }).await?, [], "nothing is told twice");
+    assert_eq!(indices(EventQuery { index_min: 4, ..EventQuery::default() }).await?.len(), 6);
     let given_up = admin.abort_operation(plan.id, "enough").await?;
     assert_eq!(given_up.outcome(), PlanOutcome::Restored);
     assert_eq!(admin.operation(PlanId(7)).await.unwrap_err().kind, RefusalKind::NotFound);
@@ -137,6 +146,27 @@ async fn addresses_of_the_cluster_are_translated_to_reachable_ones() -> anyhow::
     Ok(())
 }
 
+/// A switchover check says how many will notice.
+#[tokio::test]
+async fn a_node_tells_how_many_clients_are_connected() -> anyhow::Result<()> {
+    let world = World::new(1).await?;
+    let operator = world.client().await?;
+    let clients = async || anyhow::Ok(operator.admin().node_statuses().await?.pop().unwrap().1?.clients);
+    assert_eq!(clients().await?, 0, "who only asks about the cluster is no client of its data");
+    let (first, second) = (world.client().await?, world.client().await?);
+    for client in [&first, &second] {
+        client.bucket("orders")?.put("k", "v").await?;
+    }
+    assert_eq!(clients().await?, 2);
+    drop(second);
+    let until = std::time::Instant::now() + std::time::Duration::from_secs(10);
+    while clients().await? > 1 {
+        anyhow::ensure!(std::time::Instant::now() < until, "who went away is still counted");
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    }
+    Ok(())
+}
+
 #[test]
 fn every_call_may_be_made_from_a_spawned_task() {
     fn is_send<T: Send>(_: T) {}
@@ -151,6 +181,7 @@ fn every_call_may_be_made_from_a_spawned_task() {
         is_send(admin.node_status(node));
         is_send(admin.node_statuses());
         is_send(admin.operations());
+        is_send(admin.events(&EventQuery::default()));
         is_send(admin.abort_operation(PlanId(1), ""));
         is_send(meridian_client::Client::builder().connect());
     }

@@ -9,10 +9,10 @@ use meridian_gateway::{Caller, Control, Digests, Gateway, Lags, Options};
 use meridian_proto::dial;
 use meridian_types::{
     Bucket, BucketChange, BucketDigest, BucketEstimate, BucketId, BucketLag, BucketName, BucketSpec, ClusterId,
-    Consent, Epoch, Estimate, FailoverSpec, Goal, Hlc, Labels, Lane, LaneState, LaneStatus, Loss, Lsn, MemberChange,
-    MembersChange, Move, Muster, Node, NodeId, NodeName, NodeStatus, OperationId, Phase, Plan, PlanId, Policy, Refusal,
-    RefusalKind, Region, RegionId, RegionName, Selection, SetHash, ShardDigest, ShardFacts, ShardId, Step,
-    SwitchoverSpec, Topology,
+    Consent, Epoch, Estimate, Event, EventPage, EventQuery, FailoverSpec, Goal, Hlc, Labels, Lane, LaneState,
+    LaneStatus, Loss, Lsn, MemberChange, MembersChange, Move, Muster, Node, NodeId, NodeName, NodeStatus, OperationId,
+    Phase, Plan, PlanId, Policy, Refusal, RefusalKind, Region, RegionId, RegionName, Selection, SetHash, ShardDigest,
+    ShardFacts, ShardId, Step, SwitchoverSpec, Topology,
 };
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
@@ -90,7 +90,12 @@ impl World {
             replication_address: address.clone(),
             version: "test".to_owned(),
         };
-        self.topology.lock().unwrap().nodes.insert(id, node);
+        {
+            let mut topology = self.topology.lock().unwrap();
+            topology.nodes.insert(id, node);
+            // A node that serves no shard would be a spare.
+            topology.groups.insert((region, ShardId(0)), vec![id]);
+        }
         let store = Arc::new(FakeStore::new(Arc::clone(&self.truth), region));
         let control = FakeControl {
             node: id,
@@ -274,6 +279,7 @@ impl Control for FakeControl {
             wire_bytes: 5,
             frames: 2,
             entries: 4,
+            heard_ms: Some(40),
         };
         Ok(Lags { region: self.region, buckets: vec![lag], lanes: vec![lane] })
     }
@@ -333,6 +339,7 @@ impl Control for FakeControl {
                 needed: None,
                 heard: vec![self.region],
                 lost,
+                known: Loss { unbounded: false, ..lost },
                 oldest_ms: 3,
                 said_ms: Some(4),
                 obstacle: String::new(),
@@ -399,6 +406,22 @@ impl Control for FakeControl {
             Some(id) if found.is_empty() => Err(Refusal::new(RefusalKind::NotFound, format!("no operation {id}"))),
             _ => Ok(found),
         }
+    }
+
+    /// As many events as were asked for, the last at index 9.
+    fn events(&self, query: &EventQuery) -> EventPage {
+        let event = |index: u64| Event {
+            index,
+            at: Hlc::from_millis(index),
+            who: "meridian://client/alice".to_owned(),
+            verb: "create-bucket".to_owned(),
+            subject: "orders".to_owned(),
+            detail: "async in us-east".to_owned(),
+        };
+        let asked = (1..=9).filter(|index| *index >= query.index_min && Hlc::from_millis(*index) > query.after);
+        let mut events: Vec<_> = asked.rev().take(query.limit).map(event).collect();
+        events.reverse();
+        EventPage { events, remembered_from: Hlc(0), index: 9 }
     }
 
     async fn change_members(

@@ -174,7 +174,7 @@ fn existing<'a>(topology: &'a Topology, name: &BucketName) -> Result<&'a Bucket,
 }
 
 /// How long a return is watched before its rate is told.
-const RATE_OVER: Duration = Duration::from_secs(1);
+pub(super) const RATE_OVER: Duration = Duration::from_secs(1);
 
 async fn describe(client: &Client, name: &BucketName, format: Format) -> anyhow::Result<()> {
     let (bucket, mut view) = seen(client, name).await?;
@@ -182,7 +182,7 @@ async fn describe(client: &Client, name: &BucketName, format: Format) -> anyhow:
         let before = view;
         tokio::time::sleep(RATE_OVER).await;
         (_, view) = seen(client, name).await?;
-        view.since(&before, 1000);
+        view.since(before.exposure.as_ref(), 1000);
     }
     if let Some(region) = bucket.joins.joining() {
         let repairs = client.admin().repairs().await?;

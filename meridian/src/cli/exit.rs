@@ -36,6 +36,11 @@ pub struct Failure {
 }
 
 impl Failure {
+    /// What the program ends with.
+    pub fn code(&self) -> Code {
+        self.code
+    }
+
     /// It failed.
     pub fn failed(message: impl Into<String>) -> Failure {
         Failure { code: Code::Failed, message: message.into() }

@@ -7,12 +7,15 @@ use std::time::Duration;
 
 use clap::{Args, Subcommand};
 use meridian_client::Client;
-use meridian_types::{Consent, Estimate, FailoverSpec, OperationId, Plan, PlanOutcome, RegionName, Step, Topology};
+use meridian_types::{
+    BucketName, Consent, Estimate, FailoverSpec, OperationId, Plan, PlanId, PlanOutcome, RegionName, Selection, Step,
+    Topology,
+};
 
 use self::estimate::View as EstimateView;
 use super::connect::Connection;
-use super::exit::Failure;
-use super::operation::{View, follow, watch};
+use super::exit::{self, Code, Failure};
+use super::operation::{View, watch};
 use super::switchover::Buckets;
 use super::words::parse_duration;
 use crate::output::{Format, note, show};
@@ -54,10 +57,11 @@ pub(super) struct RunArgs {
     /// Say what would be replaced; change nothing.
     #[arg(long)]
     dry_run: bool,
-    /// A word of yours for this operation: run again with the same one, it watches the first instead of starting a second.
+    /// A word of yours for this operation: run again with the same one, it watches the first instead of starting a second. Not with
+    /// --lost, which is safe to run again as it is.
     #[arg(long, value_name = "WORD")]
     op_id: Option<String>,
-    /// Why, for whoever reads the history.
+    /// Why, for whoever reads the history. Not with --lost.
     #[arg(long, default_value = "")]
     reason: String,
     /// Replace a primary although its region answers.
@@ -69,10 +73,14 @@ pub(super) struct RunArgs {
 }
 
 pub(super) async fn run(command: Command, connection: &Connection, format: Format) -> anyhow::Result<()> {
+    if let Command::Run(args) = &command {
+        args.check()?;
+    }
     let client = connection.connect().await?;
     match command {
         Command::Estimate(which) => {
             let estimate = which.estimate(&client).await?;
+            which.name_left_out(&estimate);
             show(format, &EstimateView::of(&estimate, &client.known_topology(), &which.words()))?;
             check_possible(&estimate)
         }
@@ -89,8 +97,12 @@ async fn start(args: RunArgs, client: &Client, format: Format) -> anyhow::Result
     if args.op_id.is_some()
         && let Some(known) = client.admin().operations().await?.into_iter().find(|plan| plan.operation == operation)
     {
+        if args.dry_run {
+            note(&format!("{} was started under this id before, and stands like this; nothing was changed:", known.id));
+            return show(format, &View::of(&known, &client.known_topology()));
+        }
         note(&format!("{} was started under this id before: watching it", known.id));
-        return follow(client, known.id, format).await;
+        return finish(known.id, &args, client, format).await;
     }
     let estimate = args.which.estimate(client).await?;
     let view = EstimateView::of(&estimate, &client.known_topology(), &args.which.words());
@@ -105,44 +117,43 @@ async fn start(args: RunArgs, client: &Client, format: Format) -> anyhow::Result
     }
     let plan = client.admin().failover(&args.spec(), operation, false).await?;
     note(&format!("{}: replacing the primary of {}", plan.id, buckets(plan.moves.len())));
-    let ended = watch(client, plan.id).await?;
-    show(format, &View::of(&ended, &client.known_topology()))?;
-    judge(&ended, &args, client, format).await
+    finish(plan.id, &args, client, format).await
 }
 
-/// How it ended, as the program ends. What was given up because it would have cost more is estimated again.
-async fn judge(plan: &Plan, args: &RunArgs, client: &Client, format: Format) -> anyhow::Result<()> {
-    match plan.outcome() {
-        PlanOutcome::UnderWay | PlanOutcome::Done => Ok(()),
-        PlanOutcome::PartlyRestored | PlanOutcome::Restored => {
-            let estimate = args.which.estimate(client).await?;
-            if missing_consent(args.accept_loss.as_ref(), &estimate, plan) {
-                note("it would cost more than was agreed to; as of now:");
-                show(format, &EstimateView::of(&estimate, &client.known_topology(), &args.which.words()))?;
-                return Err(Failure::consent(format!(
-                    "{} was given up: it needs a consent to what the estimate says now",
-                    plan.id
-                ))
-                .into());
+/// Watches to the end. What was given up because it would have cost more is estimated again.
+async fn finish(id: PlanId, args: &RunArgs, client: &Client, format: Format) -> anyhow::Result<()> {
+    let ended = watch(client, id).await?;
+    show(format, &View::of(&ended, &client.known_topology()))?;
+    let Err(why) = judge(&ended) else { return Ok(()) };
+    if why.code() == Code::ConsentNeeded {
+        // What it would cost now is for the eye; how it ended is on record, whatever became of the cluster since.
+        match args.which.estimate(client).await {
+            Ok(now) => {
+                note("it would have cost more than was agreed to; as of now:");
+                show(format, &EstimateView::of(&now, &client.known_topology(), &args.which.words()))?;
             }
-            Err(Failure::restored(format!(
-                "{} was given up for {}: their primaries are as before; see the note, and run it again",
-                plan.id,
-                buckets(plan.moves.iter().filter(|it| matches!(it.step, Step::Restored { .. })).count()),
-            ))
-            .into())
+            Err(error) => note(&format!("what it would cost now can't be told: {}", exit::explain(&error))),
         }
     }
+    Err(why.into())
 }
 
-/// Whether something that was given up can't be done without a new consent. Its epoch has risen, so an old one does not count.
-fn missing_consent(agreed: Option<&Consent>, estimate: &Estimate, plan: &Plan) -> bool {
-    let given_up = plan.moves.iter().filter(|it| matches!(it.step, Step::Restored { .. }));
-    let mut given_up = given_up.filter_map(|it| estimate.buckets.iter().find(|bucket| bucket.bucket == it.bucket));
-    given_up.any(|bucket| {
-        let agreed = agreed.and_then(|agreed| agreed.buckets.get(&bucket.name));
-        !bucket.proven && bucket.to.is_some() && agreed.is_none_or(|(_, loss)| !loss.covers(bucket.lost))
-    })
+/// How it ended, as the program ends: by what is on record alone, so that whoever asks again is told the same.
+fn judge(plan: &Plan) -> Result<(), Failure> {
+    match plan.outcome() {
+        PlanOutcome::UnderWay | PlanOutcome::Done => Ok(()),
+        PlanOutcome::PartlyRestored | PlanOutcome::Restored if plan.moves.iter().any(|it| it.step.wants_consent()) => {
+            Err(Failure::consent(format!(
+                "{} was given up: it needs a consent to what the estimate says now; its epoch has risen, so that an old one does not count",
+                plan.id
+            )))
+        }
+        PlanOutcome::PartlyRestored | PlanOutcome::Restored => Err(Failure::restored(format!(
+            "{} was given up for {}: their primaries are as before; see the note, and run it again",
+            plan.id,
+            buckets(plan.moves.iter().filter(|it| matches!(it.step, Step::Restored { .. })).count()),
+        ))),
+    }
 }
 
 /// What is looked at before writes are stopped.
@@ -198,6 +209,14 @@ impl Which {
         })
     }
 
+    /// Says which of the buckets that were named the estimate leaves out: those that are not written in the lost region.
+    fn name_left_out(&self, estimate: &Estimate) {
+        let Some(lost) = &self.lost else { return };
+        for name in left_out(&self.buckets.selection(), estimate) {
+            note(&format!("`{name}` is not written in {lost}: there is nothing to lose with it, and it is left out"));
+        }
+    }
+
     /// As it was typed, for the command that follows.
     fn words(&self) -> String {
         let to = self.to.as_ref().map_or(String::new(), |to| format!(" --to {to}"));
@@ -206,7 +225,23 @@ impl Which {
     }
 }
 
+/// The buckets that were named, and of which an estimate says nothing.
+fn left_out(selection: &Selection, estimate: &Estimate) -> Vec<BucketName> {
+    let Selection::Named(names) = selection else { return Vec::new() };
+    names.iter().filter(|name| estimate.buckets.iter().all(|it| it.name != **name)).cloned().collect()
+}
+
 impl RunArgs {
+    /// What makes no sense together, before anybody is asked.
+    fn check(&self) -> Result<(), Failure> {
+        if self.which.lost.is_none() || (self.op_id.is_none() && self.reason.is_empty()) {
+            return Ok(());
+        }
+        Err(Failure::invalid(
+            "--op-id and --reason don't go with --lost: it is no operation with an id, but a change of each bucket, which is safe to run again as it is (a bucket that has left already is said and left out); `meridian events` has who asked, when, and what was agreed to",
+        ))
+    }
+
     fn spec(&self) -> FailoverSpec {
         FailoverSpec {
             buckets: self.which.buckets.selection(),

@@ -1,5 +1,6 @@
 //! `meridian salvage`: what lost primaries kept, what became of it, and writing it back.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write;
 use std::path::PathBuf;
 
@@ -11,7 +12,7 @@ use super::connect::Connection;
 use super::exit::Failure;
 use super::lag::bucket_label;
 use super::moment::moment;
-use crate::output::{Format, Progress, bytes, count, note, show};
+use crate::output::{Format, Progress, bytes, count, note, raw, show};
 
 mod view;
 use view::{Keys, List, Report};
@@ -104,7 +105,8 @@ pub(super) async fn run(command: Command, connection: &Connection, format: Forma
         Command::Diff { bundle, limit } => keys(&client, bundle, limit, true, format).await,
         Command::Export { bundle, file } => export(&client, bundle, &file).await,
         Command::Replay { which, policy, dry_run } => {
-            replay(&client, &chosen(&client, which).await?, policy.into(), dry_run, format).await
+            let once = once(chosen(&client, which).await?);
+            replay(&client, &once, policy.into(), dry_run, format).await
         }
         Command::Drop { which, dry_run } => drop_bundles(&client, &chosen(&client, which).await?, dry_run).await,
     }
@@ -152,10 +154,16 @@ fn missing(id: SalvageId, silent: &[String]) -> Failure {
 async fn chosen(client: &Client, which: Which) -> anyhow::Result<Vec<Kept>> {
     let (kept, silent) = kept(client).await?;
     let Some(name) = which.bucket else {
-        let found = which.bundles.into_iter().map(|id| {
-            kept.iter().find(|(_, bundle)| bundle.id == id).cloned().ok_or_else(|| missing(id, &silent).into())
-        });
-        return found.collect();
+        let mut found = Vec::new();
+        for id in which.bundles.into_iter().collect::<BTreeSet<_>>() {
+            let copies = kept.iter().filter(|(_, bundle)| bundle.id == id);
+            let before = found.len();
+            found.extend(copies.cloned());
+            if found.len() == before {
+                return Err(missing(id, &silent).into());
+            }
+        }
+        return Ok(found);
     };
     if !silent.is_empty() {
         let why = format!("{} do not answer, so it is not known which bundles of {name} there are", silent.join(", "));
@@ -169,6 +177,20 @@ async fn chosen(client: &Client, which: Which) -> anyhow::Result<Vec<Kept>> {
         return Err(Failure::invalid(why).into());
     }
     Ok(of_bucket)
+}
+
+/// Each bundle once: two nodes of a region that came to lead the shard one after the other may both have written it down, and what is
+/// added to a counter must not be added twice. The one from which more was written back remembers what was.
+fn once(kept: Vec<Kept>) -> Vec<Kept> {
+    let mut once: BTreeMap<_, Kept> = BTreeMap::new();
+    for copy in kept {
+        let more = |known: &Kept| (copy.1.restored, known.0.id) > (known.1.restored, copy.0.id);
+        let which = (copy.0.region, copy.1.id);
+        if once.get(&which).is_none_or(more) {
+            once.insert(which, copy);
+        }
+    }
+    once.into_values().collect()
 }
 
 async fn keys(client: &Client, id: SalvageId, limit: usize, judged: bool, format: Format) -> anyhow::Result<()> {
@@ -187,19 +209,24 @@ async fn keys(client: &Client, id: SalvageId, limit: usize, judged: bool, format
 
 async fn export(client: &Client, id: SalvageId, file: &std::path::Path) -> anyhow::Result<()> {
     let (node, bundle) = find(client, id).await?;
-    let mut out: Box<dyn Write> = match file.to_str() {
-        Some("-") => Box::new(std::io::stdout().lock()),
-        _ => Box::new(std::io::BufWriter::new(std::fs::File::create_new(file)?)),
+    let mut out = match file.to_str() {
+        Some("-") => None,
+        _ => Some(std::fs::File::create_new(file)?),
     };
     let progress = Progress::of_steps("exporting", bundle.keys, "keys");
     for part in 0..bundle.parts {
         let keys = client.admin().salvage_keys(&node, id, part, false).await?;
         progress.advance(keys.len() as u64);
+        let mut lines = Vec::new();
         for key in keys {
-            writeln!(out, "{}", serde_json::to_string(&view::Exported::of(&key))?)?;
+            lines.extend(serde_json::to_vec(&view::Exported::of(&key))?);
+            lines.push(b'\n');
+        }
+        match &mut out {
+            Some(file) => file.write_all(&lines)?,
+            None => raw(&lines)?,
         }
     }
-    out.flush()?;
     progress.finish();
     Ok(())
 }
@@ -248,4 +275,43 @@ async fn drop_bundles(client: &Client, bundles: &[Kept], dry_run: bool) -> anyho
         });
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use meridian_types::{NodeId, NodeName, RegionId};
+
+    use super::*;
+
+    fn kept(node: &str, region: u16, id: &str, restored: u64) -> Kept {
+        let name = NodeName::new(node).unwrap();
+        let node = Node {
+            id: NodeId::of(&name),
+            name,
+            region: RegionId(region),
+            zone: "a".to_owned(),
+            rpc_address: "h:1".to_owned(),
+            replication_address: "h:2".to_owned(),
+            version: String::new(),
+        };
+        (node, SalvageBundle { id: id.parse().unwrap(), restored, ..SalvageBundle::default() })
+    }
+
+    /// What is added to a counter would be added twice.
+    #[test]
+    fn a_bundle_that_two_nodes_of_a_region_wrote_is_written_back_once_by_the_one_that_knows_what_was() {
+        let (one, other) = ("3-7-2-1041-1100", "3-8-2-900-1000");
+        let all =
+            vec![kept("a-1", 1, one, 0), kept("a-2", 1, one, 5), kept("a-1", 1, other, 2), kept("a-3", 1, other, 0)];
+        let names = |all: Vec<Kept>| {
+            once(all).iter().map(|(node, bundle)| format!("{} {}", bundle.id, node.name)).collect::<Vec<_>>()
+        };
+        let expected = [format!("{one} a-2"), format!("{other} a-1")];
+        assert_eq!(names(all.clone()), expected);
+        assert_eq!(names(all.into_iter().rev().collect()), expected, "in whatever order they answer");
+        let tied = vec![kept("a-1", 1, one, 0), kept("a-2", 1, one, 0)];
+        assert_eq!(names(tied.clone()), names(tied.into_iter().rev().collect()));
+        let elsewhere = vec![kept("a-1", 1, one, 0), kept("b-1", 2, one, 0)];
+        assert_eq!(names(elsewhere).len(), 2, "another region's log is another one");
+    }
 }

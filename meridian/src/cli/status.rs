@@ -1,6 +1,7 @@
 //! `meridian status`: regions, nodes, buckets, what is wrong, and what can die right now.
 
 use std::collections::BTreeMap;
+use std::time::Instant;
 
 use meridian_client::Client;
 use meridian_types::{LaneState, Node, NodeStatus, RepairStatus, Topology};
@@ -51,10 +52,14 @@ async fn gather(client: &Client) -> anyhow::Result<Report> {
         report.add_node(&node, status.as_ref(), &topology);
         heard.statuses.extend(status.ok());
     }
+    let looked = Instant::now();
     add_lanes(client, &mut report, &mut heard, &topology).await?;
     add_digests(client, &mut report, &mut heard, &topology).await?;
     report.add_repairs(&client.admin().repairs().await?, &topology);
     report.survival = survival::View::of(&heard, &topology);
+    if report.buckets.iter().any(View::lacks_copies) {
+        add_rates(client, &mut report, looked, &topology).await?;
+    }
     report.problems.sort();
     report.problems.dedup();
     Ok(report)
@@ -86,6 +91,23 @@ async fn add_lanes(
         }
     }
     heard.add_lags(regions);
+    Ok(())
+}
+
+/// Looks a second time at what is exposed, so that there is a rate at which it goes away.
+async fn add_rates(client: &Client, report: &mut Report, looked: Instant, topology: &Topology) -> anyhow::Result<()> {
+    tokio::time::sleep(bucket::RATE_OVER.saturating_sub(looked.elapsed())).await;
+    let ms = u64::try_from(looked.elapsed().as_millis()).unwrap_or(u64::MAX);
+    for region in client.admin().lag(None).await? {
+        let Ok(lag) = &region.answer else { continue };
+        for (view, bucket) in report.buckets.iter_mut().zip(topology.buckets.values()) {
+            if view.lacks_copies() && view.primary.as_deref() == Some(region.region.as_str()) {
+                let before = view.exposure.clone();
+                view.expose(bucket, &lag.buckets);
+                view.since(before.as_ref(), ms);
+            }
+        }
+    }
     Ok(())
 }
 
@@ -226,6 +248,16 @@ impl Report {
         table
     }
 
+    /// Who may lack copies: empty when nobody does.
+    fn lacking(&self) -> String {
+        let lines: Vec<String> = self.buckets.iter().filter_map(View::lacking).map(|line| format!(" {line}")).collect();
+        if lines.is_empty() {
+            String::new()
+        } else {
+            format!("\nacknowledged writes may lack copies\n{}\n", lines.join("\n"))
+        }
+    }
+
     fn keys_line(&self) -> String {
         let lines: Vec<String> = self
             .keys
@@ -251,11 +283,12 @@ impl Show for Report {
             ),
         };
         format!(
-            "cluster {cluster}, {} shards per region, metadata at {} (* leads it)\n\n{}\n\n{}\n{}{}\n{problems}\n\n{}",
+            "cluster {cluster}, {} shards per region, metadata at {} (* leads it)\n\n{}\n\n{}\n{}{}{}\n{problems}\n\n{}",
             self.shards,
             self.metadata_index,
             self.nodes_table(),
             bucket::table(&self.buckets),
+            self.lacking(),
             self.keys_line(),
             repairs::text(&self.repairs),
             self.survival.text(),

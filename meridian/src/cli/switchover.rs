@@ -11,7 +11,8 @@ use self::check::Report;
 use super::connect::Connection;
 use super::exit::Failure;
 use super::moment::{Moment, moment, now_ms, parse_moment};
-use super::operation::follow;
+use super::operation::{View, follow};
+use super::stop;
 use super::words::{parse_duration, parse_pair};
 use crate::output::{Format, Show, Table, note, show};
 
@@ -20,10 +21,13 @@ mod check;
 /// The furthest moment a start can wait for: whoever waits must stay up until then.
 const WAIT_MAX: Duration = Duration::from_secs(7 * 24 * 3600);
 
+/// How often a check that goes on looks again: every node is asked, and a dry run decided.
+const CHECK_EVERY: Duration = Duration::from_secs(2);
+
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
     /// Look at everything it rests on, one by one; exit code 2 when something is in the way.
-    Check(Which),
+    Check(CheckArgs),
     /// Say what would be moved; change nothing.
     Plan(Which),
     /// Move, watch, and prove that nothing is missing; exit code 7 when it was given up and restored.
@@ -44,6 +48,15 @@ pub(super) struct Which {
     /// For how long writes may stop before the old primary is restored; in milliseconds, or with a unit.
     #[arg(long, value_name = "TIME", value_parser = parse_millis, default_value = "5s")]
     max_pause: u64,
+}
+
+#[derive(Clone, Debug, Args)]
+pub(super) struct CheckArgs {
+    #[command(flatten)]
+    which: Which,
+    /// Go on until nothing is in the way, or until interrupted.
+    #[arg(short, long)]
+    watch: bool,
 }
 
 /// Exactly one of these.
@@ -84,17 +97,59 @@ pub(super) struct RunArgs {
 
 pub(super) async fn run(command: Command, connection: &Connection, format: Format) -> anyhow::Result<()> {
     match command {
-        Command::Check(which) => {
+        Command::Check(args) => {
             let client = connection.connect().await?;
-            let report = Report::of(&client.admin().check_switchover(&which.spec("")).await?);
-            show(format, &report)?;
-            if report.failures() > 0 {
-                return Err(Failure::not_ready(in_the_way(report.failures())).into());
+            let spec = args.which.spec("");
+            if args.watch {
+                return keep_checking(&client, &spec, format).await;
             }
-            Ok(())
+            let report = look(&client, &spec).await?;
+            show(format, &report)?;
+            conclude(&report)
         }
         Command::Plan(which) => plan(&connection.connect().await?, &which.spec(""), format).await,
         Command::Run(args) => start(args, connection, format).await,
+    }
+}
+
+async fn look(client: &Client, spec: &SwitchoverSpec) -> anyhow::Result<Report> {
+    Ok(Report::of(&client.admin().check_switchover(spec).await?))
+}
+
+/// What a check comes to.
+fn conclude(report: &Report) -> anyhow::Result<()> {
+    match report.failures() {
+        0 => Ok(()),
+        failures => Err(Failure::not_ready(in_the_way(failures)).into()),
+    }
+}
+
+/// Looks again and again until nothing is in the way, and shows what has changed. Whoever interrupts it gets what the last look came to.
+async fn keep_checking(client: &Client, spec: &SwitchoverSpec, format: Format) -> anyhow::Result<()> {
+    let mut last = look(client, spec).await?;
+    let mut signal = std::pin::pin!(stop::signalled());
+    loop {
+        show(format, &last)?;
+        if last.failures() == 0 {
+            return Ok(());
+        }
+        // A look that is interrupted is none.
+        let changed = async {
+            loop {
+                tokio::time::sleep(CHECK_EVERY).await;
+                let next = look(client, spec).await?;
+                if next.in_the_way() != last.in_the_way() {
+                    return anyhow::Ok(next);
+                }
+            }
+        };
+        tokio::select! {
+            next = changed => last = next?,
+            interrupted = &mut signal => {
+                interrupted?;
+                return conclude(&last);
+            }
+        }
     }
 }
 
@@ -113,6 +168,10 @@ async fn start(args: RunArgs, connection: &Connection, format: Format) -> anyhow
     if args.op_id.is_some()
         && let Some(known) = client.admin().operations().await?.into_iter().find(|plan| plan.operation == operation)
     {
+        if args.dry_run {
+            note(&format!("{} was started under this id before, and stands like this; nothing was changed:", known.id));
+            return show(format, &View::of(&known, &client.known_topology()));
+        }
         note(&format!("{} was started under this id before: watching it", known.id));
         return follow(&client, known.id, format).await;
     }
@@ -147,10 +206,11 @@ async fn check(client: &Client, spec: &SwitchoverSpec, skip: bool, format: Forma
     if skip {
         return Ok(());
     }
-    let report = Report::of(&client.admin().check_switchover(spec).await?);
-    match report.failures() {
+    let report = look(client, spec).await?;
+    match report.obstacles() {
         0 => {
             note(&format!("ready: {} findings, nothing is in the way", report.len()));
+            report.afterwards().iter().for_each(|line| note(&format!("  once it is off, {line}")));
             Ok(())
         }
         failures => {
@@ -276,7 +336,8 @@ mod tests {
 
     fn spec(line: &str) -> SwitchoverSpec {
         match Line::try_parse_from(line.split_whitespace()).unwrap().command {
-            Command::Check(which) | Command::Plan(which) => which.spec(""),
+            Command::Check(args) => args.which.spec(""),
+            Command::Plan(which) => which.spec(""),
             Command::Run(args) => args.which.spec(&args.reason),
         }
     }

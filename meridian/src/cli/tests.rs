@@ -36,6 +36,7 @@ fn commands_read_as_people_type_them() {
         "meridian lag orders --lanes",
         "meridian bench --policy sync -c 64 -d 10s -s 256 -r 0.5 --distribution zipf:0.99 --rate 5000",
         "meridian switchover check --to eu-west --all-from us-east",
+        "meridian switchover check --to eu-west --all-from us-east --watch -o json",
         "meridian switchover plan --to eu-west --label team=shop --max-lag 200 --max-pause 2s",
         "meridian switchover run --to eu-west --bucket orders --bucket carts --op-id m-7 --reason disks --at 2026-11-20T02:00Z",
         "meridian switchover run --to eu-west --bucket orders,carts --dry-run --at +10m -o json",
@@ -45,6 +46,9 @@ fn commands_read_as_people_type_them() {
         "meridian operation show op-12",
         "meridian operation watch 12",
         "meridian operation abort op-12 --reason enough",
+        "meridian events --since 10m --limit 5 -o json",
+        "meridian events --since 2026-11-20T02:00Z --watch",
+        "meridian events -n 3 -w --since 417",
         "meridian completions bash",
     ] {
         if let Err(error) = parse(line) {
@@ -77,6 +81,9 @@ fn what_makes_no_sense_is_refused_at_once() {
         "meridian drill failover --to eu-west --bucket orders --sample 0",
         "meridian drill failover --to eu-west --bucket orders --sample 10001",
         "meridian operation show orders",
+        "meridian events --since soon",
+        "meridian events --limit 0",
+        "meridian events --limit 1025",
     ] {
         assert!(parse(line).is_err(), "{line}");
     }

@@ -11,9 +11,9 @@ use meridian_proto::dial::Dial;
 use meridian_proto::identity::Identity;
 use meridian_region_node as region;
 use meridian_types::{
-    Bucket, BucketChange, BucketId, BucketName, BucketSpec, Estimate, FailoverSpec, Labels, MemberChange,
-    MembersChange, Membership, NodeId, NodeName, NodeStatus, OperationId, Plan, PlanId, Refusal, RefusalKind, RegionId,
-    RegionName, Request, Response, Selection, ShardFacts, SwitchoverSpec, Topology,
+    Bucket, BucketChange, BucketId, BucketName, BucketSpec, Estimate, EventPage, EventQuery, FailoverSpec, Labels,
+    MemberChange, MembersChange, Membership, NodeId, NodeName, NodeStatus, OperationId, Plan, PlanId, Refusal,
+    RefusalKind, RegionId, RegionName, Request, Response, Selection, ShardFacts, SwitchoverSpec, Topology,
 };
 
 use super::estimate::gather;
@@ -313,6 +313,10 @@ impl Control for Front {
                 format!("no operation {plan} is known here: `meridian operation list` shows those that are remembered"),
             )
         })
+    }
+
+    fn events(&self, query: &EventQuery) -> EventPage {
+        self.metadata.events(query)
     }
 
     async fn abort(&self, plan: PlanId, why: String, caller: Caller) -> Result<Arc<Plan>, Refusal> {

@@ -13,16 +13,19 @@
 //! their lease renewals: it is soft, and forgotten with the term.
 //!
 //! Nobody is promoted on this alone: what is done is a failover like an operator's, which proves or gives up ([`crate::plan`]).
-//! How often it may be tried is decided where it is planned.
+//! How often it may be tried is decided where it is planned. All buckets of a lost region that may be replaced are one operation: one
+//! commit fences them all, and each goes its own way from there.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
-use meridian_types::{AutoMode, Bucket, BucketId, Epoch, FailoverSpec, NodeId, Phase, RegionId, Selection, ShardId};
+use meridian_types::{
+    AutoMode, Bucket, BucketId, BucketName, Epoch, FailoverSpec, NodeId, Phase, RegionId, Selection, ShardId,
+};
 
 use crate::command::Action;
 use crate::lease::LeaseTable;
-use crate::plan::regions_needed;
+use crate::plan::{NAMES_MAX, SHARDS_MOVED_MAX, regions_needed};
 use crate::state::ClusterState;
 
 /// How long what a node hears counts: two renewals, and the time they take.
@@ -66,6 +69,7 @@ impl Detector {
     pub fn look(&mut self, now: Instant, now_ms: u64, table: &LeaseTable, state: &ClusterState) -> Vec<Action> {
         self.enter(table.term());
         let mut lost: BTreeMap<RegionId, bool> = BTreeMap::new();
+        let mut replaced: BTreeMap<RegionId, Vec<BucketName>> = BTreeMap::new();
         let mut actions = Vec::new();
         for bucket in state.buckets() {
             let Some(from) = bucket.primary else { continue };
@@ -75,31 +79,26 @@ impl Detector {
             if !*lost.entry(from).or_insert_with(|| self.is_lost(now, from, table, state)) {
                 continue;
             }
-            let reason = format!(
-                "too few nodes of {} hold a lease to serve every shard, and no region hears from it",
-                state.region_name(from)
-            );
             match bucket.auto.mode {
                 AutoMode::Manual => {}
                 AutoMode::ObserveOnly => {
                     if self.observed.insert((bucket.id, bucket.epoch)) {
-                        actions.push(Action::Observe { bucket: bucket.id, epoch: bucket.epoch, what: reason });
+                        let what = reason(from, state);
+                        actions.push(Action::Observe { bucket: bucket.id, epoch: bucket.epoch, what });
                     }
                 }
                 AutoMode::ZeroLoss | AutoMode::Bounded { .. } => {
                     let enough = self.has_enough(now, bucket, from, table, state);
-                    if enough && state.check_damping(bucket, now_ms).is_ok() {
-                        actions.push(Action::Failover(FailoverSpec {
-                            buckets: Selection::Named(vec![bucket.name.clone()]),
-                            to: None,
-                            consent: None,
-                            automatic: true,
-                            reason,
-                        }));
+                    if enough && state.fails_over_by_itself(bucket, now_ms) {
+                        replaced.entry(from).or_default().push(bucket.name.clone());
                     }
                 }
             }
         }
+        let plans = replaced.iter().flat_map(|(from, names)| {
+            names.chunks(buckets_max(state.shards())).map(|names| failover(names.to_vec(), reason(*from, state)))
+        });
+        actions.extend(plans);
         actions
     }
 
@@ -153,6 +152,21 @@ impl Detector {
             .collect();
         !fresh.is_empty() && fresh.iter().all(|watch| watch.silent.contains(&region))
     }
+}
+
+fn failover(names: Vec<BucketName>, reason: String) -> Action {
+    let buckets = Selection::Named(names);
+    Action::Failover(FailoverSpec { buckets, to: None, consent: None, automatic: true, reason })
+}
+
+fn reason(from: RegionId, state: &ClusterState) -> String {
+    let from = state.region_name(from);
+    format!("too few nodes of {from} hold a lease to serve every shard, and no region hears from it")
+}
+
+/// How many buckets one operation may name, and be about.
+fn buckets_max(shards: u16) -> usize {
+    NAMES_MAX.min(SHARDS_MOVED_MAX / usize::from(shards.max(1)))
 }
 
 fn is_being_replaced(bucket: &Bucket) -> bool {

@@ -4,14 +4,15 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use meridian_metadata_core::event;
 use meridian_metadata_core::lose::agreed;
 use meridian_metadata_core::state::LEASE_TTL_MS_MAX;
-use meridian_metadata_core::{AbortScope, Action, ClusterState, Command, Event, Reply};
+use meridian_metadata_core::{AbortScope, Action, ClusterState, Command, Reply};
 use meridian_proto::v1::metadata_peer_server::MetadataPeerServer;
 use meridian_types::{
-    Bucket, BucketChange, BucketId, BucketName, BucketSpec, Effect, FailoverSpec, Labels, MemberChange, MembersChange,
-    NodeId, NodeName, OperationId, Plan, PlanId, Refusal, RefusalKind, RegionChange, RegionId, RegionName, Selection,
-    ShardId, StandingWord, SwitchoverSpec, Topology, Word,
+    Bucket, BucketChange, BucketId, BucketName, BucketSpec, Effect, EventPage, EventQuery, FailoverSpec, Labels,
+    MemberChange, MembersChange, NodeId, NodeName, OperationId, Plan, PlanId, Refusal, RefusalKind, RegionChange,
+    RegionId, RegionName, Selection, ShardId, StandingWord, SwitchoverSpec, Topology, Word,
 };
 use tokio::sync::{mpsc, oneshot, watch};
 
@@ -97,9 +98,9 @@ impl Handle {
         *self.registration.borrow() == Registration::Done
     }
 
-    /// The last changes to the cluster, oldest first: who did what, when.
-    pub fn events(&self) -> Vec<Event> {
-        self.copy.read(|state| state.events().cloned().collect())
+    /// The last changes to the cluster, oldest first: who did what, when. Asks nobody.
+    pub fn events(&self, query: &EventQuery) -> EventPage {
+        self.copy.read(|state| event::page(state, query))
     }
 
     /// Empty when healthy; else one sentence each, with the remedy.

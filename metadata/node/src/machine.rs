@@ -9,7 +9,7 @@ use bytes::Bytes;
 use meridian_consensus::{Committed, Mark, PIECE_BYTES_MAX, Persist, SnapshotSource, StateError, StateMachine};
 use meridian_failpoint::failpoint;
 use meridian_metadata_core::snapshot::SNAPSHOT_BYTES_MAX;
-use meridian_metadata_core::{ClusterState, Command, Reply, reply};
+use meridian_metadata_core::{ClusterState, Command, Event, reply};
 use meridian_types::Lsn;
 
 use crate::copy::LocalCopy;
@@ -119,12 +119,21 @@ fn apply(state: &mut ClusterState, lsn: Lsn, command: &Command) -> Bytes {
     let answer = state.apply(lsn.0, command);
     let (verb, subject, who) = (command.action.verb(), command.action.subject(), command.who.as_str());
     match &answer {
-        // One per node and bucket of an operation; what comes of it is told by the events.
-        Ok(Reply::Reported) => tracing::debug!(index = lsn.0, verb, subject, who, "metadata command applied"),
-        Ok(_) => tracing::info!(index = lsn.0, verb, subject, who, "metadata command applied"),
+        // What came of it is told by the events.
+        Ok(_) => tracing::debug!(index = lsn.0, verb, subject, who, "metadata command applied"),
         Err(refusal) => tracing::info!(index = lsn.0, verb, subject, who, %refusal, "metadata command refused"),
     }
+    for Event { verb, subject, who, detail, .. } in events_of(state, lsn) {
+        tracing::info!(index = lsn.0, verb, subject, who, detail, "metadata changed");
+    }
     reply::encode(lsn.0, &answer).into()
+}
+
+/// The events of one index, oldest first: of the command itself, and of the steps that operations took by it.
+fn events_of(state: &ClusterState, lsn: Lsn) -> Vec<&Event> {
+    let mut events: Vec<_> = state.events().rev().take_while(|event| event.index == lsn.0).collect();
+    events.reverse();
+    events
 }
 
 /// The state as it was, in pieces.
@@ -197,6 +206,20 @@ mod tests {
         assert_eq!(second.copy.topology().cluster, Some(ClusterId(7)));
         second.apply(&[form(5)], &mark(5)).unwrap();
         assert_eq!(second.copy.index(), 5);
+    }
+
+    #[test]
+    fn the_log_tells_what_came_of_a_command_and_of_no_other() {
+        let mut state = ClusterState::default();
+        let told = |state: &ClusterState, lsn| {
+            let events = events_of(state, Lsn(lsn));
+            events.into_iter().map(|it| (it.verb.clone(), it.detail.is_empty())).collect::<Vec<_>>()
+        };
+        for lsn in [2, 5] {
+            apply(&mut state, Lsn(lsn), &decode(&form(lsn)).unwrap().1);
+        }
+        assert_eq!(told(&state, 2), [("form-cluster".to_owned(), false)]);
+        assert_eq!(told(&state, 5), [], "to form a cluster that exists changes nothing");
     }
 
     #[test]

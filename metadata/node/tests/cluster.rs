@@ -21,7 +21,7 @@ use meridian_proto::identity::Identity;
 use meridian_proto::v1;
 use meridian_proto::v1::metadata_peer_client::MetadataPeerClient;
 use meridian_types::{
-    Acks, AutoFailover, BucketName, BucketSpec, Effect, Labels, NodeName, Policy, RefusalKind, RegionName,
+    Acks, AutoFailover, BucketName, BucketSpec, Effect, EventQuery, Labels, NodeName, Policy, RefusalKind, RegionName,
 };
 use world::{World, eventually};
 
@@ -108,7 +108,8 @@ fn three_nodes_form_one_cluster_and_any_of_them_serves_any_request() {
     assert_eq!(labelled.labels.len(), 1);
     assert_eq!(world.on(follower, handle.delete_bucket(name_of("orders"), false, "bob")), Ok(bucket.id));
     assert!(handle.topology().bucket_named("orders").is_none());
-    let events: Vec<_> = handle.events().into_iter().map(|event| (event.verb, event.who)).collect();
+    let events: Vec<_> =
+        handle.events(&EventQuery::default()).events.into_iter().map(|event| (event.verb, event.who)).collect();
     assert_eq!(events[0].0, "form-cluster");
     assert!(events.contains(&("create-bucket".to_owned(), "alice".to_owned())));
 }

@@ -231,6 +231,7 @@ fn lane_to_proto(status: LaneStatus) -> v1::LaneStatus {
         wire_bytes: status.wire_bytes,
         frames: status.frames,
         entries: status.entries,
+        heard_ms: status.heard_ms,
         ..v1::LaneStatus::default()
     };
     let state = match status.state {
@@ -280,6 +281,7 @@ fn lane_from_proto(message: v1::LaneStatus) -> Result<LaneStatus, Refusal> {
         wire_bytes: message.wire_bytes,
         frames: message.frames,
         entries: message.entries,
+        heard_ms: message.heard_ms,
     })
 }
 
@@ -306,6 +308,7 @@ pub fn node_status_to_proto(status: NodeStatus) -> v1::NodeStatusResponse {
         votes: status.votes,
         metadata_voters: status.metadata_voters.into_iter().map(|node| node.0).collect(),
         leases: status.leases.into_iter().map(|node| node.0).collect(),
+        clients: status.clients,
     }
 }
 
@@ -335,5 +338,6 @@ pub fn node_status_from_proto(message: v1::NodeStatusResponse) -> Result<NodeSta
         votes: message.votes,
         metadata_voters: message.metadata_voters.into_iter().map(NodeId).collect(),
         leases: message.leases.into_iter().map(NodeId).collect(),
+        clients: message.clients,
     })
 }

@@ -7,12 +7,13 @@ use bytes::Bytes;
 use meridian_types::key::{MULTI_ITEMS_MAX, SCAN_ITEMS_MAX};
 use meridian_types::{
     Acks, AutoFailover, AutoMode, Breach, Bucket, BucketChange, BucketDigest, BucketId, BucketLag, BucketName,
-    BucketSpec, ClientId, ClusterId, Consent, Cross, Crossing, Durability, Effect, Epoch, Exposure, Freshness, Goal,
-    Hlc, Joining, Joins, Key, LagBound, Lane, LaneState, LaneStatus, Loss, Lsn, MaxLag, MemberChange, Move, Muster,
-    Node, NodeId, NodeName, NodeStatus, OnPartition, OperationId, Outcome, Phase, Plan, PlanId, Policy, Proof, Read,
-    ReadLevel, Refusal, RefusalKind, Region, RegionChange, RegionId, RegionName, Regroup, Remains, Request, RequestId,
-    Response, Seal, Selection, SessionToken, SetHash, ShardDigest, ShardId, StalePolicy, Standing, Stay, Step,
-    SwitchoverSpec, Topology, Turn, Turns, Value, Verdict, Version, Way, Write, WriteAck, request::Found,
+    BucketSpec, ClientId, ClusterId, Consent, Cross, Crossing, Durability, EVENTS_MAX, Effect, Epoch, Event, EventPage,
+    EventQuery, Exposure, Freshness, Goal, Hlc, Joining, Joins, Key, LagBound, Lane, LaneState, LaneStatus, Loss, Lsn,
+    MaxLag, MemberChange, Move, Muster, Node, NodeId, NodeName, NodeStatus, OnPartition, OperationId, Outcome, Phase,
+    Plan, PlanId, Policy, Proof, Read, ReadLevel, Refusal, RefusalKind, Region, RegionChange, RegionId, RegionName,
+    Regroup, Remains, Request, RequestId, Response, Seal, Selection, SessionToken, SetHash, ShardDigest, ShardId,
+    StalePolicy, Standing, Stay, Step, SwitchoverSpec, Topology, Turn, Turns, Value, Verdict, Version, Way, Write,
+    WriteAck, request::Found,
 };
 use proptest::collection::{btree_map, btree_set, vec};
 use proptest::option;
@@ -556,6 +557,7 @@ fn lane() -> impl Strategy<Value = LaneStatus> {
             wire_bytes: n[4],
             frames: n[5],
             entries: n[6],
+            heard_ms: (n[5] % 2 == 0).then_some(n[4]),
         }
     })
 }
@@ -575,6 +577,23 @@ proptest! {
         let spec = SwitchoverSpec { to, buckets, lag_ms_max: n[0], pause_ms_max: n[1], reason };
         let message = travelled(&switchover_to_proto(&spec, OperationId(id), dry_run));
         prop_assert_eq!(switchover_from_proto(message), Ok((spec, OperationId(id), dry_run)));
+    }
+
+    #[test]
+    fn events_and_what_is_asked_for_come_back_as_they_went(
+        n in any::<[u64; 4]>(), limit in 1..=EVENTS_MAX, words in vec(".{0,9}", 4),
+    ) {
+        let query = EventQuery { index_min: n[0], after: Hlc(n[1]), limit };
+        prop_assert_eq!(events_request_from_proto(travelled(&events_request_to_proto(&query))), query);
+        let event = Event {
+            index: n[0], at: Hlc(n[1]), who: words[0].clone(), verb: words[1].clone(), subject: words[2].clone(),
+            detail: words[3].clone(),
+        };
+        let page = EventPage { events: vec![event], remembered_from: Hlc(n[2]), index: n[3] };
+        prop_assert_eq!(events_from_proto(travelled(&events_to_proto(page.clone()))), page);
+        let beyond = v1::EventsRequest { limit: u32::MAX, ..Default::default() };
+        prop_assert_eq!(events_request_from_proto(beyond), EventQuery::default());
+        prop_assert_eq!(events_request_from_proto(v1::EventsRequest::default()), EventQuery::default());
     }
 
     #[test]
@@ -657,6 +676,7 @@ proptest! {
             resident_bytes: 2, problems: vec!["the disk is full: free some space".to_owned()],
             certificate_left_s: n[0], wall_ms: n[1], votes: n[2] % 2 == 0,
             metadata_voters: vec![NodeId(n[3])], leases: vec![NodeId(n[4]), NodeId(n[5])],
+            clients: 7,
         };
         prop_assert_eq!(node_status_from_proto(travelled(&node_status_to_proto(status.clone()))), Ok(status));
     }

@@ -204,6 +204,17 @@ impl Shared {
         }
     }
 
+    /// Nobody will ask for anything any more: ends the sending half, for the transport keeps the stream until that has ended.
+    pub(super) fn close(&self) {
+        let mut state = self.state();
+        state.stream += 1;
+        let link = std::mem::take(&mut state.link);
+        drop(state);
+        if let Link::Idle(waker) = link {
+            waker.wake();
+        }
+    }
+
     /// Takes requests again.
     pub(super) fn mend(&self) {
         self.state().link = Link::Closed;

@@ -444,6 +444,8 @@ impl Shipper {
             wire_bytes: self.totals.wire_bytes,
             frames: self.totals.frames,
             entries: self.totals.entries,
+            // Known only to who has the connection.
+            heard_ms: None,
         }
     }
 

@@ -9,7 +9,7 @@ use s2n_quic::provider::limits::Limits;
 use s2n_quic::provider::tls::rustls as quic_tls;
 use s2n_quic::{Client, Server};
 
-use crate::tls::{PeerCertificates, Tls};
+use crate::tls::{Peers, Tls};
 use crate::{Congestion, StartError, Transport};
 
 /// The most streams of one connection: both lanes of every shard of the largest cluster that is tested, twice.
@@ -57,7 +57,7 @@ pub(crate) fn listen(address: SocketAddr, tls: &Tls, transport: &Transport) -> R
         .map_err(|why| failed(&why))?
         .with_limits(limits(transport)?)
         .map_err(|why| failed(&why))?
-        .with_event(PeerCertificates)
+        .with_event(Peers)
         .map_err(|why| failed(&why))?
         .with_io(io(address)?)
         .map_err(|why| failed(&why))?;
@@ -80,7 +80,7 @@ pub(crate) fn dialler(listen: SocketAddr, tls: &Tls, transport: &Transport) -> R
         .map_err(|why| failed(&why))?
         .with_limits(limits(transport)?)
         .map_err(|why| failed(&why))?
-        .with_event(PeerCertificates)
+        .with_event(Peers)
         .map_err(|why| failed(&why))?
         .with_io(io(address)?)
         .map_err(|why| failed(&why))?;

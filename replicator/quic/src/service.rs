@@ -19,8 +19,8 @@ use crate::hello::Me;
 use crate::intake::Intake;
 use crate::link::Links;
 use crate::metrics::{self, Received};
-use crate::ship::{SharedShipper, ShipLane, lock, wall_ms};
-use crate::tls::{Tls, TlsPem};
+use crate::ship::{ShipLane, Shown, lock, wall_ms};
+use crate::tls::{Tls, TlsPem, heard_ms};
 use crate::{Addresses, LogSink, LogSource, Options, endpoint};
 
 /// The most connections of peers at a time; each may hold its windows (RES-1).
@@ -103,7 +103,7 @@ struct Shared {
     region: RegionName,
     stop: CancellationToken,
     local: SocketAddr,
-    lanes: Mutex<BTreeMap<LaneKey, Shown>>,
+    lanes: Mutex<BTreeMap<LaneKey, Sight>>,
     topology: watch::Receiver<Arc<Topology>>,
     source: Arc<dyn LogSource>,
 }
@@ -118,8 +118,8 @@ impl WeakHandle {
     }
 }
 
-/// Where a lane's task puts its shipper while it leads.
-type Shown = Arc<Mutex<Option<SharedShipper>>>;
+/// Where a lane's task shows itself while it leads.
+type Sight = Arc<Mutex<Option<Shown>>>;
 
 impl Service {
     /// Takes the port. Must be called within a tokio runtime.
@@ -290,7 +290,7 @@ impl Running {
         for (target, shard) in targets.flat_map(|target| (0..topology.shards).map(move |it| (target, ShardId(it)))) {
             for lane in Lane::ALL {
                 let key = LaneKey { source: self.me.region, target, shard, lane };
-                let shown = Shown::default();
+                let shown = Sight::default();
                 if running.contains_key(&key) {
                     continue;
                 }
@@ -328,19 +328,23 @@ fn check(ended: Result<(), tokio::task::JoinError>) -> Result<(), Error> {
 }
 
 impl Handle {
-    fn shown(&self) -> std::sync::MutexGuard<'_, BTreeMap<LaneKey, Shown>> {
+    fn shown(&self) -> std::sync::MutexGuard<'_, BTreeMap<LaneKey, Sight>> {
         self.0.lanes.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn shippers(&self) -> Vec<(LaneKey, SharedShipper)> {
-        let shown = self.shown();
-        let shipper = |shown: &Shown| shown.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        shown.iter().filter_map(|(key, shown)| Some((*key, shipper(shown)?))).collect()
+    fn led(&self) -> Vec<(LaneKey, Shown)> {
+        let sights = self.shown();
+        let shown = |sight: &Sight| sight.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        sights.iter().filter_map(|(key, sight)| Some((*key, shown(sight)?))).collect()
     }
 
     /// The state of every lane shipped from here, of the shards this node leads.
     pub fn lanes(&self) -> Vec<LaneStatus> {
-        self.shippers().iter().map(|(_, shipper)| lock(shipper).status()).collect()
+        let status = |(_, shown): (LaneKey, Shown)| {
+            let status = lock(&shown.shipper).status();
+            LaneStatus { heard_ms: shown.connection.as_ref().and_then(heard_ms), ..status }
+        };
+        self.led().into_iter().map(status).collect()
     }
 
     /// How far every region is behind, for every bucket written here: the sum over the shards this node leads,
@@ -348,7 +352,7 @@ impl Handle {
     pub fn lags(&self) -> Vec<BucketLag> {
         let mut lags: BTreeMap<(BucketId, RegionId), BucketLag> = BTreeMap::new();
         let wall_ms = wall_ms();
-        for (key, shipper) in self.shippers() {
+        for (key, Shown { shipper, .. }) in self.led() {
             let counters = |bucket| self.0.source.counters(key.shard, bucket);
             let of_lane = lock(&shipper).lags(Instant::now(), wall_ms, &counters);
             for lag in of_lane {

@@ -12,6 +12,7 @@ use meridian_replicator_core::message::{Stop, ToSource, ToTarget};
 use meridian_replicator_core::shipper::{Input, LaneKey, Outbox, Plan, Shipper, Standing};
 use meridian_types::{NodeId, Topology, frame};
 use rand::Rng;
+use s2n_quic::connection::Handle;
 use s2n_quic::stream::BidirectionalStream;
 use tokio::sync::watch;
 use tokio::time::{Interval, MissedTickBehavior, interval, sleep, sleep_until};
@@ -37,14 +38,22 @@ const OUTLET_MAX: usize = 64;
 /// A shipper that its task steps and the handle reads.
 pub(crate) type SharedShipper = Arc<Mutex<Shipper>>;
 
+/// What the handle sees of a lane while this node leads its shard.
+#[derive(Clone)]
+pub(crate) struct Shown {
+    pub(crate) shipper: SharedShipper,
+    /// Of the stream that is open.
+    pub(crate) connection: Option<Handle>,
+}
+
 /// What one lane's task needs.
 pub(crate) struct ShipLane {
     pub(crate) key: LaneKey,
     pub(crate) source: Arc<dyn LogSource>,
     pub(crate) topology: watch::Receiver<Arc<Topology>>,
     pub(crate) links: Arc<Links>,
-    /// Where the handle finds the shipper while this node leads the shard.
-    pub(crate) shown: Arc<Mutex<Option<SharedShipper>>>,
+    /// Where the handle finds the lane while this node leads the shard.
+    pub(crate) shown: Arc<Mutex<Option<Shown>>>,
     pub(crate) stop: CancellationToken,
 }
 
@@ -66,14 +75,20 @@ impl ShipLane {
         while let Some(first) = self.leads(&mut head).await {
             let topology = Arc::clone(&self.topology.borrow_and_update());
             let shipper = Arc::new(Mutex::new(Shipper::new(self.key, topology, first, 0)));
-            self.show(Some(Arc::clone(&shipper)));
+            self.show(Some(Shown { shipper: Arc::clone(&shipper), connection: None }));
             self.lead(&shipper, &mut head, &mut mended).await;
             self.show(None);
         }
     }
 
-    fn show(&self, shipper: Option<SharedShipper>) {
-        *self.shown.lock().unwrap_or_else(PoisonError::into_inner) = shipper;
+    fn show(&self, shown: Option<Shown>) {
+        *self.shown.lock().unwrap_or_else(PoisonError::into_inner) = shown;
+    }
+
+    fn show_connection(&self, connection: Option<Handle>) {
+        if let Some(shown) = self.shown.lock().unwrap_or_else(PoisonError::into_inner).as_mut() {
+            shown.connection = connection;
+        }
     }
 
     /// Waits until this node leads the shard; `None` when that can't happen any more.
@@ -168,7 +183,9 @@ impl ShipLane {
                 return Err(unreached.again);
             }
         };
+        self.show_connection(Some(stream.connection()));
         let end = Shipment::new(self, shipper, &link, stream).run(head).await;
+        self.show_connection(None);
         link.window(self.key.lane).note(self.key.shard, 0);
         match end {
             End::Over => return Ok(()),

@@ -2,6 +2,7 @@
 //! cluster's authority no connection is made, and what a peer claims later is held against its certificate.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use meridian_proto::identity::Identity;
 use meridian_types::{NodeName, RegionName};
@@ -82,27 +83,32 @@ impl Tls {
     }
 }
 
-/// Remembers each connection's peer certificate: s2n-quic shows it only while the handshake completes.
-pub(crate) struct PeerCertificates;
+/// Remembers of each connection who the peer is, for s2n-quic shows its certificate only while the handshake completes, and when it was
+/// last heard.
+pub(crate) struct Peers;
 
-/// The peer's leaf certificate, DER.
+/// The other end of a connection.
 #[derive(Default)]
-pub(crate) struct PeerCertificate(Option<Vec<u8>>);
+pub(crate) struct Peer {
+    /// Its leaf certificate, DER.
+    certificate: Option<Vec<u8>>,
+    heard: Option<Instant>,
+}
 
-impl Subscriber for PeerCertificates {
-    type ConnectionContext = PeerCertificate;
+impl Subscriber for Peers {
+    type ConnectionContext = Peer;
 
-    fn create_connection_context(&mut self, _: &ConnectionMeta, _: &ConnectionInfo<'_>) -> PeerCertificate {
-        PeerCertificate::default()
+    fn create_connection_context(&mut self, _: &ConnectionMeta, _: &ConnectionInfo<'_>) -> Peer {
+        Peer::default()
     }
 
-    fn on_tls_exporter_ready(
-        &mut self,
-        peer: &mut PeerCertificate,
-        _: &ConnectionMeta,
-        event: &events::TlsExporterReady<'_>,
-    ) {
-        peer.0 = event.session.peer_cert_chain_der().ok().and_then(|chain| chain.into_iter().next());
+    /// Of a packet that could be decrypted: whoever sent it holds the connection's keys.
+    fn on_packet_received(&mut self, peer: &mut Peer, _: &ConnectionMeta, _: &events::PacketReceived) {
+        peer.heard = Some(Instant::now());
+    }
+
+    fn on_tls_exporter_ready(&mut self, peer: &mut Peer, _: &ConnectionMeta, event: &events::TlsExporterReady<'_>) {
+        peer.certificate = event.session.peer_cert_chain_der().ok().and_then(|chain| chain.into_iter().next());
     }
 }
 
@@ -111,12 +117,18 @@ pub(crate) fn is_exposing(connection: &Handle) -> bool {
     connection.application_protocol().is_ok_and(|protocol| protocol.as_ref() == EXPOSING)
 }
 
+/// How long ago anything came from the peer, in milliseconds; `None` of a connection that is over.
+pub(crate) fn heard_ms(connection: &Handle) -> Option<u64> {
+    let heard = connection.query_event_context(|peer: &Peer| peer.heard).ok().flatten()?;
+    Some(u64::try_from(heard.elapsed().as_millis()).unwrap_or(u64::MAX))
+}
+
 /// The node that the peer's certificate names.
 ///
 /// # Errors
 /// A sentence for the peer and the log.
 pub(crate) fn peer_of(connection: &Handle) -> Result<(RegionName, NodeName), String> {
-    let der = connection.query_event_context(|peer: &PeerCertificate| peer.0.clone()).ok().flatten();
+    let der = connection.query_event_context(|peer: &Peer| peer.certificate.clone()).ok().flatten();
     let der = der.ok_or("the connection has no peer certificate")?;
     match Identity::of_certificate(&der) {
         Ok(Identity::Node { region, name }) => Ok((region, name)),

@@ -54,9 +54,10 @@ pub(in crate::cli) struct StandingView {
     exposed_since_ms: Option<u64>,
     /// Why it degraded.
     reason: Option<String>,
-    /// How many shards have come as far as the state asks, of how many.
+    /// How many shards have come as far as the state asks, of how many, and what share that is.
     shards_ready: usize,
     shards: u16,
+    percent_ready: u64,
 }
 
 /// A lane that has turned.
@@ -193,9 +194,14 @@ impl View {
             last.map(|(operations, bytes)| ExposureView { operations: *operations, bytes: *bytes, eta_ms: None });
     }
 
+    /// Whether acknowledged writes may lack copies, so that somebody will want to know for how long yet.
+    pub(in crate::cli) fn lacks_copies(&self) -> bool {
+        self.standing.as_ref().is_some_and(|standing| standing.exposed_since_ms.is_some())
+    }
+
     /// Says how long it will take, given what was exposed `ms` before.
-    pub(in crate::cli) fn since(&mut self, before: &View, ms: u64) {
-        if let (Some(now), Some(before)) = (&mut self.exposure, &before.exposure) {
+    pub(in crate::cli) fn since(&mut self, before: Option<&ExposureView>, ms: u64) {
+        if let (Some(now), Some(before)) = (&mut self.exposure, before) {
             let gone = before.bytes.saturating_sub(now.bytes);
             now.eta_ms = now.bytes.saturating_mul(ms).checked_div(gone);
         }
@@ -232,6 +238,16 @@ impl View {
         }
     }
 
+    /// For a bucket whose acknowledged writes may lack copies: since when and why, how much, how far it is back, and for how long yet.
+    pub(in crate::cli) fn lacking(&self) -> Option<String> {
+        let standing = self.standing.as_ref().filter(|_| self.lacks_copies())?;
+        let exposed = self.exposure.as_ref().map_or_else(
+            || "how much is exposed is not known: its primary's region does not say".to_owned(),
+            |exposure| format!("exposed: {}", exposure.long()),
+        );
+        Some(format!("{}: {}; {exposed}", self.name, standing.long()))
+    }
+
     /// Everything about it, a line each.
     pub(super) fn described(&self) -> String {
         let mut lines = vec![
@@ -262,7 +278,7 @@ impl ExposureView {
     fn short(&self) -> String {
         match self.operations {
             0 => "nothing exposed".to_owned(),
-            operations => format!("{} operations exposed", count(operations)),
+            operations => format!("{} operations, {} exposed", count(operations), bytes(self.bytes)),
         }
     }
 
@@ -282,13 +298,15 @@ impl StandingView {
             Standing::Degraded { reason, .. } => Some(reason.clone()),
             Standing::Sync { .. } | Standing::Recovering { .. } => None,
         };
+        let shards_ready = standing.ready().map_or(usize::from(shards), std::collections::BTreeSet::len);
         StandingView {
             state: standing.to_string(),
             since_ms: standing.since().millis(),
             exposed_since_ms: standing.exposed_since().map(|at| at.millis()),
             reason,
-            shards_ready: standing.ready().map_or(usize::from(shards), std::collections::BTreeSet::len),
+            shards_ready,
             shards,
+            percent_ready: (shards_ready as u64 * 100).checked_div(u64::from(shards)).unwrap_or_default(),
         }
     }
 
@@ -411,10 +429,32 @@ mod tests {
             reason: Some("eu-west does not answer".into()),
             shards_ready: 3,
             shards: 16,
+            percent_ready: 18,
         };
-        let bucket = View { primary: Some("us-east".into()), standing: Some(standing), ..View::default() };
+        let mut bucket = View {
+            name: "orders".into(),
+            primary: Some("us-east".into()),
+            standing: Some(standing),
+            ..View::default()
+        };
         assert_eq!(bucket.copies(), "DEGRADED (19 % of shards back)");
         let text = bucket.described();
         assert!(text.contains("eu-west does not answer") && text.contains("may lack copies"), "{text}");
+
+        let exposed = |operations, bytes| Some(ExposureView { operations, bytes, eta_ms: None });
+        bucket.exposure = exposed(1234, 3 << 20);
+        bucket.since(exposed(5000, 4 << 20).as_ref(), 1000);
+        assert_eq!(bucket.copies(), "DEGRADED (19 % of shards back), 1,234 operations, 3.0 MiB exposed");
+        let lacking = bucket.lacking().unwrap();
+        assert!(
+            lacking.starts_with("orders: DEGRADED since 1970-01-01 00:00:02Z: eu-west does not answer"),
+            "{lacking}"
+        );
+        assert!(lacking.contains("1,234 operations, 3.0 MiB") && lacking.ends_with("gone in 3.00 s"), "{lacking}");
+        assert_eq!(serde_json::to_value(&bucket).unwrap()["exposure"]["eta_ms"], 3000);
+        bucket.since(exposed(1234, 3 << 20).as_ref(), 1000);
+        assert!(!bucket.lacking().unwrap().contains("gone in"), "nothing goes away: no rate is known");
+        bucket.standing = Some(StandingView { state: "SYNC".into(), ..StandingView::default() });
+        assert_eq!(bucket.lacking(), None);
     }
 }

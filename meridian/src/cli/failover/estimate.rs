@@ -35,7 +35,12 @@ struct Row {
     proven: bool,
     needed: Option<usize>,
     heard: Vec<String>,
+    /// The most that would be lost: what is agreed to.
     lost: LossView,
+    /// What of that is known to be lost.
+    known: LossView,
+    /// The policy that bounds what can't be known; null where nothing does, or nothing can be lost beyond what is known.
+    bounded_by: Option<String>,
     oldest_ms: u64,
     said_ms: Option<u64>,
     obstacle: String,
@@ -75,6 +80,9 @@ fn silent(estimate: &Estimate, topology: &Topology) -> BTreeSet<RegionId> {
 impl Row {
     fn of(it: &BucketEstimate, topology: &Topology) -> Row {
         let label = |region: RegionId| topology.region_label(region);
+        let (lost, known) = (LossView::of(it.lost), LossView::of(it.known));
+        let bucket = topology.buckets.get(&it.bucket);
+        let is_bound = it.to.is_some() && !it.proven && !it.lost.unbounded && lost.exceeds(&known);
         Row {
             bucket: it.name.to_string(),
             from: label(it.from),
@@ -85,21 +93,26 @@ impl Row {
             proven: it.proven,
             needed: it.needed,
             heard: it.heard.iter().map(|region| label(*region)).collect(),
-            lost: LossView::of(it.lost),
+            bounded_by: bucket.filter(|_| is_bound).map(|bucket| bucket.policy.to_string()),
+            lost,
+            known,
             oldest_ms: it.oldest_ms,
             said_ms: it.said_ms,
             obstacle: it.obstacle.clone(),
-            lost_region: topology.buckets.get(&it.bucket).is_some_and(|bucket| bucket.primary.is_none()),
+            lost_region: bucket.is_some_and(|bucket| bucket.primary.is_none()),
         }
     }
 
     /// The bound on what can't be known.
-    fn unknown(&self) -> &'static str {
+    fn unknown(&self) -> String {
         match (&self.to, self.proven, self.lost.is_unbounded()) {
-            (None, ..) => "-",
-            (Some(_), true, _) => "nothing",
-            (Some(_), false, true) => "no bound",
-            (Some(_), false, false) => "nothing more",
+            (None, ..) => "-".to_owned(),
+            (Some(_), true, _) => "nothing".to_owned(),
+            (Some(_), false, true) => "no bound".to_owned(),
+            (Some(_), false, false) if self.lost.exceeds(&self.known) => {
+                format!("{} in all", loss_text(&self.lost, false))
+            }
+            (Some(_), false, false) => "nothing more".to_owned(),
         }
     }
 
@@ -119,6 +132,9 @@ impl Row {
             (false, Some(needed)) => notes.push(format!("proof takes {needed} regions, heard {heard}")),
             (false, None) => notes.push("writes are acknowledged before another region has them".to_owned()),
         }
+        notes.extend(
+            self.bounded_by.as_ref().map(|policy| format!("it accepts no more than that beyond the others: {policy}")),
+        );
         if self.pulls {
             let who = if self.lost_region { "the others fetch" } else { "fetches" };
             notes.push(format!("{who} from another region first"));
@@ -137,8 +153,8 @@ impl Show for View {
                 None => ("-".to_owned(), "-".to_owned()),
                 Some(_) if row.proven => ("nothing".to_owned(), "-".to_owned()),
                 Some(_) => (
-                    loss_text(&row.lost, true),
-                    if row.lost.is_known() { millis(row.oldest_ms) } else { "-".to_owned() },
+                    loss_text(&row.known, true),
+                    if row.known.is_some() { millis(row.oldest_ms) } else { "-".to_owned() },
                 ),
             };
             table.row([
@@ -149,7 +165,7 @@ impl Show for View {
                 known,
                 oldest,
                 row.said_ms.map_or("never".to_owned(), |ms| format!("{} ago", millis(ms))),
-                row.unknown().to_owned(),
+                row.unknown(),
                 row.note(),
             ]);
         }
@@ -157,7 +173,7 @@ impl Show for View {
         let silent =
             if self.silent.is_empty() { String::new() } else { format!("; silent: {}", self.silent.join(", ")) };
         let agree = self.consent.as_ref().map_or("", |_| {
-            "\n\n`known to be lost` is what the lost primary had said is missing; `beyond that` is what it may have acknowledged afterwards."
+            "\n\n`known to be lost` is what the lost primary had said is missing; `beyond that` is what it may have acknowledged afterwards. One agrees to both."
         });
         let run = self.run.as_ref().map_or(String::new(), |run| format!("\n\nto do it: {run}"));
         format!(

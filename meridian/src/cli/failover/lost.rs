@@ -16,9 +16,10 @@ use crate::output::{Format, note, show};
 /// Estimates, refuses without consent to that much, and does it.
 pub(super) async fn run(args: &RunArgs, lost: &RegionName, client: &Client, format: Format) -> anyhow::Result<()> {
     let estimate = args.which.estimate(client).await?;
+    args.which.name_left_out(&estimate);
     let topology = client.admin().topology().await?;
     let view = EstimateView::of(&estimate, &topology, &args.which.words());
-    if let Err(why) = check_known(&estimate, &topology, args).and_then(|()| check(args, &estimate, &topology)) {
+    if let Err(why) = check_known(&estimate, &topology).and_then(|()| check(args, &estimate, &topology)) {
         show(format, &view)?;
         return Err(why.into());
     }
@@ -63,11 +64,10 @@ async fn lose(args: &RunArgs, lost: &RegionName, bucket: &BucketEstimate, client
     Ok(gone)
 }
 
-/// An estimate leaves out what is not written in the lost region, and what has a primary is estimated as such.
-fn check_known(estimate: &Estimate, topology: &Topology, args: &RunArgs) -> Result<(), Failure> {
-    let region = args.which.lost.as_ref().and_then(|lost| topology.region_named(lost.as_str())).map(|region| region.id);
-    let other = estimate.buckets.iter().find(|it| Some(it.from) != region);
-    if let Some(other) = other {
+/// An estimate leaves out what is not written in the lost region.
+fn check_known(estimate: &Estimate, topology: &Topology) -> Result<(), Failure> {
+    let has_primary = |it: &&BucketEstimate| topology.buckets.get(&it.bucket).is_some_and(|it| it.primary.is_some());
+    if let Some(other) = estimate.buckets.iter().find(has_primary) {
         return Err(Failure::not_ready(format!(
             "nothing was started: `{}` has a primary: replace it without --lost, or leave it out",
             other.name
@@ -75,7 +75,7 @@ fn check_known(estimate: &Estimate, topology: &Topology, args: &RunArgs) -> Resu
     }
     if estimate.buckets.is_empty() {
         return Err(Failure::not_ready(
-            "nothing was started: none of the buckets is written in that region".to_owned(),
+            "nothing was started: none of the buckets is written in that region (any more)".to_owned(),
         ));
     }
     Ok(())

@@ -1,7 +1,7 @@
 use std::collections::BTreeMap;
 
 use clap::Parser;
-use meridian_types::{BucketEstimate, BucketId, BucketName, Epoch, Loss, Region, RegionId, Selection};
+use meridian_types::{BucketEstimate, BucketId, BucketName, Epoch, Goal, Loss, Move, Region, RegionId, Selection};
 
 use super::*;
 use crate::cli::exit::{Code, code};
@@ -42,6 +42,7 @@ fn bucket(name: &str, proven: bool, operations: u64) -> BucketEstimate {
         needed: proven.then_some(2),
         heard: vec![RegionId(2), RegionId(3)],
         lost: Loss { operations, bytes: operations * 100, unbounded: !proven },
+        known: Loss { operations, bytes: operations * 100, unbounded: false },
         oldest_ms: operations * 10,
         said_ms: Some(180),
         obstacle: String::new(),
@@ -109,6 +110,54 @@ fn an_estimate_says_what_is_lost_what_is_not_known_and_what_to_type() {
     assert!(lines.last().unwrap().starts_with(run), "{text}");
 }
 
+/// Three writes are known to be missing, and a thousand may be.
+#[test]
+fn a_ceiling_is_no_loss_that_is_known() {
+    let mut topology = topology();
+    let policy = meridian_types::Policy::Async { max_lag: Some("1000ops".parse().map(blocking).unwrap()) };
+    topology.buckets.insert(BucketId(1), std::sync::Arc::new(with(policy)));
+    let known = bucket("orders", false, 3).known;
+    let lost = Loss { operations: 1000, bytes: 1 << 30, unbounded: false };
+    let row = BucketEstimate { lost, known, ..bucket("orders", false, 3) };
+    let view = EstimateView::of(&estimate(vec![row.clone()]), &topology, "--bucket orders");
+    let text = view.text();
+    assert!(text.contains(" 3 operations, 300 B "), "{text}");
+    assert!(text.contains("at most 1,000 operations, 1.0 GiB in all"), "{text}");
+    assert!(text.contains("accepts no more than that beyond the others: async"), "{text}");
+    let json = serde_json::to_value(&view).unwrap();
+    let row_of = |json: &serde_json::Value| json["buckets"][0].clone();
+    assert_eq!(
+        (&row_of(&json)["known"]["operations"], &row_of(&json)["lost"]["operations"]),
+        (&3.into(), &1000.into())
+    );
+    let all_known = BucketEstimate { known: lost, ..row };
+    let text = EstimateView::of(&estimate(vec![all_known]), &topology, "--bucket orders").text();
+    assert!(text.contains("nothing more") && !text.contains("at most"), "{text}");
+}
+
+fn blocking(bound: meridian_types::LagBound) -> meridian_types::MaxLag {
+    meridian_types::MaxLag { bound, on_breach: meridian_types::Breach::Block }
+}
+
+fn with(policy: meridian_types::Policy) -> meridian_types::Bucket {
+    meridian_types::Bucket {
+        id: BucketId(1),
+        name: BucketName::new("orders").unwrap(),
+        policy,
+        epoch: Epoch(7),
+        phase: meridian_types::Phase::Steady,
+        primary: Some(RegionId(1)),
+        regions: vec![RegionId(1), RegionId(2)],
+        labels: BTreeMap::new(),
+        created: meridian_types::Hlc(0),
+        standing: Default::default(),
+        auto: Default::default(),
+        turns: Default::default(),
+        joins: Default::default(),
+        crossing: None,
+    }
+}
+
 #[test]
 fn a_lost_region_of_buckets_that_all_write_is_named_and_one_that_answers_is_not_lost() {
     let args = parse("failover run --bucket carts --lost us-east --max-pause 9s").unwrap();
@@ -119,4 +168,54 @@ fn a_lost_region_of_buckets_that_all_write_is_named_and_one_that_answers_is_not_
     let alive = estimate(vec![BucketEstimate { primary_answers: true, ..bucket("carts", false, 3) }]);
     let told = check(&args, &alive, &topology()).unwrap_err().to_string();
     assert!(told.contains("bucket set carts --remove-region us-east"), "{told}");
+}
+
+#[test]
+fn what_a_lost_region_of_buckets_that_all_write_has_no_use_for_is_refused_and_who_is_left_out_is_named() {
+    let parse = |words: &str| parse(&format!("failover run --bucket carts,seen --lost us-east {words}")).unwrap();
+    assert_eq!(parse("").check(), Ok(()));
+    for words in ["--op-id m-7", "--reason fire"] {
+        let refused = parse(words).check().unwrap_err();
+        assert_eq!(refused.code(), Code::Invalid);
+        assert!(refused.to_string().contains("safe to run again as it is"), "{refused}");
+    }
+    let left_out = left_out(&parse("").which.buckets.selection(), &estimate(vec![bucket("carts", false, 3)]));
+    assert_eq!(left_out, [BucketName::new("seen").unwrap()]);
+}
+
+fn ended(whys: &[Option<&str>]) -> Plan {
+    let step = |why: &Option<&str>| match why {
+        None => Step::Unneeded,
+        Some(why) => Step::Restored { draining_since_ms: None, at_ms: 9, epoch: Epoch(9), why: (*why).to_owned() },
+    };
+    let moves = whys.iter().zip(1..).map(|(why, id)| Move {
+        bucket: BucketId(id),
+        name: BucketName::new("orders").unwrap(),
+        from: RegionId(1),
+        epoch_before: Epoch(7),
+        step: step(why),
+    });
+    Plan {
+        id: PlanId(12),
+        operation: OperationId::of("x"),
+        goal: Goal::Failover { to: None, automatic: false },
+        who: String::new(),
+        reason: String::new(),
+        created_ms: 1,
+        shards: 16,
+        moves: moves.collect(),
+        ended_ms: Some(9),
+    }
+}
+
+/// Whoever runs it again under its `--op-id` is told by nothing else either.
+#[test]
+fn how_a_failover_ended_is_told_by_what_is_on_record() {
+    let code = |whys: &[Option<&str>]| judge(&ended(whys)).map_or_else(|why| why.code(), |()| Code::Done);
+    let unproven = format!("{}: it takes 2 regions", meridian_types::loss::NOT_PROVEN);
+    let more = format!("{}: 6 operations", meridian_types::loss::MORE_THAN_AGREED);
+    assert_eq!(code(&[None]), Code::Done);
+    assert_eq!(code(&[Some(&unproven)]), Code::ConsentNeeded);
+    assert_eq!(code(&[None, Some(&more)]), Code::ConsentNeeded);
+    assert_eq!(code(&[Some("an operator gave it up"), None]), Code::AbortedAndRestored);
 }

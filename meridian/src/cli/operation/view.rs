@@ -75,9 +75,14 @@ pub(in crate::cli) struct LossView {
 }
 
 impl LossView {
-    /// Whether something is known to be lost.
-    pub(in crate::cli) fn is_known(&self) -> bool {
+    /// Whether something is lost.
+    pub(in crate::cli) fn is_some(&self) -> bool {
         self.operations > 0
+    }
+
+    /// Whether it is more than that.
+    pub(in crate::cli) fn exceeds(&self, other: &LossView) -> bool {
+        self.operations > other.operations || self.bytes > other.bytes
     }
 
     pub(in crate::cli) fn is_unbounded(&self) -> bool {
@@ -89,7 +94,8 @@ impl LossView {
     }
 }
 
-/// `nothing`, `12 operations, 3.4 KiB`, `12 operations, 3.4 KiB, and more`.
+/// `nothing`, `at most 12 operations, 3.4 KiB`, `12 operations, 3.4 KiB known of`. Without a proof a figure is a bound: what was known of,
+/// or the bucket's ceiling.
 pub(in crate::cli) fn loss_text(loss: &LossView, proven: bool) -> String {
     let known = match loss.operations {
         0 => "nothing".to_owned(),
@@ -100,7 +106,8 @@ pub(in crate::cli) fn loss_text(loss: &LossView, proven: bool) -> String {
         (true, ..) => known,
         (false, true, 0) => "nothing known of".to_owned(),
         (false, true, _) => format!("{known} known of"),
-        (false, false, _) => known,
+        (false, false, 0) => known,
+        (false, false, _) => format!("at most {known}"),
     }
 }
 

@@ -15,6 +15,8 @@ pub(super) struct Report {
 #[derive(Debug, Serialize)]
 struct Row {
     ok: bool,
+    /// Whether it is about the time after the move.
+    afterwards: bool,
     what: &'static str,
     of: String,
     found: String,
@@ -28,7 +30,14 @@ impl Report {
                 Verdict::Ok { found } => (true, found.clone(), None),
                 Verdict::Fail { found, remedy } => (false, found.clone(), Some(remedy.clone())),
             };
-            Row { ok, what: finding.what, of: finding.of.clone(), found, remedy }
+            Row {
+                ok,
+                afterwards: finding.is_about_afterwards(),
+                what: finding.what,
+                of: finding.of.clone(),
+                found,
+                remedy,
+            }
         };
         Report { ready: check.is_ready(), findings: check.findings.iter().map(row).collect() }
     }
@@ -36,6 +45,22 @@ impl Report {
     /// How many are in the way.
     pub(super) fn failures(&self) -> usize {
         self.findings.iter().filter(|row| !row.ok).count()
+    }
+
+    /// How many are in the way of the move itself.
+    pub(super) fn obstacles(&self) -> usize {
+        self.findings.iter().filter(|row| !row.ok && !row.afterwards).count()
+    }
+
+    /// What is to be done before the old primary's region is switched off, a line each.
+    pub(super) fn afterwards(&self) -> Vec<String> {
+        let later = self.findings.iter().filter(|row| !row.ok && row.afterwards);
+        later.map(|row| format!("{}: {}; {}", row.of, row.found, row.remedy.as_deref().unwrap_or_default())).collect()
+    }
+
+    /// What is in the way, as far as one look can be told from another.
+    pub(super) fn in_the_way(&self) -> Vec<(&'static str, String)> {
+        self.findings.iter().filter(|row| !row.ok).map(|row| (row.what, row.of.clone())).collect()
     }
 
     pub(super) fn len(&self) -> usize {
@@ -74,7 +99,14 @@ mod tests {
         let ok = Finding { what: "disk", of: "eu-west-1".into(), verdict: Verdict::Ok { found: "60 % free".into() } };
         let verdict = Verdict::Fail { found: "3000 ms, 12 operations behind".into(), remedy: "write less".into() };
         let lag = Finding { what: "lag", of: "orders".into(), verdict };
+        let verdict = Verdict::Fail { found: "2 of the 3 regions".into(), remedy: "ask for fewer".into() };
+        let acks = Finding { what: "acks", of: "orders without us-east".into(), verdict };
+        let later = Report::of(&Check { findings: vec![ok.clone(), acks] });
+        assert_eq!((later.failures(), later.obstacles()), (1, 0), "the move does not need it");
+        assert_eq!(later.afterwards(), ["orders without us-east: 2 of the 3 regions; ask for fewer"]);
         let report = Report::of(&Check { findings: vec![ok, lag] });
+        assert_eq!((report.failures(), report.obstacles()), (1, 1));
+        assert_eq!(report.in_the_way(), [("lag", "orders".to_owned())]);
         let text = report.text();
         let lines: Vec<&str> = text.lines().map(str::trim_end).collect();
         assert_eq!(lines[2], " ok     disk   eu-west-1   60 % free");

@@ -1,5 +1,5 @@
 use meridian_types::{
-    Acks, AutoFailover, BucketName, BucketSpec, ClusterId, Labels, NodeName, OnPartition, OperationId, Policy,
+    Acks, AutoFailover, BucketSpec, ClusterId, Labels, NodeName, OnPartition, OperationId, Policy, RegionName,
 };
 
 use super::*;
@@ -24,6 +24,10 @@ fn origin() -> Instant {
     Instant::now()
 }
 
+fn name(name: &str) -> BucketName {
+    BucketName::new(name).unwrap()
+}
+
 fn node(region: &str) -> NodeId {
     NodeId::of(&NodeName::new(&format!("{region}-1")).unwrap())
 }
@@ -44,7 +48,7 @@ impl World {
         };
         world.run(Action::FormCluster(Form { cluster: ClusterId(1), shards: 2, lease_ttl_ms: 5000, members }));
         world.run(Action::CreateBucket(BucketSpec {
-            name: BucketName::new("pay").unwrap(),
+            name: name("pay"),
             policy: Policy::Sync { acks: Acks::Majority, on_partition: OnPartition::Block },
             regions: Vec::new(),
             primary: None,
@@ -52,6 +56,21 @@ impl World {
             auto: AutoFailover { mode, ..AutoFailover::default() },
         }));
         world
+    }
+
+    fn sync(&self) -> Policy {
+        Policy::Sync { acks: Acks::Majority, on_partition: OnPartition::Block }
+    }
+
+    fn create(&mut self, bucket: &str, policy: Policy, primary: &str, auto: AutoFailover<RegionName>) {
+        self.run(Action::CreateBucket(BucketSpec {
+            name: name(bucket),
+            policy,
+            regions: Vec::new(),
+            primary: Some(RegionName::new(primary).unwrap()),
+            labels: Labels::new(),
+            auto,
+        }));
     }
 
     fn run(&mut self, action: Action) -> Reply {
@@ -170,6 +189,27 @@ fn it_is_not_tried_again_and_again() {
     world.renews(40_000, "eu", &[LOST]);
     world.renews(40_000, "ap", &[LOST]);
     assert_eq!(world.look(40_100).len(), 1, "after a while it is tried again");
+}
+
+/// One commit fences them all; one that may not now keeps nobody from it.
+#[test]
+fn all_buckets_of_a_lost_region_are_one_operation_but_for_those_that_may_not_now() {
+    let mut world = World::new(AutoMode::ZeroLoss);
+    let auto = |mode, per_day_max| AutoFailover { mode, per_day_max, ..AutoFailover::default() };
+    let bounded = AutoMode::Bounded { max_lag: "5s".parse().unwrap() };
+    world.create("feed", Policy::ASYNC, "us", auto(bounded, 3));
+    world.create("elsewhere", world.sync(), "eu", auto(AutoMode::ZeroLoss, 3));
+    world.create("by-hand", world.sync(), "us", auto(AutoMode::Manual, 3));
+    world.create("spent", world.sync(), "us", auto(AutoMode::ZeroLoss, 3));
+    let Reply::Operation { plan } = world.run(failover(vec![name("spent")], String::new())) else { panic!("no plan") };
+    world.run(Action::Abort { plan, scope: crate::AbortScope::All, why: "a moment ago".to_owned() });
+    world.renews(5200, "eu", &[LOST]);
+    world.renews(5200, "ap", &[LOST]);
+    let actions = world.look(5300);
+    let [Action::Failover(spec)] = actions.as_slice() else { panic!("{actions:?}") };
+    assert_eq!(spec.buckets, Selection::Named(vec![name("pay"), name("feed")]));
+    world.run(actions[0].clone());
+    assert!(world.look(5400).is_empty(), "both are being replaced");
 }
 
 /// With two regions and a witness, which has no lanes and hears nobody, the other region alone listens.

@@ -226,3 +226,11 @@ fn an_estimate_names_what_is_known_to_be_lost_and_takes_every_other_region() {
     let (told, _) = estimated(&state, &[(A, remains(8, None)), (B, remains(5, None))]);
     assert!(told.obstacle.contains("losing a region"), "{told:?}");
 }
+
+#[test]
+fn no_consent_is_given_to_lose_a_region_of_a_bucket_that_has_a_primary() {
+    let state = with(Policy::ASYNC);
+    let (told, consent) = estimated(&state, &[(A, remains(8, Some((9, 3)))), (B, remains(5, Some((8, 9))))]);
+    assert!(told.to.is_none() && told.obstacle.contains("ask without --lost"), "{told:?}");
+    assert_eq!(consent, None, "it would be refused");
+}

@@ -88,10 +88,16 @@ fn estimate_bucket(asked: &Asked<'_>, bucket: &Bucket, heard: &Heard) -> Option<
         needed: super::regions_needed(bucket),
         heard: Vec::new(),
         lost: Loss::default(),
+        known: Loss::default(),
         oldest_ms,
         said_ms,
         obstacle: String::new(),
     };
+    if bucket.primary.is_some() && asked.lost.is_some() {
+        // No consent can be given to what would be refused.
+        let obstacle = format!("it has a primary, {}: ask without --lost", asked.topology.region_label(from));
+        return Some(BucketEstimate { obstacle, ..estimate });
+    }
     if bucket.primary.is_none() {
         return Some(without(asked, bucket, &muster.remains, estimate));
     }
@@ -102,6 +108,7 @@ fn estimate_bucket(asked: &Asked<'_>, bucket: &Bucket, heard: &Heard) -> Option<
             proven: it.verdict.proven,
             heard: it.verdict.heard,
             lost: it.verdict.lost,
+            known: it.known,
             ..estimate
         },
         None => BucketEstimate { obstacle: obstacle(asked, bucket, from, &muster.remains), ..estimate },
@@ -129,7 +136,8 @@ fn without(asked: &Asked<'_>, bucket: &Bucket, left: &lose::Left, estimate: Buck
     };
     let most = lose::most(left, &others).filter(|_| obstacle.is_empty());
     let (to, pulls) = most.map_or((None, false), |(to, pulls)| (Some(to), pulls));
-    BucketEstimate { to, pulls, heard, lost: lose::known_loss(left), obstacle, ..estimate }
+    let lost = lose::known_loss(left);
+    BucketEstimate { to, pulls, heard, lost, known: Loss { unbounded: false, ..lost }, obstacle, ..estimate }
 }
 
 /// The age of the oldest write that was known to be missing, and of the oldest of the last words about any shard.

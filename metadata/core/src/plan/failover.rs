@@ -16,12 +16,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use meridian_types::key::{KEY_BYTES_MAX, VALUE_BYTES_MAX};
+use meridian_types::loss::{MORE_THAN_AGREED, NOT_PROVEN};
 use meridian_types::{
     AutoMode, Breach, Bucket, BucketId, Epoch, Fact, Goal, LagBound, Loss, Lsn, MaxLag, Move, Muster, Plan, Policy,
     RegionId, Remains, Seal, ShardId, Step, Verdict,
 };
 
 use super::Next;
+pub(super) use damping::is_counted;
 
 mod begin;
 mod damping;
@@ -102,10 +104,9 @@ fn agreed(
     match accepted {
         _ if verdict.proven => Ok(()),
         Some(accepted) if accepted.covers(verdict.lost) => Ok(()),
-        Some(accepted) => Err(format!(
-            "more would be lost than was agreed to: {}, agreed to were {accepted}: estimate again",
-            verdict.lost
-        )),
+        Some(accepted) => {
+            Err(format!("{MORE_THAN_AGREED}: {}, agreed to were {accepted}: estimate again", verdict.lost))
+        }
         None => {
             let heard: Vec<_> = verdict.heard.iter().map(|region| label(*region)).collect();
             let heard = heard.join(", ");
@@ -116,9 +117,7 @@ fn agreed(
                 Some(needed) => format!("it takes {needed} regions, and only {heard} could be heard"),
                 None => format!("its writes are acknowledged before {heard} have them"),
             };
-            Err(format!(
-                "what is left does not prove that nothing is lost: {doubt}; and nobody has agreed to a loss: see `meridian failover estimate`"
-            ))
+            Err(format!("{NOT_PROVEN}: {doubt}; and nobody has agreed to a loss: see `meridian failover estimate`"))
         }
     }
 }
@@ -149,7 +148,9 @@ pub fn assess(
     let reign = Reign::of(plans.iter().map(Arc::as_ref), bucket.id, from);
     let field = Field { reign, ..Field::new(bucket, from, shards, muster, &BTreeSet::new()) };
     let to = field.choose(wish, bucket).filter(|to| field.left.contains(to))?;
-    Some(Assessment { to, pulls: !field.has_most(to), verdict: field.verdict(bucket, to), needed: field.needed })
+    let verdict = field.verdict(bucket, to);
+    let known = if verdict.proven { Loss::default() } else { field.known() };
+    Some(Assessment { to, pulls: !field.has_most(to), verdict, known, needed: field.needed })
 }
 
 /// What a failover would come to.
@@ -159,8 +160,10 @@ pub struct Assessment {
     pub to: RegionId,
     /// Whether it would have to fetch from others what it lacks.
     pub pulls: bool,
-    /// What it would rest on, and what it would cost.
+    /// What it would rest on, and the most that it would cost.
     pub verdict: Verdict,
+    /// What of that the lost primary had said is missing; never unbounded.
+    pub known: Loss,
     /// How many regions must be heard to prove that nothing is lost; `None` when no number will do.
     pub needed: Option<usize>,
 }
@@ -311,6 +314,18 @@ impl<'a> Field<'a> {
     }
 
     /// What the lost primary had said is missing, of what nobody has who is there.
+    fn known(&self) -> Loss {
+        let mut known = Loss::default();
+        for (shard, (_, reached)) in &self.top {
+            let told = self.muster.remains.values().filter_map(|shards| shards.get(shard)?.exposure);
+            let beyond = told.filter(|exposure| exposure.head > *reached);
+            let most = beyond.map(|it| (it.operations, it.bytes)).max().unwrap_or_default();
+            known = known.and(Loss { operations: most.0, bytes: most.1, unbounded: false });
+        }
+        known
+    }
+
+    /// The most that is lost: what is known of, or the ceiling where one holds.
     fn lost(&self, bucket: &Bucket) -> Loss {
         // It is about what no other region has: one that is silent or has gone may have had what all who are left lack. And who is
         // promoted must have what they have.
@@ -319,16 +334,10 @@ impl<'a> Field<'a> {
         // long as its lease lasts.
         let known = self.top.values().all(|(epoch, _)| *epoch >= self.last);
         let ceiling = ceiling(bucket).filter(|_| whole && known);
-        let mut loss = Loss { unbounded: ceiling.is_none(), ..Loss::default() };
-        for (shard, (_, reached)) in &self.top {
-            let told = self.muster.remains.values().filter_map(|shards| shards.get(shard)?.exposure);
-            let beyond = told.filter(|exposure| exposure.head > *reached);
-            let most = beyond.map(|it| (it.operations, it.bytes)).max().unwrap_or_default();
-            loss = loss.and(Loss { operations: most.0, bytes: most.1, unbounded: false });
-        }
-        ceiling.map_or(loss, |most| Loss {
-            operations: loss.operations.max(most.operations),
-            bytes: loss.bytes.max(most.bytes),
+        let known = self.known();
+        ceiling.map_or(Loss { unbounded: true, ..known }, |most| Loss {
+            operations: known.operations.max(most.operations),
+            bytes: known.bytes.max(most.bytes),
             unbounded: false,
         })
     }

@@ -8,6 +8,7 @@ use meridian_types::{
     SwitchoverSpec,
 };
 
+use super::failover::is_counted;
 use super::{PLANS_MAX, REASON_BYTES_MAX, SHARDS_MOVED_MAX, standing, weight};
 use crate::apply::{Done, Occasion};
 use crate::event::{WHO_BYTES_MAX, shorten};
@@ -51,7 +52,7 @@ impl ClusterState {
             moves,
             ended_ms,
         };
-        self.make_room(weight(&plan))?;
+        self.make_room(weight(&plan), occasion.at_ms)?;
         for it in plan.moves.iter().filter(|it| !it.step.is_final()) {
             if let Some(bucket) = self.buckets.get_mut(&it.bucket) {
                 standing(&plan, it).put(Arc::make_mut(bucket), occasion.at);
@@ -119,8 +120,9 @@ impl ClusterState {
         Ok(Move { bucket: bucket.id, name: bucket.name.clone(), from, epoch_before: bucket.epoch, step })
     }
 
-    /// Forgets the oldest operations that have ended until one of that weight fits.
-    pub(super) fn make_room(&mut self, weight_added: usize) -> Result<(), Refusal> {
+    /// Forgets the oldest operations that have ended until one of that weight fits. What damping counts goes last: else a busy day would
+    /// make it forget that a bucket has failed over as often as it may.
+    pub(super) fn make_room(&mut self, weight_added: usize, now_ms: u64) -> Result<(), Refusal> {
         let under_way = self.plans.values().filter(|plan| plan.ended_ms.is_none());
         let (count, busy) = under_way.fold((0, 0), |(count, sum), plan| (count + 1, sum + weight(plan)));
         if count >= PLANS_MAX || busy + weight_added > SHARDS_MOVED_MAX {
@@ -132,7 +134,9 @@ impl ClusterState {
             ));
         }
         let mut left = (self.plans.len() + 1, self.shards_moved() + weight_added);
-        let ended: Vec<PlanId> = self.plans.values().filter(|plan| plan.ended_ms.is_some()).map(|it| it.id).collect();
+        let ended = self.plans.values().filter(|plan| plan.ended_ms.is_some());
+        let (counted, others): (Vec<&Arc<Plan>>, Vec<_>) = ended.partition(|plan| is_counted(plan, now_ms));
+        let ended: Vec<PlanId> = others.into_iter().chain(counted).map(|plan| plan.id).collect();
         for id in ended {
             if left.0 <= PLANS_MAX && left.1 <= SHARDS_MOVED_MAX {
                 break;

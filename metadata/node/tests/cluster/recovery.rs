@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use meridian_metadata_core::recover::EPOCHS_LEAP;
 use meridian_metadata_node::recover::{RecoverError, Survivor};
-use meridian_types::{AutoFailover, BucketName, BucketSpec, Epoch, Labels, Policy};
+use meridian_types::{AutoFailover, BucketName, BucketSpec, Epoch, EventQuery, Labels, Policy};
 
 use crate::world::{World, eventually};
 
@@ -59,7 +59,7 @@ fn a_survivor_decides_alone_under_raised_epochs_with_all_it_had() {
     assert_eq!(epoch(&world, 2, "orders"), Some(Epoch(1 + EPOCHS_LEAP)));
     assert_eq!(world.handle(2).voters(), [world.id(2)]);
     create(&world, 2, "after");
-    assert!(world.handle(2).events().iter().any(|event| event.verb == "recover-metadata"));
+    assert!(world.handle(2).events(&EventQuery::default()).events.iter().any(|event| event.verb == "recover-metadata"));
 }
 
 /// FEN-1: the old majority knows an older truth, and gives it up as soon as it hears of the new one.

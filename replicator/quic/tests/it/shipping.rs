@@ -258,3 +258,35 @@ async fn a_source_whose_clock_runs_ahead_is_stopped_until_the_clocks_agree() {
     sending.stop().await;
     receiving.stop().await;
 }
+
+/// What carries nothing is heard of all the same, and what is not heard of says for how long.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_idle_lane_tells_how_long_ago_its_target_was_heard() {
+    let (places, _keep) = places(2);
+    let (east, west) = (&places[0], &places[1]);
+    let to_east = east.start(|options| options.transport.idle_timeout_ms = 4_000);
+    let path = Path { one_way: Duration::from_millis(1), rate: 1e9, queue: 1e9, loss: 0.0 };
+    let wan = Wan::to(to_east.handle.local_address(), path);
+    west.addresses.lock().unwrap().insert(node_id(1), wan.address);
+    // Nothing is written in the west: nobody probes its lanes, and nothing travels in them.
+    let sending = west.start(|options| options.transport.idle_timeout_ms = 4_000);
+    let heard = || sending.handle.lanes().into_iter().map(|lane| lane.heard_ms).collect::<Vec<_>>();
+    let all = |within: &dyn Fn(u64) -> bool| {
+        let heard = heard();
+        heard.len() == usize::from(SHARDS) * 2 && heard.iter().all(|ms| ms.is_some_and(within))
+    };
+    let since = Instant::now();
+    eventually("every lane has been idle for a while, and was heard since", || {
+        since.elapsed() > Duration::from_secs(3) && all(&|ms| ms < 2000)
+    })
+    .await;
+    wan.severed.store(true, std::sync::atomic::Ordering::Relaxed);
+    eventually("no lane hears anything any more", || all(&|ms| ms > 2000)).await;
+    eventually("a lane without a connection tells nothing", || {
+        let heard = heard();
+        !heard.is_empty() && heard.iter().all(Option::is_none)
+    })
+    .await;
+    sending.stop().await;
+    to_east.stop().await;
+}

@@ -48,6 +48,7 @@ fn estimate(proven: bool, heard: &[u16]) -> Estimate {
         needed: Some(2),
         heard: heard.iter().copied().map(RegionId).collect(),
         lost: Loss { operations: 0, bytes: 0, unbounded: !proven },
+        known: Loss::default(),
         oldest_ms: 0,
         said_ms: Some(100),
         obstacle: String::new(),

@@ -44,7 +44,7 @@ impl ClusterState {
             ended_ms: moves.iter().all(|it| it.step.is_final()).then_some(occasion.at_ms),
             moves,
         };
-        self.make_room(weight(&plan))?;
+        self.make_room(weight(&plan), occasion.at_ms)?;
         let mut steps = Vec::new();
         for bucket in &selected {
             steps.extend(self.supersede(occasion, plan.id, bucket));
@@ -108,6 +108,14 @@ impl ClusterState {
             }
         };
         Ok(Move { bucket: bucket.id, name: bucket.name.clone(), from, epoch_before, step })
+    }
+
+    /// Whether a failover that nobody asked for could begin with the bucket now. One that can't must not keep the others of its region from it.
+    pub(crate) fn fails_over_by_itself(&self, bucket: &Bucket, now_ms: u64) -> bool {
+        let bounded = matches!(bucket.auto.mode, AutoMode::Bounded { .. });
+        self.replaceable(bucket, None).is_ok()
+            && self.check_damping(bucket, now_ms).is_ok()
+            && (bounded || accepted(bucket, self.epoch_to_fence(bucket), None).is_ok())
     }
 
     /// Checks that the bucket can have another primary; gives the present one.

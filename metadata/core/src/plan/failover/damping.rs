@@ -1,8 +1,9 @@
 //! How often the cluster may replace a bucket's primary by itself: a link that flaps must not move it to and fro.
 //!
-//! Counted from the operations on record, so it holds across leaders. What an operator asks for is never damped.
+//! Counted from the operations on record, so it holds across leaders; those that count are the last to be forgotten. What an operator
+//! asks for is never damped.
 
-use meridian_types::{Bucket, BucketId, Epoch, Goal, Refusal, RefusalKind, Step};
+use meridian_types::{Bucket, BucketId, Epoch, Goal, Plan, Refusal, RefusalKind, Step};
 
 use crate::apply::{Done, StepTaken};
 use crate::reply::Reply;
@@ -22,11 +23,9 @@ impl ClusterState {
         let wait = |why: String| {
             Err(Refusal::new(RefusalKind::Retry, format!("`{}` does not fail over by itself now: {why}", bucket.name)))
         };
-        let automatic = |plan: &&std::sync::Arc<meridian_types::Plan>| {
-            matches!(plan.goal, Goal::Failover { automatic: true, .. }) && plan.created_ms + DAY_MS > now_ms
-        };
         let mut count = 0;
-        for it in self.plans.values().filter(automatic).filter_map(|plan| plan.move_of(bucket.id)) {
+        let automatic = self.plans.values().filter(|plan| is_counted(plan, now_ms));
+        for it in automatic.filter_map(|plan| plan.move_of(bucket.id)) {
             match &it.step {
                 Step::FailedOver { at_ms, .. } => {
                     count += 1;
@@ -63,3 +62,11 @@ impl ClusterState {
         Done { reply: Reply::Reported, change: None, steps: step.into_iter().collect() }
     }
 }
+
+/// Whether an operation says how often buckets have failed over by themselves lately.
+pub(in crate::plan) fn is_counted(plan: &Plan, now_ms: u64) -> bool {
+    matches!(plan.goal, Goal::Failover { automatic: true, .. }) && plan.created_ms.saturating_add(DAY_MS) > now_ms
+}
+
+#[cfg(test)]
+mod tests;

@@ -160,6 +160,36 @@ fn swi_2_a_ceiling_bounds_a_loss_only_once_the_lost_primary_has_begun_the_epoch_
     assert!(!unbounded([2, 1]), "one is enough: it is the primary's own word");
 }
 
+/// Three writes are known to be missing, and a thousand may be: two things to know before one agrees.
+#[test]
+fn swi_2_what_is_known_to_be_lost_is_told_apart_from_the_bound_on_what_is_not_known() {
+    let estimated = |policy| {
+        let mut world = World::new();
+        world.create_in("pay", policy, &["us", "eu", "ap"]);
+        let (topology, buckets) = (world.state.topology(), [Arc::new(world.bucket("pay"))]);
+        let mut heard = Heard::default();
+        for region in [EU, AP] {
+            let fact = |shard| {
+                let operations = u64::from(shard == 1) * 3;
+                let exposure = Some(Exposure { head: Lsn(32), operations, bytes: operations * 9, oldest_ms: 1 });
+                let seal = meridian_types::Seal { lsn: Lsn(30), ..seal(shard, 30) };
+                let remains = Remains { epoch: Epoch(1), seal, exposure, whole: true };
+                ShardFacts { bucket: buckets[0].id, shard: ShardId(shard), remains, said_ms: Some(1) }
+            };
+            heard.add((region, (0..SHARDS).map(fact).collect()));
+        }
+        let asked = Asked { here: EU, to: None, lost: None, topology: &topology, buckets: &buckets, plans: &[] };
+        let estimate = estimate(&asked, &heard);
+        assert_eq!(estimate.consent.unwrap().total(), estimate.buckets[0].lost, "one agrees to the most");
+        (estimate.buckets[0].known, estimate.buckets[0].lost)
+    };
+    let three = Loss { operations: 3, bytes: 27, unbounded: false };
+    let max_lag = Some(MaxLag { bound: "1000ops".parse().unwrap(), on_breach: Breach::Block });
+    let (known, most) = estimated(Policy::Async { max_lag });
+    assert_eq!((known, most.operations, most.unbounded), (three, 1000, false));
+    assert_eq!(estimated(Policy::ASYNC), (three, Loss { unbounded: true, ..three }));
+}
+
 /// Likewise for what the cluster may lose by itself: what was said to a region that has gone says nothing of those that are left.
 #[test]
 fn swi_2_a_failover_within_a_bound_rests_on_what_was_said_to_regions_that_are_left() {
