@@ -117,7 +117,7 @@ proptest! {
 
     #[test]
     fn one_flipped_byte_anywhere_one_object_cut_short_or_missing_is_found(
-        which in any::<usize>(), at in any::<usize>(), flip in 1u8.., count in 1usize..20,
+        at in any::<usize>(), flip in 1u8.., count in 1usize..20,
     ) {
         run(async {
             let store = std::sync::Arc::new(InMemory::new());
@@ -126,20 +126,21 @@ proptest! {
             assert_eq!(complaints(&place).await, Vec::<String>::new());
             let all = objects(&store).await;
             assert_eq!(all.len(), usize::from(SHARDS) + 1);
-            let (path, bytes) = &all[which % all.len()];
-            let mut flipped = bytes.to_vec();
-            flipped[at % bytes.len()] ^= flip;
-            let short = bytes.slice(..at % bytes.len());
-            for damaged in [Some(Bytes::from(flipped)), Some(short), None] {
-                match damaged {
-                    Some(damaged) => drop(store.put(path, damaged.into()).await.unwrap()),
-                    None => store.delete(path).await.unwrap(),
+            for (path, bytes) in all {
+                let mut flipped = bytes.to_vec();
+                flipped[at % bytes.len()] ^= flip;
+                let short = bytes.slice(..at % bytes.len());
+                for damaged in [Some(Bytes::from(flipped)), Some(short), None] {
+                    match damaged {
+                        Some(damaged) => drop(store.put(&path, damaged.into()).await.unwrap()),
+                        None => store.delete(&path).await.unwrap(),
+                    }
+                    let found = complaints(&place).await;
+                    assert_eq!(found.len(), 1, "{found:?}");
+                    let name = path.filename().unwrap();
+                    assert!(name == "manifest" || found[0].contains(name), "{found:?} does not name {name}");
+                    store.put(&path, bytes.clone().into()).await.unwrap();
                 }
-                let found = complaints(&place).await;
-                assert_eq!(found.len(), 1, "{found:?}");
-                let name = path.filename().unwrap();
-                assert!(name == "manifest" || found[0].contains(name), "{found:?} does not name {name}");
-                store.put(path, bytes.clone().into()).await.unwrap();
             }
         });
     }

@@ -208,8 +208,10 @@ async fn back_up_under_load(rig: &Rig, place: &str) -> anyhow::Result<[BTreeMap<
     let before = written.now().into_iter().map(|(key, (acked, _))| (key, acked)).collect();
     rig.run(0, &format!("backup create sync active-active --to {place}")).await?;
     let after = written.now().into_iter().map(|(key, (_, sent))| (key, sent)).collect();
-    tokio::time::sleep(Duration::from_millis(100)).await;
-    ensure!(written.now().into_iter().any(|(key, (acked, _))| after_of(&after, &key) < acked), "writing goes on");
+    until("writing goes on", async || {
+        Ok(written.now().into_iter().any(|(key, (acked, _))| after_of(&after, &key) < acked))
+    })
+    .await?;
     stop.cancel();
     for writer in writers {
         writer.await??;
