@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use meridian_proto::dial;
 use meridian_proto::exchange::Exchange;
 use meridian_proto::tls::{TlsError, TlsMaterial};
-use meridian_types::{ClientId, NodeId, RegionId, Topology};
+use meridian_types::{ClientId, Membership, Node, NodeId, RegionId, Topology};
 use tonic::transport::Channel;
 
 /// How long a node is left alone after its first failure; doubles up to [`SHUNNED_MAX`].
@@ -164,7 +164,10 @@ impl Endpoints {
         }
         let current = self.all();
         let (configured, discovered) = current.split_at(self.configured.min(current.len()));
-        let mut nodes: Vec<_> = topology.nodes.values().collect();
+        // A spare answers no request for data.
+        let is_spare =
+            |node: &&Node| topology.holds_data(node.region) && topology.membership(node.id) == Some(Membership::Spare);
+        let mut nodes: Vec<_> = topology.nodes.values().filter(|node| !is_spare(node)).collect();
         nodes.sort_by_key(|node| (Some(node.region) != home, node.region, node.id));
         let mut list = configured.to_vec();
         for node in nodes {

@@ -50,6 +50,7 @@ mod endpoint;
 mod error;
 mod failovers;
 mod input;
+mod members;
 mod operations;
 mod recovery;
 mod retry;

@@ -31,6 +31,7 @@ pub use contact::Contact;
 pub use error::{ChangeError, FatalError, OpenError, ProposeError, ReadError, ReadLogError, StartError, StateError};
 pub use group::{Applied, Electorate, Group, Leadership, LogSlice, Proposal};
 pub use machine::{Committed, Mark, PIECE_BYTES_MAX, Persist, SnapshotSource, StateMachine};
+pub use members::Members;
 pub use options::{LogOptions, Options, Pace};
 pub use stopwatch::{Running, Stopwatch};
 pub use transport::server::PeerService;

@@ -1,6 +1,6 @@
 //! Changes of a group's members and of its leader.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
 use std::sync::atomic::Ordering;
 
@@ -14,8 +14,20 @@ use crate::error::ChangeError;
 use crate::group::{Group, Inner};
 use crate::raft::types::TypeConfig;
 
-/// What a voter may lack, in entries, to take over without a pause that is felt: it gets them before it stands.
+/// What a voter may lack, in entries, to take over without a pause that is felt, and a learner to become one: it gets them before it
+/// is needed.
 const LACKING_MAX: u64 = 1024;
+
+/// Who is in a group, as its leader knows.
+#[derive(Clone, Debug, PartialEq, Eq, Default)]
+pub struct Members {
+    /// Who votes. While two configurations decide together, the voters of both.
+    pub voters: BTreeSet<NodeId>,
+    /// Whether one configuration alone decides, and a majority of it has that on record.
+    pub settled: bool,
+    /// Who follows without a vote, and whether it has nearly all there is.
+    pub learners: BTreeMap<NodeId, bool>,
+}
 
 type WriteError = RaftError<TypeConfig<TokioRuntime>, ClientWriteError<TypeConfig<TokioRuntime>>>;
 
@@ -38,6 +50,45 @@ impl Group {
         self.inner
             .change(async { raft.change_membership(ChangeMembers::ReplaceAllVoters(wanted), false).await.map(drop) })
             .await
+    }
+
+    /// Who is in the group; `None` unless this node leads it.
+    pub fn members(&self) -> Option<Members> {
+        let metrics = self.inner.raft.metrics();
+        let now = metrics.borrow_watched();
+        let replication = now.replication.as_ref()?;
+        let members = &now.membership_config;
+        let last = now.last_log_index.unwrap_or_default();
+        let has_nearly_all = |id: u64| {
+            let has = replication.get(&id).cloned().flatten().map(|last| last.index());
+            has.is_some_and(|has| has + LACKING_MAX >= last)
+        };
+        let voters: BTreeSet<NodeId> = members.voter_ids().map(NodeId).collect();
+        let learners = members.nodes().map(|(id, _)| NodeId(*id)).filter(|node| !voters.contains(node));
+        let learners = learners.map(|node| (node, has_nearly_all(node.0))).collect();
+        let committed = self.inner.raft.server_metrics();
+        let committed = committed.borrow_watched();
+        let settled = members.get_joint_config().len() == 1
+            && committed.committed_membership_config == committed.membership_config;
+        Some(Members { voters, settled, learners })
+    }
+
+    /// Has a node follow without a vote, and returns at once: how far it has come is in [`Group::members`].
+    ///
+    /// # Errors
+    /// See [`ChangeError`].
+    pub async fn begin_to_follow(&self, node: NodeId) -> Result<(), ChangeError> {
+        let raft = &self.inner.raft;
+        self.inner.change(async { raft.add_learner(node.0, EmptyNode::new(), false).await.map(drop) }).await
+    }
+
+    /// A node that follows without a vote follows no more.
+    ///
+    /// # Errors
+    /// See [`ChangeError`].
+    pub async fn forget(&self, learner: NodeId) -> Result<(), ChangeError> {
+        let nodes = ChangeMembers::RemoveNodes(BTreeSet::from([learner.0]));
+        self.inner.change(async { self.inner.raft.change_membership(nodes, false).await.map(drop) }).await
     }
 
     /// Adds a node that follows without a vote, and returns once it has caught up.

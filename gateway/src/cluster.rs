@@ -6,13 +6,13 @@ use std::time::Duration;
 
 use meridian_proto::convert::{
     bucket_to_proto, change_from_proto, digests_to_proto, estimate_request_from_proto, estimate_to_proto,
-    facts_to_proto, failover_from_proto, lag_to_proto, node_status_to_proto, plan_to_proto, spec_from_proto,
-    status_of_refusal, switchover_from_proto, topology_to_proto,
+    facts_to_proto, failover_from_proto, lag_to_proto, member_change_to_proto, members_change_from_proto,
+    node_status_to_proto, plan_to_proto, spec_from_proto, status_of_refusal, switchover_from_proto, topology_to_proto,
 };
 use meridian_proto::identity::Identity;
 use meridian_proto::v1;
 use meridian_proto::v1::cluster_server::Cluster;
-use meridian_types::{BucketId, BucketName, Effect, Labels, PlanId, Refusal, RefusalKind, RegionId};
+use meridian_types::{BucketId, BucketName, Effect, Labels, NodeName, PlanId, Refusal, RefusalKind, RegionId};
 use tonic::{Request, Response, Status};
 
 use crate::seams::{Caller, Control, Via};
@@ -172,6 +172,29 @@ impl<C: Control> Cluster for ClusterService<C> {
         let request = request.into_inner();
         let plan = self.within(Changes::Yes, self.control.abort(PlanId(request.plan), request.why, caller)).await?;
         Ok(Response::new(plan_to_proto(&plan)))
+    }
+
+    async fn change_members(
+        &self,
+        request: Request<v1::ChangeMembersRequest>,
+    ) -> Result<Response<v1::MemberChange>, Status> {
+        let caller = caller(&request)?;
+        let (region, change, dry_run) = members_change_from_proto(request.into_inner()).map_err(status_of_refusal)?;
+        let begun = self.control.change_members(region, change, dry_run, caller);
+        let (region, change) = self.within(Changes::Yes, begun).await?;
+        Ok(Response::new(member_change_to_proto(region, &change)))
+    }
+
+    async fn remove_node(
+        &self,
+        request: Request<v1::RemoveNodeRequest>,
+    ) -> Result<Response<v1::RemoveNodeResponse>, Status> {
+        let caller = caller(&request)?;
+        let request = request.into_inner();
+        let name = NodeName::new(&request.name);
+        let name = name.map_err(|why| status_of_refusal(Refusal::new(RefusalKind::Invalid, why.to_string())))?;
+        self.within(Changes::Yes, self.control.remove_node(name, request.dry_run, caller)).await?;
+        Ok(Response::new(v1::RemoveNodeResponse {}))
     }
 }
 

@@ -7,8 +7,8 @@ use std::sync::Arc;
 use meridian_proto::identity::Identity;
 use meridian_types::{
     Bucket, BucketChange, BucketId, BucketLag, BucketName, BucketSpec, Estimate, FailoverSpec, Labels, LaneStatus,
-    NodeId, NodeStatus, OperationId, Plan, PlanId, Refusal, RegionId, RegionName, Request, Response, Selection,
-    ShardDigest, ShardFacts, SwitchoverSpec, Topology,
+    MemberChange, MembersChange, NodeId, NodeName, NodeStatus, OperationId, Plan, PlanId, Refusal, RegionId,
+    RegionName, Request, Response, Selection, ShardDigest, ShardFacts, SwitchoverSpec, Topology,
 };
 
 /// On whose behalf something is asked. Cheap to clone.
@@ -194,4 +194,28 @@ pub trait Control: Send + Sync + 'static {
         why: String,
         caller: Caller,
     ) -> impl Future<Output = Result<Arc<Plan>, Refusal>> + Send;
+
+    /// Changes who serves a region's shards, or with `dry_run` only says what the change would be.
+    ///
+    /// # Errors
+    /// Conflict while another change is under way in the region; Invalid, Exists or NotFound, naming what can't be; or that the
+    /// metadata plane can't be reached.
+    fn change_members(
+        &self,
+        region: RegionName,
+        change: MembersChange,
+        dry_run: bool,
+        caller: Caller,
+    ) -> impl Future<Output = Result<(RegionId, MemberChange), Refusal>> + Send;
+
+    /// Removes a node that holds nothing, for good, or with `dry_run` only checks that it could.
+    ///
+    /// # Errors
+    /// Conflict while it holds shards; Unavailable while others may rest on it; NotFound; or that the metadata plane can't be reached.
+    fn remove_node(
+        &self,
+        name: NodeName,
+        dry_run: bool,
+        caller: Caller,
+    ) -> impl Future<Output = Result<(), Refusal>> + Send;
 }

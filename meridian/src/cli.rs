@@ -18,6 +18,7 @@ mod kv;
 mod lag;
 mod metadata;
 mod moment;
+mod node;
 mod operation;
 mod resync;
 mod salvage;
@@ -78,6 +79,9 @@ enum Command {
     Status(status::Args),
     /// Show how far each region is behind.
     Lag(lag::Args),
+    /// List nodes, and change which of them serve their region.
+    #[command(subcommand)]
+    Node(node::Command),
     /// Move primaries to another region: planned, without loss, proven.
     #[command(subcommand)]
     Switchover(switchover::Command),
@@ -146,6 +150,7 @@ fn run(cli: Cli) -> anyhow::Result<()> {
                 Command::Backup(command) => backup::run(command, &connection, output).await,
                 Command::Status(args) => status::run(args, &connection, output).await,
                 Command::Lag(args) => lag::run(args, &connection, output).await,
+                Command::Node(command) => node::run(command, &connection, output).await,
                 Command::Switchover(command) => switchover::run(command, &connection, output).await,
                 Command::Failover(command) => failover::run(command, &connection, output).await,
                 Command::Drill(command) => drill::run(command, &connection, output).await,

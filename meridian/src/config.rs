@@ -18,7 +18,7 @@ pub struct Config {
     pub cluster: String,
     /// The region this node lives in.
     pub region: RegionName,
-    /// This node's name; must be one of `members`, and the one its certificate names.
+    /// This node's name; one of `members`, or with `joins` another one; the one its certificate names.
     pub node: NodeName,
     /// Where everything durable lives. One process at a time.
     pub data_dir: PathBuf,
@@ -29,8 +29,11 @@ pub struct Config {
     pub listen: Listen,
     /// Certificates.
     pub tls: Tls,
-    /// The nodes that form the cluster, this one among them; the same list, in the same order, on every node.
+    /// The nodes that form the cluster; the same list, in the same order, on every node.
     pub members: Vec<Member>,
+    /// Of a node that joins a cluster that is there: where others reach it. It is not one of `members`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub joins: Option<Joins>,
     /// Addresses as this node must dial them, where they differ from the advertised ones (NAT, emulated distance).
     #[serde(default)]
     pub translate: BTreeMap<String, String>,
@@ -88,6 +91,19 @@ pub struct Member {
     pub witness: bool,
 }
 
+/// A node that joins a cluster that is there.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Joins {
+    /// Its failure domain within the region.
+    #[serde(default = "default_zone")]
+    pub zone: String,
+    /// `host:port` where others reach its gRPC endpoint.
+    pub rpc: String,
+    /// `host:port` where others reach its replication endpoint.
+    pub replication: String,
+}
+
 /// Logs, traces and metrics.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -139,6 +155,8 @@ pub struct Limits {
     pub repair_bytes_per_s: u64,
     /// Whether a primary that was lost waits for `meridian reinstate` before it becomes a replica of its successor.
     pub manual_reinstate: bool,
+    /// After so long without a sign of life a node of a region is replaced by a spare, if there is one, in milliseconds; 0 for never.
+    pub repair_after_ms: u64,
     /// How long shutdown waits for requests in progress, in milliseconds.
     pub shutdown_grace_ms: u64,
 }
@@ -154,6 +172,7 @@ impl Default for Limits {
             persist_every_ms: 10_000,
             repair_bytes_per_s: 32 << 20,
             manual_reinstate: false,
+            repair_after_ms: 600_000,
             shutdown_grace_ms: 5_000,
         }
     }
@@ -241,6 +260,7 @@ impl Config {
             "limits.persist_every_ms",
             "limits.repair_bytes_per_s",
             "limits.manual_reinstate",
+            "limits.repair_after_ms",
             "limits.shutdown_grace_ms",
         ]
     }
@@ -255,7 +275,15 @@ impl Config {
         }
         self.members.iter().try_for_each(|member| self.check_member(member))?;
         self.check_sizes()?;
-        let own = self.own_member().ok_or_else(|| format!("`node = {}` is not among `members`", self.node))?;
+        if self.joins.is_some() && self.members.iter().any(|member| member.name == self.node) {
+            return Err(format!("`joins` conflicts with `members`, which names {}: drop one of them", self.node));
+        }
+        let own = self.own_member().ok_or_else(|| {
+            format!(
+                "`node = {}` is not among `members`; if it joins a cluster that is there, say where others reach it in `[joins]`",
+                self.node
+            )
+        })?;
         if own.region != self.region {
             return Err(format!(
                 "`region = {}` conflicts with `members`: {} is in {} there",
@@ -306,8 +334,18 @@ impl Config {
         self.own_member().is_some_and(|member| member.witness)
     }
 
-    fn own_member(&self) -> Option<&Member> {
-        self.members.iter().find(|member| member.name == self.node)
+    /// This node, as others know it.
+    pub fn own_member(&self) -> Option<Member> {
+        let joins = |joins: &Joins| Member {
+            name: self.node.clone(),
+            region: self.region.clone(),
+            zone: joins.zone.clone(),
+            rpc: joins.rpc.clone(),
+            replication: joins.replication.clone(),
+            witness: false,
+        };
+        let listed = self.members.iter().find(|member| member.name == self.node);
+        listed.cloned().or_else(|| self.joins.as_ref().map(joins))
     }
 
     /// An address as this node must dial it.
@@ -379,6 +417,18 @@ mod tests {
     fn a_node_outside_the_members_is_refused() {
         let error = load(&VALID.replace("node = \"us-east-1\"", "node = \"us-east-2\"")).expect_err("it is no member");
         assert!(error.to_string().contains("`node = us-east-2` is not among `members`"), "{error}");
+    }
+
+    #[test]
+    fn a_node_that_joins_says_where_it_is_reached_and_is_no_member() {
+        let joins = "[joins]\nrpc = \"h:9\"\nreplication = \"h:10\"\nzone = \"d\"\n";
+        let joining = VALID.replace("node = \"us-east-1\"", "node = \"us-east-9\"");
+        let config = load(&format!("{joining}\n{joins}")).expect("it is valid");
+        let own = config.own_member().expect("it says so");
+        assert_eq!((own.name.as_str(), own.zone.as_str(), own.rpc.as_str()), ("us-east-9", "d", "h:9"));
+        assert!(!config.is_witness() && config.members.len() == 1);
+        let both = load(&format!("{VALID}\n{joins}")).expect_err("it is a member").to_string();
+        assert!(both.contains("`joins` conflicts with `members`"), "{both}");
     }
 
     #[test]

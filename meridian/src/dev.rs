@@ -19,7 +19,7 @@ mod profile;
 mod ready;
 
 pub use banner::banner;
-pub use plan::{NODES_MAX, Place, Plan, REGIONS, WITNESSED, default_distances, witnessed_distances};
+pub use plan::{NODES_MAX, Place, Plan, REGIONS, SPARES_MAX, WITNESSED, default_distances, witnessed_distances};
 pub use profile::{Profile, ProfileRegion};
 
 use crate::cli::Failure;
@@ -52,18 +52,19 @@ impl Planet {
         Planet::of(Plan::new(dir, cluster, port_base, distances.clone())?, distances)
     }
 
-    /// The same with several nodes per region, at most [`NODES_MAX`].
+    /// The same with several nodes per region, at most [`NODES_MAX`], and spares in the first one, at most [`SPARES_MAX`].
     ///
     /// # Errors
     /// As [`Planet::start`].
     pub fn of_nodes(
-        nodes: u16,
+        (nodes, spares): (u16, u16),
         dir: &Path,
         cluster: &str,
         port_base: u16,
         distances: &Distances,
     ) -> anyhow::Result<Planet> {
-        Planet::of(Plan::of_nodes(nodes, dir, cluster, port_base, distances.clone())?, distances)
+        let plan = Plan::of_nodes(nodes, dir, cluster, port_base, distances.clone())?;
+        Planet::of(plan.with_spares(spares)?, distances)
     }
 
     /// The same with two regions and a witness.
@@ -158,6 +159,20 @@ impl Planet {
         let mut nodes = Vec::new();
         for child in &mut self.children {
             if child.was_killed()? {
+                nodes.push(child.place().node.clone());
+            }
+        }
+        Ok(nodes)
+    }
+
+    /// The nodes that ended by themselves, as they should: others hold what they held. They are watched no more.
+    ///
+    /// # Errors
+    /// When a process can't be asked about.
+    pub fn left(&mut self) -> anyhow::Result<Vec<NodeName>> {
+        let mut nodes = Vec::new();
+        for child in &mut self.children {
+            if child.has_left()? {
                 nodes.push(child.place().node.clone());
             }
         }

@@ -7,6 +7,7 @@
 //!
 //! Nothing here decides about data. Whatever ends unexpectedly ends the process, non-zero: a node never limps.
 
+use std::collections::BTreeSet;
 use std::future::Future;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -19,7 +20,7 @@ use meridian_proto::dial::{self, Dial};
 use meridian_proto::identity::Identity;
 use meridian_proto::tls::{TlsFiles, TlsMaterial};
 use meridian_proto::v1::recovery_server::RecoveryServer;
-use meridian_types::{NodeId, RegionId, ShardId, Topology};
+use meridian_types::{NodeId, RegionId, Topology};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -68,6 +69,7 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()> + Send) -> a
         () = &mut shutdown => Ok(()),
         ended = node.serve(&config, &tls, dialer) => ended,
     };
+    let ended = ended.or_else(|why| why.downcast::<Drained>().map(|drained| info!("{drained}")));
     match &ended {
         Ok(()) => info!("stopping"),
         Err(error) => tracing::error!(error = format!("{error:#}"), "the node stops because a part of it failed"),
@@ -137,14 +139,12 @@ impl Node {
         let dial: Arc<dyn Dial> = dialer;
         let consensus = Consensus::open(consensus_options(id, config), Arc::clone(&dial)).await?;
         let members = config.members.iter().map(|member| metadata_member(config, member)).collect::<Vec<_>>();
-        let this = members
-            .iter()
-            .find(|member| member.name == config.node)
-            .cloned()
-            .ok_or_else(|| anyhow!("`node` is not among `members`"))?;
+        let own = config.own_member().ok_or_else(|| anyhow!("`node` is not among `members`"))?;
+        let this = metadata_member(config, &own);
         let options = meridian_metadata_node::Options {
             shards: config.shards,
             version: env!("CARGO_PKG_VERSION").to_owned(),
+            repair_after_ms: config.limits.repair_after_ms,
             ..meridian_metadata_node::Options::new(this, members, config.data_dir.join("metadata"))
         };
         let peers = Arc::clone(&dial);
@@ -213,7 +213,9 @@ impl Node {
             if config.is_witness() {
                 info!("this node is a witness: it votes in the metadata plane and holds no data");
             } else {
+                let place = self.wait_for_shards(place).await?;
                 self.open_region(config, tls, &dialer, place).await?;
+                self.tasks.spawn(leave_when_drained(self.metadata.changes(), self.front.node(), self.stop.clone()));
             }
             while let Some(ended) = self.tasks.join_next().await {
                 ended.context("a task panicked")??;
@@ -244,13 +246,20 @@ impl Node {
             );
         }
         info!(region = %config.region, replica = %region, shards = topology.shards, "the cluster is formed");
-        Ok(meridian_region_node::Place {
-            region,
-            node,
-            shards: topology.shards,
-            voters: topology.voters(region, ShardId(0)).to_vec(),
-            dir: config.data_dir.join("state"),
-        })
+        let dir = config.data_dir.join("state");
+        let (voters, moved) = (Vec::new(), BTreeSet::new());
+        Ok(meridian_region_node::Place { region, node, shards: topology.shards, voters, moved, dir })
+    }
+
+    /// Waits until this node has shards to hold, and fills in who votes in them: a spare has none until it joins.
+    async fn wait_for_shards(&self, place: meridian_region_node::Place) -> anyhow::Result<meridian_region_node::Place> {
+        let mut changes = self.metadata.changes();
+        if !changes.borrow().serves(place.node) {
+            info!("this node is a spare: it holds nothing until `meridian node join` or `replace` gives it shards");
+        }
+        changes.wait_for(|topology| topology.serves(place.node)).await.context("the metadata plane stopped")?;
+        let (voters, moved) = self.metadata.founders(place.region);
+        Ok(meridian_region_node::Place { voters, moved, ..place })
     }
 
     async fn open_region(
@@ -362,6 +371,28 @@ fn metadata_member(config: &Config, member: &Member) -> meridian_metadata_node::
         voter: votes(config, member),
     }
 }
+
+/// Ends a node whose shards are all held by others: what it still has grows old, and must not be read.
+async fn leave_when_drained(
+    mut changes: watch::Receiver<Arc<Topology>>,
+    node: NodeId,
+    stop: CancellationToken,
+) -> anyhow::Result<()> {
+    tokio::select! {
+        () = stop.cancelled() => Ok(()),
+        drained = changes.wait_for(|topology| !topology.serves(node)) => {
+            drained.context("the metadata plane stopped")?;
+            Err(Drained.into())
+        }
+    }
+}
+
+/// Other nodes hold the shards of this one: it has nothing left to do.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "this node was drained: other nodes of its region hold its shards; started again it is a spare, and `meridian node remove` takes it out of the cluster"
+)]
+struct Drained;
 
 /// Tells the dialer where nodes that joined or moved are.
 async fn follow_addresses(

@@ -8,6 +8,7 @@ mod bucket;
 mod cluster;
 mod drill;
 mod failover;
+mod members;
 mod operation;
 mod recovery;
 mod refusal;
@@ -30,6 +31,9 @@ pub use drill::{drill_from_proto, drill_news_from_proto, drill_news_to_proto, dr
 pub use failover::{
     estimate_from_proto, estimate_request_from_proto, estimate_request_to_proto, estimate_to_proto, facts_from_proto,
     facts_to_proto, failover_from_proto, failover_to_proto, loss_request_to_proto,
+};
+pub use members::{
+    member_change_from_proto, member_change_to_proto, members_change_from_proto, members_change_to_proto,
 };
 pub use operation::{plan_from_proto, plan_to_proto, switchover_from_proto, switchover_to_proto};
 pub use recovery::{

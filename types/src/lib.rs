@@ -18,6 +18,7 @@ pub mod id;
 pub mod joins;
 pub mod key;
 pub mod loss;
+pub mod members;
 pub mod operation;
 pub mod plan;
 pub mod policy;
@@ -48,6 +49,7 @@ pub use id::{
 pub use joins::{Joining, Joins, STAYS_MAX, Stay};
 pub use key::{Key, Value};
 pub use loss::{Consent, ConsentError, Exposure, FailoverSpec, Loss, Muster, Remains, Verdict};
+pub use members::{MemberChange, MembersChange, Membership};
 pub use operation::{Goal, Move, OperationId, Plan, PlanOutcome, Proof, Selection, Step, SwitchoverSpec};
 pub use plan::{Fact, PlanId, Seal, Word};
 pub use policy::{Acks, Breach, LagBound, MaxLag, OnPartition, Policy, PolicyError};

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::bucket::Bucket;
 use crate::id::{BucketId, BucketName, ClusterId, NodeId, NodeName, RegionId, RegionName, ShardId};
+use crate::members::{MemberChange, Membership};
 
 /// A region as everybody knows it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -63,6 +64,8 @@ pub struct Topology {
     pub nodes: BTreeMap<NodeId, Node>,
     /// Who serves a shard in a region: the voters of its group.
     pub groups: BTreeMap<(RegionId, ShardId), Vec<NodeId>>,
+    /// Regions whose members change.
+    pub changes: BTreeMap<RegionId, MemberChange>,
     /// The buckets. Deleted ones are gone.
     pub buckets: BTreeMap<BucketId, Arc<Bucket>>,
     /// The buckets' names.
@@ -122,5 +125,93 @@ impl Topology {
     /// The nodes that serve `shard` in `region`.
     pub fn voters(&self, region: RegionId, shard: ShardId) -> &[NodeId] {
         self.groups.get(&(region, shard)).map_or(&[], Vec::as_slice)
+    }
+
+    /// Who may lead `shard` in `region`: its voters, and while it moves those that are to vote.
+    pub fn holders(&self, region: RegionId, shard: ShardId) -> Vec<NodeId> {
+        let mut holders = self.voters(region, shard).to_vec();
+        let moving = self.changes.get(&region).filter(|change| change.pending.contains(&shard));
+        let new = moving.into_iter().flat_map(|change| &change.target).filter(|node| !holders.contains(node));
+        let new: Vec<NodeId> = new.copied().collect();
+        holders.extend(new);
+        holders
+    }
+
+    /// On how many nodes of `region` an entry of `shard` is once it is committed; at least, while it moves.
+    pub fn quorum(&self, region: RegionId, shard: ShardId) -> usize {
+        let moving = self.changes.get(&region).filter(|change| change.pending.contains(&shard));
+        let voters = self.voters(region, shard).len();
+        moving.map_or(voters, |change| voters.min(change.target.len())) / 2 + 1
+    }
+
+    /// What a node is to its region; `None` for one that is not registered.
+    pub fn membership(&self, node: NodeId) -> Option<Membership> {
+        let known = self.nodes.get(&node)?;
+        if known.is_witness() {
+            return Some(Membership::Witness);
+        }
+        let votes = (0..self.shards).any(|shard| self.voters(known.region, ShardId(shard)).contains(&node));
+        let change = self.changes.get(&known.region);
+        // Whoever was there stays until every shard has moved: until then its vote may be needed to let it go.
+        Some(match change.map(|change| (change.before.contains(&node), change.target.contains(&node))) {
+            Some((true, true)) => Membership::Member,
+            Some((false, true)) => Membership::Joining,
+            Some((true, false)) => Membership::Leaving,
+            None if votes => Membership::Member,
+            Some((false, false)) | None => Membership::Spare,
+        })
+    }
+
+    /// Whether a node holds shards of its region, or is about to.
+    pub fn serves(&self, node: NodeId) -> bool {
+        matches!(self.membership(node), Some(Membership::Member | Membership::Joining | Membership::Leaving))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    const HOME: RegionId = RegionId(1);
+
+    fn node(id: u64) -> (NodeId, Node) {
+        let (id, name) = (NodeId(id), NodeName::new(&format!("n-{id}")).unwrap());
+        let (rpc_address, replication_address) = ("h:1".to_owned(), "h:2".to_owned());
+        let (zone, version) = (String::new(), String::new());
+        (id, Node { id, name, region: HOME, zone, rpc_address, replication_address, version })
+    }
+
+    /// Three nodes serve two shards; the fourth takes the place of the third, and one shard has moved.
+    fn moving() -> Topology {
+        let nodes = |ids: [u64; 3]| ids.map(NodeId).to_vec();
+        let (before, target) = (nodes([1, 2, 3]), nodes([1, 2, 4]));
+        let groups = [((HOME, ShardId(0)), target.clone()), ((HOME, ShardId(1)), before.clone())].into();
+        let pending = BTreeSet::from([ShardId(1)]);
+        let change = MemberChange { index: 9, since_ms: 0, who: String::new(), target, before, pending };
+        let nodes = (1..=5).map(node).collect();
+        Topology { shards: 2, nodes, groups, changes: [(HOME, change)].into(), ..Topology::default() }
+    }
+
+    #[test]
+    fn while_a_shard_moves_either_may_lead_it_and_the_smaller_majority_counts() {
+        let mut topology = moving();
+        assert_eq!(topology.holders(HOME, ShardId(0)), [1, 2, 4].map(NodeId));
+        assert_eq!(topology.holders(HOME, ShardId(1)), [1, 2, 3, 4].map(NodeId));
+        assert_eq!(topology.quorum(HOME, ShardId(1)), 2);
+        topology.changes.get_mut(&HOME).unwrap().target = vec![NodeId(1)];
+        assert_eq!((topology.quorum(HOME, ShardId(0)), topology.quorum(HOME, ShardId(1))), (2, 1));
+    }
+
+    #[test]
+    fn what_a_node_is_to_its_region_follows_from_placement_and_change() {
+        let mut topology = moving();
+        let is = |topology: &Topology| [1, 3, 4, 5].map(|id| topology.membership(NodeId(id)).unwrap());
+        assert_eq!(is(&topology), [Membership::Member, Membership::Leaving, Membership::Joining, Membership::Spare]);
+        topology.groups.insert((HOME, ShardId(1)), [1, 2, 4].map(NodeId).to_vec());
+        topology.changes.clear();
+        assert_eq!(is(&topology), [Membership::Member, Membership::Spare, Membership::Member, Membership::Spare]);
+        assert!(topology.serves(NodeId(4)) && !topology.serves(NodeId(3)) && topology.membership(NodeId(6)).is_none());
     }
 }

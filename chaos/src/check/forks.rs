@@ -78,6 +78,8 @@ pub struct Forks {
     stretches: HashMap<(BucketId, ShardId), Vec<Stretch>>,
     versions: HashSet<(BucketId, Version)>,
     positions: HashSet<(BucketId, RegionId, ShardId, Lsn)>,
+    /// Seals among them: no writes, but entries that nobody else will ever have.
+    seals: HashSet<(BucketId, RegionId, ShardId, Lsn)>,
     taken: Vec<Taken>,
 }
 
@@ -118,6 +120,7 @@ impl Forks {
             *end = (*end).max(entry.source_lsn);
             // A seal is no write, but a session can have seen its position, which nobody will ever have (seed 714838).
             if entry.kind == Kind::Seal {
+                self.seals.insert((entry.bucket, entry.origin, *shard, entry.source_lsn));
                 continue;
             }
             // A restart applies it again.
@@ -145,10 +148,15 @@ impl Forks {
             let Fact::Applied { replica, shard, entry } = &record.fact else { continue };
             let earlier =
                 entry.bucket == bucket && entry.epoch < fork.epoch && ![from, fork.to].contains(&entry.origin);
-            let own =
-                replica.region == entry.origin && counts(entry) && matches!(entry.kind, Kind::Write | Kind::Expire);
+            let own = replica.region == entry.origin && counts(entry);
             let cut = held.get(&(*shard, entry.origin)).copied().unwrap_or_default();
             if !earlier || !own || entry.source_lsn <= cut {
+                continue;
+            }
+            if entry.kind == Kind::Seal {
+                self.seals.insert((bucket, entry.origin, *shard, entry.source_lsn));
+            }
+            if !matches!(entry.kind, Kind::Write | Kind::Expire) {
                 continue;
             }
             if self.positions.insert((bucket, entry.origin, *shard, entry.source_lsn)) {
@@ -215,7 +223,8 @@ impl Forks {
 
     /// Whether an entry is undone, wherever it was applied.
     pub fn has_lost(&self, shard: ShardId, entry: &Entry) -> bool {
-        self.positions.contains(&(entry.bucket, entry.origin, shard, entry.source_lsn))
+        let place = (entry.bucket, entry.origin, shard, entry.source_lsn);
+        self.positions.contains(&place) || self.seals.contains(&place)
     }
 
     /// What a request came to in the stretch that failover undid.

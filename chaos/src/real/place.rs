@@ -55,6 +55,12 @@ impl Place {
             .collect()
     }
 
+    /// What a node that joins later says of itself; it is in a zone of its own.
+    pub(super) fn joins(&self, node: &str) -> String {
+        let (rpc, replication) = (self.rpc, self.replication);
+        format!("[joins]\nzone = \"{node}\"\nrpc = \"{rpc}\"\nreplication = \"{replication}\"\n")
+    }
+
     /// The node's configuration; everything of the planet's own is below `dir`.
     pub(super) fn config(&self, dir: &Path, region: &str, node: &str, members: &str) -> String {
         let pki = dir.join("pki").display().to_string();

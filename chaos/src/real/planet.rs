@@ -29,6 +29,8 @@ pub struct Planet {
     binary: PathBuf,
     dir: PathBuf,
     nodes: Vec<Node>,
+    /// Those that the cluster is formed with, as configurations name them.
+    members: String,
 }
 
 struct Node {
@@ -66,16 +68,46 @@ impl Planet {
     fn of(binary: &Path, dir: &Path, places: Vec<Place>, nodes: [usize; REGIONS.len()]) -> anyhow::Result<Planet> {
         let names: Vec<_> = REGIONS.iter().zip(nodes).flat_map(|(region, nodes)| names(region, nodes)).collect();
         ensure!(places.len() == names.len(), "{} places for {} nodes", places.len(), names.len());
-        let mut planet = Planet { binary: binary.to_owned(), dir: dir.to_owned(), nodes: Vec::new() };
+        let members = members(&names, &places);
+        let mut planet = Planet { binary: binary.to_owned(), dir: dir.to_owned(), nodes: Vec::new(), members };
         planet.issue(&["init"])?;
         planet.issue(&["client", "--name", "chaos"])?;
-        let members = members(&names, &places);
         for ((region, name), place) in names.into_iter().zip(places) {
             planet.issue(&["node", "--region", region, "--name", &name])?;
-            std::fs::write(planet.config(&name), place.config(dir, region, &name, &members))?;
+            std::fs::write(planet.config(&name), place.config(dir, region, &name, &planet.members))?;
             planet.nodes.push(Node { region, name, place, child: None });
         }
         Ok(planet)
+    }
+
+    /// Adds a node to a region, which joins the cluster as a spare once it is started; its number.
+    ///
+    /// # Errors
+    /// When its certificate can't be issued, or no ports are free.
+    pub fn add(&mut self, region: &'static str) -> anyhow::Result<usize> {
+        let name = format!("{region}-{}", self.nodes_of(region).len() + 1);
+        let place = Place::on_loopback(1)?.remove(0);
+        self.issue(&["node", "--region", region, "--name", &name])?;
+        let rest = format!("{}{}", place.joins(&name), self.members);
+        std::fs::write(self.config(&name), place.config(&self.dir, region, &name, &rest))?;
+        self.nodes.push(Node { region, name, place, child: None });
+        Ok(self.nodes.len() - 1)
+    }
+
+    /// A node's name.
+    pub fn name(&self, node: usize) -> &str {
+        &self.nodes[node].name
+    }
+
+    /// Loses everything that a node has on its disk.
+    ///
+    /// # Errors
+    /// When it can't be removed, or the node is running.
+    pub fn lose_disk(&self, node: usize) -> anyhow::Result<()> {
+        let Node { name, place, child, .. } = &self.nodes[node];
+        ensure!(child.is_none(), "{name} is running");
+        let dir = place.data_dir.clone().unwrap_or_else(|| self.dir.join(name));
+        std::fs::remove_dir_all(&dir).with_context(|| format!("removing {}", dir.display()))
     }
 
     /// How many nodes there are.
@@ -169,13 +201,13 @@ impl Planet {
         self.nodes[node].child.as_ref().map(Child::id)
     }
 
-    /// Waits until every node says it is ready.
+    /// Waits until every node that was started says it is ready.
     ///
     /// # Errors
     /// The last reasons of a node that isn't ready within `patience`.
     pub async fn ready(&mut self, patience: Duration) -> anyhow::Result<()> {
         let until = Instant::now() + patience;
-        for at in 0..self.nodes.len() {
+        for at in (0..self.nodes.len()).filter(|at| self.is_started(*at)).collect::<Vec<_>>() {
             loop {
                 let ended = self.nodes[at].child.as_mut().map(Child::try_wait).transpose()?.flatten();
                 ensure!(ended.is_none(), "{} ended by itself: {ended:?}; {}", self.nodes[at].name, self.log_tail(at));

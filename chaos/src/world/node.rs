@@ -192,6 +192,7 @@ impl Life {
             node: self.replica.node,
             shards: topology.shards,
             voters: vec![self.replica.node],
+            moved: std::collections::BTreeSet::new(),
             dir: std::path::PathBuf::new(),
         };
         let opened = Service::open(place, self.around.options.clone(), parts).await;

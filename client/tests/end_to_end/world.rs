@@ -9,9 +9,10 @@ use meridian_gateway::{Caller, Control, Digests, Gateway, Lags, Options};
 use meridian_proto::dial;
 use meridian_types::{
     Bucket, BucketChange, BucketDigest, BucketEstimate, BucketId, BucketLag, BucketName, BucketSpec, ClusterId,
-    Consent, Epoch, Estimate, FailoverSpec, Goal, Hlc, Labels, Lane, LaneState, LaneStatus, Loss, Lsn, Move, Muster,
-    Node, NodeId, NodeName, NodeStatus, OperationId, Phase, Plan, PlanId, Policy, Refusal, RefusalKind, Region,
-    RegionId, RegionName, Selection, SetHash, ShardDigest, ShardFacts, ShardId, Step, SwitchoverSpec, Topology,
+    Consent, Epoch, Estimate, FailoverSpec, Goal, Hlc, Labels, Lane, LaneState, LaneStatus, Loss, Lsn, MemberChange,
+    MembersChange, Move, Muster, Node, NodeId, NodeName, NodeStatus, OperationId, Phase, Plan, PlanId, Policy, Refusal,
+    RefusalKind, Region, RegionId, RegionName, Selection, SetHash, ShardDigest, ShardFacts, ShardId, Step,
+    SwitchoverSpec, Topology,
 };
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
@@ -398,6 +399,22 @@ impl Control for FakeControl {
             Some(id) if found.is_empty() => Err(Refusal::new(RefusalKind::NotFound, format!("no operation {id}"))),
             _ => Ok(found),
         }
+    }
+
+    async fn change_members(
+        &self,
+        region: RegionName,
+        _: MembersChange,
+        _: bool,
+        caller: Caller,
+    ) -> Result<(RegionId, MemberChange), Refusal> {
+        self.note("change members", caller);
+        Err(Refusal::new(RefusalKind::NotFound, format!("there is no region `{region}` that holds data")))
+    }
+
+    async fn remove_node(&self, name: NodeName, _: bool, caller: Caller) -> Result<(), Refusal> {
+        self.note("remove node", caller);
+        Err(Refusal::new(RefusalKind::NotFound, format!("there is no node `{name}`")))
     }
 
     async fn abort(&self, plan: PlanId, why: String, caller: Caller) -> Result<Arc<Plan>, Refusal> {

@@ -158,7 +158,7 @@ mod tests {
         };
         assert_eq!(connection("eu-west").target().unwrap().endpoints, ["https://127.0.0.1:27200"]);
         let anywhere = Connection { region: None, ..connection("eu-west") }.target().unwrap().endpoints;
-        assert_eq!(anywhere, ["https://127.0.0.1:27100", "https://127.0.0.1:27111", "https://127.0.0.1:27112"]);
+        assert_eq!(anywhere, ["https://127.0.0.1:27100", "https://127.0.0.1:27121", "https://127.0.0.1:27122"]);
         let error = connection("mars").target().unwrap_err();
         assert!(error.to_string().contains("us-east, eu-west, ap-south"), "{error}");
     }

@@ -8,7 +8,7 @@ use anyhow::bail;
 use super::connect::DEV_DIR;
 use super::exit::Failure;
 use super::stop;
-use crate::dev::{NODES_MAX, Planet, READY_WITHIN, banner, default_distances, witnessed_distances};
+use crate::dev::{NODES_MAX, Planet, READY_WITHIN, SPARES_MAX, banner, default_distances, witnessed_distances};
 use crate::output::{note, text};
 use crate::wan::{Distances, Link, RoundTrip};
 
@@ -26,6 +26,9 @@ pub(super) struct Args {
     /// Nodes per region: 1, or 3 in a zone each, of which one can die without anybody waiting for it.
     #[arg(long, default_value_t = 1, conflicts_with = "witness")]
     nodes: u16,
+    /// Spares in the first region, which hold nothing until `meridian node join` or `replace`: up to 2.
+    #[arg(long, default_value_t = 0, conflicts_with = "witness", value_parser = clap::value_parser!(u16).range(0..=i64::from(SPARES_MAX)))]
+    spares: u16,
     #[command(flatten)]
     links: Links,
 }
@@ -71,7 +74,7 @@ pub(super) async fn run(args: Args) -> anyhow::Result<()> {
     let mut planet = if args.witness {
         Planet::witnessed(&args.dir, "dev", args.port_base, &distances)?
     } else {
-        Planet::of_nodes(args.nodes, &args.dir, "dev", args.port_base, &distances)?
+        Planet::of_nodes((args.nodes, args.spares), &args.dir, "dev", args.port_base, &distances)?
     };
     note(&match (args.witness, args.nodes) {
         (true, _) => "starting two regions and a witness …".to_owned(),
@@ -93,6 +96,11 @@ pub(super) async fn run(args: Args) -> anyhow::Result<()> {
             died = planet.death() => died,
             signal = &mut stop => return end(planet, signal?).await,
         };
+        let left = planet.left()?;
+        if !left.is_empty() {
+            left.iter().for_each(|node| note(&format!("{node} was drained and has ended; the others go on")));
+            continue;
+        }
         let killed = planet.killed()?;
         if killed.is_empty() {
             note(&format!("{died:#}\n\nstopping the other nodes …"));

@@ -64,6 +64,13 @@ impl Child {
         Ok(self.process.try_wait()?.is_some_and(|status| status.signal() == Some(SIGKILL)))
     }
 
+    /// Whether it ended well without being asked to, which only a node does that was drained. Told once.
+    pub(super) fn has_left(&mut self) -> anyhow::Result<bool> {
+        let left = !self.stopping && self.process.try_wait()?.is_some_and(|status| status.success());
+        self.stopping |= left;
+        Ok(left)
+    }
+
     /// Closes its stdin: the node drains and exits.
     pub(super) fn ask_to_stop(&mut self) {
         self.stopping = true;

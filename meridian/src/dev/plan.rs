@@ -13,7 +13,7 @@ use meridian_types::{NodeName, RegionName};
 use super::ports;
 use super::profile::{Profile, ProfileRegion};
 use crate::cert::{Authority, CA_VALIDITY, VALIDITY};
-use crate::config::{Config, Limits, Listen, Member, Telemetry, Tls};
+use crate::config::{Config, Joins, Limits, Listen, Member, Telemetry, Tls};
 use crate::wan::{Distances, Pair, Route};
 
 /// The regions of `dev` and `demo`, in the order they join.
@@ -28,14 +28,17 @@ const WITNESS: &str = "witness";
 /// Ports between two regions: 3 of each of its nodes, then its links to the nodes of the others.
 const PORT_BLOCK: u16 = 100;
 const NODE_PORTS: u16 = 3;
-const TCP_LINKS: u16 = 10;
-const UDP_LINKS: u16 = 20;
+const TCP_LINKS: u16 = 20;
+const UDP_LINKS: u16 = 40;
 
 /// As many nodes as a region may have here: the links of a region to so many in three fit between its ports.
 pub const NODES_MAX: u16 = 3;
 
+/// As many spares as the first region may have besides.
+pub const SPARES_MAX: u16 = 2;
+
 /// Failure domains of a region's nodes, in their order.
-const ZONES: [&str; NODES_MAX as usize] = ["a", "b", "c"];
+const ZONES: [&str; (NODES_MAX + SPARES_MAX) as usize] = ["a", "b", "c", "d", "e"];
 
 /// As many as a real cluster has by default.
 const SHARDS: u16 = 16;
@@ -86,6 +89,8 @@ pub struct Place {
     pub data: PathBuf,
     /// Whether it only votes in the metadata plane.
     pub witness: bool,
+    /// Whether it joins the cluster once that is formed, and holds nothing until it is told to.
+    pub spare: bool,
 }
 
 /// The whole planet on paper.
@@ -118,6 +123,21 @@ impl Plan {
         distances: Distances,
     ) -> anyhow::Result<Plan> {
         Plan::of((REGIONS, nodes), dir, cluster, port_base, distances)
+    }
+
+    /// The same with spares in the first region, at most [`SPARES_MAX`].
+    ///
+    /// # Errors
+    /// When the first region's names can't be made up.
+    pub fn with_spares(mut self, spares: u16) -> anyhow::Result<Plan> {
+        let Some(first) = self.places.first().cloned() else { return Ok(self) };
+        let nodes = self.places.iter().filter(|place| place.region == first.region).count();
+        for nth in 0..spares.min(SPARES_MAX) {
+            let node = u16::try_from(nodes)? + nth;
+            let spare = Place { spare: true, ..place(&self.dir, first.region.as_str(), first.rpc.port(), node)? };
+            self.places.insert(usize::from(node), spare);
+        }
+        Ok(self)
     }
 
     /// The same for [`WITNESSED`], of one node each.
@@ -256,7 +276,7 @@ impl Plan {
 
     /// A node that the planet in this directory has beside those on paper.
     fn stranger(&self, certs: &Path) -> Option<String> {
-        let nodes = (1..=NODES_MAX).flat_map(|node| REGIONS.map(|region| format!("{region}-{node}")));
+        let nodes = (1..=NODES_MAX + SPARES_MAX).flat_map(|node| REGIONS.map(|region| format!("{region}-{node}")));
         let mut beside = nodes.filter(|name| self.places.iter().all(|place| place.node.as_str() != name));
         beside.find(|name| certs.join(format!("{name}.pem")).exists()).map(|name| format!("with {name}"))
     }
@@ -309,7 +329,8 @@ impl Plan {
                 admin: place.admin,
             },
             tls: Tls { ca: tls.ca, cert: tls.cert, key: tls.key },
-            members: self.places.iter().map(member).collect(),
+            members: self.places.iter().filter(|place| !place.spare).map(member).collect(),
+            joins: place.spare.then(|| joins(place)),
             translate: self.translate(&place.region),
             telemetry: Telemetry { log: LOG.to_owned(), ..Telemetry::default() },
             limits: Limits::default(),
@@ -350,7 +371,13 @@ fn place(dir: &Path, region: &str, block: u16, node: u16) -> anyhow::Result<Plac
         log: dir.join(format!("{node}.log")),
         data: dir.join(&node),
         witness: region == WITNESS,
+        spare: false,
     })
+}
+
+fn joins(place: &Place) -> Joins {
+    let (rpc, replication) = (place.rpc.to_string(), place.replication.to_string());
+    Joins { zone: place.zone.to_owned(), rpc, replication }
 }
 
 fn member(place: &Place) -> Member {
@@ -429,14 +456,31 @@ mod tests {
     }
 
     #[test]
+    fn a_spare_is_no_member_and_is_reached_like_one() {
+        let dir = tempfile::tempdir().unwrap();
+        let plan = Plan::of_nodes(3, dir.path(), "test", 27_100, default_distances()).unwrap().with_spares(2).unwrap();
+        plan.write().unwrap();
+        let names: Vec<_> = plan.places()[3..6].iter().map(|place| place.node.to_string()).collect();
+        assert_eq!(names, ["us-east-4", "us-east-5", "eu-west-1"]);
+        let config = Config::load(&dir.path().join("us-east-5.toml")).unwrap();
+        let own = config.own_member().unwrap();
+        assert_eq!((own.zone.as_str(), own.rpc.as_str(), config.members.len()), ("e", "127.0.0.1:27112", 9));
+        let links = plan.routes().into_iter().flat_map(|route| [route.tcp, route.udp]);
+        let own = plan.places().into_iter().flat_map(|place| [place.rpc, place.replication, place.admin]);
+        let all: Vec<_> = own.chain(links).collect();
+        let different: std::collections::BTreeSet<_> = all.iter().collect();
+        assert_eq!(all.len(), different.len());
+    }
+
+    #[test]
     fn every_node_reaches_the_others_through_links_of_its_own() {
         let dir = tempfile::tempdir().unwrap();
         let plan = plan(dir.path());
         assert_eq!(plan.routes().len(), 6);
         let us = &plan.places()[0];
         let translate = plan.translate(&us.region);
-        assert_eq!(translate["127.0.0.1:27200"], "127.0.0.1:27111");
-        assert_eq!(translate["127.0.0.1:27201"], "127.0.0.1:27121");
+        assert_eq!(translate["127.0.0.1:27200"], "127.0.0.1:27121");
+        assert_eq!(translate["127.0.0.1:27201"], "127.0.0.1:27141");
         assert!(!translate.contains_key("127.0.0.1:27100"));
     }
 

@@ -1,5 +1,6 @@
 //! What the metadata plane lets this node do, as the region asks for it.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -7,7 +8,7 @@ use futures::FutureExt;
 use futures::future::BoxFuture;
 use meridian_metadata_node::Handle;
 use meridian_region_node::Authority;
-use meridian_types::{Refusal, StandingWord, Topology, Word};
+use meridian_types::{Refusal, ShardId, StandingWord, Topology, Word};
 use tokio::sync::watch;
 
 /// The metadata plane's handle, seen as the region's source of authority (FEN-1).
@@ -38,6 +39,11 @@ impl Authority for MetadataAuthority {
     fn tell_standing(&self, word: StandingWord) -> BoxFuture<'static, Result<(), Refusal>> {
         let metadata = self.0.clone();
         async move { metadata.tell_standing(word).await }.boxed()
+    }
+
+    fn tell_moved(&self, shards: BTreeSet<ShardId>, change: u64) -> BoxFuture<'static, Result<(), Refusal>> {
+        let metadata = self.0.clone();
+        async move { metadata.tell_moved(shards, change).await }.boxed()
     }
 
     fn lease_ttl_ms(&self) -> u64 {

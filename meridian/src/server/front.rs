@@ -11,9 +11,9 @@ use meridian_proto::dial::Dial;
 use meridian_proto::identity::Identity;
 use meridian_region_node as region;
 use meridian_types::{
-    Bucket, BucketChange, BucketId, BucketName, BucketSpec, Estimate, FailoverSpec, Labels, NodeId, NodeStatus,
-    OperationId, Plan, PlanId, Refusal, RefusalKind, RegionId, RegionName, Request, Response, Selection, ShardFacts,
-    SwitchoverSpec, Topology,
+    Bucket, BucketChange, BucketId, BucketName, BucketSpec, Estimate, FailoverSpec, Labels, MemberChange,
+    MembersChange, Membership, NodeId, NodeName, NodeStatus, OperationId, Plan, PlanId, Refusal, RefusalKind, RegionId,
+    RegionName, Request, Response, Selection, ShardFacts, SwitchoverSpec, Topology,
 };
 
 use super::estimate::gather;
@@ -64,7 +64,8 @@ impl Front {
 
     /// Why this node can't serve yet; empty when it can.
     pub(crate) fn not_ready(&self) -> Vec<String> {
-        if self.witness {
+        // Neither has data to serve: both are ready once they take part in the metadata plane.
+        if self.witness || self.is_spare() {
             let mut reasons = self.metadata.problems();
             reasons.extend((!self.metadata.is_registered()).then(|| "this node is not registered yet".to_owned()));
             reasons.extend(self.consensus.stall());
@@ -89,12 +90,26 @@ impl Front {
                 "this node is a witness: it votes in the metadata plane and holds no data; ask a node of another region",
             ));
         }
+        if self.is_spare() {
+            let message = "this node is a spare, which holds nothing: ask another node of its region";
+            return Err(Refusal::new(RefusalKind::Redirect, message));
+        }
         self.data.get().ok_or_else(|| {
             Refusal::new(
                 RefusalKind::Retry,
                 "this node is still starting: it waits for a majority of the metadata voters; try again",
             )
         })
+    }
+
+    /// Whether others hold all shards of this node's region. One that was drained serves nobody any more, while it ends.
+    fn is_spare(&self) -> bool {
+        self.metadata.topology().membership(self.node) == Some(Membership::Spare)
+    }
+
+    /// This node's number.
+    pub(super) fn node(&self) -> NodeId {
+        self.node
     }
 
     /// The metadata plane, as this node knows it.
@@ -302,6 +317,20 @@ impl Control for Front {
 
     async fn abort(&self, plan: PlanId, why: String, caller: Caller) -> Result<Arc<Plan>, Refusal> {
         self.metadata.abort(plan, why, &caller.identity.uri()).await
+    }
+
+    async fn change_members(
+        &self,
+        region: RegionName,
+        change: MembersChange,
+        dry_run: bool,
+        caller: Caller,
+    ) -> Result<(RegionId, MemberChange), Refusal> {
+        self.metadata.change_members(region, change, dry_run, &caller.identity.uri()).await
+    }
+
+    async fn remove_node(&self, name: NodeName, dry_run: bool, caller: Caller) -> Result<(), Refusal> {
+        self.metadata.remove_node(name, dry_run, &caller.identity.uri()).await
     }
 }
 

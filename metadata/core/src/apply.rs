@@ -130,6 +130,9 @@ impl ClusterState {
             Action::Advance { plan, seen } => self.advance(occasion, *plan, seen),
             Action::Observe { bucket, epoch, what } => Ok(self.observe(*bucket, *epoch, what)),
             Action::Note { deed, subject, detail } => note(deed, subject, detail),
+            Action::ChangeMembers { region, change } => self.change_members(occasion, region, change),
+            Action::ShardsMoved { region, shards, change } => Ok(self.note_moved(*region, shards, *change)),
+            Action::RemoveNode { name } => self.remove_node(name),
         }
     }
 
@@ -176,6 +179,7 @@ impl ClusterState {
     fn register(&mut self, spec: &NodeSpec) -> Result<Done, Refusal> {
         self.require_formed()?;
         check_node(spec)?;
+        self.check_not_retired(&spec.name)?;
         let region = self.region_id(&spec.region).ok_or_else(|| {
             Refusal::new(
                 RefusalKind::NotFound,
@@ -290,7 +294,7 @@ impl ClusterState {
 }
 
 /// The most voters of one shard's group (design 1): more cost every write another copy and no quorum less.
-const VOTERS_MAX: usize = 5;
+pub(crate) const VOTERS_MAX: usize = 5;
 
 /// The year 9999: a proposer's broken clock must not use up the timestamps of all others.
 const AT_MS_MAX: u64 = 253_402_300_799_999;

@@ -9,8 +9,8 @@ use std::collections::BTreeSet;
 
 use meridian_types::{
     AutoFailover, BucketChange, BucketId, BucketName, BucketSpec, ClusterId, Copies, Cross, Epoch, Fact, FailoverSpec,
-    Labels, Loss, NodeName, OperationId, PlanId, Policy, RegionChange, RegionId, RegionName, Selection, StandingWord,
-    SwitchoverSpec, Word,
+    Labels, Loss, MembersChange, NodeName, OperationId, PlanId, Policy, RegionChange, RegionId, RegionName, Selection,
+    ShardId, StandingWord, SwitchoverSpec, Word,
 };
 use serde::{Deserialize, Serialize};
 
@@ -23,8 +23,8 @@ pub const COMMAND_BYTES_MAX: usize = 512 << 10;
 /// The newest first byte of an encoded command. 1: up to [`Action::SetLabels`]. 2: operations. 3: ceilings, degrading and
 /// automatic failover of buckets; failovers. 4: [`Action::SetPolicy`] and who has followed it.
 /// 5: [`Action::SetRegions`] and who is filled. 6: [`Action::Cross`], [`Action::GiveUpCrossing`], and who has stopped or arrived.
-/// 7: [`Action::CrossRegions`]. 8: [`Action::LoseRegion`], and who has parted from a lost region.
-const COMMAND_FORMAT: u8 = 8;
+/// 7: [`Action::CrossRegions`]. 8: [`Action::LoseRegion`], and who has parted from a lost region. 9: who serves a region.
+const COMMAND_FORMAT: u8 = 9;
 
 /// The last format whose actions are laid out otherwise.
 const OLDER_LAYOUT: u8 = 2;
@@ -182,6 +182,27 @@ pub enum Action {
         /// How long nobody may order anything before it is given up, in milliseconds.
         pause_ms_max: u64,
     },
+    /// Changes who serves a region's shards.
+    ChangeMembers {
+        /// Which region.
+        region: RegionName,
+        /// How.
+        change: MembersChange,
+    },
+    /// Shards have moved as a change of members asks. Repeating it changes nothing; of another change it means nothing.
+    ShardsMoved {
+        /// Which region.
+        region: RegionId,
+        /// Which shards.
+        shards: BTreeSet<ShardId>,
+        /// The change.
+        change: u64,
+    },
+    /// Removes a node that holds nothing, for good.
+    RemoveNode {
+        /// Which.
+        name: NodeName,
+    },
 }
 
 /// What only the metadata leader sees, by its clock and its leases.
@@ -315,6 +336,7 @@ impl Action {
             | Action::SetLabels { .. } => 1,
             Action::Report { words, .. } if words.iter().any(is_of_failover) => 3,
             Action::Switchover(_) | Action::Report { .. } | Action::Abort { .. } => 2,
+            Action::ChangeMembers { .. } | Action::ShardsMoved { .. } | Action::RemoveNode { .. } => 9,
             Action::LoseRegion { .. } => 8,
             Action::ReportStanding { words, .. } if words.iter().any(is_of_a_lost_region) => 8,
             Action::CrossRegions { .. } => 7,
@@ -341,6 +363,7 @@ impl Action {
                 | Action::ReportStanding { .. }
                 | Action::Advance { .. }
                 | Action::GiveUpCrossing { .. }
+                | Action::ShardsMoved { .. }
         )
     }
 
@@ -366,6 +389,9 @@ impl Action {
             Action::Advance { .. } => "advance",
             Action::Observe { .. } => "observe",
             Action::Note { .. } => "note",
+            Action::ChangeMembers { .. } => "change-members",
+            Action::ShardsMoved { .. } => "shards-moved",
+            Action::RemoveNode { .. } => "remove-node",
         }
     }
 
@@ -392,6 +418,9 @@ impl Action {
             Action::Abort { plan, .. } | Action::Advance { plan, .. } => plan.to_string(),
             Action::Observe { bucket, .. } | Action::GiveUpCrossing { bucket, .. } => bucket.to_string(),
             Action::Note { subject, .. } => subject.clone(),
+            Action::ChangeMembers { region, .. } => region.to_string(),
+            Action::ShardsMoved { region, .. } => region.to_string(),
+            Action::RemoveNode { name } => name.to_string(),
             Action::ReportStanding { words, .. } => words.first().map(|it| it.bucket.to_string()).unwrap_or_default(),
         }
     }

@@ -126,10 +126,14 @@ impl Detector {
             return false;
         }
         let has_run_out = |node: &NodeId| table.expires(*node) <= now;
-        let shard_is_dead = |shard| {
-            let voters = state.voters(region, shard);
-            // Those that are left decide nothing.
+        // Those that are left decide nothing.
+        let too_few = |voters: &[NodeId]| {
             !voters.is_empty() && voters.iter().filter(|node| !has_run_out(node)).count() <= voters.len() / 2
+        };
+        // While a shard moves, either may be who decides.
+        let shard_is_dead = |shard| {
+            let next = state.member_changes().get(&region).filter(|change| change.pending.contains(&shard));
+            too_few(state.voters(region, shard)) && next.is_none_or(|change| too_few(&change.target))
         };
         if !(0..state.shards()).map(ShardId).any(shard_is_dead) {
             return false;
@@ -159,7 +163,7 @@ fn is_being_replaced(bucket: &Bucket) -> bool {
 }
 
 fn is_there(now: Instant, region: RegionId, table: &LeaseTable, state: &ClusterState) -> bool {
-    state.nodes().any(|node| node.region == region && table.is_live(now, node.id))
+    state.nodes().any(|node| node.region == region && table.is_live(now, node.id) && state.serves(node.id))
 }
 
 #[cfg(test)]

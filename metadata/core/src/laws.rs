@@ -22,6 +22,7 @@ mod version_5;
 mod version_6;
 mod version_7;
 mod version_8;
+mod version_9;
 
 fn region(name: &str) -> RegionName {
     RegionName::new(name).unwrap()
@@ -724,7 +725,7 @@ fn a_state_written_by_version_2_still_opens() {
 #[test]
 fn formats_of_another_release_and_oversized_bytes_are_named() {
     assert_eq!(Command::decode(&[]), Err(CommandError::Empty));
-    assert_eq!(Command::decode(&[9, 0]), Err(CommandError::UnknownFormat(9)));
+    assert_eq!(Command::decode(&[10, 0]), Err(CommandError::UnknownFormat(10)));
     let mut older = fixture_operations()[0].encode().unwrap();
     older[0] = 1;
     assert!(matches!(Command::decode(&older), Err(CommandError::Damaged(_))), "version 1 knew no operations");
@@ -734,9 +735,9 @@ fn formats_of_another_release_and_oversized_bytes_are_named() {
     assert_eq!(Command::decode(&trailing), Err(CommandError::Trailing(1)));
 
     let mut newer = ClusterState::default().encode();
-    newer[8] = 9;
+    newer[8] = 10;
     let content = newer.len() - 4;
     let checksum = crc32c::crc32c(&newer[..content]);
     newer[content..].copy_from_slice(&checksum.to_le_bytes());
-    assert_eq!(ClusterState::decode(&newer), Err(SnapshotError::UnknownVersion(9)));
+    assert_eq!(ClusterState::decode(&newer), Err(SnapshotError::UnknownVersion(10)));
 }

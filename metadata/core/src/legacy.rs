@@ -183,6 +183,9 @@ impl CommandV2 {
             | Action::Observe { .. }
             | Action::CrossRegions { .. }
             | Action::LoseRegion { .. }
+            | Action::ChangeMembers { .. }
+            | Action::ShardsMoved { .. }
+            | Action::RemoveNode { .. }
             | Action::Note { .. } => return None,
         };
         Some(CommandV2 { operation: command.operation, who: command.who.clone(), at_ms: command.at_ms, action })

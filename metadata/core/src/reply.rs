@@ -40,7 +40,7 @@ pub enum Reply {
         /// Its name.
         plan: PlanId,
     },
-    /// `Report`, `ReportStanding`, `GiveUpCrossing`, `Note`: what was still news is on record.
+    /// `Report`, `ReportStanding`, `GiveUpCrossing`, `Note`, `ChangeMembers`, `ShardsMoved`, `RemoveNode`: what was still news is on record.
     Reported,
 }
 

@@ -5,16 +5,17 @@
 //! ```
 //! Old versions must still open: `testdata/state-v*.hex`. Damage is found before anything is used (DUR-3).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use meridian_types::{
-    Bucket, BucketId, Crossing, Hlc, Joins, Node, NodeId, Plan, Region, RegionId, ShardId, Turns, Way,
+    Bucket, BucketId, Crossing, Hlc, Joins, MemberChange, Node, NodeId, Plan, Region, RegionId, ShardId, Turns, Way,
 };
 use serde::{Deserialize, Serialize};
 
 use crate::event::Events;
 use crate::legacy::StateV2;
+use crate::members::Members;
 use crate::operations::Operations;
 use crate::state::{ClusterState, Fault, Formed, ShardGroup};
 
@@ -22,12 +23,14 @@ use crate::state::{ClusterState, Fault, Formed, ShardGroup};
 /// state itself keep it below 128 MiB.
 pub const SNAPSHOT_BYTES_MAX: usize = 256 << 20;
 
-/// The newest version this release writes and reads: 7 and which active-active buckets lose a region. A state without any is written as
-/// version 7, which has which regions join an active-active bucket; one without any, in which none is on its way to other regions,
+/// The newest version this release writes and reads: 8 and whose members change and which nodes were removed. A state without any is
+/// written as version 8, which has which active-active buckets lose a region; one without any as version 7, which has which regions join an active-active bucket; one without any, in which none is on its way to other regions,
 /// as version 6, which has which buckets cross, without these as version 5, which has
 /// which regions were added to buckets, without these as version 4, which has which buckets' lanes have turned, and without
 /// these as version 3, so that during an upgrade nodes of both releases take it.
-pub const SNAPSHOT_VERSION: u32 = 8;
+pub const SNAPSHOT_VERSION: u32 = 9;
+
+const WITHOUT_MEMBERS: u32 = 8;
 
 const WITHOUT_LOSING: u32 = 7;
 
@@ -63,7 +66,7 @@ pub enum SnapshotError {
     Fault(#[from] Fault),
 }
 
-/// Version 3 as written, and versions 4 to 8 but for the turns, joins, crossings and pauses behind it; earlier ones are in `legacy`. Field order is the format.
+/// Version 3 as written, and versions 4 to 9 but for the turns, joins, crossings, pauses and members behind it; earlier ones are in `legacy`. Field order is the format.
 #[derive(Serialize, Deserialize)]
 pub(crate) struct StateV3 {
     pub(crate) index: u64,
@@ -85,10 +88,14 @@ type StateV6 = (StateV3, BTreeMap<BucketId, Turns>, BTreeMap<BucketId, Joins>, B
 /// And of each active-active bucket that a region joins how long writes may be held for it, in milliseconds.
 type StateV7 = (StateV6, BTreeMap<BucketId, u64>);
 
+/// And who comes and goes: changes by region, and removed nodes.
+type StateV9 = (StateV7, BTreeMap<RegionId, MemberChange>, BTreeSet<NodeId>);
+
 impl ClusterState {
     /// The state as bytes; equal states make equal bytes.
     pub fn encode(&self) -> Vec<u8> {
         let state = self.clone();
+        let members = state.members;
         let stored = StateV3 {
             index: state.index,
             clock: state.clock,
@@ -117,7 +124,8 @@ impl ClusterState {
         let regroups = crossings.values().any(|it| matches!(it.way, Way::Regrouping { .. }));
         let loses = crossings.values().any(|it| matches!(it.way, Way::Losing { .. }));
         let version = match (turns.is_empty(), joins.is_empty(), crossings.is_empty()) {
-            _ if loses => SNAPSHOT_VERSION,
+            _ if !members.is_empty() => SNAPSHOT_VERSION,
+            _ if loses => WITHOUT_MEMBERS,
             _ if regroups || !pauses.is_empty() => WITHOUT_LOSING,
             (true, true, true) => WITHOUT_TURNS,
             (false, true, true) => WITHOUT_JOINS,
@@ -132,6 +140,10 @@ impl ClusterState {
             WITHOUT_JOINS => postcard::to_extend(&(stored, turns), bytes),
             WITHOUT_CROSSINGS => postcard::to_extend(&(stored, turns, joins), bytes),
             WITHOUT_REGROUPING => postcard::to_extend(&(stored, turns, joins, crossings), bytes),
+            SNAPSHOT_VERSION => {
+                let older = ((stored, turns, joins, crossings), pauses);
+                postcard::to_extend(&(older, members.changes, members.retired), bytes)
+            }
             _ => postcard::to_extend(&((stored, turns, joins, crossings), pauses), bytes),
         }
         .unwrap_or_default();
@@ -161,6 +173,7 @@ impl ClusterState {
         let mut joins: BTreeMap<BucketId, Joins> = BTreeMap::new();
         let mut crossings: BTreeMap<BucketId, Crossing> = BTreeMap::new();
         let mut pauses: BTreeMap<BucketId, u64> = BTreeMap::new();
+        let mut members = Members::default();
         let mut stored: StateV3 = match u32::from_le_bytes(*version) {
             1 => StateV2 { base: read(body)?, plans: Vec::new() }.into(),
             2 => read::<StateV2>(body)?.into(),
@@ -180,7 +193,13 @@ impl ClusterState {
                 (turns, joins, crossings) = (read.1, read.2, read.3);
                 read.0
             }
-            WITHOUT_LOSING | SNAPSHOT_VERSION => {
+            SNAPSHOT_VERSION => {
+                let (older, changes, retired) = read::<StateV9>(body)?;
+                members = Members { changes, retired };
+                (turns, joins, crossings, pauses) = (older.0.1, older.0.2, older.0.3, older.1);
+                older.0.0
+            }
+            WITHOUT_LOSING | WITHOUT_MEMBERS => {
                 let read = read::<StateV7>(body)?;
                 (turns, joins, crossings, pauses) = (read.0.1, read.0.2, read.0.3, read.1);
                 read.0.0
@@ -208,7 +227,7 @@ impl ClusterState {
                 joining.pause_ms_max = pause_ms_max;
             }
         }
-        let state = stored.into_state();
+        let state = ClusterState { members, ..stored.into_state() };
         state.validate()?;
         Ok(state)
     }
@@ -230,6 +249,7 @@ impl StateV3 {
             last_region: self.last_region,
             nodes: self.nodes,
             groups: self.groups,
+            members: Members::default(),
             buckets: self.buckets,
             last_bucket: self.last_bucket,
             operations: self.operations,

@@ -16,6 +16,7 @@ use meridian_types::{
 use serde::{Deserialize, Serialize};
 
 use crate::event::{Event, Events};
+use crate::members::Members;
 use crate::operations::Operations;
 use crate::spec::{check_address, check_labels, check_text};
 
@@ -67,6 +68,7 @@ pub struct ClusterState {
     pub(crate) last_region: RegionId,
     pub(crate) nodes: BTreeMap<NodeId, Node>,
     pub(crate) groups: BTreeMap<(RegionId, ShardId), ShardGroup>,
+    pub(crate) members: Members,
     pub(crate) buckets: BTreeMap<BucketId, Arc<Bucket>>,
     pub(crate) last_bucket: BucketId,
     pub(crate) operations: Operations,
@@ -173,6 +175,7 @@ impl ClusterState {
             regions: self.regions.clone(),
             nodes: self.nodes.clone(),
             groups: self.groups.iter().map(|(place, group)| (*place, group.voters.clone())).collect(),
+            changes: self.members.changes.clone(),
             buckets: self.buckets.clone(),
             bucket_ids: self.bucket_ids.clone(),
             last_bucket: self.last_bucket,
@@ -188,6 +191,7 @@ impl ClusterState {
         self.validate_regions()?;
         self.validate_nodes()?;
         self.validate_groups()?;
+        self.validate_members()?;
         self.buckets.iter().try_for_each(|(id, bucket)| self.validate_bucket(*id, bucket))?;
         self.validate_plans()?;
         let names: BTreeMap<_, _> = self.buckets.values().map(|b| (b.name.clone(), b.id)).collect();

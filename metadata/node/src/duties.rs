@@ -1,4 +1,5 @@
-//! What the leader does on its own: forms the cluster, remembers its election, takes new nodes as learners.
+//! What the leader does on its own: forms the cluster, remembers its election, takes new nodes as learners, lets removed ones go, and
+//! has another node of a region vote for one that serves it no more.
 //!
 //! Runs on every node and acts only while it leads. Every step may be repeated.
 
@@ -9,7 +10,7 @@ use std::time::Duration;
 use meridian_consensus::{ChangeError, Group, Leadership};
 use meridian_metadata_core::command::Form;
 use meridian_metadata_core::{Action, Command, OperationId};
-use meridian_types::{ClusterId, NodeId};
+use meridian_types::{ClusterId, Membership, NodeId, ShardId, Topology};
 use tokio::time::{sleep, timeout};
 
 use crate::ask::Asker;
@@ -17,7 +18,7 @@ use crate::clock::wall_ms;
 use crate::copy::LocalCopy;
 use crate::leader::Leader;
 use crate::metrics::Metrics;
-use crate::options::Options;
+use crate::options::{Member, Options};
 use crate::survival::Surveyor;
 
 /// How often gauges are refreshed and failed steps repeated.
@@ -103,22 +104,50 @@ impl Duties {
                 learners.insert(node);
             }
         }
-        self.grow(&voters, learners).await;
+        self.forget_removed().await;
+        self.settle_voters(&voters, learners).await;
     }
 
-    /// After a recovery one node votes alone. The others are taken back all at once, as soon as every voter of the
-    /// configuration is up and follows: two voters would survive less than one.
-    async fn grow(&self, voters: &[NodeId], learners: &BTreeSet<NodeId>) {
-        let wanted = self.options.voters();
-        let (live, missing) = (self.leader.live(), |node: &&NodeId| !voters.contains(node));
+    /// Nodes that were removed from the cluster need not be told anything.
+    async fn forget_removed(&self) {
+        let topology = self.copy.topology();
+        let Some(members) = self.group.members().filter(|_| topology.cluster.is_some()) else { return };
+        for gone in members.learners.keys().filter(|node| !topology.nodes.contains_key(node)) {
+            match self.group.forget(*gone).await {
+                Ok(()) => tracing::info!(node = gone.0, "a removed node follows the metadata group no more"),
+                Err(error) => tracing::debug!(node = gone.0, %error, "a removed node still follows the metadata group"),
+            }
+        }
+    }
+
+    /// One node per region votes. After a recovery one votes alone; the others are taken back all at once, as soon as every one of
+    /// them is up and follows: two voters would survive less than one. And where a voter no longer serves its region, another one
+    /// that does takes its place.
+    async fn settle_voters(&self, voters: &[NodeId], learners: &BTreeSet<NodeId>) {
+        let topology = self.copy.topology();
+        let configured = self.options.members.iter().filter(|member| member.voter);
+        let live = self.leader.live();
+        let wanted: Vec<NodeId> = configured.map(|member| voter_of(&topology, member, voters, &live)).collect();
+        let missing = |node: &&NodeId| !voters.contains(node);
         let grows = voters.len() < wanted.len() && voters.iter().all(|node| wanted.contains(node));
+        let swaps = voters.len() == wanted.len() && wanted.iter().any(|node| !voters.contains(node));
         let ready = wanted.iter().filter(missing).all(|node| learners.contains(node) && live.contains(node));
-        if !grows || !ready || !self.leader.leadership().leads {
+        if !(grows || swaps) || !ready || !self.leader.leadership().leads {
+            return;
+        }
+        if !wanted.contains(&self.options.this.id()) {
+            // Whoever is to go does not decide who comes.
+            let heir = wanted.iter().find(|node| self.group.could_take_over(**node));
+            if let Some(heir) = heir
+                && let Err(error) = self.group.transfer_leadership(*heir).await
+            {
+                tracing::info!(%error, "the metadata leadership stays for now with a node that is to vote no more");
+            }
             return;
         }
         match self.group.change_voters(&wanted).await {
-            Ok(()) => tracing::info!(voters = wanted.len(), "every voter of the configuration votes again"),
-            Err(error) => tracing::warn!(%error, "the returned voters don't vote yet"),
+            Ok(()) => tracing::info!(voters = wanted.len(), "the metadata plane has its voters"),
+            Err(error) => tracing::warn!(%error, "not everybody votes yet who is to"),
         }
     }
 
@@ -164,4 +193,18 @@ impl Duties {
             Err(_) => false,
         }
     }
+}
+
+/// Who votes for a region in the metadata plane: the member of the configuration, or the one that does already where that one does not
+/// serve its region any more, or one that serves, if possible one that is up.
+fn voter_of(topology: &Topology, member: &Member, voters: &[NodeId], live: &[NodeId]) -> NodeId {
+    let Some(region) = topology.region_named(member.region.as_str()).filter(|it| topology.holds_data(it.id)) else {
+        return member.id();
+    };
+    let serving = topology.voters(region.id, ShardId(0));
+    let is_settled = |node: &NodeId| topology.membership(*node) == Some(Membership::Member);
+    let votes = serving.iter().find(|node| voters.contains(node) && is_settled(node));
+    let listed = Some(member.id()).filter(|_| topology.serves(member.id()));
+    let any = serving.iter().find(|node| live.contains(node)).or(serving.first());
+    votes.copied().or(listed).or(any.copied()).unwrap_or(member.id())
 }

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use meridian_consensus::{Group, Leadership};
 use meridian_failpoint::failpoint;
-use meridian_metadata_core::{AbortScope, Action, ClusterState, Command, Vigil};
+use meridian_metadata_core::{AbortScope, Action, ClusterState, Command, Mender, Vigil};
 use meridian_types::{BucketId, Epoch, Goal, OperationId, PlanId, Step};
 use tokio::time::{sleep, timeout};
 
@@ -26,6 +26,9 @@ const LOOK_EVERY: Duration = Duration::from_millis(50);
 
 /// How often there is a look otherwise: at leases that run out, and for a change that was missed.
 const IDLE_LOOK_EVERY: Duration = Duration::from_millis(250);
+
+/// How often it is looked who has been silent for long.
+const MEND_EVERY: Duration = Duration::from_secs(1);
 
 /// How long a handover of the leadership may take: an election next door. Words wait for it, writes don't.
 const HANDOVER_TIMEOUT: Duration = Duration::from_secs(3);
@@ -66,11 +69,16 @@ impl Executor {
     pub(crate) async fn run(self) {
         let mut leaderships = self.group.leadership();
         let mut topologies = self.copy.changes();
-        let (mut stopwatch, mut vigil) = (Stopwatch::default(), Vigil::default());
+        let (mut stopwatch, mut vigil, mut mender) = (Stopwatch::default(), Vigil::default(), Mender::default());
+        let mut mended = Instant::now();
         loop {
             let leadership = *leaderships.borrow_and_update();
             topologies.mark_unchanged();
             let lasting = if leadership.leads { self.attend(leadership, &mut stopwatch, &mut vigil).await } else { 0 };
+            if leadership.leads && mended.elapsed() >= MEND_EVERY {
+                mended = Instant::now();
+                self.mend(&mut mender).await;
+            }
             tokio::select! {
                 changed = leaderships.changed() => if changed.is_err() { return },
                 changed = topologies.changed() => if changed.is_err() { return },
@@ -99,6 +107,15 @@ impl Executor {
             self.put_on_record(Action::GiveUpCrossing { bucket, index, why }).await;
         }
         lasting.len() + crossings.len() + vigil.watched()
+    }
+
+    /// Replaces a member of a region that has been silent for long.
+    async fn mend(&self, mender: &mut Mender) {
+        let due = self.options.repair_after().and_then(|after| self.leader.mend(mender, after));
+        if let Some(action) = due {
+            tracing::warn!(region = action.subject(), "a node has been silent for long: a spare takes its place");
+            self.put_on_record(action).await;
+        }
     }
 
     async fn hand_over(&self, leadership: Leadership) {

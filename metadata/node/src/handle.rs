@@ -9,8 +9,9 @@ use meridian_metadata_core::state::LEASE_TTL_MS_MAX;
 use meridian_metadata_core::{AbortScope, Action, ClusterState, Command, Event, Reply};
 use meridian_proto::v1::metadata_peer_server::MetadataPeerServer;
 use meridian_types::{
-    Bucket, BucketChange, BucketId, BucketName, BucketSpec, Effect, FailoverSpec, Labels, NodeId, OperationId, Plan,
-    PlanId, Refusal, RefusalKind, RegionChange, RegionId, Selection, StandingWord, SwitchoverSpec, Topology, Word,
+    Bucket, BucketChange, BucketId, BucketName, BucketSpec, Effect, FailoverSpec, Labels, MemberChange, MembersChange,
+    NodeId, NodeName, OperationId, Plan, PlanId, Refusal, RefusalKind, RegionChange, RegionId, RegionName, Selection,
+    ShardId, StandingWord, SwitchoverSpec, Topology, Word,
 };
 use tokio::sync::{mpsc, oneshot, watch};
 
@@ -285,13 +286,79 @@ impl Handle {
     /// # Errors
     /// [`RefusalKind::Unavailable`] when no metadata quorum was reached in time: tell it again, it can't count twice.
     pub async fn tell_standing(&self, word: StandingWord) -> Result<(), Refusal> {
+        self.say(|region| Action::ReportStanding { region, words: vec![word] }).await
+    }
+
+    /// Puts on record what this node says for its region.
+    async fn say(&self, word: impl FnOnce(RegionId) -> Action) -> Result<(), Refusal> {
         let topology = self.topology();
         let node = topology.nodes.get(&self.asker.this()).ok_or_else(|| {
             Refusal::new(RefusalKind::Retry, "this node is not registered yet: nobody would believe its words")
         })?;
-        let action = Action::ReportStanding { region: node.region, words: vec![word] };
-        let command = command(OperationId(rand::random()), action, node.name.as_str());
+        let command = command(OperationId(rand::random()), word(node.region), node.name.as_str());
         self.asker.propose(&command).await.map(|_| ())
+    }
+
+    /// Changes who serves a region's shards, and returns the change once it is known here. A dry run decides by this node's copy and
+    /// changes nothing.
+    ///
+    /// # Errors
+    /// [`RefusalKind::Conflict`] while another one is under way there; [`RefusalKind::Invalid`], [`RefusalKind::Exists`] and
+    /// [`RefusalKind::NotFound`] name what can't be; [`RefusalKind::Unavailable`] without a metadata quorum.
+    pub async fn change_members(
+        &self,
+        region: RegionName,
+        change: MembersChange,
+        dry_run: bool,
+        who: &str,
+    ) -> Result<(RegionId, MemberChange), Refusal> {
+        let command =
+            command(OperationId(rand::random()), Action::ChangeMembers { region: region.clone(), change }, who);
+        let changed = if dry_run {
+            let mut state = self.copy.read(|state| state.clone());
+            state.apply(state.index() + 1, &command)?;
+            state.topology()
+        } else {
+            self.commit(&command).await?;
+            Topology::clone(&self.topology())
+        };
+        let id = changed.region_named(region.as_str()).map(|region| region.id);
+        id.and_then(|id| Some((id, changed.changes.get(&id).cloned()?))).ok_or_else(|| {
+            let message = "the change is over already, or this node has not heard of it yet: see `meridian node list`";
+            Refusal::new(RefusalKind::Unavailable, message).with_effect(Effect::Applied)
+        })
+    }
+
+    /// Removes a node that holds nothing, for good: its name is not used again.
+    ///
+    /// # Errors
+    /// [`RefusalKind::Conflict`] while it holds shards; [`RefusalKind::Unavailable`] while it may hold a lease, or votes in the
+    /// metadata plane, or without a metadata quorum; [`RefusalKind::NotFound`].
+    pub async fn remove_node(&self, name: NodeName, dry_run: bool, who: &str) -> Result<(), Refusal> {
+        self.run(Action::RemoveNode { name }, dry_run, who).await.map(drop)
+    }
+
+    /// Who was to vote in a region's groups when the cluster was formed, and the shards for which that has changed since.
+    pub fn founders(&self, region: RegionId) -> (Vec<NodeId>, BTreeSet<ShardId>) {
+        self.copy.read(|state| {
+            let (mut founders, mut moved) = (Vec::new(), BTreeSet::new());
+            for shard in (0..state.shards()).map(ShardId) {
+                match state.founders(region, shard) {
+                    [] => drop(moved.insert(shard)),
+                    voters => founders = voters.to_vec(),
+                }
+            }
+            (founders, moved)
+        })
+    }
+
+    /// Tells the metadata plane that shards have moved as a change of members asks. Resolves once it is on record, or was no longer
+    /// news.
+    ///
+    /// # Errors
+    /// [`RefusalKind::Unavailable`] when no metadata quorum was reached in time: tell it again, it can't count twice.
+    pub async fn tell_moved(&self, shards: BTreeSet<ShardId>, change: u64) -> Result<(), Refusal> {
+        self.say(|region| Action::ShardsMoved { region, shards, change }).await
     }
 
     /// How long a lease lasts, in milliseconds; the longest there can be until the cluster is formed.

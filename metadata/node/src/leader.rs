@@ -11,8 +11,10 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use meridian_consensus::{Electorate, Group, Leadership, ProposeError, ReadError};
 use meridian_failpoint::failpoint;
-use meridian_metadata_core::{Action, ClusterState, Command, Detector, Drift, Grant, LeaseTable, Vigil, lease};
-use meridian_types::{AutoMode, Bucket, Fact, Goal, NodeId, Plan, PlanId, Refusal, RefusalKind, RegionId, Step};
+use meridian_metadata_core::{Action, ClusterState, Command, Detector, Drift, Grant, LeaseTable, Mender, Vigil, lease};
+use meridian_types::{
+    AutoMode, Bucket, Fact, Goal, Membership, NodeId, Plan, PlanId, Refusal, RefusalKind, RegionId, Step,
+};
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
@@ -105,6 +107,9 @@ impl Leader {
             let message = "the metadata leadership is moving next to the buckets' next primary: try again shortly";
             return Attempt::Refused(Refusal::new(RefusalKind::Retry, message));
         }
+        if let Some(why) = self.is_needed(decoded) {
+            return Attempt::Refused(Refusal::new(RefusalKind::Unavailable, why));
+        }
         let Ok(_permit) = self.commands.try_acquire() else {
             return busy("metadata commands");
         };
@@ -126,6 +131,36 @@ impl Leader {
         let Action::Report { words, .. } = &command.action else { return false };
         let closes = words.iter().any(|word| word.facts.iter().any(|(_, fact)| *fact == Fact::CaughtUp));
         closes && self.handover().is_some_and(|due| words.iter().any(|word| due.plans.contains(&word.plan)))
+    }
+
+    /// Why a node can't be removed yet, if a command asks for that: others may still rest on its lease or its vote.
+    fn is_needed(&self, command: &Command) -> Option<String> {
+        let Action::RemoveNode { name } = &command.action else { return None };
+        let node = NodeId::of(name);
+        if self.copy.topology().membership(node) != Some(Membership::Spare) {
+            // The state says better why not.
+            return None;
+        }
+        if self.voters().contains(&node) {
+            return Some(format!(
+                "`{name}` still votes in the metadata plane: another node of its region takes its place within seconds of its draining, if one is up"
+            ));
+        }
+        let may_act = self.believing([node].into_iter()).contains(&node);
+        may_act
+            .then(|| format!("`{name}` is up, or was a moment ago: stop it, and try again once its lease has run out"))
+    }
+
+    /// Whom to replace by a spare now, if anybody.
+    pub(crate) fn mend(&self, mender: &mut Mender, after: Duration) -> Option<Action> {
+        let leadership = self.leadership();
+        if !leadership.leads || !self.copy.read(ClusterState::has_spare) {
+            return None;
+        }
+        let state = self.copy.read(ClusterState::clone);
+        let mut leases = self.leases();
+        let table = self.table(&mut leases, leadership.term)?;
+        mender.look(Instant::now(), after, table, &state)
     }
 
     /// The handover of the leadership that is due: to a voter in the one region that all operations under way go to, if this

@@ -47,6 +47,9 @@ pub struct Options {
     /// A bucket whose next primary does not come close within so long is given up, in milliseconds.
     #[serde(default = "catching_up_ms_max")]
     pub catching_up_ms_max: u64,
+    /// A member of a region that is silent for so long is replaced by a spare, if there is one, in milliseconds; 0 for never.
+    #[serde(default = "repair_after_ms")]
+    pub repair_after_ms: u64,
 }
 
 /// A node as configuration describes it.
@@ -131,6 +134,11 @@ fn catching_up_ms_max() -> u64 {
     600_000
 }
 
+fn repair_after_ms() -> u64 {
+    // Longer than a machine takes to start again, shorter than a second failure is likely.
+    600_000
+}
+
 impl Options {
     /// The defaults for a node of a cluster.
     pub fn new(this: Member, members: Vec<Member>, dir: impl Into<PathBuf>) -> Options {
@@ -147,6 +155,7 @@ impl Options {
             attempt_timeout_ms: attempt_timeout_ms(),
             command_deadline_ms: command_deadline_ms(),
             catching_up_ms_max: catching_up_ms_max(),
+            repair_after_ms: repair_after_ms(),
         }
     }
 
@@ -177,6 +186,11 @@ impl Options {
 
     pub(crate) fn catching_up_max(&self) -> Duration {
         Duration::from_millis(self.catching_up_ms_max)
+    }
+
+    /// `None` for never.
+    pub(crate) fn repair_after(&self) -> Option<Duration> {
+        (self.repair_after_ms > 0).then(|| Duration::from_millis(self.repair_after_ms))
     }
 
     pub(crate) fn validate(&self) -> Result<(), OpenError> {

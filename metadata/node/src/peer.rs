@@ -93,6 +93,8 @@ impl PeerService {
             | Action::Cross { .. }
             | Action::CrossRegions { .. }
             | Action::LoseRegion { .. }
+            | Action::ChangeMembers { .. }
+            | Action::RemoveNode { .. }
             | Action::Note { .. }
             | Action::Switchover(_)
             | Action::Failover(_)
@@ -101,7 +103,9 @@ impl PeerService {
             Action::Advance { .. } | Action::Observe { .. } | Action::GiveUpCrossing { .. } => {
                 Err(denied("what the metadata leader sees, only it puts on record".to_owned()))
             }
-            Action::Report { region, .. } | Action::ReportStanding { region, .. } => {
+            Action::Report { region, .. }
+            | Action::ReportStanding { region, .. }
+            | Action::ShardsMoved { region, .. } => {
                 self.check_known(caller)?;
                 match self.copy.topology().nodes.get(&caller.id()) {
                     Some(node) if node.region == *region => Ok(()),

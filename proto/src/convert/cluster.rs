@@ -9,6 +9,7 @@ use meridian_types::{
 };
 
 use super::bucket::{bucket_from_proto, bucket_to_proto};
+use super::members::{member_change_from_proto, member_change_to_proto};
 use super::{invalid, region, shard};
 use crate::v1;
 use crate::v1::lane_status::{Lane as WireLane, State};
@@ -62,6 +63,7 @@ pub fn topology_to_proto(topology: &Topology, answered_by: NodeId) -> v1::Topolo
             .collect(),
         last_bucket: topology.last_bucket.0,
         metadata_generation: topology.generation,
+        changes: topology.changes.iter().map(|(region, change)| member_change_to_proto(*region, change)).collect(),
     }
 }
 
@@ -100,6 +102,10 @@ pub fn topology_from_proto(message: v1::TopologyResponse) -> Result<(Topology, N
     for one in message.groups {
         let voters = one.voters.into_iter().map(NodeId).collect();
         topology.groups.insert((region(one.region)?, shard(one.shard)?), voters);
+    }
+    for one in message.changes {
+        let (region, change) = member_change_from_proto(one)?;
+        topology.changes.insert(region, change);
     }
     for one in message.buckets {
         let bucket = bucket_from_proto(one)?;

@@ -8,11 +8,11 @@ use meridian_types::key::{MULTI_ITEMS_MAX, SCAN_ITEMS_MAX};
 use meridian_types::{
     Acks, AutoFailover, AutoMode, Breach, Bucket, BucketChange, BucketDigest, BucketId, BucketLag, BucketName,
     BucketSpec, ClientId, ClusterId, Consent, Cross, Crossing, Durability, Effect, Epoch, Exposure, Freshness, Goal,
-    Hlc, Joining, Joins, Key, LagBound, Lane, LaneState, LaneStatus, Loss, Lsn, MaxLag, Move, Muster, Node, NodeId,
-    NodeName, NodeStatus, OnPartition, OperationId, Outcome, Phase, Plan, PlanId, Policy, Proof, Read, ReadLevel,
-    Refusal, RefusalKind, Region, RegionChange, RegionId, RegionName, Regroup, Remains, Request, RequestId, Response,
-    Seal, Selection, SessionToken, SetHash, ShardDigest, ShardId, StalePolicy, Standing, Stay, Step, SwitchoverSpec,
-    Topology, Turn, Turns, Value, Verdict, Version, Way, Write, WriteAck, request::Found,
+    Hlc, Joining, Joins, Key, LagBound, Lane, LaneState, LaneStatus, Loss, Lsn, MaxLag, MemberChange, Move, Muster,
+    Node, NodeId, NodeName, NodeStatus, OnPartition, OperationId, Outcome, Phase, Plan, PlanId, Policy, Proof, Read,
+    ReadLevel, Refusal, RefusalKind, Region, RegionChange, RegionId, RegionName, Regroup, Remains, Request, RequestId,
+    Response, Seal, Selection, SessionToken, SetHash, ShardDigest, ShardId, StalePolicy, Standing, Stay, Step,
+    SwitchoverSpec, Topology, Turn, Turns, Value, Verdict, Version, Way, Write, WriteAck, request::Found,
 };
 use proptest::collection::{btree_map, btree_set, vec};
 use proptest::option;
@@ -516,6 +516,10 @@ fn topology(buckets: Vec<Bucket>, index: u64, cluster: Option<u128>) -> Topology
         };
         topology.nodes.insert(node.id, node);
     }
+    let (target, before) = (vec![NodeId(7), NodeId(9)], vec![NodeId(7)]);
+    let pending = [ShardId(3), ShardId(5)].into();
+    let change = MemberChange { index: 5, since_ms: 6, who: "operator".to_owned(), target, before, pending };
+    topology.changes.insert(RegionId(2), change);
     for bucket in buckets {
         // A name belongs to one bucket only.
         if !topology.bucket_ids.contains_key(&bucket.name) && !topology.buckets.contains_key(&bucket.id) {

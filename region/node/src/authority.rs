@@ -1,9 +1,10 @@
 //! The right to act: what the metadata plane and this node tell each other, as a seam that the composition root fills.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use futures::future::BoxFuture;
-use meridian_types::{Refusal, StandingWord, Topology, Word};
+use meridian_types::{Refusal, ShardId, StandingWord, Topology, Word};
 use tokio::sync::watch;
 
 /// The metadata plane, as this node sees it. What it asks for is cheap: it is asked for every request.
@@ -33,6 +34,12 @@ pub trait Authority: Send + Sync + 'static {
     /// # Errors
     /// When it could not be told, or not for certain: it is told again.
     fn tell_standing(&self, word: StandingWord) -> BoxFuture<'static, Result<(), Refusal>>;
+
+    /// Tells the metadata plane that shards have moved as a change of this region's members asks; resolves once that is on record.
+    ///
+    /// # Errors
+    /// When it could not be told, or not for certain: it is told again.
+    fn tell_moved(&self, shards: BTreeSet<ShardId>, change: u64) -> BoxFuture<'static, Result<(), Refusal>>;
 
     /// How long a lease lasts, in milliseconds: so long after a change is seen here, no node acts on what was before.
     fn lease_ttl_ms(&self) -> u64;

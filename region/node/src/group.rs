@@ -13,8 +13,8 @@ use bytes::Bytes;
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use meridian_consensus::{
-    Applied, ChangeError, Consensus, Group, Leadership, LogSlice, ProposeError, ReadError, ReadLogError, StartError,
-    StateMachine,
+    Applied, ChangeError, Consensus, Group, Leadership, LogSlice, Members, ProposeError, ReadError, ReadLogError,
+    StartError, StateMachine,
 };
 use meridian_types::{GroupId, Lsn, NodeId};
 use tokio::sync::{oneshot, watch};
@@ -44,6 +44,26 @@ pub trait ShardGroup: Send + Sync + 'static {
 
     /// Has `to` take over the leadership; resolves once it has.
     fn hand_over(&self, to: NodeId) -> BoxFuture<'_, Result<(), ChangeError>>;
+
+    /// Who is in the group, and changing that. An engine that places its copies by itself has none.
+    fn membership(&self) -> Option<&dyn Membership> {
+        None
+    }
+}
+
+/// Who is in a shard's group. Every change may be tried again.
+pub trait Membership: Send + Sync {
+    /// Who is in it; `None` unless this node leads it.
+    fn members(&self) -> Option<Members>;
+
+    /// Has a node follow without a vote; resolves at once, not when it has caught up.
+    fn begin_to_follow(&self, node: NodeId) -> BoxFuture<'_, Result<(), ChangeError>>;
+
+    /// Makes exactly these the voters; resolves once they are.
+    fn change_voters<'a>(&'a self, voters: &'a [NodeId]) -> BoxFuture<'a, Result<(), ChangeError>>;
+
+    /// A node that follows without a vote follows no more.
+    fn forget(&self, learner: NodeId) -> BoxFuture<'_, Result<(), ChangeError>>;
 }
 
 /// Starts the groups of this node.
@@ -149,6 +169,28 @@ impl ShardGroup for Group {
 
     fn hand_over(&self, to: NodeId) -> BoxFuture<'_, Result<(), ChangeError>> {
         Group::transfer_leadership(self, to).boxed()
+    }
+
+    fn membership(&self) -> Option<&dyn Membership> {
+        Some(self)
+    }
+}
+
+impl Membership for Group {
+    fn members(&self) -> Option<Members> {
+        Group::members(self)
+    }
+
+    fn begin_to_follow(&self, node: NodeId) -> BoxFuture<'_, Result<(), ChangeError>> {
+        Group::begin_to_follow(self, node).boxed()
+    }
+
+    fn change_voters<'a>(&'a self, voters: &'a [NodeId]) -> BoxFuture<'a, Result<(), ChangeError>> {
+        Group::change_voters(self, voters).boxed()
+    }
+
+    fn forget(&self, learner: NodeId) -> BoxFuture<'_, Result<(), ChangeError>> {
+        Group::forget(self, learner).boxed()
     }
 }
 

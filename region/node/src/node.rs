@@ -140,7 +140,7 @@ impl Node {
 
     /// The nodes of `region` that have what its group for `shard` committed: its quorum.
     pub(crate) fn quorum(&self, topology: &Topology, region: RegionId, shard: ShardId) -> u16 {
-        u16::try_from(topology.voters(region, shard).len() / 2 + 1).unwrap_or(u16::MAX)
+        u16::try_from(topology.quorum(region, shard)).unwrap_or(u16::MAX)
     }
 
     /// The header of an entry that this node proposes; the timestamp is stamped later.

@@ -1,8 +1,9 @@
 //! What can be set, with the reason for every default.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 
-use meridian_types::{NodeId, RegionId};
+use meridian_types::{NodeId, RegionId, ShardId};
 use serde::{Deserialize, Serialize};
 
 /// Where this node stands: given by the cluster, not chosen.
@@ -16,6 +17,9 @@ pub struct Place {
     pub shards: u16,
     /// The nodes that vote in this region's groups; only used for groups that have no log yet.
     pub voters: Vec<NodeId>,
+    /// Shards whose members have changed since the cluster was formed. Who votes there is in their groups' logs, and on a node that
+    /// has none yet it is found out from the others: were it to form the group anew, it would be another one.
+    pub moved: BTreeSet<ShardId>,
     /// The directory of the state store; created if missing.
     pub dir: PathBuf,
 }

@@ -191,7 +191,7 @@ impl Peers {
 
     fn candidates(&self, topology: &Topology, region: RegionId, shard: ShardId) -> Vec<NodeId> {
         let mut nodes: Vec<NodeId> =
-            topology.voters(region, shard).iter().copied().filter(|node| *node != self.own).collect();
+            topology.holders(region, shard).into_iter().filter(|node| *node != self.own).collect();
         let preferred = self.preferred.lock().unwrap_or_else(PoisonError::into_inner).get(&(region, shard)).copied();
         if let Some(place) = preferred.and_then(|preferred| nodes.iter().position(|node| *node == preferred)) {
             nodes.swap(0, place);

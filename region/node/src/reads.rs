@@ -274,7 +274,7 @@ impl Node {
         }
         if bucket.primary == Some(self.region()) {
             // With several voters only a barrier could tell; alone, what is applied is all there is.
-            let alone = standing.topology.voters(self.region(), shard.id).len() <= 1;
+            let alone = standing.topology.holders(self.region(), shard.id).len() <= 1;
             return (alone && standing.lease && shard.board.leads()).then_some(0);
         }
         let now_ms = self.clock.monotonic_ms();

@@ -13,9 +13,9 @@ use meridian_consensus::{Consensus, StartError, StateError, Stopwatch};
 use meridian_proto::dial::Dial;
 use meridian_types::frame::Echo;
 use meridian_types::{
-    Bucket, BucketId, DrillNews, DrillSpec, Exposure, GroupId, Head, Hlc, Lane, Lsn, Refusal, RefusalKind, RegionId,
-    RepairStatus, ReplayPolicy, ReplayReport, Request, Response, SalvageBundle, SalvageId, SalvageKey, ShardDigest,
-    ShardFacts, ShardId, Topology,
+    Bucket, BucketId, DrillNews, DrillSpec, Exposure, GroupId, Head, Hlc, Lane, Lsn, NodeId, Refusal, RefusalKind,
+    RegionId, RepairStatus, ReplayPolicy, ReplayReport, Request, Response, SalvageBundle, SalvageId, SalvageKey,
+    ShardDigest, ShardFacts, ShardId, Topology,
 };
 use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::task::JoinSet;
@@ -36,6 +36,7 @@ use crate::handover;
 use crate::holdings::Holding;
 use crate::leaders;
 use crate::machine::{Machine, Witness};
+use crate::members;
 use crate::metrics::{self, Metrics};
 use crate::node::{Node, SCANS_MAX, ShardNode};
 use crate::options::{Options, Place};
@@ -243,6 +244,7 @@ impl Service {
         tasks.push(("housekeeping", upkeep::keep_house(Arc::clone(&node), self.gauge).boxed()));
         tasks.push(("purge floors", floors::follow_floors(Arc::clone(&node)).boxed()));
         tasks.push(("leaders", leaders::keep_balance(Arc::clone(&node)).boxed()));
+        tasks.push(("members", members::follow_record(Arc::clone(&node)).boxed()));
         tasks.push(("write-back", upkeep::write_back(Arc::clone(&node)).boxed()));
         tasks.push(("key expiry", upkeep::expire_keys(Arc::clone(&node)).boxed()));
         tasks.push(("repair", repair::watch(Arc::clone(&node)).boxed()));
@@ -270,8 +272,9 @@ async fn start_shard(
     let (machine, board) =
         Machine::open(store, place.region, shard, place.shards, options.digest_notes_max, witness.clone())
             .map_err(|source| Error::Shard { shard, source })?;
+    let voters: &[NodeId] = if place.moved.contains(&shard) { &[] } else { &place.voters };
     let group = groups
-        .start(GroupId::of_shard(shard), &place.voters, Box::new(machine))
+        .start(GroupId::of_shard(shard), voters, Box::new(machine))
         .await
         .map_err(|source| Error::Group { shard, source })?;
     Ok(ShardNode::new(shard, group, board, Arc::clone(clock)))

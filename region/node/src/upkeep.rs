@@ -28,8 +28,8 @@ const HOUSEKEEPING_EVERY: Duration = Duration::from_secs(1);
 /// How often deleted buckets are looked for even if no change of the topology was seen.
 const DROP_EVERY: Duration = Duration::from_secs(30);
 
-/// How soon there is another look where this region has something of its own of a bucket that it was removed from: it is on its way into a
-/// bundle.
+/// How soon there is another look where something of a bucket that this region was removed from is kept for a reason that passes: its
+/// primary has yet to begin the epoch without this region, or what was ordered here is on its way into a bundle.
 const DROP_AGAIN: Duration = Duration::from_secs(3);
 
 /// How often silent clients are looked for.
@@ -282,6 +282,7 @@ impl Node {
                 }
                 Some(Kept::Counted) => {
                     tracing::debug!(region = %self.region(), shard = %shard.id, %bucket, "what is here of a bucket that this region was removed from is kept until its primary writes without this region, and lacks no copies");
+                    gone = Gone::Soon;
                     continue;
                 }
                 None => {}

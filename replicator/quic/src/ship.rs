@@ -188,16 +188,17 @@ impl ShipLane {
     /// The node to ship to: the one said to lead, else the first that serves the shard.
     fn node(&self, preferred: Option<NodeId>) -> Option<NodeId> {
         let topology = self.topology.borrow();
-        let voters = topology.voters(self.key.target, self.key.shard);
-        preferred.filter(|node| voters.contains(node)).or_else(|| voters.first().copied())
+        let holders = topology.holders(self.key.target, self.key.shard);
+        preferred.filter(|node| holders.contains(node)).or_else(|| holders.first().copied())
     }
 
     /// The next one, when `node` is not there, or does not lead and knows not who does.
     fn node_after(&self, node: NodeId) -> Option<NodeId> {
         let topology = self.topology.borrow();
-        let voters = topology.voters(self.key.target, self.key.shard);
-        let at = voters.iter().position(|voter| *voter == node)?;
-        voters.get((at + 1) % voters.len()).copied()
+        let holders = topology.holders(self.key.target, self.key.shard);
+        // One that serves the shard no more may be asked still: begin anew.
+        let at = holders.iter().position(|holder| *holder == node).map_or(0, |at| at + 1);
+        holders.get(at % holders.len().max(1)).copied()
     }
 }
 

@@ -3,7 +3,7 @@
 //! Order matters: a state is published *before* the lease hears of its index, so whoever sees a lease that rests on
 //! index `i` also sees a topology of at least `i` (FEN-1).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
@@ -258,6 +258,11 @@ impl Authority for Spokesman {
         let (asker, region) = (Arc::clone(&self.asker), self.copy.replica.region);
         let action = Action::ReportStanding { region, words: vec![word] };
         Box::pin(async move { asker.propose("a node", action).await.map(drop) })
+    }
+
+    fn tell_moved(&self, shards: BTreeSet<ShardId>, change: u64) -> BoxFuture<'static, Result<(), Refusal>> {
+        let (asker, region) = (Arc::clone(&self.asker), self.copy.replica.region);
+        Box::pin(async move { asker.propose("a node", Action::ShardsMoved { region, shards, change }).await.map(drop) })
     }
 
     fn lease_ttl_ms(&self) -> u64 {

@@ -6,7 +6,7 @@
 use std::time::{Duration, Instant};
 
 use clap::Args;
-use meridian_client::{Client, RefusalKind};
+use meridian_client::{Client, ReadLevel, RefusalKind};
 use meridian_types::{Bucket, BucketName, BucketSpec, Labels, RegionName};
 use serde::Serialize;
 
@@ -147,11 +147,16 @@ async fn target(args: &RestoreArgs, manifest: &Manifest, client: &Client) -> any
     }
 }
 
+/// Keys that are in the bucket; 0 says that it is empty, by a strong read where there are any.
 async fn keys_found(client: &Client, bucket: &Bucket, found: Found) -> anyhow::Result<u64> {
-    match found {
-        Found::New => Ok(0),
-        Found::CutShort | Found::There => keys_in(client, bucket).await,
+    if found == Found::New {
+        return Ok(0);
     }
+    let level = if bucket.policy.has_primary() { ReadLevel::Strong } else { ReadLevel::Eventual };
+    let scan = client.bucket(bucket.name.as_str())?.reading(level).scan("");
+    let first = scan.keys_only().page_size(1).next_page().await?;
+    let holds_some = first.is_some_and(|page| !page.items.is_empty());
+    Ok(keys_in(client, bucket).await?.max(u64::from(holds_some)))
 }
 
 /// How it may be written into a bucket that was found so, with so many keys.

@@ -3,7 +3,7 @@
 //! Isolated by construction: it can dial nobody, nobody can dial it, no replicator reads its log, no metric counts it, and what
 //! it tells the metadata plane ends in [`Plane`].
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -62,9 +62,12 @@ pub(super) struct Plane {
 }
 
 impl Plane {
-    /// The cluster with nothing but the buckets that are rehearsed.
-    fn new(real: &Topology, buckets: &[BucketId], lease_ms: u64) -> Plane {
+    /// The cluster with nothing but the buckets that are rehearsed, in which the copy serves its region alone.
+    fn new(real: &Topology, place: &Place, buckets: &[BucketId], lease_ms: u64) -> Plane {
         let mut topology = real.clone();
+        topology.changes.clear();
+        let here = |(region, _): &(RegionId, ShardId)| *region == place.region;
+        topology.groups.iter_mut().filter(|(group, _)| here(group)).for_each(|(_, voters)| *voters = vec![place.node]);
         topology.buckets.retain(|id, _| buckets.contains(id));
         topology.bucket_ids.retain(|_, id| buckets.contains(id));
         Plane { topology: watch::Sender::new(Arc::new(topology)), fenced: watch::Sender::default(), lease_ms }
@@ -137,6 +140,10 @@ impl Authority for Plane {
         std::future::ready(Ok(())).boxed()
     }
 
+    fn tell_moved(&self, _: BTreeSet<ShardId>, _: u64) -> BoxFuture<'static, Result<(), Refusal>> {
+        std::future::ready(Ok(())).boxed()
+    }
+
     fn lease_ttl_ms(&self) -> u64 {
         self.lease_ms
     }
@@ -183,8 +190,10 @@ impl Fork {
         let dial = Arc::new(Nobody);
         let consensus =
             Consensus::open(log_options(node.place.node, scratch), dial).await.map_err(|why| failed(&why))?;
-        let plane = Arc::new(Plane::new(&node.authority.topology(), buckets, node.authority.lease_ttl_ms()));
-        let place = Place { voters: vec![node.place.node], dir: scratch.state(), ..node.place.clone() };
+        let (voters, moved) = (vec![node.place.node], BTreeSet::new());
+        let place = Place { voters, moved, dir: scratch.state(), ..node.place.clone() };
+        let plane = Plane::new(&node.authority.topology(), &place, buckets, node.authority.lease_ttl_ms());
+        let plane = Arc::new(plane);
         let options = Options { store: store_options(), ..node.options.clone() };
         let parts = Parts {
             groups: Arc::new(consensus.clone()),

@@ -1,6 +1,6 @@
 //! Regions in one process, and the hands that carry frames between them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -195,6 +195,10 @@ impl Authority for Voice {
         Box::pin(async { Ok(()) })
     }
 
+    fn tell_moved(&self, _: BTreeSet<ShardId>, _: u64) -> BoxFuture<'static, Result<(), Refusal>> {
+        Box::pin(async { Ok(()) })
+    }
+
     fn lease_ttl_ms(&self) -> u64 {
         LEASE_TTL_MS
     }
@@ -311,7 +315,8 @@ impl RegionUnderTest {
         let log = Arc::new(Log { consensus: consensus.clone(), stalled_ms: AtomicU64::new(0) });
         let clock = Arc::new(Hands { wall_ms: AtomicU64::new(1_790_000_000_000), monotonic_ms: AtomicU64::new(1000) });
         let disk = Arc::new(Disk(AtomicU64::new(1 << 39)));
-        let place = Place { region: id, node, shards: SHARDS, voters: vec![node], dir: dir.join("state") };
+        let (voters, moved) = (vec![node], BTreeSet::new());
+        let place = Place { region: id, node, shards: SHARDS, voters, moved, dir: dir.join("state") };
         let parts = Parts {
             groups: log.clone(),
             clock: clock.clone(),
