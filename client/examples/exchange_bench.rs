@@ -14,9 +14,9 @@ use meridian_gateway::{Caller, Control, Digests, Gateway, Lags, Options, Store};
 use meridian_proto::dial;
 use meridian_types::{
     Bucket, BucketChange, BucketId, BucketName, BucketSpec, Durability, Epoch, Estimate, EventPage, EventQuery,
-    FailoverSpec, Freshness, Hlc, Labels, NodeId, NodeStatus, OperationId, Outcome, Plan, PlanId, Refusal, RefusalKind,
-    RegionId, RegionName, Request, Response, Selection, SessionToken, ShardFacts, SwitchoverSpec, Topology, Version,
-    request::Found,
+    FailoverSpec, Freshness, Hlc, Labels, MemberChange, MembersChange, NodeId, NodeName, NodeStatus, OperationId,
+    Outcome, Plan, PlanId, Refusal, RefusalKind, RegionId, RegionName, Request, Response, Selection, SessionToken,
+    ShardFacts, SwitchoverSpec, Topology, Version, request::Found,
 };
 use tokio::net::TcpListener;
 use tokio_stream::wrappers::TcpListenerStream;
@@ -115,6 +115,18 @@ impl Control for NoControl {
         EventPage::default()
     }
     async fn abort(&self, _: PlanId, _: String, _: Caller) -> Result<Arc<Plan>, Refusal> {
+        none()
+    }
+    async fn change_members(
+        &self,
+        _: RegionName,
+        _: MembersChange,
+        _: bool,
+        _: Caller,
+    ) -> Result<(RegionId, MemberChange), Refusal> {
+        none()
+    }
+    async fn remove_node(&self, _: NodeName, _: bool, _: Caller) -> Result<(), Refusal> {
         none()
     }
 }

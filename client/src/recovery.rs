@@ -1,21 +1,21 @@
-//! Repairs of replicas, what lost primaries kept and rehearsals of a failover, as operators ask for them: node by node, since
-//! each answers for the shards it leads and the disk it has.
+//! Repairs of replicas, what lost primaries kept, rehearsals of a failover and rows for a backup, as operators ask for them: node
+//! by node, since each answers for the shards it leads and the disk it has.
 
 use std::time::Duration;
 
 use futures::future::join_all;
 use meridian_proto::convert::{
-    bundle_from_proto, drill_news_from_proto, drill_to_proto, refusal_of_status, repair_from_proto, replay_from_proto,
-    replay_policy_to_proto, salvage_key_from_proto,
+    backup_piece_from_proto, bundle_from_proto, drill_news_from_proto, drill_to_proto, refusal_of_status,
+    repair_from_proto, replay_from_proto, replay_policy_to_proto, salvage_key_from_proto,
 };
 use meridian_proto::v1;
 use meridian_proto::v1::recovery_client::RecoveryClient;
 use meridian_types::{
-    BucketName, DrillNews, DrillProgress, DrillReport, Effect, Node, Refusal, RefusalKind, RepairStatus, ReplayPolicy,
-    ReplayReport, SalvageBundle, SalvageId, SalvageKey,
+    BackupCut, BackupPiece, BackupRow, BucketName, DrillNews, DrillProgress, DrillReport, Effect, Node, NodeName,
+    Refusal, RefusalKind, RepairStatus, ReplayPolicy, ReplayReport, SalvageBundle, SalvageId, SalvageKey, ShardId,
 };
 use tonic::transport::Channel;
-use tonic::{Response, Status};
+use tonic::{Response, Status, Streaming};
 
 use crate::admin::Admin;
 use crate::error::Error;
@@ -26,10 +26,54 @@ const REPORT_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long one part of a bundle may take to be compared, or written back, across an ocean.
 const PART_TIMEOUT: Duration = Duration::from_secs(300);
 
+/// How long a node may take to begin a backup of a shard, or to read its next page.
+const PAGE_TIMEOUT: Duration = Duration::from_secs(30);
+
 /// The largest answer taken, in bytes: a part of a bundle whose last value is as large as values get.
 const ANSWER_BYTES_MAX: usize = 64 << 20;
 
 type Stub = RecoveryClient<Channel>;
+
+/// A bucket's rows of a shard as they were at one moment, read page by page.
+#[derive(Debug)]
+pub struct ShardRows {
+    /// The moment, and what the rows add up to.
+    pub cut: BackupCut,
+    pieces: Streaming<v1::BackupPiece>,
+    node: NodeName,
+    taken: u64,
+}
+
+impl ShardRows {
+    /// The next rows in the order of their keys; `None` once all have come.
+    ///
+    /// # Errors
+    /// When the node says no, or ends before the end: then rows are missing, and all of it is to be begun again.
+    pub async fn next_page(&mut self) -> Result<Option<Vec<BackupRow>>, Error> {
+        match next_piece(&mut self.pieces, &self.node).await? {
+            Some(BackupPiece::Rows(rows)) => {
+                self.taken += rows.len() as u64;
+                Ok(Some(rows))
+            }
+            Some(BackupPiece::End { rows }) if rows == self.taken => Ok(None),
+            Some(BackupPiece::Cut(_) | BackupPiece::End { .. }) | None => Err(cut_off(&self.node)),
+        }
+    }
+}
+
+async fn next_piece(pieces: &mut Streaming<v1::BackupPiece>, node: &NodeName) -> Result<Option<BackupPiece>, Error> {
+    let piece = tokio::time::timeout(PAGE_TIMEOUT, pieces.message()).await.map_err(|_| {
+        let why = format!("node {node} gave no rows for {} s", PAGE_TIMEOUT.as_secs());
+        Refusal::new(RefusalKind::Unavailable, why)
+    })?;
+    let piece = piece.map_err(|status| refusal_of_status(&status))?;
+    Ok(piece.map(backup_piece_from_proto).transpose()?)
+}
+
+fn cut_off(node: &NodeName) -> Error {
+    let why = format!("node {node} ended before it had given all rows: is it being stopped?");
+    Refusal::new(RefusalKind::Unavailable, why).into()
+}
 
 impl Admin {
     /// Repairs of every node: under way, waiting, and the last that are over.
@@ -142,6 +186,19 @@ impl Admin {
         }
         let why = format!("node {} ended the drill without a report: is it being stopped?", node.name);
         Err(Refusal::new(RefusalKind::Unavailable, why).into())
+    }
+
+    /// Begins to read a bucket's rows of a shard from a node that leads it in its region, as they are now.
+    ///
+    /// # Errors
+    /// NotFound; Invalid where the bucket is not held; Redirect when another node leads the shard; Retry for what may pass.
+    pub async fn back_up(&self, node: &Node, bucket: &BucketName, shard: ShardId) -> Result<ShardRows, Error> {
+        let request = v1::BackUpRequest { bucket: bucket.to_string(), shard: shard.0.into() };
+        let mut pieces = self.once(node, PAGE_TIMEOUT, async |mut stub| stub.back_up(request).await).await?;
+        match next_piece(&mut pieces, &node.name).await? {
+            Some(BackupPiece::Cut(cut)) => Ok(ShardRows { cut, pieces, node: node.name.clone(), taken: 0 }),
+            Some(BackupPiece::Rows(_) | BackupPiece::End { .. }) | None => Err(cut_off(&node.name)),
+        }
     }
 
     async fn of_every_node<T, R>(

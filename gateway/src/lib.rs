@@ -15,6 +15,6 @@ mod service;
 
 pub use cluster::ClusterService;
 pub use options::Options;
-pub use recovery::{DrillStream, Recoveries, RecoveryService};
+pub use recovery::{BackupStream, DrillStream, Recoveries, RecoveryService};
 pub use seams::{Caller, Control, Digests, Lags, Store, Via};
 pub use service::{Fatal, Gateway, KeyValueService, Late, PeerService};

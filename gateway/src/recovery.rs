@@ -1,5 +1,5 @@
-//! The `Recovery` service: repairs of replicas, what lost primaries kept, and rehearsals of a failover, as operators ask this
-//! node for them.
+//! The `Recovery` service: repairs of replicas, what lost primaries kept, rehearsals of a failover, and rows for a backup, as
+//! operators ask this node for them.
 
 use std::future::Future;
 use std::sync::Arc;
@@ -7,22 +7,25 @@ use std::sync::Arc;
 use futures::StreamExt;
 use futures::stream::BoxStream;
 use meridian_proto::convert::{
-    bundle_to_proto, drill_from_proto, drill_news_to_proto, repair_to_proto, replay_policy_from_proto, replay_to_proto,
-    salvage_id, salvage_key_to_proto, status_of_refusal,
+    backup_piece_to_proto, bundle_to_proto, drill_from_proto, drill_news_to_proto, repair_to_proto,
+    replay_policy_from_proto, replay_to_proto, salvage_id, salvage_key_to_proto, status_of_refusal,
 };
 use meridian_proto::identity::Identity;
 use meridian_proto::v1;
 use meridian_proto::v1::recovery_server::Recovery;
 use meridian_types::{
-    BucketName, DrillNews, Refusal, RefusalKind, RepairStatus, ReplayPolicy, ReplayReport, SalvageBundle, SalvageId,
-    SalvageKey,
+    BackupPiece, BucketName, DrillNews, Refusal, RefusalKind, RepairStatus, ReplayPolicy, ReplayReport, SalvageBundle,
+    SalvageId, SalvageKey, ShardId,
 };
 use tonic::{Request, Response, Status};
 
 /// What a drill tells, until it is over.
 pub type DrillStream = BoxStream<'static, Result<DrillNews, Refusal>>;
 
-/// Repairs, salvage and drills of the node that answers.
+/// What a shard gives to a backup, until its end.
+pub type BackupStream = BoxStream<'static, Result<BackupPiece, Refusal>>;
+
+/// Repairs, salvage, drills and backups of the node that answers.
 pub trait Recoveries: Send + Sync + 'static {
     /// Its repairs: under way, waiting, and the last that are over.
     ///
@@ -88,6 +91,17 @@ pub trait Recoveries: Send + Sync + 'static {
     /// # Errors
     /// NotFound and Invalid for buckets that can't fail over to here; Retry while another drill is under way.
     fn drill(&self, buckets: Vec<BucketName>, sample: u32, who: Identity) -> Result<DrillStream, Refusal>;
+
+    /// Gives a bucket's rows of a shard away; dropping them gives it up.
+    ///
+    /// # Errors
+    /// NotFound; Invalid where the bucket is not held; Redirect when another node leads the shard.
+    fn back_up(
+        &self,
+        bucket: BucketName,
+        shard: ShardId,
+        who: Identity,
+    ) -> impl Future<Output = Result<BackupStream, Refusal>> + Send;
 }
 
 /// Serves operators.
@@ -105,6 +119,7 @@ impl<R: Recoveries> RecoveryService<R> {
 #[tonic::async_trait]
 impl<R: Recoveries> Recovery for RecoveryService<R> {
     type DrillFailoverStream = BoxStream<'static, Result<v1::DrillNews, Status>>;
+    type BackUpStream = BoxStream<'static, Result<v1::BackupPiece, Status>>;
 
     async fn repairs(&self, request: Request<v1::RepairsRequest>) -> Result<Response<v1::RepairsResponse>, Status> {
         caller(&request)?;
@@ -175,6 +190,18 @@ impl<R: Recoveries> Recovery for RecoveryService<R> {
         let (buckets, sample) = drill_from_proto(request.into_inner()).map_err(status_of_refusal)?;
         let news = self.recoveries.drill(buckets, sample, who).map_err(status_of_refusal)?;
         Ok(Response::new(news.map(|told| told.map(drill_news_to_proto).map_err(status_of_refusal)).boxed()))
+    }
+
+    async fn back_up(&self, request: Request<v1::BackUpRequest>) -> Result<Response<Self::BackUpStream>, Status> {
+        let who = caller(&request)?;
+        let request = request.into_inner();
+        let shard = u16::try_from(request.shard).map(ShardId).map_err(|_| {
+            let why = format!("there is no shard {}: see `meridian status`", request.shard);
+            status_of_refusal(Refusal::new(RefusalKind::Invalid, why))
+        })?;
+        let pieces = self.recoveries.back_up(bucket_name(&request.bucket)?, shard, who).await;
+        let pieces = pieces.map_err(status_of_refusal)?;
+        Ok(Response::new(pieces.map(|it| it.map(backup_piece_to_proto).map_err(status_of_refusal)).boxed()))
     }
 }
 

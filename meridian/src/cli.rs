@@ -4,6 +4,7 @@
 
 use clap::{CommandFactory, Parser, Subcommand};
 
+mod backup;
 mod bench;
 mod bucket;
 mod cert;
@@ -72,6 +73,9 @@ enum Command {
     Import(transfer::ImportArgs),
     /// Write what was imported back to a directory, checked.
     Export(transfer::ExportArgs),
+    /// Back buckets up, check what was kept, and write it back.
+    #[command(subcommand)]
+    Backup(backup::Command),
     /// Show regions, nodes, buckets, and what is wrong.
     Status(status::Args),
     /// Show how far each region is behind.
@@ -146,6 +150,7 @@ fn run(cli: Cli) -> anyhow::Result<()> {
                 Command::Kv(command) => kv::run(command, &connection, output).await,
                 Command::Import(args) => transfer::import(args, &connection, output).await,
                 Command::Export(args) => transfer::export(args, &connection, output).await,
+                Command::Backup(command) => backup::run(command, &connection, output).await,
                 Command::Status(args) => status::run(args, &connection, output).await,
                 Command::Lag(args) => lag::run(args, &connection, output).await,
                 Command::Node(command) => node::run(command, &connection, output).await,

@@ -3,8 +3,19 @@
 
 use std::path::Path;
 
+use meridian_types::ShardId;
+
+use crate::backup::manifest as backup;
+use crate::backup::part::{Packer, unpack};
 use crate::config::Config;
 use crate::transfer::{Fingerprint, Manifest};
+
+/// A file of the backup that the first release wrote.
+macro_rules! kept {
+    ($name:literal) => {
+        include_bytes!(concat!("../testdata/backup-1/orders-20261128T234501Z-3fa2/", $name))
+    };
+}
 
 /// A node's configuration.
 pub fn config(bytes: &[u8]) -> bool {
@@ -26,6 +37,41 @@ pub fn manifest(bytes: &[u8]) -> bool {
     true
 }
 
+/// A part of a backup: its rows are the same when they are packed again.
+pub fn backup_part(bytes: &[u8]) -> bool {
+    let Ok(rows) = unpack(bytes, (ShardId(0), 0)) else { return false };
+    let mut packer = Packer::new(ShardId(0));
+    let mut parts: Vec<_> = rows.iter().filter_map(|row| packer.push(row)).collect();
+    parts.extend(packer.close());
+    let again = parts.iter().flat_map(|part| unpack(&part.bytes, (ShardId(0), part.number)).unwrap_or_default());
+    assert!(again.eq(rows), "rows of a backup must come back");
+    true
+}
+
+/// Makes the checksum of a part right.
+pub fn seal_backup_part(bytes: &mut [u8]) {
+    if let Some((body, checksum)) = bytes.split_last_chunk_mut() {
+        *checksum = crc32c::crc32c(body).to_le_bytes();
+    }
+}
+
+/// What a backup says of itself.
+pub fn backup_manifest(bytes: &[u8]) -> bool {
+    let Ok(manifest) = backup::Manifest::decode(bytes) else { return false };
+    assert_eq!(backup::Manifest::decode(&manifest.encode()), Ok(manifest), "a manifest must come back");
+    true
+}
+
+/// Makes the checksum of a manifest right, where it is.
+pub fn seal_backup_manifest(bytes: &mut [u8]) {
+    let Some(end) = bytes.iter().position(|byte| *byte == b'\n') else { return };
+    let checksum = format!("{:08x}", crc32c::crc32c(&bytes[end + 1..]));
+    let at = "meridian-backup 1 ".len();
+    if let Some(place) = bytes[..end].get_mut(at..at + checksum.len()) {
+        place.copy_from_slice(checksum.as_bytes());
+    }
+}
+
 /// Encodings to begin from, by the name of the door.
 pub fn samples(door: &str) -> Vec<Vec<u8>> {
     match door {
@@ -34,6 +80,8 @@ pub fn samples(door: &str) -> Vec<Vec<u8>> {
             let fingerprint = Fingerprint::of(b"content");
             vec![Manifest::new(fingerprint, 3).encode().to_vec()]
         }
+        "backup_part" => vec![kept!("s00000-p00000.part").to_vec()],
+        "backup_manifest" => vec![kept!("manifest").to_vec()],
         _ => Vec::new(),
     }
 }

@@ -2,6 +2,7 @@
 //!
 //! Owns what an operator types and the composition root that connects the rooms. Decides nothing about data.
 
+pub mod backup;
 pub mod bench;
 pub mod cert;
 pub mod cli;

@@ -5,9 +5,21 @@ use meridian::fuzz;
 
 const ROUNDS: u64 = 2_000;
 
-const TARGETS: [Target; 2] = [
+const TARGETS: [Target; 4] = [
     Target { name: "config", accepts: fuzz::config, seal: None, samples: || fuzz::samples("config") },
     Target { name: "manifest", accepts: fuzz::manifest, seal: None, samples: || fuzz::samples("manifest") },
+    Target {
+        name: "backup_part",
+        accepts: fuzz::backup_part,
+        seal: Some(fuzz::seal_backup_part),
+        samples: || fuzz::samples("backup_part"),
+    },
+    Target {
+        name: "backup_manifest",
+        accepts: fuzz::backup_manifest,
+        seal: Some(fuzz::seal_backup_manifest),
+        samples: || fuzz::samples("backup_manifest"),
+    },
 ];
 
 #[test]

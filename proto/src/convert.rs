@@ -3,6 +3,7 @@
 //! Every conversion is total: bytes that prost decodes become a word or a [`Refusal`] that says what to do,
 //! never a panic. Bounds are checked here, so that nothing behind the gateway sees a key or batch beyond them (RES-1).
 
+mod backup;
 mod bucket;
 mod cluster;
 mod drill;
@@ -18,6 +19,7 @@ mod response;
 #[cfg(test)]
 mod tests;
 
+pub use backup::{backup_piece_from_proto, backup_piece_to_proto};
 pub use bucket::{
     bucket_from_proto, bucket_to_proto, change_from_proto, change_to_proto, policy_from_proto, policy_to_proto,
     spec_from_proto, spec_to_proto,

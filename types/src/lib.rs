@@ -5,6 +5,7 @@
 //! [`frame`]. No IO, no clock, no randomness. Every other crate of ours may import this one; this
 //! one imports none of ours.
 
+pub mod backup;
 pub mod bucket;
 pub mod crossing;
 pub mod digest;
@@ -33,6 +34,7 @@ pub mod status;
 pub mod topology;
 pub mod turns;
 
+pub use backup::{BackupCut, BackupPiece, BackupRow};
 pub use bucket::{Bucket, BucketChange, BucketSpec, Cross, Labels, Phase, RegionChange};
 pub use crossing::{CROSSING_MS_DEFAULT, CROSSING_MS_MAX, Crossing, Regroup, Way};
 pub use digest::{BucketDigest, SetHash};

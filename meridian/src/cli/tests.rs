@@ -32,6 +32,13 @@ fn commands_read_as_people_type_them() {
         "meridian kv scan orders order/ --limit 10 --keys-only",
         "meridian import files . --parallel 16 --verify",
         "meridian export files out --endpoint https://a:1 --ca ca --cert c --key k",
+        "meridian backup create orders carts --to /backups --in eu-west --parallel 8",
+        "meridian backup create --all --to s3://backups/meridian",
+        "meridian backup list --from file:///backups -o json",
+        "meridian backup verify --from /backups",
+        "meridian backup show --from /backups --id orders-20261128T234501Z-3fa2",
+        "meridian backup restore --from /backups --to-bucket again --create --policy sync --acks all --dry-run",
+        "meridian backup restore --from /backups --id b --to-bucket orders --overwrite",
         "meridian status --check --profile .meridian/dev",
         "meridian lag orders --lanes",
         "meridian bench --policy sync -c 64 -d 10s -s 256 -r 0.5 --distribution zipf:0.99 --rate 5000",
@@ -84,6 +91,11 @@ fn what_makes_no_sense_is_refused_at_once() {
         "meridian events --since soon",
         "meridian events --limit 0",
         "meridian events --limit 1025",
+        "meridian backup create --to /backups",
+        "meridian backup create orders --all --to /backups",
+        "meridian backup restore --from /backups --to-bucket again --policy sync",
+        "meridian backup restore --from /backups --to-bucket again --create --overwrite",
+        "meridian backup verify --from /backups --id ../x",
     ] {
         assert!(parse(line).is_err(), "{line}");
     }

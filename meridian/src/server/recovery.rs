@@ -1,12 +1,13 @@
-//! Repairs, salvage and drills of this node, as operators ask for them; what changes data is put on record (who, when, how
-//! much).
+//! Repairs, salvage, drills and backups of this node, as operators ask for them; what changes data is put on record (who, when,
+//! how much).
 
 use futures::StreamExt;
 use futures::stream;
-use meridian_gateway::{DrillStream, Recoveries};
+use meridian_gateway::{BackupStream, DrillStream, Recoveries};
 use meridian_proto::identity::Identity;
 use meridian_types::{
     BucketName, DrillSpec, Refusal, RepairStatus, ReplayPolicy, ReplayReport, SalvageBundle, SalvageId, SalvageKey,
+    ShardId,
 };
 
 use super::front::Front;
@@ -70,6 +71,14 @@ impl Recoveries for Front {
         tracing::info!(buckets = buckets.len(), sample, %who, "an operator rehearses a failover to this region");
         let next = |mut news: tokio::sync::mpsc::Receiver<_>| async move { news.recv().await.map(|told| (told, news)) };
         Ok(stream::unfold(news, next).boxed())
+    }
+
+    async fn back_up(&self, bucket: BucketName, shard: ShardId, who: Identity) -> Result<BackupStream, Refusal> {
+        let region = &self.data()?.region;
+        let Some(id) = self.bucket_id(Some(bucket.clone()))? else { return Ok(stream::empty().boxed()) };
+        let pieces = region.back_up(id, shard).await?;
+        tracing::info!(%bucket, %shard, %who, "an operator backs a bucket up");
+        Ok(pieces)
     }
 }
 

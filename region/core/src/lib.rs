@@ -11,6 +11,7 @@
 //!
 //! Promises kept here: ORD-1, ONE-1, FEN-2, CON-4, CON-5.
 
+pub mod backup;
 mod body;
 mod counter;
 pub mod crossing;

@@ -4,7 +4,7 @@ use std::ops::ControlFlow;
 
 use meridian_types::{BucketDigest, BucketId, SetHash, ShardId};
 
-use crate::error::ReadError;
+use crate::error::{Damage, ReadError};
 use crate::keys;
 use crate::record::Record;
 use crate::view::StateView;
@@ -24,6 +24,20 @@ impl Contents {
     /// What a digest says of its records.
     pub fn of(digest: &BucketDigest) -> Contents {
         Contents { hash: digest.hash, keys: digest.keys, bytes: digest.bytes }
+    }
+
+    /// Counts a record in; tells whether its key is live.
+    ///
+    /// # Errors
+    /// [`Damage`] when it is no record.
+    pub fn add(&mut self, key: &[u8], record: &[u8]) -> Result<bool, Damage> {
+        let live = Record::decode(record)?.live_bytes();
+        self.hash.add(key, record);
+        if let Some(live) = live {
+            self.keys += 1;
+            self.bytes += key.len() as u64 + live;
+        }
+        Ok(live.is_some())
     }
 }
 
@@ -49,19 +63,14 @@ pub fn recompute_visiting(
     let mut outcome = Ok(());
     let (from, to) = keys::data_range(shard, bucket);
     view.scan(&from, &to, &mut |state_key, bytes| {
-        let record = match Record::decode(bytes) {
-            Ok(record) => record,
+        let key = state_key.get(keys::DATA_PREFIX_BYTES..).unwrap_or_default();
+        match contents.add(key, bytes) {
+            Ok(true) => visit(key),
+            Ok(false) => {}
             Err(damage) => {
                 outcome = Err(damage);
                 return ControlFlow::Break(());
             }
-        };
-        let key = state_key.get(keys::DATA_PREFIX_BYTES..).unwrap_or_default();
-        contents.hash.add(key, bytes);
-        if let Some(live) = record.live_bytes() {
-            contents.keys += 1;
-            contents.bytes += key.len() as u64 + live;
-            visit(key);
         }
         ControlFlow::Continue(())
     })?;

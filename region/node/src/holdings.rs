@@ -3,6 +3,7 @@
 
 use meridian_region_core::{ORIGIN_RESULTS_MAX, SESSION_RESULTS_MAX};
 
+use crate::backup::BACKUPS_MAX;
 use crate::node::{Node, ShardNode};
 use crate::repair::{ASKED_MAX, ENDED_MAX, REPAIRS_MAX, SESSIONS_MAX};
 use crate::waiters::WAITERS_MAX;
@@ -37,6 +38,7 @@ impl Node {
             Holding::of("repairs asked for", asked, ASKED_MAX),
             Holding::of("repairs that are over", ended, ENDED_MAX),
             Holding::of("repairs of other regions", self.repairs.sources.len(), SESSIONS_MAX),
+            Holding::of("backups that are read", self.backups.len(), BACKUPS_MAX),
         ];
         for shard in &self.shards {
             for holding in shard.holdings() {

@@ -14,6 +14,7 @@
 
 mod admission;
 mod authority;
+mod backup;
 mod blocking;
 mod board;
 mod ceiling;

@@ -17,6 +17,7 @@ use tokio::time::Instant;
 
 use crate::admission::Admission;
 use crate::authority::Authority;
+use crate::backup::Backups;
 use crate::blocking::Blocking;
 use crate::board::Board;
 use crate::clock::Clock;
@@ -61,6 +62,7 @@ pub(crate) struct Node {
     pub(crate) scans: Semaphore,
     pub(crate) repairs: Repairs,
     pub(crate) drills: Drills,
+    pub(crate) backups: Backups,
     pub(crate) metrics: Metrics,
     /// When other regions were last heard of.
     pub(crate) signs: Signs,

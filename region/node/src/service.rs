@@ -22,6 +22,7 @@ use tokio::task::JoinSet;
 
 use crate::admission::Admission;
 use crate::authority::Authority;
+use crate::backup;
 use crate::blocking::Blocking;
 use crate::ceiling;
 use crate::clock::{Clock, SystemClock};
@@ -192,6 +193,7 @@ impl Service {
             scans: Semaphore::new(SCANS_MAX),
             repairs: Repairs::new(options.repair_bytes_per_s),
             drills,
+            backups: Default::default(),
             metrics,
             signs: Signs::default(),
             breaches: Default::default(),
@@ -501,6 +503,17 @@ impl Handle {
     /// [`RefusalKind::Unavailable`] when there is no room, [`RefusalKind::Corrupt`] when a shard can't be read.
     pub fn drill(&self, spec: DrillSpec) -> Result<mpsc::Receiver<Result<DrillNews, Refusal>>, Refusal> {
         self.node.drill(spec)
+    }
+
+    /// Gives a bucket's rows of a shard away as they are now: the cut, the rows in the order of their keys, the end. Whoever stops
+    /// listening gives it up.
+    ///
+    /// # Errors
+    /// [`RefusalKind::NotFound`] and [`RefusalKind::Invalid`] for buckets that are not here; [`RefusalKind::Redirect`] when another
+    /// node leads the shard; [`RefusalKind::Retry`] for what may pass. Later, as the last that is heard: [`RefusalKind::Corrupt`]
+    /// when it can't be read, [`RefusalKind::Conflict`] when nobody asked for the next page for a minute.
+    pub async fn back_up(&self, bucket: BucketId, shard: ShardId) -> Result<backup::Pieces, Refusal> {
+        self.node.back_up(bucket, shard).await
     }
 
     /// Shards this node leads, and holds.

@@ -109,7 +109,7 @@ pub(crate) fn write_back_stalled(node: &Node) -> Option<String> {
     ))
 }
 
-/// Watches the disk and raises the purge floors.
+/// Watches the disk, raises the purge floors, and lets go what no backup reads any more.
 pub(crate) async fn keep_house(node: Arc<Node>, gauge: Arc<dyn Gauge>) {
     let mut ticks = interval(HOUSEKEEPING_EVERY);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -117,6 +117,7 @@ pub(crate) async fn keep_house(node: Arc<Node>, gauge: Arc<dyn Gauge>) {
         ticks.tick().await;
         node.disk.check(gauge.as_ref());
         node.raise_purge_floors();
+        node.backups.expire(node.clock.monotonic_ms());
         let topology = node.authority.topology();
         for shard in &node.shards {
             shard.exposures.retain(|bucket| topology.buckets.contains_key(&bucket));

@@ -102,7 +102,7 @@ impl Source {
 }
 
 /// The metadata that a view has of a bucket.
-pub(super) fn meta_of(view: &dyn StateView, shard: ShardId, bucket: BucketId) -> Result<BucketMeta, ReadError> {
+pub(crate) fn meta_of(view: &dyn StateView, shard: ShardId, bucket: BucketId) -> Result<BucketMeta, ReadError> {
     let stored = view.get(&keys::bucket_meta(shard, bucket))?;
     Ok(stored.map(|bytes| decode_bucket(&bytes)).transpose()?.unwrap_or_default())
 }

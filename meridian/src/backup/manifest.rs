@@ -1,0 +1,206 @@
+//! What a backup says of itself, and whether one is there at all: the manifest is written last. Pure.
+//!
+//! A line `meridian-backup VERSION CRC32C LENGTH` with the checksum (hexadecimal) and length of what follows, then JSON, so
+//! that it can be read without this program: `tail -n +2 manifest | jq`.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use meridian_region_core::Contents;
+use meridian_types::{BackupCut, BucketName, Labels, Policy, RegionName, SetHash, ShardId};
+use serde::{Deserialize, Serialize};
+
+use super::BackupId;
+
+/// The version this program writes, and the only one yet that it reads.
+pub const VERSION: u32 = 1;
+
+const MAGIC: &str = "meridian-backup";
+
+/// A backup.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Manifest {
+    /// Names it.
+    pub id: BackupId,
+    /// The cluster it is of.
+    pub cluster: String,
+    /// The version of the program that wrote it.
+    pub tool: String,
+    /// When it was begun, in milliseconds since 1970: what was acknowledged before is in it, if it is of the primary.
+    pub begun_ms: u64,
+    /// When its last row had come.
+    pub ended_ms: u64,
+    /// The region that was read.
+    pub region: RegionName,
+    /// The bucket.
+    pub bucket: BucketEntry,
+    /// Every shard, by number.
+    pub shards: Vec<ShardEntry>,
+}
+
+/// The bucket of a backup, as it was on record.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BucketEntry {
+    /// Its name.
+    pub name: BucketName,
+    /// How it replicated.
+    pub policy: Policy,
+    /// The regions that held it.
+    pub regions: Vec<RegionName>,
+    /// The region that took writes; `None`: all of them.
+    pub primary: Option<RegionName>,
+    /// Its labels.
+    pub labels: Labels,
+}
+
+/// A shard at its cut.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ShardEntry {
+    /// Its number.
+    pub shard: u16,
+    /// The epoch in force.
+    pub epoch: u64,
+    /// What had been applied, per origin region.
+    pub positions: BTreeMap<u16, u64>,
+    /// The greatest timestamp applied.
+    pub hlc: u64,
+    /// How stale it may have been, in milliseconds: 0 at the primary, `null` where nobody knew.
+    pub staleness_ms: Option<u64>,
+    /// What the rows add up to: 32 hexadecimal digits.
+    pub digest: String,
+    /// Live keys.
+    pub keys: u64,
+    /// Bytes of live keys and values.
+    pub bytes: u64,
+    /// Rows: live keys and tombstones.
+    pub rows: u64,
+    /// Of these, rows that were counted: written twice they count twice.
+    pub counters: u64,
+    /// Where they are.
+    pub parts: Vec<PartEntry>,
+}
+
+/// A part.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PartEntry {
+    /// Its place among the parts of its shard, from 0.
+    pub number: u32,
+    /// Its length, in bytes.
+    pub length: u64,
+    /// The CRC-32C of all of it.
+    pub crc32c: u32,
+    /// How many rows it has.
+    pub rows: u32,
+}
+
+/// Why bytes are no manifest.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Damage {
+    /// They begin otherwise.
+    #[error("it is no manifest of a backup")]
+    Unknown,
+    /// A later program wrote it.
+    #[error("it is of version {0}, and this program reads version {VERSION}: use a newer one")]
+    Newer(u32),
+    /// It is not what was written.
+    #[error("it is damaged: its checksum or its length does not match")]
+    Checksum,
+    /// The directory was renamed, or copied.
+    #[error("it is that of {0}: give the directory its name back")]
+    Another(BackupId),
+    /// It is, but can't be read.
+    #[error("it is damaged: {0}")]
+    Json(String),
+}
+
+impl Manifest {
+    /// As it is kept.
+    pub fn encode(&self) -> Bytes {
+        // Numbers, texts and lists of them have no way to fail.
+        let body = serde_json::to_string_pretty(self).unwrap_or_default();
+        let head = format!("{MAGIC} {VERSION} {:08x} {}\n", crc32c::crc32c(body.as_bytes()), body.len());
+        Bytes::from(head + &body)
+    }
+
+    /// Reads it back.
+    ///
+    /// # Errors
+    /// [`Damage`].
+    pub fn decode(bytes: &[u8]) -> Result<Manifest, Damage> {
+        let end = bytes.iter().position(|byte| *byte == b'\n').ok_or(Damage::Unknown)?;
+        let (head, body) = (std::str::from_utf8(&bytes[..end]).map_err(|_| Damage::Unknown)?, &bytes[end + 1..]);
+        let rest = head.strip_prefix(MAGIC).and_then(|rest| rest.strip_prefix(' ')).ok_or(Damage::Unknown)?;
+        let (version, rest) = rest.split_once(' ').ok_or(Damage::Unknown)?;
+        match version.parse::<u32>() {
+            Ok(VERSION) => {}
+            Ok(newer) => return Err(Damage::Newer(newer)),
+            Err(_) => return Err(Damage::Unknown),
+        }
+        if rest != format!("{:08x} {}", crc32c::crc32c(body), body.len()) {
+            return Err(Damage::Checksum);
+        }
+        let manifest: Manifest = serde_json::from_slice(body).map_err(|why| Damage::Json(why.to_string()))?;
+        let is_whole = manifest.shards.iter().enumerate().all(|(at, shard)| usize::from(shard.shard) == at);
+        if is_whole { Ok(manifest) } else { Err(Damage::Json("a shard is missing".to_owned())) }
+    }
+
+    /// Live keys of all shards.
+    pub fn keys(&self) -> u64 {
+        self.shards.iter().map(|shard| shard.keys).sum()
+    }
+
+    /// Bytes of live keys and values.
+    pub fn bytes(&self) -> u64 {
+        self.shards.iter().map(|shard| shard.bytes).sum()
+    }
+
+    /// Rows that were counted.
+    pub fn counters(&self) -> u64 {
+        self.shards.iter().map(|shard| shard.counters).sum()
+    }
+
+    /// Bytes of all parts.
+    pub fn length(&self) -> u64 {
+        self.parts().map(|(_, part)| part.length).sum()
+    }
+
+    /// Every part, with its shard.
+    pub fn parts(&self) -> impl Iterator<Item = (&ShardEntry, &PartEntry)> {
+        self.shards.iter().flat_map(|shard| shard.parts.iter().map(move |part| (shard, part)))
+    }
+
+    /// The most that any shard may have been behind; `None` where nobody knew.
+    pub fn staleness_ms(&self) -> Option<u64> {
+        self.shards.iter().map(|shard| shard.staleness_ms).try_fold(0, |most, this| Some(this?.max(most)))
+    }
+}
+
+impl ShardEntry {
+    /// A shard whose rows were kept in these parts.
+    pub fn new(cut: &BackupCut, rows: u64, counters: u64, parts: Vec<PartEntry>) -> ShardEntry {
+        ShardEntry {
+            shard: cut.shard.0,
+            epoch: cut.epoch.0,
+            positions: cut.positions.0.iter().map(|(region, lsn)| (region.0, lsn.0)).collect(),
+            hlc: cut.hlc.0,
+            staleness_ms: cut.staleness_ms,
+            digest: cut.hash.to_string(),
+            keys: cut.keys,
+            bytes: cut.bytes,
+            rows,
+            counters,
+            parts,
+        }
+    }
+
+    /// The shard.
+    pub fn id(&self) -> ShardId {
+        ShardId(self.shard)
+    }
+
+    /// What its rows must add up to; `None` when the digest is none.
+    pub fn contents(&self) -> Option<Contents> {
+        let hash = SetHash(u128::from_str_radix(&self.digest, 16).ok()?);
+        Some(Contents { hash, keys: self.keys, bytes: self.bytes })
+    }
+}

@@ -1,0 +1,129 @@
+//! Writing a backup into a bucket, by ordinary writes: whatever policy that bucket has, and whichever cluster it is in.
+
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use anyhow::Context;
+use futures::stream::{self, StreamExt, TryStreamExt};
+use meridian_client::Client;
+use meridian_region_core::backup::Saved;
+use meridian_types::{BackupRow, BucketName, Epoch, Key, Outcome, Request, RequestId, SessionToken, Write, WriteAck};
+use serde::Serialize;
+
+use super::manifest::Manifest;
+use super::place::Place;
+use super::verify::rows_of;
+use super::writes::{Fate, Manner, fate};
+
+/// Parts read ahead of the one whose rows are being written.
+const AHEAD: usize = 1;
+
+/// How long one write may take, with all its retries.
+const WRITE_DEADLINE: Duration = Duration::from_secs(60);
+
+/// What a counter counts as, as in a digest.
+const COUNTER_BYTES: u64 = 8;
+
+/// What it came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default, Serialize)]
+pub struct Restored {
+    /// Keys that were written.
+    pub keys: u64,
+    /// Of these, keys that will expire.
+    pub expiring: u64,
+    /// Bytes of them and their values.
+    pub bytes: u64,
+    /// Keys that were there already, and stay as they are.
+    pub present: u64,
+    /// Keys that had expired by now.
+    pub expired: u64,
+    /// Tombstones, which are nothing to write.
+    pub removed: u64,
+}
+
+impl Restored {
+    /// Both together.
+    #[must_use]
+    pub fn and(self, other: Restored) -> Restored {
+        Restored {
+            keys: self.keys + other.keys,
+            expiring: self.expiring + other.expiring,
+            bytes: self.bytes + other.bytes,
+            present: self.present + other.present,
+            expired: self.expired + other.expired,
+            removed: self.removed + other.removed,
+        }
+    }
+}
+
+/// Where rows go.
+pub struct Target<'a> {
+    /// The cluster; `None`: nowhere, they are only counted.
+    pub client: Option<&'a Client>,
+    /// The bucket.
+    pub bucket: BucketName,
+    /// How they are written.
+    pub manner: Manner,
+    /// Keys under way at a time.
+    pub parallel: usize,
+}
+
+impl Target<'_> {
+    /// Writes every row of a backup; `done` is told the length of every part whose rows are written. Each part is held against
+    /// the manifest before any of its rows is written.
+    ///
+    /// # Errors
+    /// When a part is damaged, or a key can't be written: what was written until then stays.
+    pub async fn write(&self, place: &Place, manifest: &Manifest, done: impl Fn(u64)) -> anyhow::Result<Restored> {
+        let reading = stream::iter(manifest.parts()).map(|(shard, part)| async move {
+            rows_of(place, manifest, shard, part).await.map(|rows| (rows, part.length))
+        });
+        let (mut parts, mut restored) = (reading.buffered(AHEAD), Restored::default());
+        while let Some((rows, length)) = parts.try_next().await? {
+            let writing = stream::iter(rows).map(|row| self.row(row)).buffer_unordered(self.parallel);
+            restored = writing.try_fold(restored, async |sum, one| Ok(sum.and(one))).await?;
+            done(length);
+        }
+        Ok(restored)
+    }
+
+    async fn row(&self, row: BackupRow) -> anyhow::Result<Restored> {
+        let (key, saved) = (Key::new(row.key)?, Saved::of(&row.record)?);
+        let bytes = saved.value.as_ref().map_or(COUNTER_BYTES, |it| it.value.len() as u64);
+        let expires = saved.value.as_ref().is_some_and(|it| it.expires_at_ms.is_some());
+        let writes = match fate(key.clone(), saved, self.manner, now_ms())? {
+            Fate::Removed => return Ok(Restored { removed: 1, ..Restored::default() }),
+            Fate::Expired => return Ok(Restored { expired: 1, ..Restored::default() }),
+            Fate::Written(writes) => writes,
+        };
+        for write in writes {
+            let written = self.ask(write).await;
+            let written = written.with_context(|| format!("writing {}", String::from_utf8_lossy(key.as_bytes())))?;
+            if matches!(written, Some(Outcome::ConditionFailed { .. })) {
+                return Ok(Restored { present: 1, ..Restored::default() });
+            }
+        }
+        let bytes = key.as_bytes().len() as u64 + bytes;
+        Ok(Restored { keys: 1, expiring: u64::from(expires), bytes, ..Restored::default() })
+    }
+
+    /// One write under one id, however often it is tried (ONE-1).
+    async fn ask(&self, write: Write) -> anyhow::Result<Option<Outcome>> {
+        let Some(client) = self.client else { return Ok(None) };
+        let request = Request::Write {
+            bucket: self.bucket.clone(),
+            write,
+            ack: WriteAck::Policy,
+            id: RequestId::default(),
+            lowest_outstanding: 0,
+            begun: Epoch(0),
+            session: SessionToken::default(),
+            deadline_ms: u32::try_from(WRITE_DEADLINE.as_millis()).unwrap_or(u32::MAX),
+        };
+        Ok(Some(client.ask(request).await?.outcome))
+    }
+}
+
+fn now_ms() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}

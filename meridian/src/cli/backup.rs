@@ -1,0 +1,245 @@
+//! `meridian backup`: buckets out of the cluster, each shard as it was at one moment, while they serve; and back into a bucket.
+
+use anyhow::Context;
+use clap::{Args, Subcommand};
+use meridian_client::Client;
+use meridian_types::{Bucket, BucketName, Node, RegionId, RegionName, Topology};
+
+use super::connect::Connection;
+use super::exit::Failure;
+use super::moment::{moment, now_ms};
+use super::resync::nodes_of;
+use crate::backup::BackupId;
+use crate::backup::create::Source;
+use crate::backup::manifest::{BucketEntry, Manifest};
+use crate::backup::place::{Place, State};
+use crate::backup::verify::verify;
+use crate::output::{Format, Progress, note, show};
+
+mod restore;
+mod view;
+
+use view::{Created, List, Shown, Verified};
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Command {
+    /// Back buckets up as they are now, while they serve.
+    Create(CreateArgs),
+    /// List what is kept at a place.
+    List {
+        /// A path, file:///PATH, or s3://BUCKET/PREFIX.
+        #[arg(long, value_name = "PLACE")]
+        from: String,
+    },
+    /// Show one backup, shard by shard.
+    Show(Which),
+    /// Read backups and hold them against what was written; exit code 1 when anything is damaged or missing.
+    Verify(Which),
+    /// Write a backup into a bucket of this cluster, whichever it is of.
+    Restore(restore::RestoreArgs),
+}
+
+#[derive(Debug, Args)]
+pub(super) struct CreateArgs {
+    /// The buckets.
+    #[arg(required_unless_present = "all", conflicts_with = "all")]
+    buckets: Vec<BucketName>,
+    /// Every bucket there is, one after the other.
+    #[arg(long)]
+    all: bool,
+    /// Where to: a path, file:///PATH, or s3://BUCKET/PREFIX with what the environment says of it (AWS_ACCESS_KEY_ID,
+    /// AWS_SECRET_ACCESS_KEY, AWS_REGION, AWS_ENDPOINT).
+    #[arg(long, value_name = "PLACE")]
+    to: String,
+    /// The region that is read [default: the primary; of an active-active bucket, the first that holds it].
+    #[arg(long = "in", value_name = "REGION")]
+    region: Option<RegionName>,
+    /// Shards read at a time.
+    #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u8).range(1..=16))]
+    parallel: u8,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Which {
+    /// A path, file:///PATH, or s3://BUCKET/PREFIX.
+    #[arg(long, value_name = "PLACE")]
+    from: String,
+    /// As `backup list` names it; not needed where there is only one.
+    #[arg(long)]
+    id: Option<BackupId>,
+}
+
+pub(super) async fn run(command: Command, connection: &Connection, format: Format) -> anyhow::Result<()> {
+    match command {
+        Command::Create(args) => create(args, &connection.connect().await?, format).await,
+        Command::List { from } => list(&existing(&from)?, format).await,
+        Command::Show(which) => {
+            let place = existing(&which.from)?;
+            show(format, &Shown::of(chosen(&place, which.id).await?))
+        }
+        Command::Verify(which) => verify_all(which, format).await,
+        Command::Restore(args) => restore::run(args, connection, format).await,
+    }
+}
+
+fn existing(place: &str) -> Result<Place, Failure> {
+    Place::open(place, false).map_err(|why| Failure::invalid(format!("{why:#}")))
+}
+
+async fn create(args: CreateArgs, client: &Client, format: Format) -> anyhow::Result<()> {
+    let topology = client.admin().topology().await?;
+    let place = Place::open(&args.to, true).map_err(|why| Failure::invalid(format!("{why:#}")))?;
+    let named = |name: &BucketName| {
+        topology.bucket_named(name.as_str()).ok_or_else(|| {
+            Failure::invalid(format!("there is no bucket `{name}`: `meridian bucket list` shows what there is"))
+        })
+    };
+    let buckets: Vec<_> = match args.all {
+        true => topology.buckets.values().collect(),
+        false => args.buckets.iter().map(named).collect::<Result<_, _>>()?,
+    };
+    let mut created = Vec::new();
+    for bucket in buckets {
+        created.push(back_up(&args, client, &topology, bucket, &place).await?);
+    }
+    show(format, &Created::of(created))?;
+    note(&format!("next: `meridian backup verify --from {place}` reads it back and proves it whole"));
+    Ok(())
+}
+
+async fn back_up(
+    args: &CreateArgs,
+    client: &Client,
+    topology: &Topology,
+    bucket: &Bucket,
+    place: &Place,
+) -> anyhow::Result<Manifest> {
+    let (region, nodes) = read_from(args, topology, bucket)?;
+    let begun_ms = now_ms();
+    let id = new_id(&bucket.name, begun_ms)?;
+    let expected = live_bytes(client, &bucket.name).await;
+    let progress = Progress::of_bytes(&format!("backing up {}", bucket.name), expected);
+    let source = Source { client, bucket: &bucket.name, nodes: &nodes, place, id: &id };
+    let shards = source.shards(topology.shards, usize::from(args.parallel), |bytes| progress.advance(bytes)).await;
+    let shards = shards.inspect_err(|_| progress.abandon())?;
+    progress.finish();
+    let label = |id: &RegionId| RegionName::new(&topology.region_label(*id));
+    let manifest = Manifest {
+        id,
+        cluster: topology.cluster.map(|it| it.to_string()).unwrap_or_default(),
+        tool: env!("CARGO_PKG_VERSION").to_owned(),
+        begun_ms,
+        ended_ms: now_ms(),
+        region,
+        bucket: BucketEntry {
+            name: bucket.name.clone(),
+            policy: bucket.policy,
+            regions: bucket.regions.iter().map(label).collect::<Result<_, _>>()?,
+            primary: bucket.primary.as_ref().map(label).transpose()?,
+            labels: bucket.labels.clone(),
+        },
+        shards,
+    };
+    place.finish(&manifest).await?;
+    Ok(manifest)
+}
+
+/// The region that is read, and its nodes.
+fn read_from(args: &CreateArgs, topology: &Topology, bucket: &Bucket) -> anyhow::Result<(RegionName, Vec<Node>)> {
+    let own = || bucket.primary.or_else(|| bucket.regions.first().copied()).and_then(|id| topology.regions.get(&id));
+    let region = args.region.clone().or_else(|| own().map(|region| region.name.clone()));
+    let region = region.ok_or_else(|| Failure::not_ready(format!("no region holds bucket `{}` now", bucket.name)))?;
+    let nodes: Vec<Node> = nodes_of(topology, &region)?.into_iter().filter(|node| !node.is_witness()).collect();
+    if nodes.is_empty() {
+        return Err(Failure::invalid(format!("region {region} has no node that holds data")).into());
+    }
+    Ok((region, nodes))
+}
+
+/// `orders-20261128T234501Z-3fa2`.
+fn new_id(bucket: &BucketName, begun_ms: u64) -> anyhow::Result<BackupId> {
+    let at: String = moment(begun_ms).replace(' ', "T").chars().filter(char::is_ascii_alphanumeric).collect();
+    format!("{bucket}-{at}-{:04x}", rand::random::<u16>()).parse().map_err(anyhow::Error::msg)
+}
+
+/// About how much there is to read, for the ETA; 0 when nobody says.
+async fn live_bytes(client: &Client, bucket: &BucketName) -> u64 {
+    let Ok(regions) = client.admin().digests(Some(bucket)).await else { return 0 };
+    let known = regions.iter().filter_map(|region| region.answer.as_ref().ok());
+    known.map(|shards| shards.iter().map(|shard| shard.digest.bytes).sum()).max().unwrap_or_default()
+}
+
+async fn list(place: &Place, format: Format) -> anyhow::Result<()> {
+    let mut states = Vec::new();
+    for id in place.ids().await? {
+        let state = place.state(&id).await?;
+        states.push((id, state));
+    }
+    show(format, &List::of(states))
+}
+
+/// The backup that was asked for, or the only one there is.
+async fn chosen(place: &Place, id: Option<BackupId>) -> anyhow::Result<Manifest> {
+    let id = match id {
+        Some(id) => id,
+        None => only(place).await?,
+    };
+    match place.state(&id).await? {
+        State::Whole(manifest) => Ok(*manifest),
+        State::Unfinished => Err(Failure::invalid(format!(
+            "{id} is no backup: it has no manifest; it is still being made, or was cut short, or is not at {place}"
+        ))
+        .into()),
+        State::Damaged(why) => Err(Failure::failed(format!("the manifest of {id} can't be used: {why}")).into()),
+    }
+}
+
+async fn only(place: &Place) -> anyhow::Result<BackupId> {
+    let mut whole = Vec::new();
+    for id in place.ids().await? {
+        if place.state(&id).await? != State::Unfinished {
+            whole.push(id);
+        }
+    }
+    match <[BackupId; 1]>::try_from(whole) {
+        Ok([id]) => Ok(id),
+        Err(all) if all.is_empty() => Err(Failure::invalid(format!("there is no backup at {place}")).into()),
+        Err(all) => Err(Failure::invalid(format!(
+            "there are {} backups at {place}: say which with --id; `meridian backup list --from {place}` shows them",
+            all.len()
+        ))
+        .into()),
+    }
+}
+
+async fn verify_all(which: Which, format: Format) -> anyhow::Result<()> {
+    let place = existing(&which.from)?;
+    let ids = match which.id {
+        Some(id) => vec![chosen(&place, Some(id)).await?.id],
+        None => place.ids().await?,
+    };
+    let mut verified = Verified::default();
+    for id in ids {
+        match place.state(&id).await.with_context(|| format!("verifying {id}"))? {
+            State::Unfinished => note(&format!("{id} is no backup: it has no manifest")),
+            State::Damaged(why) => verified.unreadable(&id, &why),
+            State::Whole(manifest) => {
+                let progress = Progress::of_bytes(&format!("verifying {}", manifest.bucket.name), manifest.length());
+                let faults = verify(&place, &manifest, |bytes| progress.advance(bytes)).await;
+                progress.finish();
+                verified.add(&manifest, faults);
+            }
+        }
+    }
+    if verified.is_empty() {
+        return Err(Failure::invalid(format!("there is no backup at {place}")).into());
+    }
+    show(format, &verified)?;
+    match verified.damaged() {
+        0 => Ok(()),
+        damaged => Err(Failure::failed(format!(
+            "{damaged} backups at {place} are DAMAGED: what is damaged can't be restored; make new ones"
+        ))
+        .into()),
+    }
+}
