@@ -115,7 +115,8 @@ mod tests {
         }
     }
 
-    const KNOWN: Elsewhere = Elsewhere { formed: true, registered: true, removed: false, generation: 0 };
+    const KNOWN: Elsewhere =
+        Elsewhere { answered: true, formed: true, registered: true, removed: false, generation: 0 };
     const UNKNOWN: Elsewhere = Elsewhere { registered: false, ..KNOWN };
 
     struct Node {

@@ -14,6 +14,7 @@ use meridian_proto::v1::cluster_client::ClusterClient;
 use meridian_types::NodeId;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
+use tonic::Code;
 
 use crate::options::Options;
 
@@ -30,6 +31,8 @@ const TOPOLOGY_BYTES_MAX: usize = 64 << 20;
 /// What is known elsewhere.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub(crate) struct Elsewhere {
+    /// Some other member is there.
+    pub(crate) answered: bool,
     /// Some other member knows the cluster.
     pub(crate) formed: bool,
     /// This node has registered there: it has run before.
@@ -46,7 +49,7 @@ pub(crate) async fn ask_until_known(options: &Options, dial: &Arc<dyn Dial>, is_
     let founds = options.members.iter().any(|member| member.name == options.this.name);
     loop {
         let found = ask(options, dial).await;
-        if founds || !is_new || found.formed {
+        if founds || !is_new || found.answered {
             return found;
         }
         tracing::warn!("none of `members` answers: this node joins once one does; name nodes that are there now");
@@ -64,11 +67,17 @@ async fn ask(options: &Options, dial: &Arc<dyn Dial>) -> Elsewhere {
     }
     let mut found = Elsewhere::default();
     while let Some(answer) = asked.join_next().await {
-        if let Ok(Ok(Ok(answer))) = answer {
-            let known = answer.into_inner();
-            // Whoever leads by now may be nobody that this node was told of.
-            known.nodes.iter().for_each(|node| dial.learn(NodeId(node.id), &node.rpc_address));
-            found.take(options.this.id(), &known);
+        match answer {
+            Ok(Ok(Ok(answer))) => {
+                let known = answer.into_inner();
+                // Whoever leads by now may be nobody that this node was told of.
+                known.nodes.iter().for_each(|node| dial.learn(NodeId(node.id), &node.rpc_address));
+                found.answered = true;
+                found.take(options.this.id(), &known);
+            }
+            Ok(Ok(Err(refused))) => found.answered |= refused.code() != Code::Unavailable,
+            // Too late, or gone.
+            Ok(Err(_)) | Err(_) => {}
         }
     }
     found
