@@ -16,7 +16,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use meridian_consensus::{ChangeError, Members};
-use meridian_failpoint::failpoint;
 use meridian_types::{NodeId, ShardId};
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 
@@ -134,7 +133,6 @@ impl Node {
             if step == Step::Done || step == Step::Wait || (filling && matches!(step, Step::Follow(_))) {
                 return Some((step, change));
             }
-            failpoint("members.step.before");
             let done = match &step {
                 Step::Follow(node) => group.begin_to_follow(*node).await,
                 Step::Vote(voters) => group.change_voters(&voters.iter().copied().collect::<Vec<_>>()).await,
@@ -142,7 +140,6 @@ impl Node {
                 Step::HandOver => self.hand_to(shard, heir).await,
                 Step::Wait | Step::Done => Ok(()),
             };
-            failpoint("members.step.after");
             if let Err(why) = done {
                 tracing::info!(region = %self.region(), shard = %shard.id, ?step, %why, "the shard does not move yet");
                 return Some((step, change));
@@ -166,7 +163,6 @@ impl Node {
     }
 
     async fn tell_moved(&self, shard: ShardId, change: u64) {
-        failpoint("members.tell.before");
         match timeout(PATIENCE, self.authority.tell_moved([shard].into(), change)).await {
             Ok(Ok(())) => tracing::info!(region = %self.region(), %shard, "the shard has moved"),
             // The next look tells it again.
