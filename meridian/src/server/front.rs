@@ -90,11 +90,11 @@ impl Front {
                 "this node is a witness: it votes in the metadata plane and holds no data; ask a node of another region",
             ));
         }
-        if self.is_spare() {
-            let message = "this node is a spare, which holds nothing: ask another node of its region";
-            return Err(Refusal::new(RefusalKind::Redirect, message));
-        }
         self.data.get().ok_or_else(|| {
+            if self.is_spare() {
+                let message = "this node is a spare, which holds nothing: ask another node of its region";
+                return Refusal::new(RefusalKind::Redirect, message);
+            }
             Refusal::new(
                 RefusalKind::Retry,
                 "this node is still starting: it waits for a majority of the metadata voters; try again",
@@ -102,7 +102,7 @@ impl Front {
         })
     }
 
-    /// Whether others hold all shards of this node's region. One that was drained serves nobody any more, while it ends.
+    /// Whether others hold all shards of this node's region.
     fn is_spare(&self) -> bool {
         self.metadata.topology().membership(self.node) == Some(Membership::Spare)
     }
