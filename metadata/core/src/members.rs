@@ -93,9 +93,13 @@ impl ClusterState {
         for region in regions {
             let serving = self.voters(region, ShardId(0)).to_vec();
             let under_way = self.members.changes.remove(&region);
+            let rests = under_way.is_none();
             let (target, before) = under_way.map_or_else(|| (serving.clone(), serving), |it| (it.target, it.before));
             let at_home = self.nodes.values().filter(|node| node.region == region).map(|node| node.id);
-            let strays = at_home.filter(|node| !target.contains(node) && !before.contains(node)).collect();
+            let strays: BTreeSet<_> = at_home.filter(|it| !target.contains(it) && !before.contains(it)).collect();
+            if strays.is_empty() && rests {
+                continue;
+            }
             let pending = (0..self.shards()).map(ShardId).collect();
             let change = MemberChange { index, since_ms, who: who.to_owned(), target, before, strays, pending };
             self.members.changes.insert(region, change);
