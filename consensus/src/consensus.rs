@@ -14,6 +14,7 @@ use openraft::{Config, EmptyNode, Raft, SnapshotPolicy};
 use openraft_rt_tokio::TokioRuntime;
 use tokio::sync::watch;
 
+use crate::confirm::LastRound;
 use crate::contact::Contact;
 use crate::engine::Engine;
 use crate::error::{FatalError, OpenError, StartError};
@@ -329,6 +330,8 @@ impl Node {
             contact: Arc::new(Mutex::new(Contact::new(std::time::Instant::now()))),
             electorate: Mutex::new(None),
             read_lease: pace.read_lease(),
+            links: Arc::clone(&self.links),
+            last_round: LastRound::default(),
             patience,
         });
         let served = Served { raft: inner.raft.clone(), contact: Arc::clone(&inner.contact), silent_until };

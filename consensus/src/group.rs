@@ -10,13 +10,14 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use futures::FutureExt;
 use meridian_types::{GroupId, Lsn, NodeId};
+use openraft::LinearizerOption;
 use openraft::async_runtime::WatchReceiver;
 use openraft::error::{ClientWriteError, LinearizableReadError, RaftError};
 use openraft::raft::ClientWriteResult;
-use openraft::{LinearizerOption, ReadPolicy};
 use openraft_rt_tokio::TokioRuntime;
 use tokio::sync::{oneshot, watch};
 
+use crate::confirm::LastRound;
 use crate::contact::Contact;
 use crate::error::{ProposeError, ReadError, ReadLogError};
 use crate::log::{Entry, GroupHandle, Kind, Log, PAYLOAD_BYTES_MAX, ReadFailure};
@@ -24,6 +25,7 @@ use crate::machine::Committed;
 use crate::raft::machine::Progress;
 use crate::raft::seat::Seat;
 use crate::raft::types::{Answer, Payload, Share, TypeConfig};
+use crate::transport::network::Links;
 use crate::transport::server::GroupRaft;
 
 /// A proposal that was applied.
@@ -124,6 +126,8 @@ pub(crate) struct Inner {
     /// Who votes, and since when that is known to be settled.
     pub(crate) electorate: Mutex<Option<Electorate>>,
     pub(crate) read_lease: Duration,
+    pub(crate) links: Links<TokioRuntime>,
+    pub(crate) last_round: LastRound,
     /// How long a change of members or leader may take.
     pub(crate) patience: Duration,
 }
@@ -193,22 +197,6 @@ impl Group {
         // Nobody else can acknowledge a write, and here a write is acknowledged once it is applied.
         (inner.solo.load(Ordering::Acquire) && leads && !inner.stopped.load(Ordering::Relaxed))
             .then(|| *inner.progress.applied.borrow())
-    }
-
-    /// As [`Group::read_barrier`], but proven by a quorum that answered after this was called, never by a lease: what
-    /// rights are granted on (design 4) must not rest on how fast this node's clock runs.
-    ///
-    /// # Errors
-    /// [`ReadError`] when this node does not lead or no quorum says so.
-    pub async fn confirm_leadership(&self) -> Result<Lsn, ReadError> {
-        if self.inner.stopped.load(Ordering::Relaxed) {
-            return Err(ReadError::Stopped);
-        }
-        let term = self.inner.leadership.borrow().term;
-        self.inner.contact.lock().unwrap_or_else(PoisonError::into_inner).heard(term, Instant::now());
-        let option = LinearizerOption::from(ReadPolicy::ReadIndex);
-        let read = self.inner.raft.get_read_log_id(option).await.map_err(read_error)?.0;
-        self.applied_up_to(read.index()).await
     }
 
     async fn applied_up_to(&self, index: u64) -> Result<Lsn, ReadError> {

@@ -4,6 +4,7 @@
 //! It keeps DUR-1 (nothing is acknowledged before its `fdatasync`), DUR-3 (damage is found and refused),
 //! the log's half of CON-1, RES-1 (every queue is bounded) and SEC-1 (peers show a node's certificate).
 
+mod confirm;
 mod consensus;
 mod contact;
 mod engine;

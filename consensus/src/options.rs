@@ -102,8 +102,8 @@ impl Pace {
     /// Priorities, not chance: between two regions 80 ms apart a pre-vote and a vote take 120 ms, and of two voters that draw from half a
     /// second two fifths get into each other's way, and again at the next attempt. Elections of 5.6 s were seen, with four collisions.
     ///
-    /// A heartbeat that is not answered within one interval counts as lost: with 200 ms a leader whose only other voter was
-    /// 200 ms away was seen to confirm nothing, and every lease ran out.
+    /// A heartbeat that is not answered within one interval counts as lost: strong reads then ask a quorum each, and leadership is
+    /// not handed over. Leases don't rest on it ([`crate::Group::confirm_leadership`]).
     pub fn between_regions(priority: usize) -> Pace {
         let election_ms_min = 850 + PRIORITY_STEP_MS * priority.min(PRIORITY_MAX) as u64;
         Pace { heartbeat_ms: 230, election_ms_min, election_ms_max: election_ms_min + 50 }

@@ -74,9 +74,7 @@ async fn a_node_whose_disk_hangs_is_not_ready_refuses_writes_and_is_well_again_o
     stop.cancel();
     let ledgers: Vec<Ledger> = writers.join_all().await.into_iter().collect::<Result<_, _>>()?;
     nothing_is_missing(&planet, &ledgers).await?;
-    let log = planet.log(FROZEN);
-    ensure!(log.contains("the disk hangs") && log.contains("answers again"), "its log does not tell of it");
-    Ok(())
+    the_log_tells_of_it(&planet).await
 }
 
 async fn planet(dir: &Path, disk: &Disk) -> anyhow::Result<Planet> {
@@ -153,4 +151,18 @@ async fn nothing_is_missing(planet: &Planet, ledgers: &[Ledger]) -> anyhow::Resu
         ensure!(acknowledged > 0, "nothing was written");
     }
     Ok(())
+}
+
+/// The node looks at its disk twice a second for its log, so that the end of a hang is told a moment after it is over.
+async fn the_log_tells_of_it(planet: &Planet) -> anyhow::Result<()> {
+    let until = Instant::now() + PATIENCE;
+    loop {
+        let log = planet.log(FROZEN);
+        let [began, ended] = ["the disk hangs", "answers again"].map(|event| log.contains(event));
+        if began && ended {
+            return Ok(());
+        }
+        ensure!(Instant::now() < until, "its log tells of the beginning: {began}, of the end: {ended}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
 }

@@ -163,6 +163,22 @@ fn voters_say_when_they_last_heard_the_leader_that_is_gone_fen_1() {
     assert!(electorate.since <= began, "the voters are the same as ever");
 }
 
+/// Heartbeats are counted as lost that take longer than the interval at which they are sent. Whoever leads does so all the same.
+#[test]
+fn a_leader_proves_that_it_leads_however_late_the_answers_come_fen_1() {
+    // There and back, 160 ms; a heartbeat every 100.
+    let mut world = World::apart(Duration::from_millis(80), 3, 3);
+    world.start_all();
+    world.put("line 0");
+    for _ in 0..5 {
+        let proof = || {
+            let node = &world.nodes[&world.leader()];
+            run(node, node.group.confirm_leadership()).ok()
+        };
+        eventually("a proof", proof);
+    }
+}
+
 #[test]
 fn a_leader_that_is_cut_off_serves_no_linearizable_read_con_1() {
     let mut world = World::new(3, 3);

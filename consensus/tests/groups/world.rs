@@ -14,8 +14,11 @@ use meridian_proto::identity::Identity;
 use meridian_proto::tls::TlsMaterial;
 use meridian_types::{GroupId, NodeId, NodeName, RegionName};
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair, SanType};
-use tokio::net::TcpListener;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::Runtime;
+use tokio::sync::mpsc;
 use tokio_stream::wrappers::TcpListenerStream;
 use tonic::transport::{Channel, Endpoint, Server};
 
@@ -101,9 +104,16 @@ pub(crate) struct World {
     pub(crate) nodes: BTreeMap<NodeId, Node>,
     voters: Vec<NodeId>,
     cuts: Cuts,
+    /// How long everything takes that one node sends to another.
+    distance: Duration,
 }
 
 impl World {
+    /// The same, of nodes that are far from each other.
+    pub(crate) fn apart(distance: Duration, size: usize, voters: usize) -> World {
+        World { distance, ..World::new(size, voters) }
+    }
+
     /// `size` places; the group is formed by the first `voters` of them. Nobody runs yet.
     pub(crate) fn new(size: usize, voters: usize) -> World {
         let dir = tempfile::tempdir().unwrap();
@@ -122,7 +132,15 @@ impl World {
             ids.push(id);
         }
         let voters = ids[..voters].to_vec();
-        World { _dir: dir, authority, places, nodes: BTreeMap::new(), voters, cuts: Cuts::default() }
+        World {
+            _dir: dir,
+            authority,
+            places,
+            nodes: BTreeMap::new(),
+            voters,
+            cuts: Cuts::default(),
+            distance: Duration::ZERO,
+        }
     }
 
     pub(crate) fn ids(&self) -> Vec<NodeId> {
@@ -152,12 +170,17 @@ impl World {
         options.persist_every = Duration::from_millis(200);
         let (address, tls, dir) = (place.address, place.tls.clone(), place.dir.clone());
         let gate = Arc::clone(&place.gate);
-        let voters = self.voters.clone();
+        let (voters, distance) = (self.voters.clone(), self.distance);
         let (consensus, group, book) = runtime.block_on(async move {
             let consensus = Consensus::open(options, Arc::new(ways)).await.unwrap();
             let ledger = Ledger::open_behind(&dir, "group", gate);
             let book = Arc::clone(&ledger.book);
-            let listener = TcpListener::bind(address).await.unwrap();
+            let near = if distance.is_zero() { address } else { SocketAddr::from(([127, 0, 0, 1], 0)) };
+            let listener = TcpListener::bind(near).await.unwrap();
+            if !distance.is_zero() {
+                let far = TcpListener::bind(address).await.unwrap();
+                tokio::spawn(carry(far, listener.local_addr().unwrap(), distance));
+            }
             let server =
                 Server::builder().tls_config(tls.server_config()).unwrap().add_service(consensus.peer_service());
             tokio::spawn(server.serve_with_incoming(TcpListenerStream::new(listener)));
@@ -230,6 +253,36 @@ impl World {
             let has: Vec<_> = book.lines.iter().map(|(_, line)| line.clone()).collect();
             (has.iter().map(|line| &line[..]).eq(lines.iter().map(String::as_bytes))).then_some(())
         });
+    }
+}
+
+/// Forwards what comes to `far`, in both directions, after a while.
+async fn carry(far: TcpListener, near: SocketAddr, distance: Duration) {
+    while let Ok((caller, _)) = far.accept().await {
+        let Ok(called) = TcpStream::connect(near).await else { continue };
+        let (ways, back) = (caller.into_split(), called.into_split());
+        tokio::spawn(delay(ways.0, back.1, distance));
+        tokio::spawn(delay(back.0, ways.1, distance));
+    }
+}
+
+async fn delay(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, distance: Duration) {
+    let (send, mut waiting) = mpsc::unbounded_channel();
+    tokio::spawn(async move {
+        while let Some((due, bytes)) = waiting.recv().await {
+            tokio::time::sleep_until(due).await;
+            let bytes: Vec<u8> = bytes;
+            if to.write_all(&bytes).await.is_err() {
+                return;
+            }
+        }
+    });
+    let mut bytes = vec![0; 64 << 10];
+    while let Ok(read @ 1..) = from.read(&mut bytes).await {
+        let due = tokio::time::Instant::now() + distance;
+        if send.send((due, bytes[..read].to_vec())).is_err() {
+            return;
+        }
     }
 }
 
