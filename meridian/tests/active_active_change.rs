@@ -114,7 +114,7 @@ async fn set(client: &Client, policy: Policy, primary: Option<usize>, pause_ms_m
     let primary = primary.map(|it| RegionName::new(REGIONS[it])).transpose()?;
     let cross = Some(Cross { primary, pause_ms_max });
     let change = BucketChange { policy: Some(policy), cross, ..BucketChange::default() };
-    changes::set((client, NAME), &change, PATIENCE).await
+    changes::set((client, NAME), &change, PATIENCE).await.map(drop)
 }
 
 async fn until(client: &Client, what: &str, holds: impl Fn(&Bucket) -> bool) -> anyhow::Result<Bucket> {

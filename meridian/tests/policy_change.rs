@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use chaos::real::{Planet, REGIONS, changes, create_bucket, load};
 use meridian_client::Client;
-use meridian_types::{Acks, Bucket, BucketChange, BucketName, Policy};
+use meridian_types::{Acks, Bucket, BucketChange, Policy};
 use tokio_util::sync::CancellationToken;
 
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -61,10 +61,9 @@ async fn a_policy_changes_under_load_and_through_a_crash_without_losing_a_write(
 /// Rehearses a change, and makes it.
 async fn set(client: &Client, policy: Policy) -> anyhow::Result<Instant> {
     let change = BucketChange { policy: Some(policy), ..BucketChange::default() };
-    let rehearsed = client.admin().set_bucket(&BucketName::new(NAME)?, &change, true).await?;
     let before = bucket(client).await?;
-    anyhow::ensure!(before.epoch.0 + 1 == rehearsed.epoch.0, "the dry run says the epoch, and changes nothing");
-    let changed = client.admin().set_bucket(&BucketName::new(NAME)?, &change, false).await?;
+    let (rehearsed, changed) = changes::set((client, NAME), &change, PATIENCE).await?;
+    anyhow::ensure!(before.epoch.0 + 1 == rehearsed.epoch.0, "the dry run says the epoch: {rehearsed:?}");
     anyhow::ensure!(changed.policy == policy && changed.epoch == rehearsed.epoch, "{changed:?}");
     Ok(Instant::now())
 }

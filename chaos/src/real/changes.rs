@@ -23,24 +23,41 @@ pub async fn bucket(client: &Client, name: &str) -> anyhow::Result<Bucket> {
     topology.bucket_named(name).map(|bucket| bucket.as_ref().clone()).ok_or_else(|| anyhow::anyhow!("no bucket"))
 }
 
-/// Rehearses a change of a bucket, which changes nothing, and makes it; waits for a metadata leader, for an election on a busy machine
-/// takes its time.
+/// Rehearses a change of a bucket, which changes nothing, and makes it: what it was to become, and what it has become. Waits for a
+/// metadata leader: an election on a busy machine takes its time, and an answer is lost with the leader that was asked.
 ///
 /// # Errors
-/// When it is refused, or there is no leader within `patience`.
-pub async fn set((client, name): (&Client, &str), change: &BucketChange, patience: Duration) -> anyhow::Result<()> {
+/// When it is refused, or not made within `patience`.
+pub async fn set(
+    (client, name): (&Client, &str),
+    change: &BucketChange,
+    patience: Duration,
+) -> anyhow::Result<(Bucket, Bucket)> {
     let (since, id) = (Instant::now(), BucketName::new(name)?);
     let before = bucket(client, name).await?;
-    client.admin().set_bucket(&id, change, true).await?;
-    ensure!(bucket(client, name).await? == before, "the dry run changes nothing");
+    let rehearsed = client.admin().set_bucket(&id, change, true).await?;
+    ensure!(is_same(&before, &bucket(client, name).await?), "the dry run changes nothing");
+    let mut may_be_made = false;
     loop {
-        match client.admin().set_bucket(&id, change, false).await {
-            Err(why) if why.kind == RefusalKind::Unavailable && why.effect == Effect::None => {
-                ensure!(since.elapsed() < patience, "{why}");
-            }
-            done => return Ok(done.map(drop)?),
+        let why = match client.admin().set_bucket(&id, change, false).await {
+            Ok(changed) => return Ok((rehearsed, changed)),
+            Err(why) => why,
+        };
+        may_be_made |= why.effect != Effect::None;
+        ensure!(may_be_made || why.kind == RefusalKind::Unavailable, "{why}");
+        let now = bucket(client, name).await?;
+        if may_be_made && !is_same(&before, &now) {
+            return Ok((rehearsed, now));
         }
+        ensure!(since.elapsed() < patience, "{why}");
+        tokio::time::sleep(LOOK_EVERY).await;
     }
+}
+
+/// Whether nothing that somebody asks for has changed: how copies stand changes by itself.
+fn is_same(a: &Bucket, b: &Bucket) -> bool {
+    (a.epoch, &a.policy, &a.regions, a.joins.joining(), a.crossing.is_some())
+        == (b.epoch, &b.policy, &b.regions, b.joins.joining(), b.crossing.is_some())
 }
 
 /// Waits until the bucket is as it should be; says how long that took, from `since` on.
