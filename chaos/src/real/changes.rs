@@ -44,7 +44,8 @@ pub async fn set(
             Err(why) => why,
         };
         may_be_made |= why.effect != Effect::None;
-        ensure!(may_be_made || why.kind == RefusalKind::Unavailable, "{why}");
+        let passes = matches!(why.kind, RefusalKind::Unavailable | RefusalKind::Retry);
+        ensure!(may_be_made || passes, "{why}");
         let now = bucket(client, name).await?;
         if may_be_made && !is_same(&before, &now) {
             return Ok((rehearsed, now));
