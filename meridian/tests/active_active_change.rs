@@ -76,6 +76,7 @@ async fn a_bucket_is_written_everywhere_and_in_one_region_again_under_load_witho
     set(&client, Policy::ASYNC, Some(0), LONG_MS).await?;
     until(&client, "one region writes again", |it| it.primary.is_some() && it.crossing.is_none()).await?;
     tokio::time::sleep(BETWEEN).await;
+    changes::until_loaded((&client, NAME), 0..2 * REGIONS.len(), PATIENCE).await?;
     stop.cancel();
 
     let kept = changes::everything_is_kept((&client, NAME), writers, PATIENCE).await?;

@@ -115,6 +115,7 @@ async fn a_region_that_is_lost_where_all_write_is_removed_with_consent_and_its_t
     let there = planet.dial_only(LOST).connect().await?.bucket(NAME)?;
     there.increment("count", 2).deadline(PATIENCE).await?;
     tokio::time::sleep(BETWEEN).await;
+    changes::until_loaded((&client, NAME), 0..2 * LOST, PATIENCE).await?;
     stop.cancel();
     let kept = changes::everything_is_kept((&client, NAME), writers, PATIENCE).await?;
     for node in 0..REGIONS.len() {

@@ -75,6 +75,7 @@ async fn a_region_leaves_where_all_write_and_joins_again_under_load_and_through_
     set(&client, RegionChange::Add(third), LONG_MS).await?;
     until(&client, "it writes again", |it| it.is_in(id)).await?;
     tokio::time::sleep(BETWEEN).await;
+    changes::until_loaded((&client, NAME), 0..2 * REGIONS.len(), PATIENCE).await?;
     stop.cancel();
 
     let kept = changes::everything_is_kept((&client, NAME), writers, PATIENCE).await?;

@@ -50,6 +50,7 @@ async fn a_policy_changes_under_load_and_through_a_crash_without_losing_a_write(
     until(&client, third, "every region has followed all turns", |it| it.standing.is_sync() && !it.is_turning())
         .await?;
     tokio::time::sleep(BETWEEN).await;
+    changes::until_loaded((&client, NAME), 0..WRITERS, PATIENCE).await?;
     stop.cancel();
 
     let kept = changes::everything_is_kept((&client, NAME), writers, PATIENCE).await?;

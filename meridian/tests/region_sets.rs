@@ -59,6 +59,7 @@ async fn a_region_leaves_and_joins_again_under_load_and_through_a_crash_without_
     let added = set(&client, RegionChange::Add(third)).await?;
     until(&client, added, "it has joined again", |it| it.is_in(id) && it.standing.is_sync()).await?;
     tokio::time::sleep(BETWEEN).await;
+    changes::until_loaded((&client, NAME), 0..WRITERS, PATIENCE).await?;
     stop.cancel();
 
     let kept = changes::everything_is_kept((&client, NAME), writers, PATIENCE).await?;

@@ -1,6 +1,7 @@
 //! What tests of changes under load have in common: looking at a bucket until it is as it should be, and the end, at which nothing may be
 //! missing.
 
+use std::ops::Range;
 use std::time::{Duration, Instant};
 
 use anyhow::ensure;
@@ -8,11 +9,14 @@ use meridian_client::{Client, Effect, RefusalKind};
 use meridian_types::{Bucket, BucketChange, BucketName, RegionId};
 use tokio::task::JoinHandle;
 
-use super::load::Ledger;
+use super::load::{Ledger, counter_key};
 use super::verdict;
 
 /// How often a bucket is looked at.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
+
+/// So many increments, of all writers together, are a load; each of them puts as often.
+const LOAD: i64 = 100;
 
 /// A bucket as it is on record.
 ///
@@ -101,6 +105,31 @@ pub async fn until_gone((client, name): (&Client, &str), region: RegionId, patie
         }
         ensure!(since.elapsed() < patience, "it still has {keys:?} keys");
         tokio::time::sleep(2 * LOOK_EVERY).await;
+    }
+}
+
+/// Waits until these writers have done enough to speak of a load: what they come to in a given time depends on the machine.
+///
+/// # Errors
+/// When they have not within `patience`, or nobody answers.
+pub async fn until_loaded(
+    (client, name): (&Client, &str),
+    writers: Range<usize>,
+    patience: Duration,
+) -> anyhow::Result<()> {
+    let (since, bucket) = (Instant::now(), client.bucket(name)?);
+    loop {
+        let mut increments = 0;
+        for writer in writers.clone() {
+            let got = bucket.get(counter_key(writer)).eventual().await?;
+            let text = got.value().map(|value| String::from_utf8_lossy(value).into_owned());
+            increments += text.and_then(|text| text.parse::<i64>().ok()).unwrap_or_default();
+        }
+        if increments >= LOAD {
+            return Ok(());
+        }
+        ensure!(since.elapsed() < patience, "only {increments} increments");
+        tokio::time::sleep(LOOK_EVERY).await;
     }
 }
 
