@@ -5,7 +5,7 @@
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use chaos::real::{Planet, REGIONS, changes, create_bucket, load};
+use chaos::real::{Planet, REGIONS, changes, load};
 use meridian_client::Client;
 use meridian_types::{Acks, Bucket, BucketChange, Cross, Policy, RegionName};
 use tokio::task::JoinHandle;
@@ -28,8 +28,8 @@ async fn a_bucket_is_written_everywhere_and_in_one_region_again_under_load_witho
         planet.start(node)?;
     }
     planet.ready(PATIENCE).await?;
+    planet.create_bucket(NAME, Policy::ASYNC).await?;
     let client = planet.client(0).await?;
-    create_bucket(&client, NAME, Policy::ASYNC).await?;
     let stop = CancellationToken::new();
     let mut writers = load_from_everywhere(&planet, 0, &stop).await?;
     let bucket = client.bucket(NAME)?;

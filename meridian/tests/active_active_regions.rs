@@ -5,7 +5,7 @@
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use chaos::real::{Planet, REGIONS, changes, create_bucket, load};
+use chaos::real::{Planet, REGIONS, changes, load};
 use meridian_client::Client;
 use meridian_types::{Bucket, BucketChange, Cross, Policy, RegionChange, RegionId, RegionName};
 use tokio::task::JoinHandle;
@@ -32,8 +32,8 @@ async fn a_region_leaves_where_all_write_and_joins_again_under_load_and_through_
         planet.start(node)?;
     }
     planet.ready(PATIENCE).await?;
+    planet.create_bucket(NAME, POLICY).await?;
     let client = planet.client(0).await?;
-    create_bucket(&client, NAME, POLICY).await?;
     let third = RegionName::new(REGIONS[THIRD])?;
     let topology = client.admin().topology().await?;
     let id = topology.region_named(third.as_str()).map(|region| region.id).unwrap_or_default();

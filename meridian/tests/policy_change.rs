@@ -4,7 +4,7 @@
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use chaos::real::{Planet, REGIONS, changes, create_bucket, load};
+use chaos::real::{Planet, REGIONS, changes, load};
 use meridian_client::Client;
 use meridian_types::{Acks, Bucket, BucketChange, Policy};
 use tokio_util::sync::CancellationToken;
@@ -25,8 +25,8 @@ async fn a_policy_changes_under_load_and_through_a_crash_without_losing_a_write(
         planet.start(node)?;
     }
     planet.ready(PATIENCE).await?;
+    planet.create_bucket(NAME, Policy::ASYNC).await?;
     let client = planet.client(0).await?;
-    create_bucket(&client, NAME, Policy::ASYNC).await?;
     let stop = CancellationToken::new();
     let mut writers = Vec::new();
     for writer in 0..WRITERS {

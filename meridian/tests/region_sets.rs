@@ -5,7 +5,7 @@
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use chaos::real::{Planet, REGIONS, changes, create_bucket, load};
+use chaos::real::{Planet, REGIONS, changes, load};
 use meridian_client::Client;
 use meridian_types::{Acks, Bucket, BucketChange, BucketName, Policy, RegionChange, RegionId, RegionName};
 use tokio_util::sync::CancellationToken;
@@ -29,8 +29,8 @@ async fn a_region_leaves_and_joins_again_under_load_and_through_a_crash_without_
         planet.start(node)?;
     }
     planet.ready(PATIENCE).await?;
+    planet.create_bucket(NAME, POLICY).await?;
     let client = planet.client(0).await?;
-    create_bucket(&client, NAME, POLICY).await?;
     let third = RegionName::new(REGIONS[THIRD])?;
     let topology = client.admin().topology().await?;
     let id = topology.region_named(third.as_str()).map(|region| region.id).unwrap_or_default();
