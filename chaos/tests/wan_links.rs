@@ -71,7 +71,7 @@ fn a_round_trip_takes_as_long_as_asked_and_changes_live() -> anyhow::Result<()> 
     let socket = asker(&ground, Duration::from_secs(5))?;
     for asked in [30, 5].map(Duration::from_millis) {
         ground.set_round_trip(0, 1, asked);
-        let mut seen = Vec::new();
+        let mut seen: Vec<Option<Duration>> = Vec::new();
         // A busy machine may run any one late, or many; the fastest shows what the forwarder adds.
         until(&format!("a round trip of {asked:?} and no more than {ADDED_MAX:?}"), || {
             seen.extend((0..30).map(|_| round_trip(&socket)));
