@@ -84,7 +84,7 @@ pub(super) fn recovery(bytes: &[u8]) -> bool {
         law(bytes, repair, |it| convert::repair_to_proto(it.clone()).encode_to_vec()),
         law(bytes, bundle, |it| convert::bundle_to_proto(it.clone()).encode_to_vec()),
         law(bytes, key, |it| convert::salvage_key_to_proto(it.clone()).encode_to_vec()),
-        law(bytes, replay, |it| convert::replay_to_proto(it.clone()).encode_to_vec()),
+        law(bytes, replay, |it| convert::replay_to_proto(*it).encode_to_vec()),
         law(bytes, piece, |it| convert::backup_piece_to_proto(it.clone()).encode_to_vec()),
     ];
     all.contains(&true)
