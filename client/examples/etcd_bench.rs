@@ -72,15 +72,20 @@ async fn main() -> Result<()> {
     for histogram in try_join_all((0..arguments.clients).map(client)).await? {
         all.add(histogram)?;
     }
+    tell(&all, began.elapsed());
+    Ok(())
+}
+
+#[allow(clippy::print_stdout)] // a bench that prints its result
+fn tell(all: &Histogram<u64>, took: Duration) {
     let quantile = |quantile| Duration::from_micros(all.value_at_quantile(quantile)).as_secs_f64() * 1000.0;
     println!(
         "{:.0} ops/s, p50 {:.2} ms, p99 {:.2} ms, p99.9 {:.2} ms",
-        all.len() as f64 / began.elapsed().as_secs_f64(),
+        all.len() as f64 / took.as_secs_f64(),
         quantile(0.5),
         quantile(0.99),
         quantile(0.999)
     );
-    Ok(())
 }
 
 /// One client, until time is over; the microseconds that each request took.
