@@ -5,6 +5,7 @@
 
 #![allow(clippy::unwrap_used, reason = "tests")]
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::thread::available_parallelism;
 
@@ -71,6 +72,19 @@ fn one_seed_is_one_trace() {
     let mut said = Vec::new();
     let summary = swarm.run(&mut said).unwrap();
     assert!(summary.failures.is_empty(), "{}", String::from_utf8_lossy(&said));
+}
+
+/// More faults than `join_all` polls in their order, and two tasks of tokio's that wait for the same.
+#[test]
+fn worlds_whose_order_tokio_once_decided_are_one_trace() {
+    let once = ["a-removed-region-that-waits-for-copies-elsewhere", "two-who-wait-for-one-index"];
+    let worlds: Vec<_> =
+        worlds("pinned", 1).into_iter().filter(|it| once.iter().any(|name| it.1.contains(name))).collect();
+    assert_eq!(worlds.len(), once.len());
+    for (seed, file, scenario) in worlds {
+        let hashes: BTreeSet<u64> = (0..6).map(|_| play(seed, &scenario).hash).collect();
+        assert_eq!(hashes.len(), 1, "{file}");
+    }
 }
 
 fn folder(name: &str) -> PathBuf {
