@@ -29,7 +29,7 @@ pub(super) fn check(evidence: &Evidence) -> Result<Stats, Violation> {
                 let run = Run { source: *source, lane: *lane, previous: *previous, last: *last, lsn: *lsn };
                 world.frame(*replica, *shard, (&run, record.at_us))
             }
-            Fact::Repaired { replica, shard, bucket, lsn, positions } => {
+            Fact::Repaired { replica, shard, bucket, lsn, positions, .. } => {
                 world.repaired(*replica, *shard, *bucket, *lsn, positions);
                 Ok(())
             }

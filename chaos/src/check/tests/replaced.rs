@@ -130,6 +130,7 @@ fn what_is_undone_stays_so() {
 fn what_a_later_failover_took_up_again_is_in_no_salvage() {
     let taken = |positions: &[(RegionId, Lsn)]| {
         let repaired = Fact::Repaired {
+            merged: false,
             replica: replica(3),
             shard: ShardId(0),
             bucket: ASYNC,
