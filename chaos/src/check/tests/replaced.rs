@@ -2,7 +2,7 @@
 
 use meridian_types::entry::Kind;
 use meridian_types::{
-    Acks, BucketId, ClientId, Loss, Lsn, OnPartition, PlanId, Policy, Positions, ReadLevel, RegionId, RequestId,
+    Acks, BucketId, ClientId, Lane, Loss, Lsn, OnPartition, PlanId, Policy, Positions, ReadLevel, RegionId, RequestId,
     SalvageBundle, SalvageId, SalvageKey, ShardId,
 };
 
@@ -117,6 +117,24 @@ fn con_1_a_failover_that_loses_nothing_undoes_nothing_that_a_strong_read_has_see
     catches("salvaged", &story(ReadLevel::Strong, true), "what a strong read had seen");
     assert_eq!(found_by("salvaged", &story(ReadLevel::Eventual, true)), None);
     assert_eq!(found_by("salvaged", &story(ReadLevel::Strong, false)), None, "somebody agreed to that");
+}
+
+#[test]
+fn ord_1_a_lane_passes_over_what_is_undone_and_nothing_before() {
+    let story = |at_ms| {
+        let frame = Fact::FrameApplied {
+            replica: replica(2),
+            shard: ShardId(0),
+            source: RegionId(1),
+            lane: Lane::Async,
+            previous: Lsn(0),
+            last: Lsn(2),
+            lsn: Lsn(2),
+        };
+        keeps(ends(lost(Some(ANYTHING), done(false, ANYTHING)).fact(at_ms, frame), "c", version(9, 2)), &[("k", "b")])
+    };
+    assert_eq!(found_by("prefix", &story(350).evidence()), None);
+    catches("prefix", &story(90).evidence(), "lacks the entry at 2: a gap");
 }
 
 #[test]
