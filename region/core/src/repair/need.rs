@@ -10,7 +10,7 @@
 //!
 //! Deliberately not here: when to look, and how long an epoch may take to begin before its replica counts as stuck.
 
-use meridian_types::{Bucket, BucketId, Lane, Phase, RegionId, RepairReason};
+use meridian_types::{Bucket, BucketId, Lane, Phase, RegionId, RepairReason, Topology};
 
 use super::survey::{Claim, Sighting, Survey};
 use crate::shard::Shard;
@@ -147,6 +147,14 @@ pub fn missed<'a>(
     })
 }
 
+/// Whether a survey tells of a bucket, or of an epoch, that this node has not heard of: what a lane skips of that can't be known yet.
+pub fn is_ahead(survey: &Survey, topology: &Topology) -> bool {
+    survey.buckets.iter().any(|(id, seen)| match topology.buckets.get(id) {
+        Some(bucket) => seen.epoch > bucket.epoch,
+        None => *id > topology.last_bucket,
+    })
+}
+
 /// Whether the bucket's epoch has begun here and none after it at the source: what that has of its own besides is of epochs before, and its
 /// lost tail. A repair brings nothing of it, and waiting for it would never end (LIVE).
 fn has_what_counts(own: &Shard, bucket: &Bucket, survey: &Survey) -> bool {
@@ -260,6 +268,17 @@ mod tests {
         assert_eq!(missed(&bucket(Some(EU))), [], "the tail of a primary that was lost is no part of the history");
         assert_eq!(missed(&bucket(None)), [need(US, Claim::ActiveActive)]);
         assert_eq!(missed(&Bucket { regions: vec![US, AP], ..bucket(None) }), []);
+    }
+
+    #[test]
+    fn a_survey_is_ahead_of_who_has_not_heard_of_all_its_buckets_and_epochs() {
+        let survey =
+            |epoch| Survey { applied: Lsn(9), buckets: [(ID, Sighting { epoch: Epoch(epoch), ..seen(5) })].into() };
+        let knows = Topology { buckets: [(ID, bucket(None).into())].into(), last_bucket: ID, ..Topology::default() };
+        assert!(!is_ahead(&survey(1), &knows));
+        assert!(is_ahead(&survey(2), &knows), "the epoch");
+        assert!(is_ahead(&survey(1), &Topology::default()), "the bucket");
+        assert!(!is_ahead(&survey(1), &Topology { last_bucket: ID, ..Topology::default() }), "it was deleted");
     }
 
     #[test]
