@@ -29,7 +29,7 @@ use meridian_types::{AutoFailover, AutoMode, BucketName, BucketSpec, Labels, Nam
 use serde::{Deserialize, Serialize};
 
 use crate::workload::Kind;
-use crate::world::{Fault, Location, Setup, WINDOW_BYTES};
+use crate::world::{Fault, Location, PURGE_ENTRIES, RETENTION_BYTES, Setup, WINDOW_BYTES};
 
 /// A scenario.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -57,6 +57,12 @@ pub struct Scenario {
     /// Bytes of frames that may be on their way to one node, of the lanes of one kind.
     #[serde(default = "window_bytes", skip_serializing_if = "is_usual_window")]
     pub window_bytes: usize,
+    /// How much log a node keeps for regions that are behind, in bytes, of all its shards together.
+    #[serde(default = "retention_bytes", skip_serializing_if = "is_usual_retention")]
+    pub retention_bytes: u64,
+    /// How many entries of a log are purged at a time.
+    #[serde(default = "purge_entries", skip_serializing_if = "is_usual_purge")]
+    pub purge_entries: u64,
     /// The buckets, and who works on them.
     pub buckets: Vec<BucketPlan>,
     /// What breaks when.
@@ -151,6 +157,22 @@ fn window_bytes() -> usize {
 
 fn is_usual_window(bytes: &usize) -> bool {
     *bytes == window_bytes()
+}
+
+fn retention_bytes() -> u64 {
+    RETENTION_BYTES
+}
+
+fn is_usual_retention(bytes: &u64) -> bool {
+    *bytes == retention_bytes()
+}
+
+fn purge_entries() -> u64 {
+    PURGE_ENTRIES
+}
+
+fn is_usual_purge(entries: &u64) -> bool {
+    *entries == purge_entries()
 }
 
 fn regions() -> usize {
@@ -337,6 +359,8 @@ impl Scenario {
             wall_skew_ms: self.wall_skew_ms,
             persist_every: Duration::from_millis(self.persist_every_ms),
             window_bytes: self.window_bytes,
+            retention_bytes: self.retention_bytes,
+            purge_entries: self.purge_entries,
             ..Setup::three_regions()?
         })
     }
@@ -349,6 +373,8 @@ impl Scenario {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use super::*;
 
     #[test]
@@ -420,6 +446,19 @@ mod tests {
         };
         let count = (0..500).filter(loses).count();
         assert!((30..120).contains(&count), "{count}");
+    }
+
+    #[test]
+    fn every_kind_of_fault_is_drawn_and_has_its_word() {
+        let faults = |seed| Scenario::drawn(seed, 60).faults;
+        let drawn: BTreeSet<&str> = (0..2000).flat_map(faults).map(|planned| planned.what.kind()).collect();
+        assert_eq!(drawn, Fault::KINDS.into_iter().collect());
+    }
+
+    #[test]
+    fn logs_are_short_in_one_of_eight_drawn_scenarios() {
+        let short = (0..1000).filter(|seed| Scenario::drawn(*seed, 60).retention_bytes < 64 << 10).count();
+        assert!((90..160).contains(&short), "{short}");
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 pub mod cli;
 pub mod many;
+mod smaller;
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -13,6 +14,7 @@ use std::time::Duration;
 use futures::future::{Either, join, join_all, select};
 use tokio::time::sleep;
 
+pub use self::smaller::{Chosen, minimise, only};
 use crate::check::{self, Evidence, Limits, Remnant};
 use crate::history::History;
 use crate::scenario::{BucketPlan, Planned, Scenario};
@@ -251,27 +253,4 @@ fn plan(seed: u64, scenario: &Scenario, planet: &Planet) -> Plan {
         shards: scenario.shards,
         seed,
     }
-}
-
-/// Drops one fault after the other for as long as the world still fails in the same way; the places of those that are left.
-pub fn minimise(seed: u64, scenario: &Scenario, failure: &Failure) -> Vec<usize> {
-    let mut kept: Vec<usize> = (0..scenario.faults.len()).collect();
-    let mut place = 0;
-    while place < kept.len() {
-        let mut fewer = kept.clone();
-        fewer.remove(place);
-        let smaller = only(scenario, &fewer);
-        if play(seed, &smaller).failure.is_some_and(|again| again.is_like(failure)) {
-            kept = fewer;
-        } else {
-            place += 1;
-        }
-    }
-    kept
-}
-
-/// The scenario with only these of its faults.
-pub fn only(scenario: &Scenario, faults: &[usize]) -> Scenario {
-    let chosen = faults.iter().filter_map(|place| scenario.faults.get(*place).cloned());
-    Scenario { faults: chosen.collect(), ..scenario.clone() }
 }

@@ -36,5 +36,6 @@ pub use dice::Dice;
 pub use disk::{Keep, Manner};
 pub use fault::{Fault, Loss};
 pub use network::{Location, Place, Weather};
+pub(crate) use planet::{PURGE_ENTRIES, RETENTION_BYTES};
 pub use planet::{Planet, Setup};
 pub(crate) use replication::WINDOW_BYTES;

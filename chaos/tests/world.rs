@@ -138,3 +138,77 @@ fn what_was_acknowledged_survives_the_loss_of_everything_unsynced() {
         });
     }
 }
+
+fn value(answer: Result<Response, Refusal>) -> String {
+    let Outcome::Value(Some(found)) = answer.unwrap().outcome else { panic!("nothing is there") };
+    String::from_utf8(found.value.to_vec()).unwrap()
+}
+
+#[test]
+fn a_node_whose_sync_fails_ends_and_is_back_with_what_its_disk_kept() {
+    for (keep, kept) in [(Keep::None, "before"), (Keep::All, "meanwhile")] {
+        Planet::play(1, setup(), async |planet: Planet| {
+            planet.start().await.unwrap();
+            sleep(Duration::from_secs(1)).await;
+            planet.ask(HOME, put("async", "k", "before", 1)).await.unwrap();
+            let fault = Fault::FailingDisk { node: 0, keep, lasts: Duration::from_secs(3) };
+            let meanwhile = async {
+                sleep(Duration::from_millis(100)).await;
+                let answer = planet.ask(HOME, put("async", "k", "meanwhile", 2)).await;
+                assert_eq!(answer.unwrap_err().effect, Effect::Unknown, "nobody knows whether it is on the disk");
+                sleep(Duration::from_millis(100)).await;
+                assert!(!planet.is_up(0));
+            };
+            futures::future::join(fault.strike(&planet), meanwhile).await;
+            sleep(Duration::from_secs(6)).await;
+            assert_eq!(value(planet.ask(HOME, get("async", "k", ReadLevel::Strong)).await), kept);
+            assert_eq!(planet.hits()["node ended at a failed sync"], 1);
+            assert_eq!(planet.ended_nodes(), [], "it is no failure of the product");
+        });
+    }
+}
+
+#[test]
+fn a_slow_node_answers_late_and_loses_nothing() {
+    Planet::play(1, setup(), async |planet: Planet| {
+        planet.start().await.unwrap();
+        sleep(Duration::from_secs(1)).await;
+        let lasts_us = async |sequence: u64| {
+            let begun_us = planet.now_us();
+            planet.ask(HOME, put("async", "k", &sequence.to_string(), sequence)).await.unwrap();
+            planet.now_us() - begun_us
+        };
+        let usual_us = lasts_us(1).await;
+        planet.slow_down(0, Some(Duration::from_millis(200)));
+        let late_us = lasts_us(2).await;
+        assert!(late_us > usual_us + 60_000, "several steps of 20 ms at least: {late_us} instead of {usual_us}");
+        planet.slow_down(0, None);
+        sleep(Duration::from_secs(1)).await;
+        let again_us = lasts_us(3).await;
+        assert!(again_us < usual_us + 20_000, "{again_us} instead of {usual_us}");
+        assert_eq!(value(planet.ask(HOME, get("async", "k", ReadLevel::Strong)).await), "3");
+    });
+}
+
+#[test]
+fn a_region_that_was_away_for_longer_than_logs_are_kept_gets_rows_instead() {
+    let mut setup = setup();
+    (setup.retention_bytes, setup.purge_entries, setup.persist_every) = (2 << 10, 1, Duration::from_millis(500));
+    Planet::play(1, setup, async |planet: Planet| {
+        planet.start().await.unwrap();
+        planet.crash(1, Keep::All);
+        for round in 0..100 {
+            for bucket in ["async", "active"] {
+                planet.ask(HOME, put(bucket, "k", &round.to_string(), round + 1)).await.unwrap();
+            }
+            sleep(Duration::from_millis(50)).await;
+        }
+        planet.restart(1);
+        sleep(Duration::from_secs(20)).await;
+        for bucket in ["async", "active"] {
+            assert_eq!(value(planet.ask(AWAY, get(bucket, "k", ReadLevel::Eventual)).await), "99", "{bucket}");
+        }
+        let hits = planet.hits();
+        assert!(hits.contains_key("rows replaced behind a log") && hits.contains_key("rows merged behind a log"));
+    });
+}

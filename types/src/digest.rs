@@ -70,9 +70,10 @@ pub struct BucketDigest {
     pub keys: u64,
     /// Bytes of live keys and values.
     pub bytes: u64,
-    /// Writes ever applied, with their bytes: the difference between two replicas is the lag.
+    /// Writes ever applied: the difference between two replicas is the lag. Behind a merge of two, which can't tell what both had seen
+    /// from what each of them had alone, a lower bound.
     pub operations: u64,
-    /// Bytes of entries ever applied.
+    /// Bytes of entries ever applied, likewise.
     pub operation_bytes: u64,
     /// The greatest timestamp applied.
     pub hlc: Hlc,

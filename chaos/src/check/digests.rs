@@ -1,26 +1,33 @@
 //! ORD-1 and CON-4 while it happens: two replicas of a (bucket, shard) that stand at equal positions are equal, whenever
 //! each of them came there.
 
-use std::collections::HashMap;
 use std::collections::hash_map::Entry;
+use std::collections::{HashMap, HashSet};
 
 use meridian_types::{BucketId, ShardId};
 
 use super::{Evidence, Stats, Violation, broken, show};
 use crate::trace::{Fact, Replica, Standing};
 
-/// Equal positions mean equal digests, equal numbers of keys and of operations.
+/// Equal positions mean equal digests and numbers of keys, and of operations unless some were merged: what both replicas had seen of them
+/// can't be told from what each of them had alone, and one that is repaired from such a one takes its count.
 pub(super) fn check(evidence: &Evidence) -> Result<Stats, Violation> {
     let mut stats = Stats::default();
     let mut known: HashMap<(BucketId, ShardId, u64), (Standing, Replica, u64)> = HashMap::new();
+    let mut merged: HashSet<(BucketId, ShardId)> = HashSet::new();
     for record in evidence.records.iter().flatten() {
+        if let Fact::Repaired { shard, bucket, merged: true, .. } = record.fact {
+            merged.insert((bucket, shard));
+        }
         let Fact::Stands { replica, shard, bucket, standing } = record.fact else { continue };
         stats.checked += 1;
         match known.entry((bucket, shard, standing.positions)) {
             Entry::Vacant(place) => drop(place.insert((standing, replica, record.at_us))),
             Entry::Occupied(place) => {
                 let (first, who, when_us) = *place.get();
-                if first != standing {
+                let count = |it: Standing| (!merged.contains(&(bucket, shard))).then_some(it.operations);
+                let what = |it: Standing| (it.hash, it.keys, count(it));
+                if what(first) != what(standing) {
                     let sentence = format!(
                         "two replicas of shard {shard} of bucket {bucket} are at the same positions, and differ"
                     );

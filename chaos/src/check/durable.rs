@@ -9,7 +9,7 @@ use std::collections::{BTreeSet, HashMap};
 use meridian_types::{BucketId, Epoch, Lsn, RegionId, Request, RequestId, ShardId};
 
 use super::{Evidence, Stats, Violation, broken, show};
-use crate::trace::{Entry, Fact, Record, Verdict};
+use crate::trace::{Entry, Fact, Record, Replica, Verdict};
 
 /// What was acknowledged had been done.
 pub(super) fn check(evidence: &Evidence) -> Result<Stats, Violation> {
@@ -103,6 +103,7 @@ impl Copies {
     fn of(evidence: &Evidence, records: &[Record]) -> Copies {
         let mut first: HashMap<Place, (RequestId, Vec<(RegionId, u64)>)> = HashMap::new();
         let mut brought: HashMap<_, Brought> = HashMap::new();
+        let mut begun: HashMap<(Replica, ShardId, BucketId), Epoch> = HashMap::new();
         let mut asked: HashMap<(BucketId, RegionId, ShardId, RequestId), Lsn> = HashMap::new();
         for record in records {
             if let Fact::Repaired { replica, shard, bucket, positions, .. } = &record.fact {
@@ -112,10 +113,12 @@ impl Copies {
                 }
             }
             let Fact::Applied { replica, shard, entry } = &record.fact else { continue };
-            if entry.verdict == Verdict::Void
-                || (entry.verdict == Verdict::Parked && !begins_by_itself(evidence, entry))
-            {
-                continue;
+            let begun = begun.entry((*replica, *shard, entry.bucket)).or_default();
+            match entry.verdict {
+                Verdict::Void => continue,
+                Verdict::Parked if !waits_for_itself(evidence, entry, *begun) => continue,
+                Verdict::Parked => {}
+                Verdict::Took | Verdict::Refused | Verdict::Repeated => *begun = (*begun).max(entry.epoch),
             }
             let place = (entry.bucket, entry.origin, *shard, entry.source_lsn);
             // What was decided before rests on another entry: of a kept failure nobody knows on which. Nor does an attempt decide anything that
@@ -175,8 +178,9 @@ impl Copies {
 }
 
 /// Where every region writes, a later epoch begins in each of them by its own word, and all have what was before: what waits for that needs
-/// nobody else. Nor does what waits in the first epoch for the end of a repair from another region.
-fn begins_by_itself(evidence: &Evidence, entry: &Entry) -> bool {
+/// nobody else. Nor does what waits for the end of a repair, in an epoch that has begun there (seed 734); the first one has everywhere.
+fn waits_for_itself(evidence: &Evidence, entry: &Entry, begun: Epoch) -> bool {
     let active = |epoch: u64| evidence.kinds.is_active(entry.bucket, Epoch(epoch));
-    active(entry.epoch.0) && (entry.epoch == Epoch(1) || active(entry.epoch.0 - 1))
+    let has_begun = entry.epoch == Epoch(1) || begun >= entry.epoch;
+    active(entry.epoch.0) && (has_begun || active(entry.epoch.0 - 1))
 }

@@ -227,6 +227,13 @@ impl Forks {
         self.positions.contains(&place) || self.seals.contains(&place)
     }
 
+    /// Whether an entry of a region's log is undone by a failover that had begun by some time.
+    pub fn had_lost(&self, bucket: BucketId, (origin, shard, lsn): (RegionId, ShardId, Lsn), by_us: u64) -> bool {
+        let place = (bucket, origin, shard, lsn);
+        let undone = self.positions.contains(&place) || self.seals.contains(&place);
+        undone && self.failovers.iter().any(|it| it.bucket == bucket && it.begun_us <= by_us)
+    }
+
     /// What a request came to in the stretch that failover undid.
     pub fn undone_by(&self, bucket: BucketId, request: RequestId) -> Option<&Undone> {
         self.undone.iter().find(|it| it.entry.bucket == bucket && it.entry.request == request)

@@ -29,7 +29,7 @@ pub(super) fn check(evidence: &Evidence) -> Result<Stats, Violation> {
                 let run = Run { source: *source, lane: *lane, previous: *previous, last: *last, lsn: *lsn };
                 world.frame(*replica, *shard, (&run, record.at_us))
             }
-            Fact::Repaired { replica, shard, bucket, lsn, positions } => {
+            Fact::Repaired { replica, shard, bucket, lsn, positions, .. } => {
                 world.repaired(*replica, *shard, *bucket, *lsn, positions);
                 Ok(())
             }
@@ -194,7 +194,9 @@ impl World<'_> {
             let travels = |bucket: &&Bucket| lane(bucket) == run.lane && carries(bucket.id);
             let bucket = self.evidence.setup.buckets.iter().find(|it| it.id == identity.bucket);
             let missing = !progress.has(identity.bucket, run.source, *lsn)
-                && !self.was_given_up(run.source, shard, identity.bucket, *lsn);
+                && !self.was_given_up(run.source, shard, identity.bucket, *lsn)
+                // A lane that is behind its log goes on behind what is undone before its source has heard of that (seed 20064).
+                && !self.evidence.forks.had_lost(identity.bucket, (run.source, shard, *lsn), at_us);
             if bucket.filter(travels).is_some() && missing {
                 let sentence = format!(
                     "region {} took a frame of region {} up to {}, but lacks the entry at {lsn}: a gap",

@@ -8,13 +8,18 @@ mod losses;
 mod policies;
 mod regions;
 mod settings;
+mod short_logs;
 mod switchovers;
+mod weak_nodes;
 
 use std::time::Duration;
 
 use meridian_types::{Acks, AutoMode, BucketName, Policy};
 
-use super::{BucketPlan, Planned, Scenario, WorkloadPlan, auto_interval_ms, auto_per_day, window_bytes};
+use super::{
+    BucketPlan, Planned, Scenario, WorkloadPlan, auto_interval_ms, auto_per_day, purge_entries, retention_bytes,
+    window_bytes,
+};
 use crate::workload::Kind;
 use crate::world::{Dice, Fault, Keep};
 
@@ -118,6 +123,8 @@ pub(super) fn scenario(seed: u64, seconds: u64) -> Scenario {
         faults.extend(regions::draw(&Dice::new(seed ^ 0x5e75_0f17), &mut buckets, regions, seconds));
         faults.extend(regions::draw_active(&Dice::new(seed ^ 0xa11_0f05), &mut buckets, regions, seconds));
     }
+    let powers = Dice::new(seed ^ 0xb1ac_0075);
+    faults.iter_mut().for_each(|planned| vary_power_loss(&powers, &mut planned.what));
     faults.sort_by_key(|planned| planned.at_ms);
     let widths = Dice::new(seed ^ 0x71d7_0b1d);
     let tight = widths.chance(TIGHT).then(|| [1 << 10, 4 << 10, 16 << 10][widths.index(3)]);
@@ -130,6 +137,8 @@ pub(super) fn scenario(seed: u64, seconds: u64) -> Scenario {
         wall_skew_ms: [0, 5, 20, 100][dice.index(4)],
         persist_every_ms: [500, 3_000, 10_000, 60_000][dice.index(4)],
         window_bytes: tight.unwrap_or_else(window_bytes),
+        retention_bytes: retention_bytes(),
+        purge_entries: purge_entries(),
         buckets,
         faults,
     };
@@ -141,9 +150,19 @@ pub(super) fn scenario(seed: u64, seconds: u64) -> Scenario {
         let crossings = crossings::draw(&Dice::new(seed ^ 0xc405_51f9), &mut world.buckets, regions, seconds);
         world.faults.extend(crossings);
         world.faults.extend(losses::draw(&Dice::new(seed ^ 0x1057_0f05), &world.buckets, regions, seconds));
+        world.faults.extend(weak_nodes::draw(&Dice::new(seed ^ 0x3ea4_0de5), regions, seconds));
+        short_logs::draw(&Dice::new(seed ^ 0x5047_106f), &mut world);
         world.faults.sort_by_key(|planned| planned.at_ms);
     }
     crossings::instead_of(world, &Dice::new(seed ^ ALONE_CROSSING))
+}
+
+/// Half of the blackouts take everything that was not synced; disks keep some of it in the others, or only the processes die.
+fn vary_power_loss(dice: &Dice, fault: &mut Fault) {
+    if let Fault::Blackout { keep, .. } = fault {
+        *keep = [Keep::None, Keep::None, Keep::None, Keep::None, Keep::Prefix, Keep::Torn, Keep::Subset, Keep::All]
+            [dice.index(8)];
+    }
 }
 
 /// Whose worlds are about one thing.

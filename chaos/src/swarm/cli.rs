@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use anyhow::Context;
 
 use super::many::Swarm;
-use super::{only, play};
+use super::{Chosen, only, play};
 use crate::scenario::Scenario;
 
 /// Which worlds to play.
@@ -30,7 +30,7 @@ pub struct SwarmArguments {
     /// Play each world twice and compare everything that happened
     #[arg(long)]
     twice: bool,
-    /// Print a failure as it was drawn, without looking for the fewest faults that still fail
+    /// Print a failure as it was drawn, without looking for the fewest and shortest faults that still fail
     #[arg(long)]
     as_drawn: bool,
     /// Play only the worlds in which nothing breaks
@@ -50,9 +50,9 @@ pub struct RunArguments {
     /// How long clients work, in simulated seconds; a file says so itself
     #[arg(long, default_value_t = 60)]
     seconds: u64,
-    /// Only these of its faults, by their number from 0
+    /// Only these of its faults, by their number from 0; `3/4` is a fourth of the time of number 3
     #[arg(long, value_delimiter = ',', num_args = 0..)]
-    faults: Option<Vec<usize>>,
+    faults: Option<Vec<Chosen>>,
     /// Print the scenario
     #[arg(long)]
     show: bool,

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
-use super::{Failure, Outcome, minimise, only, play};
+use super::{Chosen, Failure, Outcome, minimise, only, play};
 use crate::scenario::Scenario;
 use crate::trace::Trace;
 
@@ -25,7 +25,7 @@ pub struct Swarm {
     pub failures_max: usize,
     /// Play each world twice and compare the hashes of everything that happened.
     pub twice: bool,
-    /// Look for the fewest faults that still fail.
+    /// Look for the fewest and shortest faults that still fail.
     pub minimise: bool,
     /// Play only the worlds in which nothing breaks.
     pub calm: bool,
@@ -122,15 +122,14 @@ impl Swarm {
 
     fn failed(self, seed: u64, failure: &Failure, out: &mut impl Write) -> io::Result<()> {
         let scenario = Scenario::drawn(seed, self.seconds);
-        let kept =
-            if self.minimise { minimise(seed, &scenario, failure) } else { (0..scenario.faults.len()).collect() };
+        let all: Vec<Chosen> = (0..scenario.faults.len()).map(Chosen::whole).collect();
+        let kept = if self.minimise { minimise(seed, &scenario, failure) } else { all.clone() };
         let list: Vec<_> = kept.iter().map(ToString::to_string).collect();
         writeln!(out, "seed {seed} failed: {failure}")?;
         for planned in only(&scenario, &kept).faults {
             writeln!(out, "    at {} ms: {:?}", planned.at_ms, planned.what)?;
         }
-        let faults =
-            if kept.len() == scenario.faults.len() { String::new() } else { format!(" --faults={}", list.join(",")) };
+        let faults = if kept == all { String::new() } else { format!(" --faults={}", list.join(",")) };
         writeln!(
             out,
             "reproduce: cargo run --release -p chaos -- run --seed {seed} --seconds {}{faults}",

@@ -179,6 +179,8 @@ pub enum Fact {
         lsn: Lsn,
         /// Per origin region.
         positions: Vec<(RegionId, Lsn)>,
+        /// Whether it kept what it had and took in what the other one had besides.
+        merged: bool,
     },
     /// A write was acknowledged, to a client or to the region that forwarded it.
     Acknowledged {

@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use meridian_region_core::{Answered, Applied, Shard, WriteResult};
 use meridian_types::entry::{Body, HEADER_BYTES, Header, Kind};
 use meridian_types::frame::Frame;
-use meridian_types::{BucketId, ClientId, Epoch, Hlc, Lsn, Outcome, RegionId, ShardId};
+use meridian_types::{BucketId, ClientId, Epoch, Hlc, Lsn, Outcome, RegionId, RepairMode, RepairStep, ShardId};
 
 use super::fact::{Entry, Fact, Replica, Standing, Verdict};
 use super::{Parked, Trace};
@@ -27,6 +27,10 @@ impl Trace {
             | Kind::Stop
             | Kind::Raise
             | Kind::Part => {
+                let merged = matches!(
+                    header.decode_body(entry),
+                    Ok(Body::Repair(RepairStep::End { mode: RepairMode::Join, .. }))
+                );
                 let verdict = own_verdict(&header, applied);
                 let entry = fact(lsn, lsn, &header, verdict);
                 self.record(at_us, Fact::Applied { replica, shard: shard.id(), entry });
@@ -34,7 +38,7 @@ impl Trace {
                 // What waited for an epoch that begins without a seal is taken in, as behind a repair.
                 let takes_in = matches!(header.kind, Kind::Repair | Kind::Raise | Kind::Stop | Kind::Part);
                 if takes_in {
-                    self.repaired(at_us, replica, shard, header.bucket, lsn);
+                    self.repaired(at_us, replica, shard, (header.bucket, lsn), merged);
                 }
                 if applied.note.is_some() || takes_in {
                     self.stands(at_us, replica, shard, header.bucket);
@@ -159,7 +163,7 @@ impl Trace {
 
     /// Records what a bucket has after a step of its repair, once its rows are those of its positions again; or what counts of it,
     /// where its region was removed from it with more.
-    fn repaired(&self, at_us: u64, replica: Replica, shard: &Shard, bucket: BucketId, lsn: Lsn) {
+    fn repaired(&self, at_us: u64, replica: Replica, shard: &Shard, (bucket, lsn): (BucketId, Lsn), merged: bool) {
         let given_up = shard.given_up(bucket);
         if given_up.is_none() && shard.closed().any(|(closed, source)| closed == bucket && source.is_some()) {
             return;
@@ -178,7 +182,7 @@ impl Trace {
             }
         }
         let positions = positions.0.into_iter().collect();
-        self.record(at_us, Fact::Repaired { replica, shard: shard.id(), bucket, lsn, positions });
+        self.record(at_us, Fact::Repaired { replica, shard: shard.id(), bucket, lsn, positions, merged });
     }
 
     /// Records where a bucket stands in a replica's shard. One whose rows are being exchanged stands nowhere.

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use futures::future::join_all;
 use meridian_types::request::Found;
-use meridian_types::{Bucket, Key, Outcome, Read, ReadLevel, RegionId, SessionToken, StalePolicy, Write};
+use meridian_types::{Bucket, Key, Outcome, Read, ReadLevel, RefusalKind, RegionId, SessionToken, StalePolicy, Write};
 use tokio::time::sleep;
 
 use super::client::{Client, value};
@@ -101,7 +101,7 @@ async fn contents<T: Target>(eye: &mut Client<T>, keys: &[Key]) -> Option<BTreeM
     Some(held)
 }
 
-/// Reads every key at every level that promises something.
+/// Reads every key at every level that promises something, and again where it is told to try again: others may still be at it.
 async fn levels<T: Target>(eye: &mut Client<T>, keys: &[Key], seen: &SessionToken) {
     let mut levels = vec![ReadLevel::Session, ReadLevel::Bounded { staleness_ms_max: 5_000 }];
     if eye.has_primary() {
@@ -113,7 +113,17 @@ async fn levels<T: Target>(eye: &mut Client<T>, keys: &[Key], seen: &SessionToke
     for level in levels {
         for batch in keys.chunks(BATCH) {
             let read = Read::MultiGet { keys: batch.to_vec() };
-            eye.read(read, level.clone(), StalePolicy::Wait).await;
+            while is_to_try_again(&eye.read(read.clone(), level.clone(), StalePolicy::Wait).await) && eye.has_time() {
+                sleep(PAUSE).await;
+            }
         }
+    }
+}
+
+fn is_to_try_again(told: &Told) -> bool {
+    match told {
+        Told::Refused(refusal) => refusal.kind == RefusalKind::Retry,
+        Told::Nothing => true,
+        Told::Done(_) => false,
     }
 }

@@ -1,7 +1,7 @@
 //! The disk of a simulated node: the log of its groups, its state engine, and what the metadata plane keeps there.
 //!
 //! Writes to the log are in a cache until a sync that began after them has ended; a crash keeps what [`Keep`] says of the
-//! others. What is found damaged by its checksum behind the last sound record is a torn tail and cut; damage before it is
+//! others. A sync that fails is the end of the node. What is found damaged by its checksum behind the last sound record is a torn tail and cut; damage before it is
 //! reported and never served.
 
 use std::collections::{BTreeMap, VecDeque};
@@ -46,12 +46,15 @@ pub struct Manner {
     pub stalled: bool,
     /// There is no space.
     pub full: bool,
+    /// Every sync fails, and this is what becomes of what it was to bring to the disk.
+    pub failing: Option<Keep>,
 }
 
 impl Default for Manner {
     fn default() -> Manner {
         // numbers.md: fdatasync p50 93 µs, p99 163 µs; a millisecond is the shortest a timer knows.
-        Manner { sync: (Duration::from_micros(100), Duration::from_micros(1500)), stalled: false, full: false }
+        let sync = (Duration::from_micros(100), Duration::from_micros(1500));
+        Manner { sync, stalled: false, full: false, failing: None }
     }
 }
 
@@ -105,6 +108,10 @@ impl GroupLog {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Damaged(pub(crate) Lsn);
 
+/// A sync failed: nobody knows what of it is on the disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct SyncFailed;
+
 /// The disk of one node; it outlives the node.
 pub(crate) struct NodeDisk {
     pub(crate) engine: Arc<MemoryEngine>,
@@ -121,6 +128,8 @@ struct Inner {
     /// What was written since the last sync began, in order, all groups together.
     cached: VecDeque<(GroupId, u64)>,
     kept: Kept,
+    /// A sync failed in this life, and what the disk keeps of it.
+    failed: Option<Keep>,
 }
 
 impl NodeDisk {
@@ -174,7 +183,7 @@ impl NodeDisk {
     }
 
     /// Brings everything that is in the cache now to the disk.
-    pub(crate) async fn sync(&self) {
+    pub(crate) async fn sync(&self) -> Result<(), SyncFailed> {
         let begun = self.inner().cached.len();
         let manner = self.manner();
         sleep(self.dice.duration(manner.sync.0, manner.sync.1)).await;
@@ -183,6 +192,7 @@ impl NodeDisk {
         if manners.wait_for(|manner| !manner.stalled).await.is_err() {
             return std::future::pending().await;
         }
+        self.works()?;
         let mut inner = self.inner();
         let synced: Vec<_> = inner.cached.drain(..begun).collect();
         for (group, lsn) in synced {
@@ -190,6 +200,19 @@ impl NodeDisk {
                 log.synced = log.synced.max(lsn);
             }
         }
+        Ok(())
+    }
+
+    /// Whether a sync would succeed now. One that does not is remembered: what the system dropped can't be written again.
+    pub(crate) fn works(&self) -> Result<(), SyncFailed> {
+        let Some(keep) = self.manner().failing else { return Ok(()) };
+        self.inner().failed = Some(keep);
+        Err(SyncFailed)
+    }
+
+    /// Whether a sync failed since the node started, and what the disk keeps of it.
+    pub(crate) fn failed(&self) -> Option<Keep> {
+        self.inner().failed
     }
 
     /// The records of a group after `after` and up to `to`, about `bytes_max` of them but at least one.
@@ -237,6 +260,7 @@ impl NodeDisk {
             Keep::Prefix | Keep::Torn | Keep::Subset => self.dice.index(unsynced + 1),
         });
         let mut inner = self.inner();
+        inner.failed = None;
         let cached = std::mem::take(&mut inner.cached);
         let kept = match keep {
             Keep::None => 0,
@@ -314,7 +338,7 @@ mod tests {
         let record = |lsn| Record::new(Lsn(lsn), Some(Bytes::from_static(b"entry")));
         disk.append(GROUP, (1..=synced).map(record));
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
-        runtime.block_on(disk.sync());
+        runtime.block_on(disk.sync()).unwrap();
         disk.append(GROUP, (synced + 1..=synced + cached).map(record));
         disk
     }
@@ -337,6 +361,17 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn what_a_failed_sync_was_to_bring_is_not_on_the_disk_whatever_comes_later() {
+        let disk = written(4, 6);
+        disk.set_manner(|manner| manner.failing = Some(Keep::None));
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
+        assert_eq!(runtime.block_on(disk.sync()), Err(SyncFailed));
+        disk.set_manner(|manner| manner.failing = None);
+        disk.crash(disk.failed().unwrap());
+        assert_eq!((last(&disk), disk.failed()), (4, None));
     }
 
     #[test]

@@ -3,7 +3,8 @@
 //! Tasks are tokio futures, but tokio's scheduler is not asked: it wakes those who wait for one `watch` in an order
 //! that differs from run to run. Here all that were woken are sorted and then shuffled by the seed, which also tries orders
 //! that a real scheduler seldom brings about. Each task belongs to a node or to the world: a crash drops the tasks of a
-//! node wherever they stand; a pause (SIGSTOP) leaves them unpolled while time, and their timers, run on.
+//! node wherever they stand; a pause (SIGSTOP) leaves them unpolled while time, and their timers, run on; on a slow node each
+//! has its turn some time after it was woken.
 //!
 //! Time is tokio's paused clock, with its resolution of a millisecond; [`Spawner::at`] keeps microseconds for its own
 //! order of events within one.
@@ -68,6 +69,7 @@ enum Order {
     Kill(Owner),
     Pause(Owner),
     Resume(Owner),
+    Slow(Owner, Option<Duration>),
 }
 
 impl PartialEq for Event {
@@ -175,6 +177,11 @@ impl Spawner {
         self.shared.order(Order::Resume(owner));
     }
 
+    /// Tasks of `owner` have their turn up to so long after they were woken, and no sooner than after a tenth of that; or at once.
+    pub(crate) fn slow(&self, owner: Owner, latest: Option<Duration>) {
+        self.shared.order(Order::Slow(owner, latest));
+    }
+
     /// Has something done in `after`. Events of one moment happen in the order they were planned.
     pub(crate) fn after(&self, after: Duration, act: impl FnOnce() + Send + 'static) {
         self.at(self.now_us().saturating_add(u64::try_from(after.as_micros()).unwrap_or(u64::MAX)), act);
@@ -207,6 +214,8 @@ impl Spawner {
             next: 1,
             paused: BTreeSet::new(),
             held: Vec::new(),
+            slow: BTreeMap::new(),
+            late: BTreeSet::new(),
             timer: Box::pin(sleep_until(self.began)),
             standstill: (0, 0),
         };
@@ -244,6 +253,10 @@ struct Run {
     paused: BTreeSet<Owner>,
     /// Tasks that were woken while their owner is paused.
     held: Vec<u64>,
+    /// Whose tasks have their turn late, and how late at most.
+    slow: BTreeMap<Owner, Duration>,
+    /// Tasks of theirs that were woken and wait for their turn.
+    late: BTreeSet<u64>,
     timer: Pin<Box<Sleep>>,
     /// Steps since time last moved, and when that was.
     standstill: (u64, u64),
@@ -302,6 +315,14 @@ impl Run {
             self.held.push(id);
             return;
         }
+        if let Some(latest) = self.slow.get(&task.owner)
+            && self.late.insert(id)
+        {
+            let shared = Arc::clone(&self.spawner.shared);
+            self.spawner.after(self.dice.duration(*latest / 10, *latest), move || shared.wake(id));
+            return;
+        }
+        self.late.remove(&id);
         task.waker.queued.store(false, Ordering::Relaxed);
         let waker = Waker::from(Arc::clone(&task.waker));
         if task.future.as_mut().poll(&mut Context::from_waker(&waker)).is_ready() {
@@ -347,7 +368,10 @@ impl Run {
                 // In the order of their birth, whatever their ends set in motion.
                 let doomed: Vec<u64> =
                     self.tasks.iter().filter(|(_, task)| task.owner == owner).map(|(id, _)| *id).collect();
-                doomed.into_iter().for_each(|id| drop(self.tasks.remove(&id)));
+                doomed.into_iter().for_each(|id| {
+                    self.late.remove(&id);
+                    drop(self.tasks.remove(&id));
+                });
                 self.paused.remove(&owner);
             }
             Order::Pause(owner) => {
@@ -357,6 +381,9 @@ impl Run {
                 self.paused.remove(&owner);
                 lock(&self.spawner.shared.ready).woken.append(&mut self.held);
             }
+            Order::Slow(owner, Some(latest)) => drop(self.slow.insert(owner, latest)),
+            // Who waits for his turn has it when it comes.
+            Order::Slow(owner, None) => drop(self.slow.remove(&owner)),
         }
     }
 
@@ -439,6 +466,33 @@ mod tests {
         assert_eq!(paused, 0);
         assert!((9..=11).contains(&resumed), "{resumed}");
         assert_eq!(killed, resumed);
+    }
+
+    #[test]
+    fn a_slow_node_takes_each_step_late_and_is_as_fast_as_before_afterwards() {
+        let (slow, fast) = play(1, async |spawner: Spawner| {
+            let turns = Arc::new(Mutex::new(Vec::new()));
+            let taken = Arc::clone(&turns);
+            let asleep = spawner.clone();
+            spawner.spawn(Owner::Node(3), async move {
+                loop {
+                    let begun_us = asleep.now_us();
+                    sleep(Duration::from_millis(10)).await;
+                    lock(&taken).push(asleep.now_us() - begun_us - 10_000);
+                }
+            });
+            sleep(Duration::from_millis(1)).await;
+            spawner.slow(Owner::Node(3), Some(Duration::from_millis(50)));
+            sleep(Duration::from_secs(1)).await;
+            spawner.slow(Owner::Node(3), None);
+            sleep(Duration::from_millis(100)).await;
+            let slow = std::mem::take(&mut *lock(&turns));
+            sleep(Duration::from_secs(1)).await;
+            (slow, lock(&turns).clone())
+        });
+        assert!(slow.len() > 15 && slow.len() < 45, "{}", slow.len());
+        assert!(slow.iter().take(slow.len() - 10).all(|late_us| (4_000..=52_000).contains(late_us)), "{slow:?}");
+        assert!(fast.len() > 90 && fast.iter().all(|late_us| *late_us <= 2_000), "{fast:?}");
     }
 
     #[test]

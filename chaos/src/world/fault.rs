@@ -1,21 +1,20 @@
 //! What can be broken, as values: each says for how long, and mends itself.
 
-use std::ops::RangeInclusive;
+mod kind;
+
 use std::time::Duration;
 
 use meridian_types::Policy;
 use serde::{Deserialize, Serialize};
 use tokio::time::sleep;
 
+pub(crate) use self::kind::WITHIN_DRIFT_PPM;
 use super::disk::Keep;
 use super::network::Place;
 use super::planet::Planet;
 use super::replication::intake::SKEW_MS_MAX;
 use crate::check::Assumption;
 use crate::trace::Fact;
-
-/// Rates of which any two differ by no more than the 1 % that is assumed.
-pub(crate) const WITHIN_DRIFT_PPM: RangeInclusive<u64> = 995_000..=1_005_000;
 
 /// How a primary is lost.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -133,6 +132,16 @@ pub enum Fault {
         #[serde(with = "ms", rename = "lasts_ms")]
         lasts: Duration,
     },
+    /// Syncs of a disk fail (EIO): its node ends at the first of them, and starts again when the disk is well.
+    FailingDisk {
+        /// Whose.
+        node: usize,
+        /// What the disk keeps of what the failed sync was to bring.
+        keep: Keep,
+        /// How long.
+        #[serde(with = "ms", rename = "lasts_ms")]
+        lasts: Duration,
+    },
     /// A disk is full.
     FullDisk {
         /// Whose.
@@ -145,6 +154,17 @@ pub enum Fault {
     Pause {
         /// Which.
         node: usize,
+        /// How long.
+        #[serde(with = "ms", rename = "lasts_ms")]
+        lasts: Duration,
+    },
+    /// A node is slow: each of its tasks has its turn late.
+    SlowNode {
+        /// Which.
+        node: usize,
+        /// How late at most; a tenth of it at least.
+        #[serde(with = "ms", rename = "latest_ms")]
+        latest: Duration,
         /// How long.
         #[serde(with = "ms", rename = "lasts_ms")]
         lasts: Duration,
@@ -268,47 +288,6 @@ pub enum Fault {
 }
 
 impl Fault {
-    /// A word for counting.
-    pub fn kind(&self) -> &'static str {
-        match self {
-            Fault::Crash { keep: Keep::None, .. } => "crash that loses all unsynced writes",
-            Fault::Crash { keep: Keep::All, .. } => "crash of a process",
-            Fault::Crash { keep: Keep::Prefix, .. } => "crash that keeps some unsynced writes",
-            Fault::Crash { keep: Keep::Torn, .. } => "crash with a torn write",
-            Fault::Crash { keep: Keep::Subset, .. } => "crash with reordered writes",
-            Fault::Blackout { .. } => "crash of all nodes",
-            Fault::Partition { both_ways: true, .. } => "partition",
-            Fault::Partition { both_ways: false, .. } => "one-way partition",
-            Fault::Isolate { .. } => "isolated region",
-            Fault::Muteness { .. } => "lost answers",
-            Fault::Loss { .. } => "packet loss",
-            Fault::Delay { .. } => "delay",
-            Fault::Narrow { .. } => "narrow link",
-            Fault::SlowDisk { .. } => "slow disk",
-            Fault::StalledDisk { .. } => "stalled disk",
-            Fault::FullDisk { .. } => "full disk",
-            Fault::Pause { .. } => "paused process",
-            Fault::Drift { rate_ppm, .. } if !WITHIN_DRIFT_PPM.contains(rate_ppm) => "clock drift beyond the bound",
-            Fault::Drift { .. } => "clock drift",
-            Fault::Step { .. } => "clock step",
-            Fault::CrashMetadataLeader { .. } => "crash of the metadata leader",
-            Fault::LosePrimary { how: Loss::Crash, .. } => "lost primary, crashed",
-            Fault::LosePrimary { how: Loss::Cut, .. } => "lost primary, cut off",
-            Fault::Switchover { .. } => "switchover",
-            Fault::Failover { forced: true, .. } => "forced failover",
-            Fault::Failover { forced: false, .. } => "failover",
-            Fault::ChangePolicy { .. } => "change of policy",
-            Fault::ChangeRegions { add: true, .. } => "one region more",
-            Fault::ChangeRegions { add: false, .. } => "one region less",
-            Fault::LoseRegion { .. } => "region given up for lost",
-            Fault::Cross { to: Policy::ActiveActive, .. } => "opening",
-            Fault::Cross { .. } => "closing",
-            Fault::TurnBack { .. } => "crossing given up by an operator",
-            Fault::RotLog { .. } => "bit rot in the log",
-            Fault::RotState { .. } => "bit rot in the state",
-        }
-    }
-
     /// Breaks it and mends it after its time.
     pub async fn strike(self, planet: &Planet) {
         planet.hit(self.kind());
@@ -353,6 +332,11 @@ impl Fault {
                 sleep(lasts).await;
                 planet.resume(node);
             }
+            Fault::SlowNode { node, latest, lasts } => {
+                planet.slow_down(node, Some(latest));
+                sleep(lasts).await;
+                planet.slow_down(node, None);
+            }
             Fault::LosePrimary { bucket, how, lasts } => {
                 let Some(node) = planet.primary_of(bucket) else { return };
                 match how {
@@ -370,7 +354,9 @@ impl Fault {
             | Fault::Loss { .. }
             | Fault::Delay { .. }
             | Fault::Narrow { .. } => self.weather(planet).await,
-            Fault::SlowDisk { .. } | Fault::StalledDisk { .. } | Fault::FullDisk { .. } => self.disk(planet).await,
+            Fault::SlowDisk { .. } | Fault::StalledDisk { .. } | Fault::FullDisk { .. } | Fault::FailingDisk { .. } => {
+                self.disk(planet).await
+            }
             Fault::Drift { .. } | Fault::Step { .. } => self.clock(planet).await,
             Fault::Switchover { bucket, to, lag_ms_max, pause_ms_max } => {
                 planet.switch_over(bucket, to, lag_ms_max, pause_ms_max).await;
@@ -435,7 +421,8 @@ impl Fault {
     async fn disk(self, planet: &Planet) {
         let (Fault::SlowDisk { node, lasts, .. }
         | Fault::StalledDisk { node, lasts }
-        | Fault::FullDisk { node, lasts }) = self
+        | Fault::FullDisk { node, lasts }
+        | Fault::FailingDisk { node, lasts, .. }) = self
         else {
             return;
         };
@@ -444,14 +431,20 @@ impl Fault {
         body.disk.set_manner(|manner| match self {
             Fault::SlowDisk { sync, .. } => manner.sync = (sync / 10, sync),
             Fault::StalledDisk { .. } => manner.stalled = true,
+            Fault::FailingDisk { keep, .. } => manner.failing = Some(keep),
             _ => manner.full = true,
         });
         sleep(lasts).await;
         body.disk.set_manner(|manner| match self {
             Fault::SlowDisk { .. } => manner.sync = before.sync,
             Fault::StalledDisk { .. } => manner.stalled = false,
+            Fault::FailingDisk { .. } => manner.failing = None,
             _ => manner.full = false,
         });
+        // Whoever watches over processes starts one that has ended.
+        if matches!(self, Fault::FailingDisk { .. }) {
+            planet.restart(node);
+        }
     }
 
     async fn clock(self, planet: &Planet) {

@@ -13,7 +13,7 @@ use futures::FutureExt;
 use futures::future::BoxFuture;
 use meridian_consensus::{
     Applied, ChangeError, Committed, Leadership, LogSlice, Mark, ProposeError, ReadError, ReadLogError, StartError,
-    StateError, StateMachine,
+    StateMachine,
 };
 use meridian_region_node::{Barrier, Groups, Proposal, ShardGroup};
 use meridian_types::{GroupId, Lsn, NodeId};
@@ -24,12 +24,23 @@ use super::dice::Dice;
 use super::disk::{NodeDisk, ReadFailure, Record};
 use super::node::chain;
 
-/// As consensus' defaults: payload bytes under way per group, bytes of one entry, how often state is made durable and
-/// how many entries are purged at a time.
+/// As consensus' defaults: payload bytes under way per group, bytes of one entry, and how often there is a look at what is to be made
+/// durable and purged.
 const IN_FLIGHT_BYTES_MAX: u64 = 32 << 20;
 const PAYLOAD_BYTES_MAX: usize = 4 << 20;
-const PURGE_ENTRIES: u64 = 256;
 const JANITOR_EVERY: Duration = Duration::from_secs(1);
+
+/// How a node keeps its log and its state.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Housekeeping {
+    /// How often state is made durable; between, a crash costs the replay of the log.
+    pub(crate) persist_every: Duration,
+    /// How many entries are purged at a time.
+    pub(crate) purge_entries: u64,
+}
+
+/// What consensus says when a sync failed: it is the end of the node, for trying again and succeeding would be a lie.
+pub(crate) const SYNC_FAILED: &str = "the write-ahead log failed";
 
 /// The most entries applied in one batch.
 const BATCH_MAX: usize = 64;
@@ -41,7 +52,7 @@ pub(crate) struct SimulatedConsensus {
     dice: Dice,
     wal: Arc<Wal>,
     groups: Mutex<BTreeMap<GroupId, Arc<SimulatedGroup>>>,
-    persist_every: Duration,
+    housekeeping: Housekeeping,
     /// What stopped this node for good.
     fatal: watch::Sender<Option<String>>,
 }
@@ -91,14 +102,19 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 impl SimulatedConsensus {
     /// Consensus over a disk. Its tasks are [`SimulatedConsensus::write`] and [`SimulatedConsensus::keep_house`].
-    pub(crate) fn open(node: NodeId, disk: Arc<NodeDisk>, dice: Dice, persist_every: Duration) -> SimulatedConsensus {
+    pub(crate) fn open(
+        node: NodeId,
+        disk: Arc<NodeDisk>,
+        dice: Dice,
+        housekeeping: Housekeeping,
+    ) -> SimulatedConsensus {
         SimulatedConsensus {
             node,
             disk,
             dice,
             wal: Arc::default(),
             groups: Mutex::default(),
-            persist_every,
+            housekeeping,
             fatal: watch::Sender::new(None),
         }
     }
@@ -139,7 +155,9 @@ impl SimulatedConsensus {
                 ends.insert(group, record.lsn);
                 self.disk.append(group, [record]);
             }
-            self.disk.sync().await;
+            if self.disk.sync().await.is_err() {
+                return self.fail(SYNC_FAILED.to_owned()).await;
+            }
             let groups = lock(&self.groups);
             ends.into_iter().for_each(|(group, lsn)| groups[&group].synced(lsn));
         }
@@ -174,15 +192,15 @@ impl SimulatedConsensus {
         loop {
             ticks.tick().await;
             let groups: Vec<_> = lock(&self.groups).values().cloned().collect();
-            let persist = last.elapsed() >= self.persist_every;
+            let persist = last.elapsed() >= self.housekeeping.persist_every;
             if persist {
                 last = tokio::time::Instant::now();
             }
             for group in groups {
                 if persist && let Err(why) = group.persist() {
-                    return self.fail(why.to_string()).await;
+                    return self.fail(why).await;
                 }
-                group.purge();
+                group.purge(self.housekeeping.purge_entries);
             }
         }
     }
@@ -309,17 +327,18 @@ impl SimulatedGroup {
         Ok(())
     }
 
-    fn persist(&self) -> Result<(), StateError> {
-        let persist = lock(&self.machine).persist()?;
-        let persisted = persist()?;
+    fn persist(&self) -> Result<(), String> {
+        self.disk.works().map_err(|_| SYNC_FAILED.to_owned())?;
+        let persist = lock(&self.machine).persist().map_err(|why| why.to_string())?;
+        let persisted = persist().map_err(|why| why.to_string())?;
         self.state().persisted = persisted;
         Ok(())
     }
 
-    fn purge(&self) {
+    fn purge(&self, entries: u64) {
         let state = self.state();
         let up_to = state.purge_allowed.min(state.persisted);
-        if up_to.0 >= self.disk.purged(self.id).0 + PURGE_ENTRIES {
+        if up_to.0 >= self.disk.purged(self.id).0 + entries {
             self.disk.purge(self.id, up_to);
         }
     }

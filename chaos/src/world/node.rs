@@ -5,7 +5,6 @@
 
 use std::future::Future;
 use std::sync::{Arc, OnceLock};
-use std::time::Duration;
 
 use bytes::Bytes;
 use futures::FutureExt;
@@ -25,7 +24,7 @@ use super::clock::NodeClock;
 use super::dice::Dice;
 use super::disk::NodeDisk;
 use super::executor::Owner;
-use super::group::SimulatedConsensus;
+use super::group::{Housekeeping, SimulatedConsensus};
 use super::metadata::ask::Asker;
 use super::metadata::copy::Spokesman;
 use super::metadata::plane::{Made, Plane};
@@ -58,7 +57,7 @@ pub(crate) struct Surroundings {
     /// Every node of the planet, by number.
     pub(crate) nodes: Arc<Vec<(NodeId, RegionId)>>,
     pub(crate) options: Options,
-    pub(crate) persist_every: Duration,
+    pub(crate) housekeeping: Housekeeping,
     pub(crate) window_bytes: usize,
     /// Told when a node ends by itself: its number, its incarnation and why.
     pub(crate) ended: Arc<dyn Fn(usize, u64, String) + Send + Sync>,
@@ -168,7 +167,7 @@ impl Life {
             self.replica.node,
             Arc::clone(&disk),
             self.around.dice.clone(),
-            self.around.persist_every,
+            self.around.housekeeping,
         );
         let consensus = Arc::new(consensus);
         let engine = disk.engine.open();

@@ -11,7 +11,7 @@ use meridian_region_core::SESSION_TTL_MS;
 use meridian_region_node::{Caller, Handle, Options, StoreOptions};
 use meridian_types::{
     Bucket, BucketName, BucketSpec, ClusterId, Effect, Epoch, NameError, NodeId, NodeName, Refusal, RefusalKind,
-    RegionId, RegionName, Request, Response,
+    RegionId, RegionName, RepairReason, Request, Response,
 };
 use tokio::time::{sleep, timeout};
 
@@ -19,6 +19,7 @@ use super::clock::NodeClock;
 use super::dice::Dice;
 use super::disk::{Keep, Manner, NodeDisk};
 use super::executor::{Owner, Spawner};
+use super::group::{Housekeeping, SYNC_FAILED};
 use super::network::{Location, Network, Place};
 use super::node::{Body, Life, Surroundings, unknown, weight};
 use super::record::Record;
@@ -42,8 +43,10 @@ pub struct Setup {
     pub wall_skew_ms: u64,
     /// How often a node makes its state durable; between, a crash costs it the replay of its log.
     pub persist_every: Duration,
-    /// How much log is kept for regions that are behind, in bytes.
+    /// How much log a node keeps for regions that are behind, in bytes.
     pub retention_bytes: u64,
+    /// How many entries of a log are purged at a time.
+    pub purge_entries: u64,
     /// Bytes of frames on their way to one node, of the lanes of one kind.
     pub window_bytes: usize,
     /// How the disks behave when nobody breaks them.
@@ -51,6 +54,10 @@ pub struct Setup {
     /// Whether facts are kept, or only hashed.
     pub blind: bool,
 }
+
+/// As much log as no world writes, and as many entries as consensus purges at a time by default.
+pub(crate) const RETENTION_BYTES: u64 = 4 << 30;
+pub(crate) const PURGE_ENTRIES: u64 = 256;
 
 impl Setup {
     /// Three regions on three continents, without buckets.
@@ -69,7 +76,8 @@ impl Setup {
             buckets: Vec::new(),
             wall_skew_ms: 20,
             persist_every: Duration::from_secs(10),
-            retention_bytes: 4 << 30,
+            retention_bytes: RETENTION_BYTES,
+            purge_entries: PURGE_ENTRIES,
             window_bytes: WINDOW_BYTES,
             disk: Manner::default(),
             blind: false,
@@ -101,6 +109,8 @@ struct State {
     paused: Vec<bool>,
     /// How often what was done or happened.
     hits: BTreeMap<&'static str, u64>,
+    /// By node, its incarnation and what they were: repairs that it told of.
+    repairs: BTreeMap<(usize, u64, &'static str), usize>,
     /// Nodes that ended by themselves, and why.
     ended: Vec<(usize, String)>,
     /// What the product may rely on, and can't in this world.
@@ -160,7 +170,7 @@ impl Planet {
                 form,
                 nodes,
                 options: options(&setup),
-                persist_every: setup.persist_every,
+                housekeeping: Housekeeping { persist_every: setup.persist_every, purge_entries: setup.purge_entries },
                 window_bytes: setup.window_bytes,
                 ended: Arc::new(move |number, incarnation, why| {
                     if let Some(inner) = weak.upgrade() {
@@ -379,6 +389,21 @@ impl Planet {
             for holding in life.region().map(Handle::holdings).unwrap_or_default() {
                 self.0.record.holds(life.replica, holding.what, holding.amount, holding.most);
             }
+            self.count_repairs(&life);
+        }
+    }
+
+    /// Counts what was moved as rows because no log has it any more.
+    fn count_repairs(&self, life: &Life) {
+        let topology = life.plane.copy.topology();
+        let all_write = |bucket| topology.buckets.get(&bucket).is_some_and(|bucket| bucket.primary.is_none());
+        let mut repairs = life.region().map(Handle::repairs).unwrap_or_default();
+        repairs.retain(|it| it.done && it.reason == RepairReason::BehindLog && it.rows_moved > 0);
+        let (merged, replaced): (Vec<_>, Vec<_>) = repairs.iter().partition(|it| all_write(it.bucket));
+        for (what, all) in [("rows merged behind a log", merged.len()), ("rows replaced behind a log", replaced.len())]
+        {
+            let before = self.state().repairs.insert((life.number, life.incarnation, what), all).unwrap_or_default();
+            (before..all).for_each(|_| self.hit(what));
         }
     }
 
@@ -427,6 +452,10 @@ impl Planet {
         if self.0.wires.life(node).is_none_or(|life| life.incarnation != incarnation) {
             return;
         }
+        if let Some(keep) = body.disk.failed().filter(|_| why == SYNC_FAILED) {
+            self.hit("node ended at a failed sync");
+            return self.crash(node, keep);
+        }
         self.fact(Fact::RefusesDamaged { replica: body.replica, why: why.to_owned() });
         self.state().ended.push((node, why.to_owned()));
         self.crash(node, Keep::All);
@@ -453,6 +482,11 @@ impl Planet {
         }
     }
 
+    /// A node does everything up to so much later than it could; or at once again.
+    pub fn slow_down(&self, node: usize, latest: Option<Duration>) {
+        self.0.spawner.slow(Owner::Node(node), latest);
+    }
+
     /// Nothing is broken any more: links, disks and clocks are as they should be, and every node runs.
     pub fn heal(&self) {
         self.0.network.heal();
@@ -460,11 +494,13 @@ impl Planet {
             body.disk.set_manner(|manner| {
                 manner.stalled = false;
                 manner.full = false;
+                manner.failing = None;
                 manner.sync = Manner::default().sync;
             });
             body.clock.heal();
         }
         for node in 0..self.nodes() {
+            self.slow_down(node, None);
             self.resume(node);
             self.restart(node);
         }

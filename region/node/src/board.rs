@@ -14,6 +14,7 @@ use meridian_types::{BucketDigest, BucketId, Epoch, Head, Hlc, Lane, Lsn, Positi
 use tokio::sync::watch;
 
 use crate::ceiling::Ceilings;
+use crate::options::Options;
 use crate::retention::Retained;
 use crate::waiters::Waiters;
 
@@ -103,7 +104,7 @@ impl Conditions {
 
 impl Board {
     /// The board of a shard as it was loaded; `applied` is its mark.
-    pub(crate) fn new(core: Shard, applied: Lsn, notes_max: usize) -> Board {
+    pub(crate) fn new(core: Shard, applied: Lsn, options: &Options) -> Board {
         let board = Board {
             public: RwLock::new(Public::default()),
             removals: RwLock::default(),
@@ -113,8 +114,8 @@ impl Board {
             replaced: AtomicU64::new(0),
             applied: watch::Sender::new(applied),
             head: watch::Sender::new(None),
-            notes: Mutex::new(Notes { recent: VecDeque::new(), most: notes_max.max(1) }),
-            retained: Mutex::new(Retained::default()),
+            notes: Mutex::new(Notes { recent: VecDeque::new(), most: options.digest_notes_max.max(1) }),
+            retained: Mutex::new(Retained::new(options.log_retention_bytes)),
             waiters: Arc::new(Waiters::default()),
             ceilings: Ceilings::default(),
             core: Mutex::new(core),

@@ -10,6 +10,7 @@ use meridian_types::entry::{Header, Kind};
 use meridian_types::{BucketId, Epoch, Lsn, RegionId, ShardId};
 
 use crate::board::{Board, Conditions, News};
+use crate::options::Options;
 use crate::store::Store;
 
 /// Sees what every entry did, right after it was applied to the core and before anybody is told. For observers that know
@@ -36,12 +37,12 @@ impl Machine {
         region: RegionId,
         shard: ShardId,
         shards: u16,
-        notes_max: usize,
+        options: &Options,
         witness: Option<Arc<dyn Witness>>,
     ) -> Result<(Machine, Arc<Board>), StateError> {
         let applied = store.mark(shard)?.map_or(Lsn(0), |mark| mark.lsn);
         let core = load(store, region, shard, shards)?;
-        let board = Arc::new(Board::new(core, applied, notes_max));
+        let board = Arc::new(Board::new(core, applied, options));
         Ok((Machine { region, shard, shards, store: store.clone(), board: Arc::clone(&board), witness }, board))
     }
 
@@ -185,7 +186,8 @@ mod tests {
     fn fen_2_a_fence_in_one_batch_with_what_changes_other_buckets_is_made_known() {
         let dir = tempfile::tempdir().unwrap();
         let store = Store::open(dir.path(), &StoreOptions::default()).unwrap();
-        let (mut machine, board) = Machine::open(&store, RegionId(1), ShardId(0), 1, 16, None).unwrap();
+        let (mut machine, board) =
+            Machine::open(&store, RegionId(1), ShardId(0), 1, &Options::default(), None).unwrap();
         let batch = [entry(1, Kind::Fence, 7, 3, &Body::Fence), entry(2, Kind::DropBucket, 8, 1, &Body::DropBucket)];
         machine.apply(&batch, &Mark { lsn: Lsn(2), bytes: Bytes::from_static(b"2") }).unwrap();
         assert_eq!((board.epoch(BucketId(7)), board.fence(BucketId(7))), (Epoch(1), Epoch(3)));

@@ -1,17 +1,22 @@
 //! How far a shard's log may be purged: below what every other region has, within a budget of bytes (design 2, ISO-1).
 //!
-//! Pure. Positions are remembered every [`STRIDE_BYTES`], so that "the oldest gigabyte" can be turned into a position.
+//! Pure. Positions are remembered a stride of bytes apart, so that "the oldest gigabyte" can be turned into a position.
 
 use std::collections::VecDeque;
 
 use meridian_types::Lsn;
 
-/// Bytes of entries between two remembered positions: the grain of the budget.
-const STRIDE_BYTES: u64 = 4 << 20;
+/// The most bytes of entries between two remembered positions: the grain of the budget.
+const STRIDE_BYTES_MAX: u64 = 4 << 20;
+
+/// Strides of a small budget: a stride is given up as a whole, and no more of what still fits may go with it.
+const STRIDES_MIN: u64 = 16;
 
 /// What one shard's log holds, as far as this process has seen it grow.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Retained {
+    /// Bytes of entries between two remembered positions.
+    stride_bytes: u64,
     /// (position, bytes of entries up to it since the start), rising.
     strides: VecDeque<(Lsn, u64)>,
     /// Everything up to here may be purged already, and the bytes up to there.
@@ -20,11 +25,17 @@ pub(crate) struct Retained {
 }
 
 impl Retained {
+    /// Of a log that shares a budget of so many bytes with others.
+    pub(crate) fn new(budget_bytes: u64) -> Retained {
+        let stride_bytes = (budget_bytes / STRIDES_MIN).min(STRIDE_BYTES_MAX);
+        Retained { stride_bytes, strides: VecDeque::new(), floor: (Lsn(0), 0), head: (Lsn(0), 0) }
+    }
+
     /// The log grew by `bytes`, up to `head`.
     pub(crate) fn grew(&mut self, head: Lsn, bytes: u64) {
         self.head = (head, self.head.1 + bytes);
         let last = self.strides.back().map_or(self.floor.1, |(_, at)| *at);
-        if self.head.1 - last >= STRIDE_BYTES {
+        if self.head.1 - last >= self.stride_bytes {
             self.strides.push_back(self.head);
         }
     }
@@ -81,8 +92,10 @@ pub(crate) fn fit<'a>(shards: impl Iterator<Item = &'a mut Retained>, budget_byt
 mod tests {
     use super::*;
 
+    const STRIDE_BYTES: u64 = STRIDE_BYTES_MAX;
+
     fn grown(strides: u64) -> Retained {
-        let mut shard = Retained::default();
+        let mut shard = Retained::new(1 << 30);
         (1..=strides).for_each(|stride| shard.grew(Lsn(stride * 10), STRIDE_BYTES));
         shard
     }
@@ -102,5 +115,14 @@ mod tests {
         assert_eq!((large.bytes(), small.bytes()), (4 * STRIDE_BYTES, 2 * STRIDE_BYTES));
         assert_eq!(large.all_have(Lsn(0)), Lsn(60));
         assert!(!fit([&mut large, &mut small].into_iter(), 6 * STRIDE_BYTES), "it fits now");
+    }
+
+    #[test]
+    fn a_budget_smaller_than_a_stride_keeps_most_of_what_it_is_for() {
+        let mut shard = Retained::new(16 << 10);
+        (1..=100).for_each(|lsn| shard.grew(Lsn(lsn), 512));
+        assert!(fit([&mut shard].into_iter(), 16 << 10));
+        assert_eq!(shard.bytes(), 16 << 10);
+        assert_eq!(shard.all_have(Lsn(0)), Lsn(100 - 32));
     }
 }

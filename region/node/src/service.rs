@@ -269,9 +269,8 @@ async fn start_shard(
     witness: &Option<Arc<dyn Witness>>,
     shard: ShardId,
 ) -> Result<ShardNode, Error> {
-    let (machine, board) =
-        Machine::open(store, place.region, shard, place.shards, options.digest_notes_max, witness.clone())
-            .map_err(|source| Error::Shard { shard, source })?;
+    let (machine, board) = Machine::open(store, place.region, shard, place.shards, options, witness.clone())
+        .map_err(|source| Error::Shard { shard, source })?;
     let voters: &[NodeId] = if place.moved.contains(&shard) { &[] } else { &place.voters };
     let group = groups
         .start(GroupId::of_shard(shard), voters, Box::new(machine))

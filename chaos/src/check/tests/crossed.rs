@@ -199,3 +199,25 @@ fn a_strong_read_is_missed_only_in_a_bucket_that_serves_some() {
     };
     assert_eq!(found_by("live", &failed(written().fact(300, open)).evidence()), None);
 }
+
+#[test]
+fn dur_2_what_waits_for_a_repair_is_a_copy_where_all_write_and_what_waits_for_their_epoch_is_none() {
+    let story = |begun| {
+        let begin = Entry { kind: Kind::Repair, ..of(9, 9, begun, version(119, 2)) };
+        let write = of(0, 2, 2, v(5));
+        let told = Fact::Acknowledged {
+            replica: replica(1),
+            origin: RegionId(1),
+            bucket: ASYNC,
+            shard: ShardId(0),
+            epoch: Epoch(2),
+            lsn: Lsn(5),
+            request: write.request,
+            regions: 2,
+        };
+        let story = crosses().applied(120, 2, 119, begin).applied(125, 1, 5, write);
+        story.applied(130, 2, 120, Entry { verdict: Verdict::Parked, ..write }).fact(140, told).evidence()
+    };
+    assert_eq!(found_by("durable", &story(2)), None);
+    catches("durable", &story(1), "as held by 2 regions; 1 had it");
+}

@@ -148,6 +148,19 @@ fn an_attempt_that_came_too_late_to_decide_anything_needs_no_copies() {
     catches("durable", &took.evidence(), "as held by 2 regions; 1 had it");
 }
 
+#[test]
+fn who_was_merged_may_have_counted_otherwise_and_is_equal_all_the_same() {
+    let at = |hash, operations| Standing { positions: 7, hash, keys: 1, operations };
+    let story = |merged, second| {
+        let (replica, shard, bucket) = (replica(2), ShardId(0), SYNC);
+        let repaired = Fact::Repaired { replica, shard, bucket, lsn: Lsn(1), positions: Vec::new(), merged };
+        Story::default().stands(1, 1, at(5, 9)).fact(2, repaired).stands(3, 2, second).evidence()
+    };
+    assert_eq!(found_by("digests", &story(true, at(5, 10))), None);
+    catches("digests", &story(true, at(6, 9)), "are at the same positions, and differ");
+    catches("digests", &story(false, at(5, 10)), "are at the same positions, and differ");
+}
+
 fn acknowledged(at_ms: u64, epoch: u64) -> Fact {
     assert!(at_ms > 0);
     Fact::Acknowledged {

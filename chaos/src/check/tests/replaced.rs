@@ -2,7 +2,7 @@
 
 use meridian_types::entry::Kind;
 use meridian_types::{
-    Acks, BucketId, ClientId, Loss, Lsn, OnPartition, PlanId, Policy, Positions, ReadLevel, RegionId, RequestId,
+    Acks, BucketId, ClientId, Lane, Loss, Lsn, OnPartition, PlanId, Policy, Positions, ReadLevel, RegionId, RequestId,
     SalvageBundle, SalvageId, SalvageKey, ShardId,
 };
 
@@ -120,6 +120,24 @@ fn con_1_a_failover_that_loses_nothing_undoes_nothing_that_a_strong_read_has_see
 }
 
 #[test]
+fn ord_1_a_lane_passes_over_what_is_undone_and_nothing_before() {
+    let story = |at_ms| {
+        let frame = Fact::FrameApplied {
+            replica: replica(2),
+            shard: ShardId(0),
+            source: RegionId(1),
+            lane: Lane::Async,
+            previous: Lsn(0),
+            last: Lsn(2),
+            lsn: Lsn(2),
+        };
+        keeps(ends(lost(Some(ANYTHING), done(false, ANYTHING)).fact(at_ms, frame), "c", version(9, 2)), &[("k", "b")])
+    };
+    assert_eq!(found_by("prefix", &story(350).evidence()), None);
+    catches("prefix", &story(90).evidence(), "lacks the entry at 2: a gap");
+}
+
+#[test]
 fn what_is_undone_stays_so() {
     let story = keeps(ends(lost(Some(ANYTHING), done(false, ANYTHING)), "b", v(2)), &[("k", "b")]);
     catches("salvaged", &story.evidence(), "that a failover undid");
@@ -130,6 +148,7 @@ fn what_is_undone_stays_so() {
 fn what_a_later_failover_took_up_again_is_in_no_salvage() {
     let taken = |positions: &[(RegionId, Lsn)]| {
         let repaired = Fact::Repaired {
+            merged: false,
             replica: replica(3),
             shard: ShardId(0),
             bucket: ASYNC,

@@ -10,7 +10,7 @@
 //!
 //! Deliberately not here: when to look, and how long an epoch may take to begin before its replica counts as stuck.
 
-use meridian_types::{Bucket, BucketId, Lane, Phase, RegionId, RepairReason};
+use meridian_types::{Bucket, BucketId, Lane, Phase, RegionId, RepairReason, Topology};
 
 use super::survey::{Claim, Sighting, Survey};
 use crate::shard::Shard;
@@ -135,6 +135,8 @@ pub fn missed<'a>(
         match bucket.primary {
             // Here it lacks nothing: what the source has of it beyond this is its own, lost tail.
             Some(primary) if primary == own.region() => None,
+            // Nor here, in an epoch that has begun without the source.
+            Some(primary) if primary != source && has_what_counts(own, bucket, survey) => None,
             Some(_) => need(own, bucket, RepairReason::BehindLog),
             None if !bucket.reaches(own.region()) => None,
             None if is_unfilled(own, bucket) => {
@@ -143,6 +145,21 @@ pub fn missed<'a>(
             None => Some(Need { bucket: id, source, claim: Claim::ActiveActive, reason: RepairReason::BehindLog }),
         }
     })
+}
+
+/// Whether a survey tells of a bucket, or of an epoch, that this node has not heard of: what a lane skips of that can't be known yet.
+pub fn is_ahead(survey: &Survey, topology: &Topology) -> bool {
+    survey.buckets.iter().any(|(id, seen)| match topology.buckets.get(id) {
+        Some(bucket) => seen.epoch > bucket.epoch,
+        None => *id > topology.last_bucket,
+    })
+}
+
+/// Whether the bucket's epoch has begun here and none after it at the source: what that has of its own besides is of epochs before, and its
+/// lost tail. A repair brings nothing of it, and waiting for it would never end (LIVE).
+fn has_what_counts(own: &Shard, bucket: &Bucket, survey: &Survey) -> bool {
+    let here = own.epoch(bucket.id);
+    here == bucket.epoch && survey.buckets.get(&bucket.id).is_some_and(|seen| seen.epoch <= here)
 }
 
 impl Need {
@@ -245,10 +262,23 @@ mod tests {
         let missed = |bucket: &Bucket| missed(&own, US, Lane::Async, &survey, |_| Some(bucket)).collect::<Vec<_>>();
         let need = |source, claim| Need { bucket: ID, source, claim, reason: RepairReason::BehindLog };
         assert_eq!(missed(&bucket(Some(US))), [need(US, Claim::Primary)]);
-        assert_eq!(missed(&bucket(Some(AP))), [need(AP, Claim::Primary)], "from its primary, whoever's lane it is");
+        let next = Bucket { epoch: Epoch(2), ..bucket(Some(AP)) };
+        assert_eq!(missed(&next), [need(AP, Claim::Primary)], "from its primary, whoever's lane it is");
+        assert_eq!(missed(&bucket(Some(AP))), [], "once its epoch has begun, the rest is a lost primary's tail");
         assert_eq!(missed(&bucket(Some(EU))), [], "the tail of a primary that was lost is no part of the history");
         assert_eq!(missed(&bucket(None)), [need(US, Claim::ActiveActive)]);
         assert_eq!(missed(&Bucket { regions: vec![US, AP], ..bucket(None) }), []);
+    }
+
+    #[test]
+    fn a_survey_is_ahead_of_who_has_not_heard_of_all_its_buckets_and_epochs() {
+        let survey =
+            |epoch| Survey { applied: Lsn(9), buckets: [(ID, Sighting { epoch: Epoch(epoch), ..seen(5) })].into() };
+        let knows = Topology { buckets: [(ID, bucket(None).into())].into(), last_bucket: ID, ..Topology::default() };
+        assert!(!is_ahead(&survey(1), &knows));
+        assert!(is_ahead(&survey(2), &knows), "the epoch");
+        assert!(is_ahead(&survey(1), &Topology::default()), "the bucket");
+        assert!(!is_ahead(&survey(1), &Topology { last_bucket: ID, ..Topology::default() }), "it was deleted");
     }
 
     #[test]

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use meridian_region_core::repair::Need;
 use meridian_region_core::repair::message::{Ask, Told};
-use meridian_region_core::repair::need::missed;
+use meridian_region_core::repair::need::{is_ahead, missed};
 use meridian_region_core::repair::survey::Survey;
 use meridian_types::frame::{self, Echo, FrameHeader};
 use meridian_types::{Hlc, Lane, Refusal, RefusalKind, RegionId, ShardId, Topology};
@@ -119,10 +119,12 @@ impl Lanes {
         needs
     }
 
-    /// Lets the lanes go on that lack nothing any more.
-    pub(crate) async fn go_on(&mut self, node: &Node, needs: &[(Place, Need)]) {
+    /// Lets the lanes go on that lack nothing any more, as far as is known: a node that starts has not heard of all buckets (ORD-1).
+    pub(crate) async fn go_on(&mut self, node: &Node, topology: &Topology, needs: &[(Place, Need)]) {
         let waits = |shard: ShardId| needs.iter().any(|((of, _), _)| *of == shard);
-        let ready: Vec<Key> = self.behind.keys().filter(|(shard, ..)| !waits(*shard)).copied().collect();
+        let is_ready = |(shard, ..): &Key, survey: &Survey| !waits(*shard) && !is_ahead(survey, topology);
+        let ready: Vec<Key> =
+            self.behind.iter().filter(|(key, survey)| is_ready(key, survey)).map(|(key, _)| *key).collect();
         for key in ready {
             let Some(survey) = self.behind.remove(&key) else { continue };
             match go_on_behind(node, key, &survey).await {

@@ -65,7 +65,7 @@ impl Watch {
             node.repairs.table.asked().into_iter().map(|(place, need)| (place, Want::Repair(need))).collect();
         wants.extend(self.wants(node, &topology, now));
         let behind = self.lanes.needs(node, &topology);
-        self.lanes.go_on(node, &behind).await;
+        self.lanes.go_on(node, &topology, &behind).await;
         wants.extend(behind.into_iter().map(|(place, need)| (place, Want::Repair(need))));
         let wanted: BTreeSet<Place> = wants.iter().map(|(place, _)| *place).collect();
         let leaves = |id: BucketId| topology.buckets.get(&id).is_some_and(|bucket| !bucket.reaches(node.region()));
