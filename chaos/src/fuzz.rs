@@ -15,6 +15,7 @@ pub mod storm;
 pub mod targets;
 
 mod messages;
+mod operators;
 mod shard;
 mod words;
 

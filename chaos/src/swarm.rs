@@ -20,6 +20,7 @@ use crate::target::Target;
 use crate::trace::Trace;
 use crate::workload::{Options, Plan, Workload, brief};
 use crate::world::Planet;
+use crate::world::executor::join_in_order;
 
 /// How long the last look waits for all regions to agree.
 const PATIENCE: Duration = Duration::from_secs(40);
@@ -149,7 +150,7 @@ async fn run(seed: u64, scenario: &Scenario, planet: &Planet) -> Outcome {
     // As they begin: their policies may change.
     let buckets = planet.buckets().iter().map(|bucket| bucket.as_ref().clone()).collect();
     let broken = async {
-        let faults = join_all(scenario.faults.iter().map(|planned| strike(planet, planned)));
+        let faults = join_in_order(scenario.faults.iter().map(|planned| strike(planet, planned)));
         let end = Box::pin(sleep(scenario.heals_after()));
         // What is not over by then is cut short.
         if let Either::Left((_, end)) = select(Box::pin(faults), end).await {
@@ -196,11 +197,17 @@ async fn fill(planet: &Planet, buckets: usize, healed_us: u64) {
     }
 }
 
-/// What regions have of buckets that they hold no more, once they have had the time to drop it.
+/// What regions have of buckets that they hold no more, once they have had the time to drop it. Nobody does while copies are lacking
+/// elsewhere; that, too, has to pass.
 async fn left_behind(planet: &Planet, healed_us: u64) -> Vec<Remnant> {
-    let until_us = healed_us + Limits::default().recovery_us;
+    let recovery_us = Limits::default().recovery_us;
+    let mut until_us = healed_us + recovery_us;
     loop {
         let remnants = planet.remnants();
+        let lacks = || planet.buckets().iter().any(|bucket| !bucket.standing.is_sync());
+        if planet.now_us() > until_us && lacks() {
+            until_us = healed_us + 2 * recovery_us;
+        }
         if planet.now_us() > until_us || remnants.iter().all(|it| it.keys == 0) {
             return remnants;
         }

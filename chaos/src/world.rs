@@ -18,7 +18,7 @@ mod crossings;
 pub mod dice;
 mod disk;
 mod engine;
-mod executor;
+pub(crate) mod executor;
 pub mod fault;
 mod group;
 mod metadata;

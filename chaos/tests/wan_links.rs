@@ -3,12 +3,19 @@
 #![cfg(target_os = "linux")]
 
 use std::net::UdpSocket;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use chaos::wan::ground::{Ground, address};
 use chaos::wan::namespaces;
 
 const ECHO_PORT: u16 = 7;
+
+/// How long what must happen may take on a busy machine.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// What the forwarder may add to a round trip.
+const ADDED_MAX: Duration = Duration::from_millis(2);
 
 /// Two regions with an echo in the second; `None` where there can be none.
 fn two_regions() -> anyhow::Result<Option<Ground>> {
@@ -35,11 +42,27 @@ fn asker(ground: &Ground, patience: Duration) -> anyhow::Result<UdpSocket> {
     Ok(socket)
 }
 
+/// How long an echo took. One of an earlier packet, which came too late for whoever asked, is none of this one.
 fn round_trip(socket: &UdpSocket) -> Option<Duration> {
-    let began = Instant::now();
-    socket.send(b"are you there?").ok()?;
-    socket.recv(&mut [0; 64]).ok()?;
-    Some(began.elapsed())
+    static SENT: AtomicU64 = AtomicU64::new(0);
+    let number = SENT.fetch_add(1, Ordering::Relaxed).to_be_bytes();
+    let (began, mut echo) = (Instant::now(), [0_u8; 64]);
+    socket.send(&number).ok()?;
+    loop {
+        let bytes = socket.recv(&mut echo).ok()?;
+        if echo[..bytes] == number {
+            return Some(began.elapsed());
+        }
+    }
+}
+
+fn until(what: &str, mut holds: impl FnMut() -> bool) -> anyhow::Result<()> {
+    let deadline = Instant::now() + PATIENCE;
+    while !holds() {
+        anyhow::ensure!(Instant::now() < deadline, "not in time: {what}");
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    Ok(())
 }
 
 #[test]
@@ -48,12 +71,16 @@ fn a_round_trip_takes_as_long_as_asked_and_changes_live() -> anyhow::Result<()> 
     let socket = asker(&ground, Duration::from_secs(5))?;
     for asked in [30, 5].map(Duration::from_millis) {
         ground.set_round_trip(0, 1, asked);
-        let mut seen: Vec<Duration> = (0..30).filter_map(|_| round_trip(&socket)).collect();
-        seen.sort();
-        anyhow::ensure!(seen.len() == 30, "{} of 30 answered", seen.len());
-        anyhow::ensure!(seen[0] >= asked, "asked {asked:?}, seen {:?}: earlier than light", seen[0]);
-        // A busy machine may run any one late; the fastest shows what the forwarder adds.
-        anyhow::ensure!(seen[0] < asked + Duration::from_millis(2), "asked {asked:?}, seen {:?} at best", seen[0]);
+        let mut seen: Vec<Option<Duration>> = Vec::new();
+        // A busy machine may run any one late, or many; the fastest shows what the forwarder adds.
+        until(&format!("a round trip of {asked:?} and no more than {ADDED_MAX:?}"), || {
+            seen.extend((0..30).map(|_| round_trip(&socket)));
+            seen.iter().flatten().any(|took| *took < asked + ADDED_MAX)
+        })?;
+        let answered = seen.iter().flatten().count();
+        anyhow::ensure!(answered == seen.len(), "{answered} of {} answered", seen.len());
+        let early = seen.iter().flatten().find(|took| **took < asked);
+        anyhow::ensure!(early.is_none(), "asked {asked:?}, seen {early:?}: earlier than light");
     }
     Ok(())
 }
@@ -63,25 +90,27 @@ fn a_cut_in_one_direction_swallows_requests_or_answers_and_mends() -> anyhow::Re
     let Some(ground) = two_regions()? else { return Ok(()) };
     let socket = asker(&ground, Duration::from_millis(300))?;
     let links = ground.links();
-    anyhow::ensure!(round_trip(&socket).is_some(), "an answer over a whole link");
     for (from, to) in [(0, 1), (1, 0)] {
+        until("an answer over a whole link", || round_trip(&socket).is_some())?;
+        let before = links.counters(from, to).cut;
         links.update(from, to, |conditions| conditions.cut = true);
         anyhow::ensure!(round_trip(&socket).is_none(), "no answer while {from} to {to} is cut");
-        anyhow::ensure!(links.counters(from, to).cut >= 1, "the cut swallowed it");
+        until("the cut swallows it", || links.counters(from, to).cut > before)?;
         links.update(from, to, |conditions| conditions.cut = false);
     }
-    anyhow::ensure!(round_trip(&socket).is_some(), "an answer after mending");
-    Ok(())
+    until("an answer after mending", || round_trip(&socket).is_some())
 }
 
 #[test]
 fn loss_loses_about_what_is_asked() -> anyhow::Result<()> {
+    const SENT: u64 = 400;
     let Some(ground) = two_regions()? else { return Ok(()) };
     let socket = asker(&ground, Duration::from_millis(200))?;
     ground.links().update(0, 1, |conditions| conditions.loss = 0.5);
-    (0..400).try_for_each(|_| socket.send(b"x").map(|_| ()))?;
-    std::thread::sleep(Duration::from_millis(200));
-    let lost = ground.links().counters(0, 1).lost;
-    anyhow::ensure!((140..260).contains(&lost), "{lost} of 400 lost at a half");
+    (0..SENT).try_for_each(|_| socket.send(b"x").map(|_| ()))?;
+    let counters = || ground.links().counters(0, 1);
+    until("every packet has met its fate", || counters().lost + counters().forwarded >= SENT)?;
+    let lost = counters().lost;
+    anyhow::ensure!((140..260).contains(&lost), "{lost} of {SENT} lost at a half");
     Ok(())
 }

@@ -5,7 +5,7 @@
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use chaos::real::{Planet, REGIONS, changes, create_bucket, load};
+use chaos::real::{Planet, REGIONS, changes, load};
 use meridian_client::Client;
 use meridian_types::{Acks, Bucket, BucketChange, Cross, Policy, RegionName};
 use tokio::task::JoinHandle;
@@ -28,8 +28,8 @@ async fn a_bucket_is_written_everywhere_and_in_one_region_again_under_load_witho
         planet.start(node)?;
     }
     planet.ready(PATIENCE).await?;
+    planet.create_bucket(NAME, Policy::ASYNC).await?;
     let client = planet.client(0).await?;
-    create_bucket(&client, NAME, Policy::ASYNC).await?;
     let stop = CancellationToken::new();
     let mut writers = load_from_everywhere(&planet, 0, &stop).await?;
     let bucket = client.bucket(NAME)?;
@@ -76,6 +76,7 @@ async fn a_bucket_is_written_everywhere_and_in_one_region_again_under_load_witho
     set(&client, Policy::ASYNC, Some(0), LONG_MS).await?;
     until(&client, "one region writes again", |it| it.primary.is_some() && it.crossing.is_none()).await?;
     tokio::time::sleep(BETWEEN).await;
+    changes::until_loaded((&client, NAME), 0..2 * REGIONS.len(), PATIENCE).await?;
     stop.cancel();
 
     let kept = changes::everything_is_kept((&client, NAME), writers, PATIENCE).await?;
@@ -114,7 +115,7 @@ async fn set(client: &Client, policy: Policy, primary: Option<usize>, pause_ms_m
     let primary = primary.map(|it| RegionName::new(REGIONS[it])).transpose()?;
     let cross = Some(Cross { primary, pause_ms_max });
     let change = BucketChange { policy: Some(policy), cross, ..BucketChange::default() };
-    changes::set((client, NAME), &change, PATIENCE).await
+    changes::set((client, NAME), &change, PATIENCE).await.map(drop)
 }
 
 async fn until(client: &Client, what: &str, holds: impl Fn(&Bucket) -> bool) -> anyhow::Result<Bucket> {

@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use chaos::real::{Planet, REGIONS, changes, create_bucket, load};
+use chaos::real::{Planet, REGIONS, changes, load};
 use meridian_client::Client;
 use meridian_types::{
     Bucket, BucketChange, BucketName, Consent, Cross, Estimate, Policy, RefusalKind, RegionChange, RegionName,
@@ -33,8 +33,8 @@ async fn a_region_that_is_lost_where_all_write_is_removed_with_consent_and_its_t
         planet.start(node)?;
     }
     planet.ready(PATIENCE).await?;
+    planet.create_bucket(NAME, POLICY).await?;
     let client = planet.client(0).await?;
-    create_bucket(&client, NAME, POLICY).await?;
     let lost = RegionName::new(REGIONS[LOST])?;
     let topology = client.admin().topology().await?;
     let id = topology.region_named(lost.as_str()).map(|region| region.id).unwrap_or_default();
@@ -115,6 +115,7 @@ async fn a_region_that_is_lost_where_all_write_is_removed_with_consent_and_its_t
     let there = planet.dial_only(LOST).connect().await?.bucket(NAME)?;
     there.increment("count", 2).deadline(PATIENCE).await?;
     tokio::time::sleep(BETWEEN).await;
+    changes::until_loaded((&client, NAME), 0..2 * LOST, PATIENCE).await?;
     stop.cancel();
     let kept = changes::everything_is_kept((&client, NAME), writers, PATIENCE).await?;
     for node in 0..REGIONS.len() {

@@ -9,7 +9,7 @@ use anyhow::Context;
 use chaos::real::{Planet, REGIONS};
 use futures::future::join_all;
 use meridian_client::Client;
-use meridian_types::{BucketName, DRILL_SAMPLE_MAX, DrillProgress, DrillReport, DrillStep, Node};
+use meridian_types::{BucketName, DRILL_SAMPLE_MAX, DrillProgress, DrillReport, DrillStep, Node, RefusalKind};
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::process::Command;
 use tokio::sync::mpsc;
@@ -21,6 +21,8 @@ const PATIENCE: Duration = Duration::from_secs(60);
 const TARGET: usize = 1;
 
 const LINE: &str = "drill failover --to eu-west --all-from us-east --sample 50";
+
+type Drill = JoinHandle<anyhow::Result<DrillReport>>;
 
 /// Three regions, two buckets whose primary is in the first, and who rehearses.
 struct Rig {
@@ -94,19 +96,35 @@ impl Rig {
         Ok((output.status.code(), text(&output.stdout), text(&output.stderr)))
     }
 
-    /// A long drill that has come to writing.
-    async fn under_way(&self) -> anyhow::Result<JoinHandle<anyhow::Result<DrillReport>>> {
-        let (tell, mut told) = mpsc::channel(64);
+    /// A long drill that has come to writing. Whoever comes right after another one waits: that is over once its copy is gone, not before.
+    async fn under_way(&self) -> anyhow::Result<Drill> {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let (tell, mut told) = mpsc::channel(64);
+            let drill = self.rehearse(tell);
+            while let Some(step) = told.recv().await {
+                if step >= DrillStep::Write {
+                    return Ok(drill);
+                }
+            }
+            let why = drill.await?.err().context("it tells how far it is")?;
+            let refused = why.downcast_ref::<meridian_client::Error>();
+            let is_early = refused.is_some_and(|refused| refused.kind == RefusalKind::Retry);
+            anyhow::ensure!(is_early && Instant::now() < deadline, "{why:#}");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    /// A drill that tells of its steps.
+    fn rehearse(&self, tell: mpsc::Sender<DrillStep>) -> Drill {
         let (client, node) = (self.client.clone(), self.target().clone());
-        let drill = tokio::spawn(async move {
+        tokio::spawn(async move {
             let progress = |it: DrillProgress| {
                 // What is too much is missed.
                 let _ = tell.try_send(it.step);
             };
             Ok(client.admin().drill_failover(&node, &[BucketName::new("sync")?], DRILL_SAMPLE_MAX, progress).await?)
-        });
-        while told.recv().await.context("it tells how far it is")? < DrillStep::Write {}
-        Ok(drill)
+        })
     }
 
     async fn come_back(&mut self) -> anyhow::Result<()> {

@@ -10,7 +10,9 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
 use chaos::real::{Planet, REGIONS};
+use futures::future::try_join_all;
 use meridian_types::Node;
+use serde_json::Value;
 use tokio::process::Command;
 
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -116,6 +118,26 @@ impl Rig {
             tokio::time::sleep(Duration::from_millis(300)).await;
         }
     }
+
+    /// Moves primaries; types the line again while the check before it, which is of one moment, finds something in the way.
+    async fn moves(&self, line: &str, words: &[&str]) -> anyhow::Result<Said> {
+        let (line, until) = (format!("{line} --max-pause 30s"), Instant::now() + PATIENCE);
+        loop {
+            let said = self.types(&line).await?;
+            let is_refused = said.code == Some(NOT_READY) && said.err.contains("nothing was started");
+            if !is_refused || Instant::now() > until {
+                return said.expect(DONE, words);
+            }
+            tokio::time::sleep(Duration::from_millis(300)).await;
+        }
+    }
+
+    /// Types a line that lists in JSON; what it lists.
+    async fn lists(&self, line: &str, key: &str, words: &[&str]) -> anyhow::Result<Vec<Value>> {
+        let said = self.types(line).await?.expect(DONE, words)?;
+        let list: Value = serde_json::from_str(&said.out)?;
+        list[key].as_array().cloned().with_context(|| format!("`{line}` has no {key}: {list}"))
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -196,19 +218,16 @@ async fn move_and_move_back(rig: &Rig) -> anyhow::Result<()> {
     ensure!(!planned.out.contains("pay"), "{}", planned.out);
 
     let run = "switchover run --to eu-west --label team=shop --op-id m-7 --reason rack-7";
-    let moved = rig.types(run).await?.expect(DONE, &["promoted", "16/16", "rack-7", "undo with"])?;
+    let moved = rig.moves(run, &["promoted", "16/16", "rack-7", "undo with"]).await?;
     rig.types(run).await?.expect(DONE, &["was started under this id before: watching it"])?;
     let looked = rig.types(&format!("{run} --dry-run")).await?.expect(DONE, &["nothing was changed", "promoted"])?;
     ensure!(!looked.err.contains("watching"), "{}", looked.err);
-    rig.types(&moved.command_after("undo with:")?).await?.expect(DONE, &["promoted", "us-east"])?;
+    rig.moves(&moved.command_after("undo with:")?, &["promoted", "us-east"]).await?;
 
-    let moved = rig.types("switchover run --to ap-south --all-from us-east").await?;
-    let moved = moved.expect(DONE, &["orders", "pay", "undo with"])?;
-    rig.types(&moved.command_after("undo with:")?).await?.expect(DONE, &["orders", "pay"])?;
-    let list = rig.types("operation list -o json").await?.expect(DONE, &["rack-7"])?;
-    let list: serde_json::Value = serde_json::from_str(&list.out)?;
-    let operations = list["operations"].as_array().context("operations")?;
-    ensure!(operations.len() == 4, "{list}");
+    let moved = rig.moves("switchover run --to ap-south --all-from us-east", &["orders", "pay", "undo with"]).await?;
+    rig.moves(&moved.command_after("undo with:")?, &["orders", "pay"]).await?;
+    let operations = rig.lists("operation list -o json", "operations", &["rack-7"]).await?;
+    ensure!(operations.len() == 4, "{operations:?}");
     let id = operations[0]["operation"].as_str().context("an operation has a name")?;
     rig.types(&format!("operation show {id}")).await?.expect(DONE, &["rack-7", "16/16"])?;
     Ok(())
@@ -218,7 +237,7 @@ async fn mistakes(rig: &Rig) -> anyhow::Result<()> {
     rig.types("switchover run --to mars --bucket orders").await?.expect(NOT_READY, &["no region of this cluster"])?;
     rig.types("switchover run --to eu-west").await?.expect(INVALID, &["--bucket"])?;
     rig.types("operation show op-999999").await?.expect(INVALID, &["meridian operation list"])?;
-    rig.types("failover run --all-from us-east").await?.expect(NOT_READY, &["us-east answers"])?;
+    rig.until("failover run --all-from us-east", NOT_READY, &["us-east answers"]).await?;
     let lost = "failover run --bucket orders --lost us-east";
     rig.types(&format!("{lost} --reason fire")).await?.expect(NOT_READY, &["has a primary"])?;
     let estimate = rig.types("failover estimate --bucket orders --lost us-east").await?;
@@ -258,9 +277,9 @@ async fn lose_a_region(rig: &mut Rig) -> anyhow::Result<()> {
     bucket.put("known", "everywhere").deadline(PATIENCE).await?;
     rig.planet.kill(1)?;
     rig.planet.kill(2)?;
-    for nth in 0..LOST {
-        bucket.put(format!("lost-{nth}"), "only there").deadline(PATIENCE).await?;
-    }
+    // At once: what is left of the lease must do for all of them.
+    let put = |nth: usize| bucket.put(format!("lost-{nth}"), "only there").deadline(PATIENCE).into_future();
+    try_join_all((0..LOST).map(put)).await?;
     rig.planet.kill(0)?;
     rig.planet.start(1)?;
     rig.planet.start(2)?;
@@ -283,35 +302,43 @@ async fn get_it_back(rig: &mut Rig) -> anyhow::Result<()> {
     let id =
         list.out.split_whitespace().find(|word| word.split('-').count() == 5 && word.starts_with(char::is_numeric));
     let id = id.with_context(|| format!("no bundle has a name:\n{}", list.out))?;
-    rig.types(&format!("salvage diff {id}")).await?.expect(DONE, &["untouched"])?;
+    rig.until(&format!("salvage diff {id}"), DONE, &["untouched"]).await?;
     // One bundle per shard, each written when the shard has been repaired.
     let until = Instant::now() + PATIENCE;
     loop {
-        rig.types("salvage replay --bucket orders --dry-run").await?.expect(DONE, &[])?;
-        rig.types("salvage replay --bucket orders").await?.expect(DONE, &[])?;
-        let scan = rig.types("kv scan orders lost- --keys-only").await?.expect(DONE, &[])?;
-        if (0..LOST)
-            .all(|nth| scan.out.lines().any(|line| line.split_whitespace().any(|it| it == format!("lost-{nth}"))))
-        {
-            break;
+        match written_back(rig).await {
+            Ok(LOST) => break,
+            last => ensure!(Instant::now() < until, "not in time, of {LOST}: {last:?}"),
         }
-        ensure!(Instant::now() < until, "not in time: {}", scan.out);
         tokio::time::sleep(Duration::from_millis(500)).await;
     }
     rig.types("kv get orders lost-3").await?.expect(DONE, &["only there"])?;
     Ok(())
 }
 
+/// Writes back what bundles there are; how many of the lost keys are there then.
+async fn written_back(rig: &Rig) -> anyhow::Result<usize> {
+    rig.types("salvage replay --bucket orders --dry-run").await?.expect(DONE, &[])?;
+    rig.types("salvage replay --bucket orders").await?.expect(DONE, &[])?;
+    let scan = rig.types("kv scan orders lost- --keys-only").await?.expect(DONE, &[])?;
+    let words: Vec<&str> = scan.out.split_whitespace().collect();
+    Ok((0..LOST).filter(|nth| words.contains(&format!("lost-{nth}").as_str())).count())
+}
+
 async fn on_record(rig: &Rig) -> anyhow::Result<()> {
     let words = ["create-bucket", "degrade", "rack-7", "promote", "us-east-is-dark", "replay-salvage", "client/chaos"];
     let events = rig.types("events").await?.expect(DONE, &words[4..])?;
     eprintln!("{}", events.out);
-    let all = rig.types("events --since 1 -o json").await?.expect(DONE, &words)?;
-    let all: serde_json::Value = serde_json::from_str(&all.out)?;
-    let all = all["events"].as_array().context("events")?;
-    let last = rig.types("events --limit 1 -o json").await?.expect(DONE, &[])?;
-    let last: serde_json::Value = serde_json::from_str(&last.out)?;
-    ensure!(last["events"].as_array().is_some_and(|it| it.len() == 1 && it.last() == all.last()), "{last}");
+    // Something may happen between the two.
+    let until = Instant::now() + PATIENCE;
+    loop {
+        let all = rig.lists("events --since 1 -o json", "events", &words).await?;
+        let last = rig.lists("events --limit 1 -o json", "events", &[]).await?;
+        if last.len() == 1 && last.last() == all.last() {
+            break;
+        }
+        ensure!(Instant::now() < until, "{last:?}");
+    }
 
     // A reader that has enough is no error.
     let mut shell = Command::new("sh");

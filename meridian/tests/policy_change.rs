@@ -4,9 +4,9 @@
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use chaos::real::{Planet, REGIONS, changes, create_bucket, load};
+use chaos::real::{Planet, REGIONS, changes, load};
 use meridian_client::Client;
-use meridian_types::{Acks, Bucket, BucketChange, BucketName, Policy};
+use meridian_types::{Acks, Bucket, BucketChange, Policy};
 use tokio_util::sync::CancellationToken;
 
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -25,8 +25,8 @@ async fn a_policy_changes_under_load_and_through_a_crash_without_losing_a_write(
         planet.start(node)?;
     }
     planet.ready(PATIENCE).await?;
+    planet.create_bucket(NAME, Policy::ASYNC).await?;
     let client = planet.client(0).await?;
-    create_bucket(&client, NAME, Policy::ASYNC).await?;
     let stop = CancellationToken::new();
     let mut writers = Vec::new();
     for writer in 0..WRITERS {
@@ -50,6 +50,7 @@ async fn a_policy_changes_under_load_and_through_a_crash_without_losing_a_write(
     until(&client, third, "every region has followed all turns", |it| it.standing.is_sync() && !it.is_turning())
         .await?;
     tokio::time::sleep(BETWEEN).await;
+    changes::until_loaded((&client, NAME), 0..WRITERS, PATIENCE).await?;
     stop.cancel();
 
     let kept = changes::everything_is_kept((&client, NAME), writers, PATIENCE).await?;
@@ -61,10 +62,9 @@ async fn a_policy_changes_under_load_and_through_a_crash_without_losing_a_write(
 /// Rehearses a change, and makes it.
 async fn set(client: &Client, policy: Policy) -> anyhow::Result<Instant> {
     let change = BucketChange { policy: Some(policy), ..BucketChange::default() };
-    let rehearsed = client.admin().set_bucket(&BucketName::new(NAME)?, &change, true).await?;
     let before = bucket(client).await?;
-    anyhow::ensure!(before.epoch.0 + 1 == rehearsed.epoch.0, "the dry run says the epoch, and changes nothing");
-    let changed = client.admin().set_bucket(&BucketName::new(NAME)?, &change, false).await?;
+    let (rehearsed, changed) = changes::set((client, NAME), &change, PATIENCE).await?;
+    anyhow::ensure!(before.epoch.0 + 1 == rehearsed.epoch.0, "the dry run says the epoch: {rehearsed:?}");
     anyhow::ensure!(changed.policy == policy && changed.epoch == rehearsed.epoch, "{changed:?}");
     Ok(Instant::now())
 }

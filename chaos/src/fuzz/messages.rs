@@ -87,7 +87,7 @@ pub(super) fn to_targets() -> Vec<Vec<u8>> {
 }
 
 /// A name of a sample.
-fn named<T, E: std::fmt::Display>(name: Result<T, E>) -> T {
+pub(super) fn named<T, E: std::fmt::Display>(name: Result<T, E>) -> T {
     match name {
         Ok(name) => name,
         Err(error) => panic!("a sample's name is a name: {error}"),

@@ -5,7 +5,7 @@ use meridian_metadata_node::fuzz as metadata_node;
 use meridian_region_core::fuzz as region_core;
 use meridian_region_node::fuzz as region_node;
 
-use super::{Target, messages, shard, words};
+use super::{Target, messages, operators, shard, words};
 
 /// A decoder without checksums, or whose checksums no mutation has to get past.
 const fn open(name: &'static str, accepts: fn(&[u8]) -> bool, samples: fn() -> Vec<Vec<u8>>) -> Target {
@@ -64,6 +64,11 @@ pub fn all() -> Vec<Target> {
         open("wire_topology", messages::topology, messages::topologies),
         open("wire_reports", messages::reports, messages::report_samples),
         open("wire_admin", messages::admin, messages::admin_samples),
+        open("wire_failover", operators::failover, operators::failovers),
+        open("wire_recovery", operators::recovery, operators::recoveries),
+        open("wire_operation", operators::operation, operators::operations),
+        open("repair_ask", operators::ask, operators::asks),
+        open("repair_told", operators::told, operators::tolds),
         open("wire_certificate", messages::certificate, messages::certificates),
     ]
 }

@@ -1,6 +1,7 @@
 //! What tests of changes under load have in common: looking at a bucket until it is as it should be, and the end, at which nothing may be
 //! missing.
 
+use std::ops::Range;
 use std::time::{Duration, Instant};
 
 use anyhow::ensure;
@@ -8,11 +9,14 @@ use meridian_client::{Client, Effect, RefusalKind};
 use meridian_types::{Bucket, BucketChange, BucketName, RegionId};
 use tokio::task::JoinHandle;
 
-use super::load::Ledger;
+use super::load::{Ledger, counter_key};
 use super::verdict;
 
 /// How often a bucket is looked at.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
+
+/// So many increments, of all writers together, are a load; each of them puts as often.
+const LOAD: i64 = 100;
 
 /// A bucket as it is on record.
 ///
@@ -23,24 +27,42 @@ pub async fn bucket(client: &Client, name: &str) -> anyhow::Result<Bucket> {
     topology.bucket_named(name).map(|bucket| bucket.as_ref().clone()).ok_or_else(|| anyhow::anyhow!("no bucket"))
 }
 
-/// Rehearses a change of a bucket, which changes nothing, and makes it; waits for a metadata leader, for an election on a busy machine
-/// takes its time.
+/// Rehearses a change of a bucket, which changes nothing, and makes it: what it was to become, and what it has become. Waits for a
+/// metadata leader: an election on a busy machine takes its time, and an answer is lost with the leader that was asked.
 ///
 /// # Errors
-/// When it is refused, or there is no leader within `patience`.
-pub async fn set((client, name): (&Client, &str), change: &BucketChange, patience: Duration) -> anyhow::Result<()> {
+/// When it is refused, or not made within `patience`.
+pub async fn set(
+    (client, name): (&Client, &str),
+    change: &BucketChange,
+    patience: Duration,
+) -> anyhow::Result<(Bucket, Bucket)> {
     let (since, id) = (Instant::now(), BucketName::new(name)?);
     let before = bucket(client, name).await?;
-    client.admin().set_bucket(&id, change, true).await?;
-    ensure!(bucket(client, name).await? == before, "the dry run changes nothing");
+    let rehearsed = client.admin().set_bucket(&id, change, true).await?;
+    ensure!(is_same(&before, &bucket(client, name).await?), "the dry run changes nothing");
+    let mut may_be_made = false;
     loop {
-        match client.admin().set_bucket(&id, change, false).await {
-            Err(why) if why.kind == RefusalKind::Unavailable && why.effect == Effect::None => {
-                ensure!(since.elapsed() < patience, "{why}");
-            }
-            done => return Ok(done.map(drop)?),
+        let why = match client.admin().set_bucket(&id, change, false).await {
+            Ok(changed) => return Ok((rehearsed, changed)),
+            Err(why) => why,
+        };
+        may_be_made |= why.effect != Effect::None;
+        let passes = matches!(why.kind, RefusalKind::Unavailable | RefusalKind::Retry);
+        ensure!(may_be_made || passes, "{why}");
+        let now = bucket(client, name).await?;
+        if may_be_made && !is_same(&before, &now) {
+            return Ok((rehearsed, now));
         }
+        ensure!(since.elapsed() < patience, "{why}");
+        tokio::time::sleep(LOOK_EVERY).await;
     }
+}
+
+/// Whether nothing that somebody asks for has changed: how copies stand changes by itself.
+fn is_same(a: &Bucket, b: &Bucket) -> bool {
+    (a.epoch, &a.policy, &a.regions, a.joins.joining(), a.crossing.is_some())
+        == (b.epoch, &b.policy, &b.regions, b.joins.joining(), b.crossing.is_some())
 }
 
 /// Waits until the bucket is as it should be; says how long that took, from `since` on.
@@ -83,6 +105,31 @@ pub async fn until_gone((client, name): (&Client, &str), region: RegionId, patie
         }
         ensure!(since.elapsed() < patience, "it still has {keys:?} keys");
         tokio::time::sleep(2 * LOOK_EVERY).await;
+    }
+}
+
+/// Waits until these writers have done enough to speak of a load: what they come to in a given time depends on the machine.
+///
+/// # Errors
+/// When they have not within `patience`, or nobody answers.
+pub async fn until_loaded(
+    (client, name): (&Client, &str),
+    writers: Range<usize>,
+    patience: Duration,
+) -> anyhow::Result<()> {
+    let (since, bucket) = (Instant::now(), client.bucket(name)?);
+    loop {
+        let mut increments = 0;
+        for writer in writers.clone() {
+            let got = bucket.get(counter_key(writer)).eventual().await?;
+            let text = got.value().map(|value| String::from_utf8_lossy(value).into_owned());
+            increments += text.and_then(|text| text.parse::<i64>().ok()).unwrap_or_default();
+        }
+        if increments >= LOAD {
+            return Ok(());
+        }
+        ensure!(since.elapsed() < patience, "only {increments} increments");
+        tokio::time::sleep(LOOK_EVERY).await;
     }
 }
 

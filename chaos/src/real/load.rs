@@ -9,8 +9,8 @@ use std::time::Duration;
 use meridian_client::{Bucket, Effect, Error, Policy, RefusalKind, WriteAck};
 use tokio_util::sync::CancellationToken;
 
-/// Longer than a restart takes, so that most writes survive one by being retried.
-const DEADLINE: Duration = Duration::from_secs(20);
+/// Longer than a restart takes on a busy machine, so that most writes survive one by being retried.
+const DEADLINE: Duration = Duration::from_secs(60);
 
 /// What one writer knows.
 #[derive(Clone, Debug, Default)]

@@ -1,7 +1,16 @@
 //! Where a node of a planet lives: its addresses, its disk, and what its process is started through.
 
-use std::net::{SocketAddr, TcpListener, UdpSocket};
+use std::collections::BTreeSet;
+use std::io;
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+
+/// Ports that this process has given to nodes so far: one whose node is down, or not yet up, is free only to look at.
+static GIVEN: Mutex<BTreeSet<u16>> = Mutex::new(BTreeSet::new());
+
+/// Any port of loopback that is free.
+const ANY: (Ipv4Addr, u16) = (Ipv4Addr::LOCALHOST, 0);
 
 /// Where a node lives.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -31,28 +40,22 @@ pub struct Launch {
 }
 
 impl Place {
-    /// Places on loopback, at ports that were free a moment ago: held all at once, so that they differ.
+    /// Places on loopback, at ports that were free a moment ago and that no other place of this process has.
     ///
     /// # Errors
     /// When there are none.
     pub fn on_loopback(count: usize) -> anyhow::Result<Vec<Place>> {
-        let tcp: Vec<TcpListener> =
-            (0..count * 2).map(|_| TcpListener::bind("127.0.0.1:0")).collect::<Result<_, _>>()?;
-        let udp: Vec<UdpSocket> = (0..count).map(|_| UdpSocket::bind("127.0.0.1:0")).collect::<Result<_, _>>()?;
-        tcp.chunks(2)
-            .zip(&udp)
-            .map(|(tcp, udp)| {
-                let (rpc, admin) = (tcp[0].local_addr()?, tcp[1].local_addr()?);
-                Ok(Place {
-                    rpc,
-                    replication: udp.local_addr()?,
-                    admin,
-                    data_dir: None,
-                    disk_reserve_bytes: None,
-                    through: Vec::new(),
-                })
-            })
-            .collect()
+        let tcp = free(count * 2, || TcpListener::bind(ANY), TcpListener::local_addr)?;
+        let udp = free(count, || UdpSocket::bind(ANY), UdpSocket::local_addr)?;
+        let place = |(tcp, replication): (&[SocketAddr], SocketAddr)| Place {
+            rpc: tcp[0],
+            replication,
+            admin: tcp[1],
+            data_dir: None,
+            disk_reserve_bytes: None,
+            through: Vec::new(),
+        };
+        Ok(tcp.chunks(2).zip(udp).map(place).collect())
     }
 
     /// What a node that joins later says of itself; it is in a zone of its own.
@@ -78,4 +81,24 @@ impl Place {
             limits.unwrap_or_default()
         )
     }
+}
+
+/// So many addresses that are free now and were given to nobody.
+fn free<T>(
+    count: usize,
+    bind: impl Fn() -> io::Result<T>,
+    address: impl Fn(&T) -> io::Result<SocketAddr>,
+) -> anyhow::Result<Vec<SocketAddr>> {
+    let mut given = GIVEN.lock().unwrap_or_else(PoisonError::into_inner);
+    let (mut held, mut free) = (Vec::new(), Vec::new());
+    while free.len() < count {
+        let socket = bind()?;
+        let address = address(&socket)?;
+        // Also one that is of no use is held, so that the next is another.
+        held.push(socket);
+        if given.insert(address.port()) {
+            free.push(address);
+        }
+    }
+    Ok(free)
 }

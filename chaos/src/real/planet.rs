@@ -24,6 +24,9 @@ pub const REGIONS: [&str; 3] = ["us-east", "eu-west", "ap-south"];
 pub const BUCKETS: [(&str, Policy); 3] =
     [("async", Policy::ASYNC), ("sync", Policy::sync(Acks::Majority)), ("active-active", Policy::ActiveActive)];
 
+/// How long a node may take to hear of a bucket: long, since machines may be busy.
+const NEWS_TRAVELS: Duration = Duration::from_secs(60);
+
 /// Three regions, each of one process or several. Dropping it kills them. Nodes are numbered region by region.
 pub struct Planet {
     binary: PathBuf,
@@ -282,16 +285,43 @@ impl Planet {
         Dial { endpoints, pki: self.dir.join("pki"), discover }
     }
 
-    /// Creates one bucket per policy.
+    /// Creates one bucket per policy; every node that was started has heard of them then.
     ///
     /// # Errors
-    /// When the metadata plane refuses.
+    /// As [`Planet::create_bucket`].
     pub async fn create_buckets(&self) -> anyhow::Result<()> {
-        let client = self.client(0).await?;
         for (name, policy) in BUCKETS {
-            create_bucket(&client, name, policy).await?;
+            self.create_bucket(name, policy).await?;
         }
         Ok(())
+    }
+
+    /// Creates a bucket that every region holds; every node that was started has heard of it then.
+    ///
+    /// # Errors
+    /// When the metadata plane refuses, or a node does not hear of it.
+    pub async fn create_bucket(&self, name: &str, policy: Policy) -> anyhow::Result<()> {
+        create_bucket(&self.client(0).await?, name, policy).await?;
+        for node in (0..self.nodes.len()).filter(|node| self.is_started(*node)) {
+            self.hears_of(node, name).await?;
+        }
+        Ok(())
+    }
+
+    /// A client that did not create a bucket takes a node at its word that there is none.
+    async fn hears_of(&self, node: usize, bucket: &str) -> anyhow::Result<()> {
+        let until = Instant::now() + NEWS_TRAVELS;
+        loop {
+            let heard = async {
+                let topology = self.dial_only(node).connect().await?.admin().topology().await?;
+                anyhow::Ok(topology.bucket_named(bucket).is_some())
+            };
+            match heard.await {
+                Ok(true) => return Ok(()),
+                _ if Instant::now() < until => tokio::time::sleep(Duration::from_millis(50)).await,
+                last => anyhow::bail!("{} lacks `{bucket}`: {last:?}; {}", self.nodes[node].name, self.log_tail(node)),
+            }
+        }
     }
 
     fn issue(&self, what: &[&str]) -> anyhow::Result<()> {

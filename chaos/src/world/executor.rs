@@ -219,6 +219,17 @@ impl Spawner {
     }
 }
 
+/// Waits for all of them. Whoever is waiting is polled in this order, however many there are: `join_all` polls more than thirty in the
+/// order in which they were woken.
+pub(crate) async fn join_in_order<F: Future<Output = ()>>(futures: impl IntoIterator<Item = F>) {
+    let mut waiting: Vec<Pin<Box<F>>> = futures.into_iter().map(Box::pin).collect();
+    std::future::poll_fn(|context| {
+        waiting.retain_mut(|future| future.as_mut().poll(context).is_pending());
+        if waiting.is_empty() { Poll::Ready(()) } else { Poll::Pending }
+    })
+    .await;
+}
+
 struct Task {
     owner: Owner,
     future: BoxFuture<'static, ()>,

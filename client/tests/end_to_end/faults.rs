@@ -4,13 +4,19 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use meridian_client::{Client, Effect, RefusalKind, RetryPolicy, WriteAck};
+use meridian_client::{Client, Effect, Error, RefusalKind, RetryPolicy, WriteAck};
 use meridian_proto::dial;
 use meridian_proto::exchange::Exchange;
 use meridian_types::{ClientId, Epoch, Key, Policy, Refusal, Request, RequestId, SessionToken, Write};
 
 use crate::proxy::Proxy;
 use crate::world::World;
+
+/// Less than what an endpoint that failed is left alone for.
+const LEFT_ALONE: Duration = Duration::from_millis(400);
+
+/// Far beyond what a busy machine needs.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 async fn through(world: &World, proxy: &Proxy) -> anyhow::Result<Client> {
     let builder = Client::builder().endpoints([proxy.address.clone()]).discover(false);
@@ -75,7 +81,8 @@ async fn a_silent_network_ends_at_the_deadline_with_the_effect_unknown() -> anyh
     proxy.faults.silent.store(true, Ordering::SeqCst);
     let began = Instant::now();
     let error = orders.put("k", "v").deadline(Duration::from_millis(400)).await.unwrap_err();
-    assert!((400..1500).contains(&began.elapsed().as_millis()), "{:?}", began.elapsed());
+    // Without one it were 10 s.
+    assert!((400..8000).contains(&began.elapsed().as_millis()), "{:?}", began.elapsed());
     assert_eq!(error.effect, Effect::Unknown, "{error}");
     Ok(())
 }
@@ -85,13 +92,31 @@ async fn a_slow_store_ends_at_the_deadline_by_the_nodes_own_word() -> anyhow::Re
     let world = World::new(1).await?;
     let orders = world.client().await?.bucket("orders")?;
     world.servers[0].store.mood.lock().unwrap().delay = Duration::from_secs(30);
-    let write = orders.put("k", "v").deadline(Duration::from_millis(200)).await.unwrap_err();
-    assert_eq!((write.kind, write.effect), (RefusalKind::Unavailable, Effect::Unknown));
-    assert!(write.message.contains("was not finished within its deadline"), "{write}");
-    let read = orders.get("k").deadline(Duration::from_millis(200)).await.unwrap_err();
-    assert_eq!((read.kind, read.effect), (RefusalKind::Unavailable, Effect::None));
-    assert_eq!(world.servers[0].gateway.in_progress(), 0);
+    let deadline = Duration::from_millis(200);
+    let write = ended_by_the_node(async || orders.put("k", "v").deadline(deadline).await.unwrap_err()).await;
+    assert_eq!((write.kind, write.effect), (RefusalKind::Unavailable, Effect::Unknown), "{write}");
+    let read = ended_by_the_node(async || orders.get("k").deadline(deadline).await.unwrap_err()).await;
+    assert_eq!((read.kind, read.effect), (RefusalKind::Unavailable, Effect::None), "{read}");
+    // Long before the store has finished them.
+    let over = async {
+        while world.servers[0].gateway.in_progress() > 0 {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(8), over).await?;
     Ok(())
+}
+
+/// Asks until it is the node's word that ends it: on a busy machine the client may be the first to give up.
+async fn ended_by_the_node(ask: impl AsyncFn() -> Error) -> Error {
+    let until = Instant::now() + PATIENCE;
+    loop {
+        let error = ask().await;
+        if error.message.contains("was not finished within its deadline") {
+            return error;
+        }
+        assert!(Instant::now() < until, "{error}");
+    }
 }
 
 #[tokio::test]
@@ -153,11 +178,18 @@ async fn a_dead_endpoint_is_replaced_by_the_next_given_one() -> anyhow::Result<(
     let orders = client.bucket("orders")?;
     assert_eq!(orders.put("k", "1").await?.meta.region.as_str(), "us-east");
     drop(proxy);
+    let mut failed = Instant::now();
     let written = orders.put("k", "2").await?;
     assert_eq!(written.meta.region.as_str(), "eu-west");
-    // It is left alone now: no attempt is wasted on it.
-    assert_eq!(orders.put("k", "3").await?.meta.attempts, 1);
-    Ok(())
+    loop {
+        let began = Instant::now();
+        if orders.put("k", "3").await?.meta.attempts == 1 {
+            return Ok(());
+        }
+        // For half a second at least, which a busy machine may spend otherwise.
+        assert!(failed.elapsed() > LEFT_ALONE, "it is left alone: no attempt is wasted on it");
+        failed = began;
+    }
 }
 
 #[tokio::test]
@@ -180,7 +212,7 @@ async fn a_server_that_drains_finishes_what_it_has_and_clients_go_elsewhere() ->
     let client = world.builder(&[0, 1])?.connect().await?;
     let orders = client.bucket("orders")?;
     orders.put("warm", "up").await?;
-    world.servers[0].store.mood.lock().unwrap().delay = Duration::from_millis(300);
+    world.servers[0].store.mood.lock().unwrap().delay = Duration::from_secs(3);
     let slow = tokio::spawn({
         let orders = orders.clone();
         async move { orders.put("k", "slow").await }
@@ -203,7 +235,7 @@ async fn a_panic_in_the_store_is_reported_as_fatal() -> anyhow::Result<()> {
     let orders = world.client().await?.bucket("orders")?;
     world.servers[0].store.mood.lock().unwrap().panics = true;
     let gateway = world.servers[0].gateway.clone();
-    let fatal = tokio::time::timeout(Duration::from_secs(5), gateway.fatal());
+    let fatal = tokio::time::timeout(PATIENCE, gateway.fatal());
     let write = async { orders.put("k", "v").deadline(Duration::from_millis(300)).await };
     let (fatal, write) = tokio::join!(fatal, write);
     fatal?;
@@ -239,7 +271,8 @@ async fn a_node_that_falls_silent_is_left_for_the_next_one_within_an_attempt() -
     let began = Instant::now();
     let count = orders.increment("n", 1).await?;
     assert_eq!((count.value, count.meta.region.as_str()), (2, "eu-west"));
-    assert!(began.elapsed() < Duration::from_secs(2), "{:?}", began.elapsed());
+    // An attempt of the length that is usual were 5 s.
+    assert!(began.elapsed() < Duration::from_secs(4), "{:?}", began.elapsed());
     Ok(())
 }
 
@@ -279,6 +312,7 @@ async fn a_write_that_never_left_has_no_effect_and_callers_are_told_at_once() ->
         let refused = exchange.call(&write(sequence)?).await.unwrap_err();
         assert_eq!((refused.kind, refused.effect), (RefusalKind::Retry, Effect::None), "{refused}");
     }
-    assert!(began.elapsed() < Duration::from_secs(2), "{:?}", began.elapsed());
+    // At its deadline each were 5 s late.
+    assert!(began.elapsed() < Duration::from_secs(30), "{:?}", began.elapsed());
     Ok(())
 }

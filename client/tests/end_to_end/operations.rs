@@ -189,7 +189,7 @@ async fn an_unknown_bucket_is_refused_at_once_but_one_just_created_is_waited_for
         auto: Default::default(),
     };
     client.admin().create_bucket(&spec, false).await?;
-    let refused = client.bucket("fresh")?.get("k").deadline(Duration::from_millis(300)).await.unwrap_err();
+    let refused = client.bucket("fresh")?.get("k").deadline(Duration::from_secs(3)).await.unwrap_err();
     assert_eq!(refused.kind, RefusalKind::NotFound);
     assert!(refused.attempts > 1, "{refused}");
     Ok(())

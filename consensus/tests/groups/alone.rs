@@ -11,6 +11,7 @@ use meridian_types::{GroupId, Lsn, NodeId};
 use tonic::transport::Channel;
 
 use super::ledger::{Book, Ledger};
+use super::world::{PATIENCE, copy_live};
 
 const NODE: NodeId = NodeId(1);
 const GROUP: GroupId = GroupId(1);
@@ -77,11 +78,7 @@ async fn a_copy_of_the_directory_at_any_moment_has_everything_acknowledged_dur_1
     // The kill: nothing is closed, nothing is synced for the copy. The state was never persisted.
     let copy = tempfile::tempdir().unwrap();
     let (from, to) = (dir.path().join("consensus/log"), copy.path().join("consensus/log"));
-    std::fs::create_dir_all(&to).unwrap();
-    for item in std::fs::read_dir(from).unwrap() {
-        let item = item.unwrap();
-        std::fs::copy(item.path(), to.join(item.file_name())).unwrap();
-    }
+    copy_live(&from, &to);
     let (survivor, _, book) = start(copy.path()).await;
     assert_eq!(lines(&book).len(), 50);
     survivor.shutdown(Duration::ZERO).await;
@@ -105,7 +102,7 @@ async fn the_log_is_purged_only_below_what_the_state_machine_made_durable() {
             }
         }
     };
-    let oldest = tokio::time::timeout(Duration::from_secs(10), trimmed).await.unwrap();
+    let oldest = tokio::time::timeout(PATIENCE, trimmed).await.unwrap();
     assert!(oldest <= last);
     drop(group);
     consensus.shutdown(Duration::from_secs(1)).await;
@@ -131,7 +128,7 @@ async fn a_failing_state_machine_is_fatal_and_says_why() {
     let (consensus, group, _) = start(dir.path()).await;
     let answer = group.propose(Bytes::from_static(b"fail")).unwrap().await;
     assert_eq!(answer, Err(ProposeError::Unknown));
-    let fatal = tokio::time::timeout(Duration::from_secs(10), consensus.fatal()).await.unwrap();
+    let fatal = tokio::time::timeout(PATIENCE, consensus.fatal()).await.unwrap();
     assert_eq!(fatal.group, Some(GROUP));
     assert!(fatal.message.contains("asked to fail"), "{fatal}");
     assert!(!consensus.problems().is_empty());
@@ -159,7 +156,7 @@ async fn bytes_in_flight_are_bounded_res_1() {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     };
-    tokio::time::timeout(Duration::from_secs(10), eventually).await.unwrap();
+    tokio::time::timeout(PATIENCE, eventually).await.unwrap();
     consensus.shutdown(Duration::from_secs(5)).await;
 }
 
@@ -213,7 +210,7 @@ async fn a_full_disk_refuses_writes_serves_reads_and_recovers_by_itself() {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     };
-    tokio::time::timeout(Duration::from_secs(10), recovered).await.unwrap();
+    tokio::time::timeout(PATIENCE, recovered).await.unwrap();
     assert!(consensus.problems().is_empty());
     consensus.shutdown(Duration::from_secs(1)).await;
 }

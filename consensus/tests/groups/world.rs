@@ -1,8 +1,9 @@
 //! Several nodes in one process: real TLS sockets and directories, each node in a runtime of its own, so that it
 //! can be killed as a whole. A gate in front of each node can cut it off.
 
-use std::collections::BTreeMap;
-use std::net::SocketAddr;
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -12,7 +13,7 @@ use meridian_consensus::{Applied, Consensus, Group, Options, Pace, ProposeError}
 use meridian_proto::dial::Dial;
 use meridian_proto::identity::Identity;
 use meridian_proto::tls::TlsMaterial;
-use meridian_types::{GroupId, NodeId, NodeName, RegionName};
+use meridian_types::{GroupId, Lsn, NodeId, NodeName, RegionName};
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair, SanType};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
@@ -25,6 +26,10 @@ use tonic::transport::{Channel, Endpoint, Server};
 use super::ledger::{Book, Gate, Ledger};
 
 pub(crate) const GROUP: GroupId = GroupId(3);
+
+/// Far beyond what a busy machine needs.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+
 const PACE: Pace = Pace { heartbeat_ms: 100, election_ms_min: 500, election_ms_max: 1000 };
 
 /// The CA of one test.
@@ -124,8 +129,7 @@ impl World {
             let name = NodeName::new(&format!("node-{place}")).unwrap();
             let id = NodeId::of(&name);
             let identity = Identity::Node { region: RegionName::new("here").unwrap(), name };
-            // Bound and freed again: the port is free for the node itself, as often as it starts.
-            let address = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+            let address = free_address();
             let tls = authority.issue(&identity);
             let dir = dir.path().join(place.to_string());
             places.insert(id, Place { dir, address, tls, gate: Arc::default() });
@@ -214,7 +218,7 @@ impl World {
         killed.runtime.take().unwrap().shutdown_timeout(Duration::from_secs(1));
         let dir = &self.places[&node].dir;
         let image = dir.with_extension("image");
-        copy(dir, &image);
+        copy_live(dir, &image);
         gate.open();
         let runtime = tokio::runtime::Runtime::new().unwrap();
         runtime.block_on(killed.consensus.shutdown(Duration::ZERO));
@@ -233,16 +237,40 @@ impl World {
 
     /// Who leads, once some node among those that run does.
     pub(crate) fn leader(&self) -> NodeId {
-        let leads = |node: &Node| node.group.leadership().borrow().leads;
-        eventually("a leader", || self.nodes.iter().find(|(_, node)| leads(node)).map(|(id, _)| *id))
+        self.leader_among(&self.ids())
     }
 
-    /// Proposes until some leader applies it.
+    fn leader_among(&self, among: &[NodeId]) -> NodeId {
+        let leads = |id: &&NodeId| self.nodes.get(*id).is_some_and(|node| node.group.leadership().borrow().leads);
+        eventually("a leader", || among.iter().find(leads).copied())
+    }
+
+    /// Proposes until some leader applies it: once, as long as no two lines of a test are the same.
     pub(crate) fn put(&self, line: &str) -> Applied {
+        self.put_among(&self.ids(), line)
+    }
+
+    /// The same, where one of these leads.
+    pub(crate) fn put_among(&self, among: &[NodeId], line: &str) -> Applied {
         eventually(line, || {
-            let leader = self.leader();
-            let node = &self.nodes[&leader];
-            run(node, propose(node.group.clone(), line.to_owned())).ok()
+            let node = &self.nodes[&self.leader_among(among)];
+            match run(node, propose(node.group.clone(), line.to_owned())) {
+                Ok(applied) => Some(applied),
+                Err(ProposeError::Unknown) => self.look_for(among, line),
+                // It did not take effect.
+                Err(_) => None,
+            }
+        })
+    }
+
+    /// Looks for a line whose proposal was not answered, behind a barrier: what is not there then never comes.
+    fn look_for(&self, among: &[NodeId], line: &str) -> Option<Applied> {
+        eventually("a barrier", || {
+            let node = &self.nodes[&self.leader_among(among)];
+            run(node, node.group.read_barrier()).ok()?;
+            let book = node.book.lock().unwrap();
+            let found = book.lines.iter().enumerate().find(|(_, (_, it))| &it[..] == line.as_bytes());
+            Some(found.map(|(at, (lsn, _))| Applied { lsn: Lsn(*lsn), result: Bytes::from(at.to_string()) }))
         })
     }
 
@@ -286,17 +314,56 @@ async fn delay(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, distance: Durati
     }
 }
 
-fn copy(from: &Path, to: &Path) {
-    std::fs::create_dir_all(to).unwrap();
-    for item in std::fs::read_dir(from).unwrap() {
-        let item = item.unwrap();
-        let to = to.join(item.file_name());
-        if item.file_type().unwrap().is_dir() {
-            copy(&item.path(), &to);
-        } else {
-            std::fs::copy(item.path(), to).unwrap();
+/// An address that no node of this process had before: found free now, and taken again at every start of the node. It is at
+/// a loopback address of this process alone: a port that a stopped node has left at 127.0.0.1 may be taken by another test's connection
+/// until the node starts again.
+fn free_address() -> SocketAddr {
+    static GIVEN: Mutex<BTreeSet<u16>> = Mutex::new(BTreeSet::new());
+    let [_, high, middle, low] = std::process::id().to_be_bytes();
+    let own = Ipv4Addr::new(127, 1 + high % 200, middle, low);
+    loop {
+        let address = std::net::TcpListener::bind((own, 0)).unwrap().local_addr().unwrap();
+        if GIVEN.lock().unwrap().insert(address.port()) {
+            return address;
         }
     }
+}
+
+/// Copies a directory of a node that runs. It may rename and remove files meanwhile: then all is copied anew, for no crash leaves
+/// half of that behind.
+pub(crate) fn copy_live(from: &Path, to: &Path) {
+    eventually("a moment in which no file comes or goes", || {
+        drop(std::fs::remove_dir_all(to));
+        let before = files(from).ok()?;
+        copy(from, to).ok()?;
+        (files(from).ok()? == before).then_some(())
+    });
+}
+
+fn copy(from: &Path, to: &Path) -> io::Result<()> {
+    std::fs::create_dir_all(to)?;
+    for item in std::fs::read_dir(from)? {
+        let item = item?;
+        let to = to.join(item.file_name());
+        match item.file_type()?.is_dir() {
+            true => copy(&item.path(), &to)?,
+            false => drop(std::fs::copy(item.path(), to)?),
+        }
+    }
+    Ok(())
+}
+
+/// The paths of all files in a directory.
+fn files(dir: &Path) -> io::Result<BTreeSet<PathBuf>> {
+    let mut found = BTreeSet::new();
+    for item in std::fs::read_dir(dir)? {
+        let item = item?;
+        match item.file_type()?.is_dir() {
+            true => found.append(&mut files(&item.path())?),
+            false => drop(found.insert(item.path())),
+        }
+    }
+    Ok(found)
 }
 
 async fn propose(group: Group, line: String) -> Result<Applied, ProposeError> {
@@ -314,7 +381,7 @@ pub(crate) fn eventually<T>(what: &str, found: impl Fn() -> Option<T>) -> T {
         if let Some(found) = found() {
             return found;
         }
-        assert!(start.elapsed() < Duration::from_secs(40), "{what} did not come in 40 s");
+        assert!(start.elapsed() < PATIENCE, "{what} did not come in {PATIENCE:?}");
         std::thread::sleep(Duration::from_millis(10));
     }
 }

@@ -5,9 +5,10 @@ use std::time::Duration;
 
 use chaos::real::load::{Ledger, write};
 use chaos::real::{BUCKETS, Planet, REGIONS, verdict};
-use meridian_client::{BucketName, Client, RegionName, Selection, SwitchoverSpec};
+use meridian_client::{BucketName, Client, RefusalKind, RegionName, Selection, SwitchoverSpec};
 use meridian_types::{Labels, OperationId};
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 /// One large value: some thirty fill a segment.
@@ -49,13 +50,18 @@ impl Load {
         std::mem::take(&mut self.writers).join_all().await
     }
 
-    /// Gives the metadata plane more to do than its log keeps.
-    pub(crate) async fn relabel(&self, planet: &Planet) -> anyhow::Result<()> {
+    /// Gives the metadata plane more to do than its log keeps; waits that long for a leader, since that may just have been killed.
+    pub(crate) async fn relabel(&self, planet: &Planet, patience: Duration) -> anyhow::Result<()> {
         let client = planet.client(0).await?;
         let bucket = BucketName::new(BUCKETS[0].0)?;
         for number in 0..COMMANDS {
             let labels = Labels::from([("number".to_owned(), number.to_string())]);
-            client.admin().set_labels(&bucket, labels, Vec::new()).await?;
+            let until = Instant::now() + patience;
+            while let Err(why) = client.admin().set_labels(&bucket, labels.clone(), Vec::new()).await {
+                let passes = matches!(why.kind, RefusalKind::Unavailable | RefusalKind::Retry);
+                anyhow::ensure!(passes && Instant::now() < until, "{why}");
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
         }
         Ok(())
     }

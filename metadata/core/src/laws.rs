@@ -740,9 +740,9 @@ fn formats_of_another_release_and_oversized_bytes_are_named() {
     assert_eq!(Command::decode(&trailing), Err(CommandError::Trailing(1)));
 
     let mut newer = ClusterState::default().encode();
-    newer[8] = 10;
+    newer[8] = 11;
     let content = newer.len() - 4;
     let checksum = crc32c::crc32c(&newer[..content]);
     newer[content..].copy_from_slice(&checksum.to_le_bytes());
-    assert_eq!(ClusterState::decode(&newer), Err(SnapshotError::UnknownVersion(10)));
+    assert_eq!(ClusterState::decode(&newer), Err(SnapshotError::UnknownVersion(11)));
 }

@@ -1,7 +1,7 @@
 //! A cluster in one process: real TLS sockets, real directories, each node in a runtime of its own so that it
 //! can be killed as a whole. Every connection goes through a proxy that can delay or cut it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
@@ -106,13 +106,25 @@ pub(crate) struct World {
 
 pub(crate) const FAST: Pace = Pace { heartbeat_ms: 60, election_ms_min: 300, election_ms_max: 600 };
 
+/// Far beyond what a busy machine needs.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+
+/// How long the leases of [`quick`] last.
+pub(crate) const QUICK_TTL_MS: u64 = 2500;
+
 /// Quick leases, so that tests need not wait long for their end.
 pub(crate) fn quick(options: &mut Options) {
-    options.lease_ttl_ms = 2500;
+    options.lease_ttl_ms = QUICK_TTL_MS;
     options.renew_every_ms = 250;
     options.renew_timeout_ms = 500;
     options.attempt_timeout_ms = 700;
-    options.command_deadline_ms = 4000;
+    options.command_deadline_ms = 30_000;
+}
+
+/// The same, where changes wait in vain.
+pub(crate) fn impatient(options: &mut Options) {
+    quick(options);
+    options.command_deadline_ms = 10_000;
 }
 
 impl World {
@@ -129,8 +141,7 @@ impl World {
             let region = RegionName::new(regions[if at < 3 { at } else { 0 }]).unwrap();
             let name = NodeName::new(&format!("{region}-{}", if at < 3 { 1 } else { at })).unwrap();
             let tls = authority.issue(&Identity::Node { region: region.clone(), name: name.clone() });
-            // A port of its own, found free now and taken again at every start.
-            let server = std::net::TcpListener::bind((own_loopback(), 0)).unwrap().local_addr().unwrap();
+            let server = free_address();
             let member = Member {
                 name: name.clone(),
                 region,
@@ -167,7 +178,12 @@ impl World {
 
     /// A world whose members all run.
     pub(crate) fn started() -> World {
+        World::started_with(quick)
+    }
+
+    pub(crate) fn started_with(tune: fn(&mut Options)) -> World {
         let mut world = World::new(0);
+        world.tune = tune;
         (0..3).for_each(|at| world.start(at));
         world
     }
@@ -236,7 +252,7 @@ impl World {
     /// Starts a node of an earlier generation: it is told so, stops, and is started once more.
     pub(crate) fn start_again(&mut self, at: usize) {
         self.start(at);
-        eventually("it is told and stops", Duration::from_secs(30), || self.has_stopped(at));
+        eventually("it is told and stops", PATIENCE, || self.has_stopped(at));
         self.kill(at);
         self.start(at);
     }
@@ -266,7 +282,7 @@ impl World {
     /// The running node that leads, once all running nodes agree who does.
     pub(crate) fn leader(&self) -> usize {
         let mut found = None;
-        eventually("a leader that all know", Duration::from_secs(20), || {
+        eventually("a leader that all know", PATIENCE, || {
             let running: Vec<_> = (0..self.places.len()).filter(|at| self.is_running(*at)).collect();
             let named: Vec<_> = running.iter().map(|at| self.handle(*at).leader()).collect();
             found = running.iter().copied().find(|at| named.iter().all(|leader| *leader == Some(self.id(*at))));
@@ -281,7 +297,7 @@ impl World {
 
     /// Waits until every running node is registered and holds a lease.
     pub(crate) fn settle(&self) {
-        eventually("every node registered and leased", Duration::from_secs(30), || {
+        eventually("every node registered and leased", PATIENCE, || {
             (0..self.places.len())
                 .filter(|at| self.is_running(*at))
                 .all(|at| self.handle(at).is_registered() && self.holds_lease(at))
@@ -290,7 +306,7 @@ impl World {
 
     /// Waits until these nodes hold a lease.
     pub(crate) fn settle_some(&self, nodes: &[usize]) {
-        eventually("these nodes leased", Duration::from_secs(30), || nodes.iter().all(|at| self.holds_lease(*at)));
+        eventually("these nodes leased", PATIENCE, || nodes.iter().all(|at| self.holds_lease(*at)));
     }
 
     pub(crate) fn delay_all(&self, one_way_ms: u64) {
@@ -338,6 +354,17 @@ fn runtime() -> Runtime {
 fn own_loopback() -> Ipv4Addr {
     let [_, high, middle, low] = std::process::id().to_be_bytes();
     Ipv4Addr::new(127, 1 + high % 200, middle, low)
+}
+
+/// An address that no world of this process was given before: found free now, and taken again at every start.
+fn free_address() -> SocketAddr {
+    static GIVEN: Mutex<BTreeSet<u16>> = Mutex::new(BTreeSet::new());
+    loop {
+        let address = std::net::TcpListener::bind((own_loopback(), 0)).unwrap().local_addr().unwrap();
+        if GIVEN.lock().unwrap().insert(address.port()) {
+            return address;
+        }
+    }
 }
 
 async fn listen(address: SocketAddr) -> TcpListener {

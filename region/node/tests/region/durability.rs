@@ -30,7 +30,7 @@ async fn a_sync_write_without_a_second_region_times_out_as_applied_here_and_name
     let (_a, _b, a, b) = two().await;
     let id = RequestId { client: ClientId(1), sequence: 1 };
     let increment = || identified(SYNC, Write::Increment { key: key("c"), by: 1 }, id);
-    let refused = a.execute(soon(increment())).await.unwrap_err();
+    let refused = in_vain(&a, increment()).await;
     assert_eq!((refused.kind, refused.effect), (RefusalKind::Unavailable, Effect::Applied));
     assert!(refused.message.contains("1 of 2") && refused.message.contains("eu-west"), "{}", refused.message);
     // A strong read would show what a failover could undo: it waits too (CON-1).
@@ -51,7 +51,7 @@ async fn a_strong_read_of_a_removed_key_waits_until_the_removal_is_safe() {
         let _carrier = Carrier::start(&a, &b);
         a.put(SYNC, "k", "v").await.unwrap();
     }
-    let removed = a.execute(soon(write_request(SYNC, Write::Delete { key: key("k") }))).await.unwrap_err();
+    let removed = in_vain(&a, write_request(SYNC, Write::Delete { key: key("k") })).await;
     assert_eq!(removed.effect, Effect::Applied);
     let read = get(SYNC, "k", ReadLevel::Strong);
     assert_eq!(a.execute(soon(read.clone())).await.unwrap_err().kind, RefusalKind::Unavailable);
@@ -66,7 +66,7 @@ async fn an_async_write_asked_for_two_regions_waits_for_them() {
     if let Request::Write { ack, .. } = &mut request {
         *ack = WriteAck::All;
     }
-    let refused = a.execute(soon(request.clone())).await.unwrap_err();
+    let refused = in_vain(&a, request.clone()).await;
     assert_eq!((refused.kind, refused.effect), (RefusalKind::Unavailable, Effect::Applied));
     let _carrier = Carrier::start(&a, &b);
     assert_eq!(a.execute(request).await.unwrap().durability.unwrap().regions, 2);

@@ -163,12 +163,12 @@ async fn con_3_a_replica_knows_no_bound_on_its_staleness_until_the_seal_has_arri
     let pair = pair().await;
     pair.a.put("async", "k", "1").await.unwrap();
     pair.carry_all().await;
-    let bounded = || soon(get("async", "k", ReadLevel::Bounded { staleness_ms_max: 10_000 }));
+    let bounded = || get("async", "k", ReadLevel::Bounded { staleness_ms_max: 10_000 });
     assert!(pair.b.execute(bounded()).await.is_ok());
     pair.drain();
     eventually("sealed", async || pair.sealed().len() == usize::from(SHARDS)).await;
     // The primary might be anywhere by now, for all this replica can tell.
-    assert_eq!(pair.b.execute(bounded()).await.unwrap_err().kind, RefusalKind::Stale);
+    assert_eq!(pair.b.execute(soon(bounded())).await.unwrap_err().kind, RefusalKind::Stale);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -185,7 +185,7 @@ async fn a_region_that_is_repaired_holds_no_copy_that_counts() {
     eventually("a session is open", async || b.handle.repairs().iter().any(|it| !it.done && it.bytes_moved > 0)).await;
     let shard = b.handle.repairs().into_iter().find(|it| !it.done && it.bytes_moved > 0).unwrap().shard;
     let name = (0..).map(|n| format!("n{n}")).find(|name| shard_of(&pair.plane, SYNC, name) == shard).unwrap();
-    let refused = a.execute(soon(write_request(SYNC, put(&name, "v")))).await.unwrap_err();
+    let refused = in_vain(a, write_request(SYNC, put(&name, "v"))).await;
     assert_eq!((refused.kind, refused.effect), (RefusalKind::Unavailable, Effect::Applied), "DUR-2");
     let written = a.put(SYNC, &name, "w").await.unwrap();
     assert_eq!(written.durability.map(|it| it.regions), Some(2), "and does again once it is equal");

@@ -178,7 +178,7 @@ async fn a_key_that_is_created_and_deleted_after_the_bundle_was_written_is_not_r
     }
     let image = tempfile::tempdir().unwrap();
     lost.a.image_of_crash(image.path());
-    copy_dir(&lost.a.dir.join("salvage"), &image.path().join("salvage"));
+    copy_live(&lost.a.dir, image.path(), &["salvage"]);
     let again = Arc::new(RegionUnderTest::start(image.path(), A, &lost.plane).await);
     again.listen(&lost.b).await;
     lost.b.listen(&again).await;
@@ -197,10 +197,11 @@ async fn a_bundle_is_written_once_however_often_the_old_primary_crashes_before_i
         !lost.bundles().await.is_empty()
     })
     .await;
+    // Another may be written while the image is taken.
+    let before = lost.bundles().await;
     let image = tempfile::tempdir().unwrap();
     lost.a.image_of_crash(image.path());
-    copy_dir(&lost.a.dir.join("salvage"), &image.path().join("salvage"));
-    let before = lost.bundles().await;
+    copy_live(&lost.a.dir, image.path(), &["salvage"]);
     let again = Arc::new(RegionUnderTest::start(image.path(), A, &lost.plane).await);
     again.listen(&lost.b).await;
     lost.b.listen(&again).await;

@@ -134,7 +134,7 @@ async fn con_3_a_replica_without_the_seal_is_not_fresh_by_the_new_lanes_word() {
     eventually("it is ordered", async || a.value(ASYNC, "k", ReadLevel::Eventual).await.as_deref() == Some("new"))
         .await;
     carry_lane(&a, &b, Lane::Sync).await;
-    let bounded = || soon(get(ASYNC, "k", ReadLevel::Bounded { staleness_ms_max: 60_000 }));
+    let bounded = || get(ASYNC, "k", ReadLevel::Bounded { staleness_ms_max: 60_000 });
     let refused = b.execute(when_stale(bounded(), StalePolicy::Fail)).await.unwrap_err();
     assert_eq!(refused.kind, RefusalKind::Stale);
     carry_lane(&a, &b, Lane::Async).await;

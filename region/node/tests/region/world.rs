@@ -35,6 +35,9 @@ pub const SHARDS: u16 = 2;
 /// Far beyond what a busy machine needs.
 const PATIENT_MS: u32 = 30_000;
 
+/// For what comes by itself.
+const PATIENCE: Duration = Duration::from_secs(60);
+
 pub const ASYNC: &str = "async";
 pub const SYNC: &str = "sync";
 pub const ACTIVE: &str = "active";
@@ -353,8 +356,7 @@ impl RegionUnderTest {
 
     /// The files as a crash would leave them now: state first, so that the log is never behind it.
     pub fn image_of_crash(&self, to: &Path) {
-        copy_dir(&self.dir.join("state"), &to.join("state"));
-        copy_dir(&self.dir.join("log"), &to.join("log"));
+        copy_live(&self.dir, to, &["state", "log"]);
     }
 
     pub async fn execute(&self, request: Request) -> Result<Response, Refusal> {
@@ -390,15 +392,50 @@ impl RegionUnderTest {
     }
 }
 
-pub fn copy_dir(from: &Path, to: &Path) {
-    std::fs::create_dir_all(to).unwrap();
-    for entry in std::fs::read_dir(from).unwrap().map(Result::unwrap) {
+/// Copies these directories of a node that runs, one after the other. It may rename and remove files meanwhile: then all are copied
+/// anew, for no crash leaves half of that behind.
+pub fn copy_live(from: &Path, to: &Path, parts: &[&str]) {
+    let until = Instant::now() + PATIENCE;
+    let copy = || -> io::Result<bool> {
+        let all = || parts.iter().map(|part| files(&from.join(part))).collect::<io::Result<Vec<_>>>();
+        let before = all()?;
+        parts.iter().try_for_each(|part| copy_dir(&from.join(part), &to.join(part)))?;
+        Ok(all()? == before)
+    };
+    loop {
+        let copied = copy();
+        if matches!(copied, Ok(true)) {
+            return;
+        }
+        assert!(Instant::now() < until, "files come and go all the time: {copied:?}");
+        parts.iter().for_each(|part| drop(std::fs::remove_dir_all(to.join(part))));
+    }
+}
+
+fn copy_dir(from: &Path, to: &Path) -> io::Result<()> {
+    std::fs::create_dir_all(to)?;
+    for entry in std::fs::read_dir(from)? {
+        let entry = entry?;
         let target = to.join(entry.file_name());
-        match entry.file_type().unwrap().is_dir() {
-            true => copy_dir(&entry.path(), &target),
-            false => drop(std::fs::copy(entry.path(), target).unwrap()),
+        match entry.file_type()?.is_dir() {
+            true => copy_dir(&entry.path(), &target)?,
+            false => drop(std::fs::copy(entry.path(), target)?),
         }
     }
+    Ok(())
+}
+
+/// The paths of all files in a directory.
+fn files(dir: &Path) -> io::Result<BTreeSet<PathBuf>> {
+    let mut found = BTreeSet::new();
+    for entry in std::fs::read_dir(dir)? {
+        let entry = entry?;
+        match entry.file_type()?.is_dir() {
+            true => found.append(&mut files(&entry.path())?),
+            false => drop(found.insert(entry.path())),
+        }
+    }
+    Ok(found)
 }
 
 /// The gateway's place: every request of a stream answered by the node.
@@ -492,12 +529,24 @@ pub fn read_request(bucket: &str, read: Read, level: ReadLevel) -> Request {
     }
 }
 
-/// The same request with little patience: for what is expected to wait in vain.
+/// The same request with little patience: for what is expected to wait in vain. See [`in_vain`] for what is to be ordered before that.
 pub fn soon(mut request: Request) -> Request {
     match &mut request {
         Request::Read { deadline_ms, .. } | Request::Write { deadline_ms, .. } => *deadline_ms = 400,
     }
     request
+}
+
+/// The refusal of a write that is ordered and then waits in vain: on a busy machine the order alone may take longer than that, and
+/// it is asked for again.
+pub async fn in_vain(region: &RegionUnderTest, request: Request) -> Refusal {
+    let until = Instant::now() + PATIENCE;
+    loop {
+        let refusal = region.execute(soon(request.clone())).await.unwrap_err();
+        if refusal.effect != Effect::Unknown || Instant::now() > until {
+            return refusal;
+        }
+    }
 }
 
 pub fn get(bucket: &str, name: &str, level: ReadLevel) -> Request {
@@ -526,7 +575,7 @@ pub fn text(response: Response) -> Option<String> {
 }
 
 pub async fn eventually(what: &str, holds: impl AsyncFn() -> bool) {
-    let until = Instant::now() + Duration::from_secs(60);
+    let until = Instant::now() + PATIENCE;
     while !holds().await {
         assert!(Instant::now() < until, "not in time: {what}");
         tokio::time::sleep(Duration::from_millis(5)).await;

@@ -8,7 +8,9 @@ use meridian_types::{Lane, LaneState, Lsn, RegionId, ShardId};
 use tokio::sync::watch;
 
 use crate::wan::{Path, Wan};
-use crate::world::{ASYNC, Authority, MemoryLog, MemorySink, Place, SYNC, entry, eventually, node_id, topology};
+use crate::world::{
+    ASYNC, Authority, MemoryLog, MemorySink, PATIENCE, Place, Running, SYNC, entry, eventually, node_id, topology,
+};
 
 const SHARDS: u16 = 4;
 
@@ -74,8 +76,11 @@ async fn ten_thousand_entries_arrive_in_both_lanes_in_order_once_ord_1() {
         (0..SHARDS).all(|shard| Lane::ALL.into_iter().all(|lane| west.sink.complete(1, shard, lane).is_some()))
     })
     .await;
-    assert!(sending.handle.lanes().iter().all(|lane| lane.state == LaneState::Streaming));
-    assert!(sending.handle.problems().is_empty());
+    eventually("all is well", || {
+        let streams = sending.handle.lanes().iter().all(|lane| lane.state == LaneState::Streaming);
+        streams && sending.handle.problems().is_empty()
+    })
+    .await;
     sending.stop().await;
     receiving.stop().await;
 }
@@ -122,8 +127,8 @@ async fn a_sync_write_over_an_idle_link_costs_one_round_trip() {
         !lanes.is_empty() && lanes.iter().all(|lane| lane.state == LaneState::Streaming)
     })
     .await;
-    let mut fastest = Duration::MAX;
-    for at in 0..10u64 {
+    let (began, mut fastest) = (Instant::now(), Duration::MAX);
+    for at in 0u64.. {
         tokio::time::sleep(Duration::from_millis(30)).await;
         let started = Instant::now();
         east.log.append(0, [entry(at, SYNC, 200)]);
@@ -131,11 +136,24 @@ async fn a_sync_write_over_an_idle_link_costs_one_round_trip() {
             tokio::time::sleep(Duration::from_micros(200)).await;
         }
         fastest = fastest.min(started.elapsed());
+        // The sink takes 1 ms and a little for the timer; anything that waited would show each time.
+        if fastest < Duration::from_millis(48) {
+            break;
+        }
+        assert!(began.elapsed() < PATIENCE, "{fastest:?} for a round trip of 40 ms");
     }
-    // The sink takes 1 ms and a little for the timer; anything that waited would show.
-    assert!(fastest < Duration::from_millis(48), "{fastest:?} for a round trip of 40 ms");
     sending.stop().await;
     receiving.stop().await;
+}
+
+/// For how long five rounds of writes are on their way, one after the other.
+async fn five_rounds(from: &Place, to: &Place) -> Duration {
+    let started = Instant::now();
+    for _ in 0..5 {
+        write(from, 200);
+        eventually("the living region has it", || has_all(from, to)).await;
+    }
+    started.elapsed()
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -151,13 +169,11 @@ async fn a_blackholed_region_delays_no_other_iso_1() {
     write(east, 100);
     eventually("both have it", || has_all(east, west) && has_all(east, south)).await;
 
+    let undisturbed = five_rounds(east, west).await;
+    eventually("the other has it too", || has_all(east, south)).await;
     hole.severed.store(true, std::sync::atomic::Ordering::Relaxed);
-    let started = Instant::now();
-    for _ in 0..5 {
-        write(east, 200);
-        eventually("the living region has it", || has_all(east, west)).await;
-    }
-    assert!(started.elapsed() < Duration::from_secs(3), "took {:?}", started.elapsed());
+    let took = five_rounds(east, west).await;
+    assert!(took < Duration::from_secs(3) + 4 * undisturbed, "took {took:?}, undisturbed {undisturbed:?}");
     eventually("the dead one is named", || {
         let lanes = sending.handle.lanes();
         lanes.iter().any(|lane| lane.target == RegionId(3) && matches!(lane.state, LaneState::Connecting { .. }))
@@ -219,6 +235,20 @@ async fn a_lane_that_was_kept_out_goes_on_when_a_repair_ends_and_not_only_after_
     let (east, west) = (&places[0], &places[1]);
     let receiving = west.start(|_| ());
     let sending = east.start(|_| ());
+    let began = Instant::now();
+    loop {
+        let took = mended_after(east, west, &sending).await;
+        if took < Duration::from_secs(3) {
+            break;
+        }
+        assert!(began.elapsed() < PATIENCE, "it took {took:?}");
+    }
+    sending.stop().await;
+    receiving.stop().await;
+}
+
+/// How long the entries take that were kept out, once a repair has ended.
+async fn mended_after(east: &Place, west: &Place, sending: &Running) -> Duration {
     *west.sink.failure.lock().unwrap() = Some(SinkError::Fenced);
     write(east, 10);
     eventually("the lanes are stopped", || {
@@ -230,11 +260,9 @@ async fn a_lane_that_was_kept_out_goes_on_when_a_repair_ends_and_not_only_after_
     tokio::time::sleep(Duration::from_millis(500)).await;
     *west.sink.failure.lock().unwrap() = None;
     east.log.mended.send_modify(|count| *count += 1);
-    let began = std::time::Instant::now();
+    let began = Instant::now();
     eventually("the entries arrive", || has_all(east, west)).await;
-    assert!(began.elapsed() < Duration::from_secs(3), "it took {:?}", began.elapsed());
-    sending.stop().await;
-    receiving.stop().await;
+    began.elapsed()
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -264,12 +292,12 @@ async fn a_source_whose_clock_runs_ahead_is_stopped_until_the_clocks_agree() {
 async fn an_idle_lane_tells_how_long_ago_its_target_was_heard() {
     let (places, _keep) = places(2);
     let (east, west) = (&places[0], &places[1]);
-    let to_east = east.start(|options| options.transport.idle_timeout_ms = 4_000);
+    let to_east = east.start(|options| options.transport.idle_timeout_ms = 10_000);
     let path = Path { one_way: Duration::from_millis(1), rate: 1e9, queue: 1e9, loss: 0.0 };
     let wan = Wan::to(to_east.handle.local_address(), path);
     west.addresses.lock().unwrap().insert(node_id(1), wan.address);
     // Nothing is written in the west: nobody probes its lanes, and nothing travels in them.
-    let sending = west.start(|options| options.transport.idle_timeout_ms = 4_000);
+    let sending = west.start(|options| options.transport.idle_timeout_ms = 10_000);
     let heard = || sending.handle.lanes().into_iter().map(|lane| lane.heard_ms).collect::<Vec<_>>();
     let all = |within: &dyn Fn(u64) -> bool| {
         let heard = heard();
@@ -277,11 +305,11 @@ async fn an_idle_lane_tells_how_long_ago_its_target_was_heard() {
     };
     let since = Instant::now();
     eventually("every lane has been idle for a while, and was heard since", || {
-        since.elapsed() > Duration::from_secs(3) && all(&|ms| ms < 2000)
+        since.elapsed() > Duration::from_secs(6) && all(&|ms| ms < 5000)
     })
     .await;
     wan.severed.store(true, std::sync::atomic::Ordering::Relaxed);
-    eventually("no lane hears anything any more", || all(&|ms| ms > 2000)).await;
+    eventually("no lane hears anything any more", || all(&|ms| ms > 5000)).await;
     eventually("a lane without a connection tells nothing", || {
         let heard = heard();
         !heard.is_empty() && heard.iter().all(Option::is_none)
