@@ -223,15 +223,19 @@ async fn an_async_bucket_is_only_given_up_to_what_was_agreed() -> anyhow::Result
     let client = planet.client(1).await?;
     create(&client, "feed", Policy::ASYNC, AutoMode::Manual).await?;
     let (stop, last) = (CancellationToken::new(), Arc::new(AtomicU64::new(0)));
+    let began = Instant::now();
     let writers = start(&planet, "feed", &stop, &last).await?;
-    while last.load(Ordering::Relaxed) < 500 {
+    let buckets = Selection::AllFrom(RegionName::new(REGIONS[0])?);
+    // What is lacking is told five times a second: the first five hundred writes may take less than that.
+    let has_said = |it: &Estimate| it.buckets.iter().any(|bucket| bucket.said_ms.is_some());
+    while last.load(Ordering::Relaxed) < 500 || !has_said(&estimate(&client, &buckets).await?) {
+        anyhow::ensure!(began.elapsed() < PATIENCE, "the primary does not say what the others lack");
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     planet.kill(0)?;
     stop.cancel();
     let acknowledged = in_writers_order(writers.join_all().await)?;
 
-    let buckets = Selection::AllFrom(RegionName::new(REGIONS[0])?);
     let estimate = estimate(&client, &buckets).await?;
     let [bucket] = estimate.buckets.as_slice() else { anyhow::bail!("{estimate:?}") };
     assert!(

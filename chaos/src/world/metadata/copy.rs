@@ -15,7 +15,7 @@ use meridian_types::{
     Bucket, BucketId, Crossing, Epoch, Goal, Lsn, PlanId, Refusal, RegionId, ShardId, Standing, StandingWord, Step,
     Topology, Way, Word,
 };
-use tokio::sync::watch;
+use tokio::sync::{oneshot, watch};
 
 use super::ask::Asker;
 use crate::trace::{Copies, Fact, Fork, Replacing, Replica};
@@ -36,13 +36,16 @@ struct Inner {
     holder: LeaseHolder,
     /// Until when this node may act, by its own clock.
     until: Option<Instant>,
+    /// Who waits for an index to be published, in the order they came.
+    waiting: Vec<(u64, oneshot::Sender<()>)>,
 }
 
 impl Copy {
     pub(crate) fn new(replica: Replica, clock: Arc<NodeClock>, record: Record, state: ClusterState) -> Copy {
         let topology = watch::Sender::new(Arc::new(state.topology()));
         let holder = LeaseHolder::new(Drift::ONE_PERCENT);
-        Copy { replica, clock, record, inner: Mutex::new(Inner { state, holder, until: None }), topology }
+        let inner = Inner { state, holder, until: None, waiting: Vec::new() };
+        Copy { replica, clock, record, inner: Mutex::new(inner), topology }
     }
 
     fn inner(&self) -> MutexGuard<'_, Inner> {
@@ -94,7 +97,11 @@ impl Copy {
                 self.record.fact(Fact::LosingKnown { replica: self.replica, index, bucket: *id, from, step });
             }
         }
+        let index = topology.index;
         self.topology.send_replace(topology);
+        for (_, tell) in inner.waiting.extract_if(.., |(wanted, tell)| *wanted <= index || tell.is_closed()) {
+            let _ = tell.send(());
+        }
         self.relet(&mut inner);
         result
     }
@@ -132,11 +139,20 @@ impl Copy {
         topology.buckets.values().filter(|it| mine(it)).map(|it| (it.id, it.epoch)).collect()
     }
 
-    /// Waits until the published copy has reached `index`.
+    /// Waits until the published copy has reached `index`. Not on `topology`: a `watch` wakes those who wait in an order that differs
+    /// from run to run, and some who wait here are tasks of tokio's, which nobody sorts.
     pub(crate) async fn reach(&self, index: u64) {
-        let mut changes = self.topology.subscribe();
+        let reached = {
+            let mut inner = self.inner();
+            if self.index() >= index {
+                return;
+            }
+            let (tell, told) = oneshot::channel();
+            inner.waiting.push((index, tell));
+            told
+        };
         // Ends early only when the copy itself is gone, and then nobody is left to look.
-        let _ = changes.wait_for(|topology| topology.index >= index).await;
+        let _ = reached.await;
     }
 
     /// The newest topology here.
