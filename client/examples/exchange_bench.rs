@@ -14,9 +14,9 @@ use meridian_gateway::{Caller, Control, Digests, Gateway, Lags, Options, Store};
 use meridian_proto::dial;
 use meridian_types::{
     Bucket, BucketChange, BucketId, BucketName, BucketSpec, Durability, Epoch, Estimate, EventPage, EventQuery,
-    FailoverSpec, Freshness, Hlc, Labels, MemberChange, MembersChange, NodeId, NodeName, NodeStatus, OperationId,
-    Outcome, Plan, PlanId, Refusal, RefusalKind, RegionId, RegionName, Request, Response, Selection, SessionToken,
-    ShardFacts, SwitchoverSpec, Topology, Version, request::Found,
+    FailoverSpec, Freshness, Hlc, Labels, MemberChange, MembersChange, NodeId, NodeName, NodeStatus, Operation,
+    OperationId, Outcome, Plan, PlanId, Refusal, RefusalKind, RegionId, RegionName, Request, Response, Selection,
+    SessionToken, ShardFacts, SwitchoverSpec, Topology, Version, request::Found,
 };
 use tokio::net::TcpListener;
 use tokio_stream::wrappers::TcpListenerStream;
@@ -108,13 +108,13 @@ impl Control for NoControl {
     async fn failover(&self, _: FailoverSpec, _: OperationId, _: bool, _: Caller) -> Result<Arc<Plan>, Refusal> {
         none()
     }
-    fn operations(&self, _: Option<PlanId>) -> Result<Vec<Arc<Plan>>, Refusal> {
+    fn operations(&self, _: Option<PlanId>) -> Result<Vec<Operation>, Refusal> {
         none()
     }
     fn events(&self, _: &EventQuery) -> EventPage {
         EventPage::default()
     }
-    async fn abort(&self, _: PlanId, _: String, _: Caller) -> Result<Arc<Plan>, Refusal> {
+    async fn abort(&self, _: PlanId, _: String, _: Caller) -> Result<Operation, Refusal> {
         none()
     }
     async fn change_members(

@@ -7,14 +7,14 @@ use std::time::Duration;
 use meridian_proto::convert::{
     bucket_to_proto, change_from_proto, digests_to_proto, estimate_request_from_proto, estimate_to_proto,
     events_request_from_proto, events_to_proto, facts_to_proto, failover_from_proto, lag_to_proto,
-    member_change_to_proto, members_change_from_proto, node_status_to_proto, plan_to_proto, spec_from_proto,
-    status_of_refusal, switchover_from_proto, topology_to_proto,
+    member_change_to_proto, members_change_from_proto, node_status_to_proto, operation_to_proto, plan_to_proto,
+    spec_from_proto, status_of_refusal, switchover_from_proto, topology_to_proto,
 };
 use meridian_proto::identity::Identity;
 use meridian_proto::v1;
 use meridian_proto::v1::cluster_server::Cluster;
 use meridian_types::{
-    BucketId, BucketName, Effect, Labels, NodeName, NodeStatus, PlanId, Refusal, RefusalKind, RegionId,
+    BucketId, BucketName, Effect, Labels, NodeName, NodeStatus, Operation, PlanId, Refusal, RefusalKind, RegionId,
 };
 use tonic::{Request, Response, Status};
 
@@ -162,9 +162,11 @@ impl<C: Control> Cluster for ClusterService<C> {
         caller(&request)?;
         let plan = request.into_inner().plan;
         let asked = (plan != 0).then_some(PlanId(plan));
-        let plans = self.control.operations(asked).map_err(status_of_refusal)?;
-        let operations = plans.iter().map(|plan| plan_to_proto(plan)).collect();
-        Ok(Response::new(v1::OperationsResponse { operations }))
+        let known = self.control.operations(asked).map_err(status_of_refusal)?;
+        let (moves, changes): (Vec<_>, Vec<_>) = known.iter().partition(|it| matches!(it, Operation::Moves(_)));
+        let operations = moves.into_iter().map(operation_to_proto).collect();
+        let changes = changes.into_iter().map(operation_to_proto).collect();
+        Ok(Response::new(v1::OperationsResponse { operations, changes }))
     }
 
     async fn events(&self, request: Request<v1::EventsRequest>) -> Result<Response<v1::EventsResponse>, Status> {
@@ -179,8 +181,8 @@ impl<C: Control> Cluster for ClusterService<C> {
     ) -> Result<Response<v1::Operation>, Status> {
         let caller = caller(&request)?;
         let request = request.into_inner();
-        let plan = self.within(Changes::Yes, self.control.abort(PlanId(request.plan), request.why, caller)).await?;
-        Ok(Response::new(plan_to_proto(&plan)))
+        let known = self.within(Changes::Yes, self.control.abort(PlanId(request.plan), request.why, caller)).await?;
+        Ok(Response::new(operation_to_proto(&known)))
     }
 
     async fn change_members(

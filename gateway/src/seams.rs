@@ -7,8 +7,9 @@ use std::sync::Arc;
 use meridian_proto::identity::Identity;
 use meridian_types::{
     Bucket, BucketChange, BucketId, BucketLag, BucketName, BucketSpec, Estimate, EventPage, EventQuery, FailoverSpec,
-    Labels, LaneStatus, MemberChange, MembersChange, NodeId, NodeName, NodeStatus, OperationId, Plan, PlanId, Refusal,
-    RegionId, RegionName, Request, Response, Selection, ShardDigest, ShardFacts, SwitchoverSpec, Topology,
+    Labels, LaneStatus, MemberChange, MembersChange, NodeId, NodeName, NodeStatus, Operation, OperationId, Plan,
+    PlanId, Refusal, RegionId, RegionName, Request, Response, Selection, ShardDigest, ShardFacts, SwitchoverSpec,
+    Topology,
 };
 
 /// On whose behalf something is asked. Cheap to clone.
@@ -182,7 +183,7 @@ pub trait Control: Send + Sync + 'static {
     ///
     /// # Errors
     /// NotFound for an operation this node doesn't know.
-    fn operations(&self, plan: Option<PlanId>) -> Result<Vec<Arc<Plan>>, Refusal>;
+    fn operations(&self, plan: Option<PlanId>) -> Result<Vec<Operation>, Refusal>;
 
     /// The last changes of the metadata plane, as this node knows them.
     fn events(&self, query: &EventQuery) -> EventPage;
@@ -196,7 +197,7 @@ pub trait Control: Send + Sync + 'static {
         plan: PlanId,
         why: String,
         caller: Caller,
-    ) -> impl Future<Output = Result<Arc<Plan>, Refusal>> + Send;
+    ) -> impl Future<Output = Result<Operation, Refusal>> + Send;
 
     /// Changes who serves a region's shards, or with `dry_run` only says what the change would be.
     ///

@@ -1,7 +1,8 @@
 //! What an operator types, against real processes: the built binary, its output and its exit codes (design 9).
 //!
 //! A play in five acts: primaries move and move back, a bucket goes on with too few copies and gets them back, a region is lost with
-//! writes that nobody else has, it comes back and what it kept is written back, and all of it is on record.
+//! writes that nobody else has, it comes back and what it kept is written back, and all of it is on record. And a second play: changes
+//! of buckets are operations, too.
 
 use std::path::Path;
 use std::process::Stdio;
@@ -24,6 +25,7 @@ const LOST: usize = 20;
 
 // Exit codes: a contract with scripts.
 const DONE: i32 = 0;
+const FAILED: i32 = 1;
 const NOT_READY: i32 = 2;
 const CONSENT: i32 = 3;
 const INVALID: i32 = 5;
@@ -154,6 +156,50 @@ async fn an_operator_moves_loses_and_gets_back_what_the_runbooks_say() -> anyhow
     on_record(&rig).await
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_change_of_a_bucket_is_an_operation_with_an_id_a_reason_stages_and_an_end() -> anyhow::Result<()> {
+    let mut rig = Rig::start().await?;
+    rig.types("bucket create events --primary us-east").await?.expect(DONE, &["created"])?;
+    rig.until("bucket list", DONE, &["events"]).await?;
+    rig.types("kv put events key value").await?.expect(DONE, &[])?;
+    let set = "bucket set events --policy sync --acks majority --op-id c-1 --reason audit";
+    rig.types(set).await?.expect(DONE, &["on record as op-"])?;
+    let again = ["was started under this id before: watching it", "policy change of events, done", "settling", "audit"];
+    rig.types(set).await?.expect(DONE, &again)?;
+    let other = "bucket set events --policy async --op-id c-1";
+    rig.types(other).await?.expect(INVALID, &["asks for something else", "use another word"])?;
+    rig.types("bucket set events --policy active-active --reason everywhere")
+        .await?
+        .expect(DONE, &["active-active"])?;
+    rig.until("operation list", DONE, &["policy change", "crossing", "everywhere", "done"]).await?;
+    rig.types("bucket set events --policy async --primary us-east").await?.expect(DONE, &["async"])?;
+
+    // With a region away it can't be done, and is given up.
+    rig.planet.kill(2)?;
+    rig.until("bucket set events --policy sync --acks all --op-id c-2 --yes", DONE, &["on record as op-"]).await?;
+    let list = rig.types("operation list -o json").await?.expect(DONE, &[])?;
+    let list: serde_json::Value = serde_json::from_str(&list.out)?;
+    let last = list["operations"].as_array().and_then(|it| it.last()).context("operations")?;
+    ensure!(last["outcome"] == "under way" && last["stage"] == "settling" && last["bucket"] == "events", "{list}");
+    let id = last["operation"].as_str().context("an operation has a name")?;
+    let abort = format!("operation abort {id} --reason enough");
+    rig.types(&abort).await?.expect(DONE, &["aborted", "enough", "client/chaos"])?;
+    rig.types(&abort).await?.expect(FAILED, &["has ended"])?;
+    rig.types(&format!("operation show {id}")).await?.expect(DONE, &["aborted", "async", "sync (all)"])?;
+    rig.until("bucket show events", DONE, &["async"]).await?;
+    rig.types("events --since 1").await?.expect(DONE, &["aborted", id])?;
+
+    // Heal, then demand progress.
+    rig.planet.start(2)?;
+    rig.planet.ready(PATIENCE).await?;
+    rig.until("kv put events key later", DONE, &[]).await?;
+    rig.types("bucket set events --policy sync --acks all --op-id c-3 --yes")
+        .await?
+        .expect(DONE, &["on record as op-"])?;
+    rig.until("bucket show events", DONE, &["copies    SYNC"]).await?;
+    Ok(())
+}
+
 async fn buckets(rig: &Rig) -> anyhow::Result<()> {
     rig.types("bucket create orders --primary us-east --label team=shop")
         .await?
@@ -204,8 +250,7 @@ async fn mistakes(rig: &Rig) -> anyhow::Result<()> {
     rig.types("operation show op-999999").await?.expect(INVALID, &["meridian operation list"])?;
     rig.until("failover run --all-from us-east", NOT_READY, &["us-east answers"]).await?;
     let lost = "failover run --bucket orders --lost us-east";
-    rig.types(&format!("{lost} --reason fire")).await?.expect(INVALID, &["don't go with --lost"])?;
-    rig.types(lost).await?.expect(NOT_READY, &["has a primary"])?;
+    rig.types(&format!("{lost} --reason fire")).await?.expect(NOT_READY, &["has a primary"])?;
     let estimate = rig.types("failover estimate --bucket orders --lost us-east").await?;
     let estimate = estimate.expect(NOT_READY, &["ask without --lost"])?;
     ensure!(!estimate.out.contains("accept-loss"), "a consent that would be refused: {}", estimate.out);

@@ -5,6 +5,7 @@
 
 mod backup;
 mod bucket;
+mod change;
 mod cluster;
 mod drill;
 mod event;
@@ -24,6 +25,7 @@ pub use bucket::{
     bucket_from_proto, bucket_to_proto, change_from_proto, change_to_proto, policy_from_proto, policy_to_proto,
     spec_from_proto, spec_to_proto,
 };
+pub use change::{operation_from_proto, operation_to_proto};
 pub use cluster::{
     digests_from_proto, digests_to_proto, lag_from_proto, lag_to_proto, node_status_from_proto, node_status_to_proto,
     topology_from_proto, topology_to_proto,

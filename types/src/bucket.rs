@@ -10,6 +10,7 @@ use crate::failover::AutoFailover;
 use crate::id::{BucketId, BucketName, RegionId, RegionName};
 use crate::joins::Joins;
 use crate::loss::Consent;
+use crate::operation::OperationId;
 use crate::plan::PlanId;
 use crate::policy::{Acks, MaxLag, OnPartition, Policy};
 use crate::position::{Epoch, Hlc, Lane};
@@ -62,6 +63,13 @@ pub struct BucketChange {
     /// The region that is removed is lost, and somebody has agreed to what that costs. An action of its own, too.
     #[serde(skip)]
     pub accept_loss: Option<Consent>,
+    /// What it is asked under, where it is an operation ([`crate::change::Change`]): asked again under it, nothing happens twice. `None`:
+    /// nobody asks again.
+    #[serde(skip)]
+    pub operation: Option<OperationId>,
+    /// Why, for whoever reads the history of operations.
+    #[serde(skip)]
+    pub reason: String,
 }
 
 /// How a bucket is to cross from one writing region to all of them, or back.

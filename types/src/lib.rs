@@ -7,6 +7,7 @@
 
 pub mod backup;
 pub mod bucket;
+pub mod change;
 pub mod crossing;
 pub mod digest;
 pub mod drill;
@@ -36,6 +37,7 @@ pub mod turns;
 
 pub use backup::{BackupCut, BackupPiece, BackupRow};
 pub use bucket::{Bucket, BucketChange, BucketSpec, Cross, Labels, Phase, RegionChange};
+pub use change::{Change, ChangeEnd, ChangeGoal, ChangeOutcome, Operation, Stage, Staged, Terms};
 pub use crossing::{CROSSING_MS_DEFAULT, CROSSING_MS_MAX, Crossing, Regroup, Way};
 pub use digest::{BucketDigest, SetHash};
 pub use drill::{

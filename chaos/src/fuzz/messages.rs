@@ -146,6 +146,8 @@ fn actions() -> Vec<Action> {
             accepted: Loss { operations: 1, bytes: 2, unbounded: true },
             pause_ms_max: 1000,
         },
+        Action::SetRegions { name: spec().name, change: RegionChange::Remove(switchover().to) }
+            .on_record("late".to_owned()),
         Action::GiveUpCrossing { bucket: BucketId(1), index: 7, why: "late".to_owned() },
         Action::ReportStanding { region: RegionId(1), words: vec![standing_word()] },
     ]
@@ -169,6 +171,8 @@ fn change() -> BucketChange {
         cross: None,
         regions: None,
         accept_loss: None,
+        operation: None,
+        reason: String::new(),
     }
 }
 

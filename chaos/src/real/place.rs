@@ -65,17 +65,18 @@ impl Place {
     }
 
     /// The node's configuration; everything of the planet's own is below `dir`.
-    pub(super) fn config(&self, dir: &Path, region: &str, node: &str, members: &str) -> String {
+    pub(super) fn config(&self, dir: &Path, (region, witness): (&str, bool), node: &str, members: &str) -> String {
         let pki = dir.join("pki").display().to_string();
         let data_dir = self.data_dir.clone().unwrap_or_else(|| dir.join(node));
         let limits = self.disk_reserve_bytes.map(|bytes| format!("[limits]\ndisk_reserve_bytes = {bytes}\n"));
+        let replication = (!witness).then(|| format!("replication = \"{}\"\n", self.replication));
         format!(
             "cluster = \"chaos\"\nregion = \"{region}\"\nnode = \"{node}\"\ndata_dir = \"{}\"\n\
-             [listen]\nrpc = \"{}\"\nreplication = \"{}\"\nadmin = \"{}\"\n\
+             [listen]\nrpc = \"{}\"\n{}admin = \"{}\"\n\
              [tls]\nca = \"{pki}/ca.pem\"\ncert = \"{pki}/{node}.pem\"\nkey = \"{pki}/{node}-key.pem\"\n{}{members}",
             data_dir.display(),
             self.rpc,
-            self.replication,
+            replication.unwrap_or_default(),
             self.admin,
             limits.unwrap_or_default()
         )

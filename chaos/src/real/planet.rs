@@ -57,7 +57,16 @@ impl Planet {
     /// # Errors
     /// As [`Planet::create`].
     pub fn of_nodes(binary: &Path, dir: &Path, nodes: [usize; REGIONS.len()]) -> anyhow::Result<Planet> {
-        Planet::of(binary, dir, Place::on_loopback(nodes.iter().sum())?, nodes)
+        Planet::of(binary, dir, Place::on_loopback(nodes.iter().sum())?, nodes, None)
+    }
+
+    /// Two regions, and a node of the third that only votes in the metadata plane.
+    ///
+    /// # Errors
+    /// As [`Planet::create`].
+    pub fn with_a_witness(binary: &Path, dir: &Path) -> anyhow::Result<Planet> {
+        let places = Place::on_loopback(REGIONS.len())?;
+        Planet::of(binary, dir, places, [1; REGIONS.len()], Some(REGIONS[2]))
     }
 
     /// The same for nodes that live at `places`, one per region.
@@ -65,19 +74,28 @@ impl Planet {
     /// # Errors
     /// When the binary can't issue certificates.
     pub fn create_at(binary: &Path, dir: &Path, places: Vec<Place>) -> anyhow::Result<Planet> {
-        Planet::of(binary, dir, places, [1; REGIONS.len()])
+        Planet::of(binary, dir, places, [1; REGIONS.len()], None)
     }
 
-    fn of(binary: &Path, dir: &Path, places: Vec<Place>, nodes: [usize; REGIONS.len()]) -> anyhow::Result<Planet> {
+    fn of(
+        binary: &Path,
+        dir: &Path,
+        places: Vec<Place>,
+        nodes: [usize; REGIONS.len()],
+        witness: Option<&str>,
+    ) -> anyhow::Result<Planet> {
         let names: Vec<_> = REGIONS.iter().zip(nodes).flat_map(|(region, nodes)| names(region, nodes)).collect();
         ensure!(places.len() == names.len(), "{} places for {} nodes", places.len(), names.len());
-        let members = members(&names, &places);
+        let members = members(&names, &places, witness);
         let mut planet = Planet { binary: binary.to_owned(), dir: dir.to_owned(), nodes: Vec::new(), members };
         planet.issue(&["init"])?;
         planet.issue(&["client", "--name", "chaos"])?;
         for ((region, name), place) in names.into_iter().zip(places) {
             planet.issue(&["node", "--region", region, "--name", &name])?;
-            std::fs::write(planet.config(&name), place.config(dir, region, &name, &planet.members))?;
+            std::fs::write(
+                planet.config(&name),
+                place.config(dir, (region, witness == Some(region)), &name, &planet.members),
+            )?;
             planet.nodes.push(Node { region, name, place, child: None });
         }
         Ok(planet)
@@ -92,7 +110,7 @@ impl Planet {
         let place = Place::on_loopback(1)?.remove(0);
         self.issue(&["node", "--region", region, "--name", &name])?;
         let rest = format!("{}{}", place.joins(&name), self.members);
-        std::fs::write(self.config(&name), place.config(&self.dir, region, &name, &rest))?;
+        std::fs::write(self.config(&name), place.config(&self.dir, (region, false), &name, &rest))?;
         self.nodes.push(Node { region, name, place, child: None });
         Ok(self.nodes.len() - 1)
     }
@@ -107,10 +125,21 @@ impl Planet {
     /// # Errors
     /// When it can't be removed, or the node is running.
     pub fn lose_disk(&self, node: usize) -> anyhow::Result<()> {
-        let Node { name, place, child, .. } = &self.nodes[node];
+        let Node { name, child, .. } = &self.nodes[node];
         ensure!(child.is_none(), "{name} is running");
-        let dir = place.data_dir.clone().unwrap_or_else(|| self.dir.join(name));
+        let dir = self.disk(node);
         std::fs::remove_dir_all(&dir).with_context(|| format!("removing {}", dir.display()))
+    }
+
+    /// A node's configuration, for what is typed on its machine.
+    pub fn config_of(&self, node: usize) -> PathBuf {
+        self.config(&self.nodes[node].name)
+    }
+
+    /// Where a node keeps everything.
+    pub fn disk(&self, node: usize) -> PathBuf {
+        let Node { name, place, .. } = &self.nodes[node];
+        place.data_dir.clone().unwrap_or_else(|| self.dir.join(name))
     }
 
     /// How many nodes there are.
@@ -386,14 +415,18 @@ fn names(region: &'static str, nodes: usize) -> impl Iterator<Item = (&'static s
 }
 
 /// What every node knows of all. Each is in a zone of its own.
-fn members(names: &[(&str, String)], places: &[Place]) -> String {
+fn members(names: &[(&str, String)], places: &[Place], witness: Option<&str>) -> String {
     let mut text = String::new();
     for ((region, name), place) in names.iter().zip(places) {
+        let role = match witness == Some(*region) {
+            true => "witness = true".to_owned(),
+            false => format!("replication = \"{}\"", place.replication),
+        };
         // Writing to a string can't fail.
         let _ = writeln!(
             text,
-            "[[members]]\nname = \"{name}\"\nregion = \"{region}\"\nzone = \"{name}\"\nrpc = \"{}\"\nreplication = \"{}\"",
-            place.rpc, place.replication
+            "[[members]]\nname = \"{name}\"\nregion = \"{region}\"\nzone = \"{name}\"\nrpc = \"{}\"\n{role}",
+            place.rpc
         );
     }
     text

@@ -4,7 +4,7 @@ use meridian_client::{
     BucketName, BucketSpec, EventQuery, OperationId, PlanId, PlanOutcome, Policy, RefusalKind, RegionName, Selection,
     SwitchoverSpec,
 };
-use meridian_types::{Acks, LaneState, Lsn};
+use meridian_types::{Acks, LaneState, Lsn, Operation};
 
 use crate::world::{World, labels};
 
@@ -79,6 +79,7 @@ async fn an_operator_plans_watches_and_gives_up_a_move() -> anyhow::Result<()> {
     assert_eq!(indices(EventQuery { after: last[1].1, ..EventQuery::default() }).await?, [], "nothing is told twice");
     assert_eq!(indices(EventQuery { index_min: 4, ..EventQuery::default() }).await?.len(), 6);
     let given_up = admin.abort_operation(plan.id, "enough").await?;
+    let Operation::Moves(given_up) = given_up else { anyhow::bail!("{given_up:?}") };
     assert_eq!(given_up.outcome(), PlanOutcome::Restored);
     assert_eq!(admin.operation(PlanId(7)).await.unwrap_err().kind, RefusalKind::NotFound);
     let gone = SwitchoverSpec { buckets: Selection::Named(vec![BucketName::new("gone")?]), ..spec };

@@ -10,9 +10,9 @@ use meridian_proto::dial;
 use meridian_types::{
     Bucket, BucketChange, BucketDigest, BucketEstimate, BucketId, BucketLag, BucketName, BucketSpec, ClusterId,
     Consent, Epoch, Estimate, Event, EventPage, EventQuery, FailoverSpec, Goal, Hlc, Labels, Lane, LaneState,
-    LaneStatus, Loss, Lsn, MemberChange, MembersChange, Move, Muster, Node, NodeId, NodeName, NodeStatus, OperationId,
-    Phase, Plan, PlanId, Policy, Refusal, RefusalKind, Region, RegionId, RegionName, Selection, SetHash, ShardDigest,
-    ShardFacts, ShardId, Step, SwitchoverSpec, Topology,
+    LaneStatus, Loss, Lsn, MemberChange, MembersChange, Move, Muster, Node, NodeId, NodeName, NodeStatus, Operation,
+    OperationId, Phase, Plan, PlanId, Policy, Refusal, RefusalKind, Region, RegionId, RegionName, Selection, SetHash,
+    ShardDigest, ShardFacts, ShardId, Step, SwitchoverSpec, Topology,
 };
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
@@ -399,9 +399,10 @@ impl Control for FakeControl {
         Ok(plan)
     }
 
-    fn operations(&self, plan: Option<PlanId>) -> Result<Vec<Arc<Plan>>, Refusal> {
+    fn operations(&self, plan: Option<PlanId>) -> Result<Vec<Operation>, Refusal> {
         let plans = self.plans.lock().unwrap();
-        let found: Vec<_> = plans.iter().filter(|known| plan.is_none_or(|id| known.id == id)).cloned().collect();
+        let found = plans.iter().filter(|known| plan.is_none_or(|id| known.id == id)).cloned();
+        let found: Vec<_> = found.map(Operation::Moves).collect();
         match plan {
             Some(id) if found.is_empty() => Err(Refusal::new(RefusalKind::NotFound, format!("no operation {id}"))),
             _ => Ok(found),
@@ -440,7 +441,7 @@ impl Control for FakeControl {
         Err(Refusal::new(RefusalKind::NotFound, format!("there is no node `{name}`")))
     }
 
-    async fn abort(&self, plan: PlanId, why: String, caller: Caller) -> Result<Arc<Plan>, Refusal> {
+    async fn abort(&self, plan: PlanId, why: String, caller: Caller) -> Result<Operation, Refusal> {
         self.note("abort", caller);
         let mut plans = self.plans.lock().unwrap();
         let known = plans.iter_mut().find(|known| known.id == plan);
@@ -452,7 +453,7 @@ impl Control for FakeControl {
         }
         given_up.ended_ms = Some(2);
         *known = Arc::new(given_up);
-        Ok(Arc::clone(known))
+        Ok(Operation::Moves(Arc::clone(known)))
     }
 }
 

@@ -5,11 +5,14 @@ use std::time::Duration;
 
 use clap::Subcommand;
 use meridian_client::Client;
-use meridian_types::{Acks, Bucket, BucketName, BucketSpec, RegionChange, RegionName, Topology};
+use meridian_types::{
+    Acks, Bucket, BucketName, BucketSpec, Change, ChangeGoal, Policy, RegionChange, RegionName, Topology,
+};
 use serde::Serialize;
 
 use super::connect::Connection;
 use super::exit::Failure;
+use super::operation::{OnRecord, again};
 use super::words::{parse_duration, parse_pair};
 use crate::output::{Format, Show, Table, note, show};
 
@@ -21,6 +24,7 @@ pub(super) mod settings;
 mod view;
 
 use change::Asked;
+pub(super) use change::way_back_of;
 use settings::{Settings, policy_of};
 pub(super) use view::View;
 
@@ -66,6 +70,7 @@ pub(super) enum Command {
         ["max_lag", "on_breach", "on_partition", "degrade_after", "auto", "auto_max_lag", "auto_min_interval",
          "auto_max_per_day", "successors", "acks", "policy"])))]
     #[command(group(clap::ArgGroup::new("holds").multiple(true).args(["policy", "add_region", "remove_region"])))]
+    #[command(group(clap::ArgGroup::new("begins").multiple(true).args(["policy", "acks", "add_region", "remove_region"])))]
     #[command(group(clap::ArgGroup::new("what").required(true).multiple(true).args(
         ["max_lag", "on_breach", "on_partition", "degrade_after", "auto", "auto_max_lag", "auto_min_interval",
          "auto_max_per_day", "successors", "acks", "policy", "add_region", "remove_region"])))]
@@ -105,6 +110,13 @@ pub(super) enum Command {
         /// Change it even though writes will wait for regions that are far behind, or a region drops its copy.
         #[arg(long)]
         yes: bool,
+        /// A word of yours for a change of policy, acks or regions: run again with the same one, it watches the first instead of
+        /// starting a second.
+        #[arg(long, value_name = "WORD", requires = "begins")]
+        op_id: Option<String>,
+        /// Why, for whoever reads the history of operations. Of a change of policy, acks or regions.
+        #[arg(long, default_value = "", requires = "begins")]
+        reason: String,
     },
     /// Delete a bucket and everything in it, in every region.
     Delete {
@@ -133,6 +145,14 @@ pub(super) async fn run(command: Command, connection: &Connection, format: Forma
         settings.policy(policy_of(policy, acks.as_deref())?)?;
     }
     let client = connection.connect().await?;
+    let record = command.record();
+    if let Command::Set { dry_run, .. } = &command
+        && let Some(known) = record.known(&client).await?
+    {
+        let topology = client.admin().topology().await?;
+        let same = is_same(&command, &known, &topology)?;
+        return again(&client, &known, (same, *dry_run), format).await;
+    }
     match command {
         Command::Create { name, policy, acks, regions, primary, labels, settings, dry_run } => {
             let policy = settings.policy(policy_of(&policy, acks.as_deref())?)?;
@@ -149,14 +169,16 @@ pub(super) async fn run(command: Command, connection: &Connection, format: Forma
         }
         Command::Show { name } => describe(&client, &name, format).await,
         Command::Set { name, add_region: Some(region), max_pause, dry_run, yes, .. } => {
-            regions::set(&client, &name, (RegionChange::Add(region), max_pause), (dry_run, yes), format).await
+            let asked = (RegionChange::Add(region), max_pause);
+            regions::set(&client, &name, asked, (dry_run, yes), (&record, format)).await
         }
         Command::Set { name, remove_region: Some(region), max_pause, dry_run, yes, .. } => {
-            regions::set(&client, &name, (RegionChange::Remove(region), max_pause), (dry_run, yes), format).await
+            let asked = (RegionChange::Remove(region), max_pause);
+            regions::set(&client, &name, asked, (dry_run, yes), (&record, format)).await
         }
         Command::Set { name, policy, primary, max_pause, acks, settings, dry_run, yes, .. } => {
             let asked = Asked { policy, primary, max_pause, acks, settings, dry_run, yes };
-            change::set(&client, &name, asked, format).await
+            change::set(&client, &name, asked, &record, format).await
         }
         Command::Delete { name, dry_run, yes } => delete(&client, &name, dry_run, yes).await,
         Command::Label { name, labels } => {
@@ -165,6 +187,41 @@ pub(super) async fn run(command: Command, connection: &Connection, format: Forma
             one(&client, &bucket, format).await
         }
     }
+}
+
+impl Command {
+    /// What a change is asked under.
+    fn record(&self) -> OnRecord {
+        match self {
+            Command::Set { op_id, reason, .. } => OnRecord::of(op_id.as_deref(), reason),
+            Command::Create { .. }
+            | Command::List
+            | Command::Show { .. }
+            | Command::Delete { .. }
+            | Command::Label { .. } => OnRecord::of(None, ""),
+        }
+    }
+}
+
+/// Whether a command asks for what is on record under its id.
+fn is_same(command: &Command, known: &Change, topology: &Topology) -> anyhow::Result<bool> {
+    let Command::Set { name, policy, acks, add_region, remove_region, settings, .. } = command else {
+        return Ok(false);
+    };
+    let is =
+        |region: &Option<RegionName>, id| region.as_ref().is_some_and(|it| topology.region_label(id) == it.as_str());
+    let wanted: Option<Policy> = match policy {
+        Some(word) => Some(settings.policy(policy_of(word, acks.map(|it| it.to_string()).as_deref())?)?),
+        None => None,
+    };
+    Ok(known.name == *name
+        && match known.goal {
+            ChangeGoal::Policy { policy } | ChangeGoal::Cross { policy, .. } => wanted == Some(policy),
+            ChangeGoal::Acks { acks: known } => wanted.is_none() && *acks == Some(known),
+            ChangeGoal::Add { region, .. } => is(add_region, region),
+            ChangeGoal::Remove { region, .. } => is(remove_region, region),
+            ChangeGoal::Lose { .. } => false,
+        })
 }
 
 fn existing<'a>(topology: &'a Topology, name: &BucketName) -> Result<&'a Bucket, Failure> {

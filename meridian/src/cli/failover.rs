@@ -57,11 +57,10 @@ pub(super) struct RunArgs {
     /// Say what would be replaced; change nothing.
     #[arg(long)]
     dry_run: bool,
-    /// A word of yours for this operation: run again with the same one, it watches the first instead of starting a second. Not with
-    /// --lost, which is safe to run again as it is.
+    /// A word of yours for this operation: run again with the same one, it watches the first instead of starting a second.
     #[arg(long, value_name = "WORD")]
     op_id: Option<String>,
-    /// Why, for whoever reads the history. Not with --lost.
+    /// Why, for whoever reads the history.
     #[arg(long, default_value = "")]
     reason: String,
     /// Replace a primary although its region answers.
@@ -73,9 +72,6 @@ pub(super) struct RunArgs {
 }
 
 pub(super) async fn run(command: Command, connection: &Connection, format: Format) -> anyhow::Result<()> {
-    if let Command::Run(args) = &command {
-        args.check()?;
-    }
     let client = connection.connect().await?;
     match command {
         Command::Estimate(which) => {
@@ -232,16 +228,6 @@ fn left_out(selection: &Selection, estimate: &Estimate) -> Vec<BucketName> {
 }
 
 impl RunArgs {
-    /// What makes no sense together, before anybody is asked.
-    fn check(&self) -> Result<(), Failure> {
-        if self.which.lost.is_none() || (self.op_id.is_none() && self.reason.is_empty()) {
-            return Ok(());
-        }
-        Err(Failure::invalid(
-            "--op-id and --reason don't go with --lost: it is no operation with an id, but a change of each bucket, which is safe to run again as it is (a bucket that has left already is said and left out); `meridian events` has who asked, when, and what was agreed to",
-        ))
-    }
-
     fn spec(&self) -> FailoverSpec {
         FailoverSpec {
             buckets: self.which.buckets.selection(),

@@ -12,8 +12,8 @@ use meridian_proto::identity::Identity;
 use meridian_region_node as region;
 use meridian_types::{
     Bucket, BucketChange, BucketId, BucketName, BucketSpec, Estimate, EventPage, EventQuery, FailoverSpec, Labels,
-    MemberChange, MembersChange, Membership, NodeId, NodeName, NodeStatus, OperationId, Plan, PlanId, Refusal,
-    RefusalKind, RegionId, RegionName, Request, Response, Selection, ShardFacts, SwitchoverSpec, Topology,
+    MemberChange, MembersChange, Membership, NodeId, NodeName, NodeStatus, Operation, OperationId, Plan, PlanId,
+    Refusal, RefusalKind, RegionId, RegionName, Request, Response, Selection, ShardFacts, SwitchoverSpec, Topology,
 };
 
 use super::estimate::gather;
@@ -305,9 +305,9 @@ impl Control for Front {
         self.metadata.failover(spec, operation, dry_run, &caller.identity.uri()).await
     }
 
-    fn operations(&self, plan: Option<PlanId>) -> Result<Vec<Arc<Plan>>, Refusal> {
-        let Some(plan) = plan else { return Ok(self.metadata.plans()) };
-        self.metadata.plan(plan).map(|plan| vec![plan]).ok_or_else(|| {
+    fn operations(&self, plan: Option<PlanId>) -> Result<Vec<Operation>, Refusal> {
+        let Some(plan) = plan else { return Ok(self.metadata.operations()) };
+        self.metadata.operation(plan).map(|known| vec![known]).ok_or_else(|| {
             Refusal::new(
                 RefusalKind::NotFound,
                 format!("no operation {plan} is known here: `meridian operation list` shows those that are remembered"),
@@ -319,7 +319,7 @@ impl Control for Front {
         self.metadata.events(query)
     }
 
-    async fn abort(&self, plan: PlanId, why: String, caller: Caller) -> Result<Arc<Plan>, Refusal> {
+    async fn abort(&self, plan: PlanId, why: String, caller: Caller) -> Result<Operation, Refusal> {
         self.metadata.abort(plan, why, &caller.identity.uri()).await
     }
 

@@ -71,7 +71,8 @@ impl ClusterState {
         let at_ms = command.at_ms.min(AT_MS_MAX);
         let at = self.clock.next(at_ms);
         let occasion = Occasion { index, at, at_ms, operation: command.operation, who: &command.who };
-        let answer = self.act(occasion, &command.action).map(|done| {
+        let answer = self.act(occasion, &command.action).map(|mut done| {
+            self.follow_changes(occasion, &command.action, &mut done.steps);
             self.record(occasion, &command.action, done.change, done.steps);
             done.reply
         });
@@ -102,7 +103,7 @@ impl ClusterState {
         }
     }
 
-    fn act(&mut self, occasion: Occasion<'_>, action: &Action) -> Result<Done, Refusal> {
+    pub(crate) fn act(&mut self, occasion: Occasion<'_>, action: &Action) -> Result<Done, Refusal> {
         match action {
             Action::FormCluster(form) => self.form(form),
             Action::RegisterNode(node) => self.register(node),
@@ -133,6 +134,7 @@ impl ClusterState {
             Action::ChangeMembers { region, change } => self.change_members(occasion, region, change),
             Action::ShardsMoved { region, shards, change } => Ok(self.note_moved(*region, shards, *change)),
             Action::RemoveNode { name } => self.remove_node(name),
+            Action::Change { ask, reason } => self.change(occasion, ask, reason),
         }
     }
 

@@ -16,6 +16,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::legacy::{BucketSpecV1, CommandV2};
 
+mod ask;
+
+pub use ask::Ask;
+
 /// The longest encoded command, in bytes. The largest honest one is a `FormCluster` naming every node;
 /// anything beyond is refused before it is decoded (RES-1).
 pub const COMMAND_BYTES_MAX: usize = 512 << 10;
@@ -24,7 +28,8 @@ pub const COMMAND_BYTES_MAX: usize = 512 << 10;
 /// automatic failover of buckets; failovers. 4: [`Action::SetPolicy`] and who has followed it.
 /// 5: [`Action::SetRegions`] and who is filled. 6: [`Action::Cross`], [`Action::GiveUpCrossing`], and who has stopped or arrived.
 /// 7: [`Action::CrossRegions`]. 8: [`Action::LoseRegion`], and who has parted from a lost region. 9: who serves a region.
-const COMMAND_FORMAT: u8 = 9;
+/// 10: [`Action::Change`].
+const COMMAND_FORMAT: u8 = 10;
 
 /// The last format whose actions are laid out otherwise.
 const OLDER_LAYOUT: u8 = 2;
@@ -203,6 +208,13 @@ pub enum Action {
         /// Which.
         name: NodeName,
     },
+    /// Changes a bucket's policy or regions, on record as an operation.
+    Change {
+        /// What is to change.
+        ask: Ask,
+        /// Why, for whoever reads the history.
+        reason: String,
+    },
 }
 
 /// What only the metadata leader sees, by its clock and its leases.
@@ -336,6 +348,7 @@ impl Action {
             | Action::SetLabels { .. } => 1,
             Action::Report { words, .. } if words.iter().any(is_of_failover) => 3,
             Action::Switchover(_) | Action::Report { .. } | Action::Abort { .. } => 2,
+            Action::Change { .. } => 10,
             Action::ChangeMembers { .. } | Action::ShardsMoved { .. } | Action::RemoveNode { .. } => 9,
             Action::LoseRegion { .. } => 8,
             Action::ReportStanding { words, .. } if words.iter().any(is_of_a_lost_region) => 8,
@@ -392,6 +405,7 @@ impl Action {
             Action::ChangeMembers { .. } => "change-members",
             Action::ShardsMoved { .. } => "shards-moved",
             Action::RemoveNode { .. } => "remove-node",
+            Action::Change { ask, .. } => ask.verb(),
         }
     }
 
@@ -421,6 +435,7 @@ impl Action {
             Action::ChangeMembers { region, .. } => region.to_string(),
             Action::ShardsMoved { region, .. } => region.to_string(),
             Action::RemoveNode { name } => name.to_string(),
+            Action::Change { ask, .. } => ask.name().to_string(),
             Action::ReportStanding { words, .. } => words.first().map(|it| it.bucket.to_string()).unwrap_or_default(),
         }
     }

@@ -289,7 +289,7 @@ fn arrive(bucket: &mut Bucket, regions: &BTreeMap<RegionId, Region>, at: Hlc) ->
 }
 
 /// The bucket is what it was: its primary seals again, or its regions go on.
-fn give_up(bucket: &mut Bucket, at: Hlc, why: &str) -> StepTaken {
+pub(crate) fn give_up(bucket: &mut Bucket, at: Hlc, why: &str) -> StepTaken {
     let crossing = bucket.crossing.take();
     let took_ms = crossing.as_ref().map_or(0, |it| at.millis().saturating_sub(it.at.millis()));
     if bucket.primary.is_some() {

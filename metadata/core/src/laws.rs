@@ -16,6 +16,7 @@ use crate::{
     AbortScope, Action, Answer, ClusterState, Command, CommandError, OperationId, Reply, SnapshotError, reply,
 };
 
+mod version_10;
 mod version_3;
 mod version_4;
 mod version_5;
@@ -458,6 +459,8 @@ fn name_and_change() -> impl Strategy<Value = (BucketName, BucketChange)> {
             cross: None,
             regions: None,
             accept_loss: None,
+            operation: None,
+            reason: String::new(),
         });
     (name, change)
 }
@@ -480,7 +483,9 @@ fn facts(kind: u8) -> Vec<(ShardId, Fact)> {
 
 /// A history: new commands, and retries of earlier ones (by distance back).
 fn history() -> impl Strategy<Value = Vec<Command>> {
-    let step = (action(), any::<u64>(), 0usize..40, 1u64..3);
+    let recorded = (action(), any::<bool>(), "[a-z]{0,5}");
+    let action = recorded.prop_map(|(action, on, reason)| if on { action.on_record(reason) } else { action });
+    let step = (action, any::<u64>(), 0usize..40, 1u64..3);
     prop::collection::vec(step, 1..80).prop_map(|steps| {
         let mut commands = vec![command(u128::MAX, Action::FormCluster(form()))];
         for (n, (action, at_ms, back, _)) in steps.into_iter().enumerate() {
@@ -725,7 +730,7 @@ fn a_state_written_by_version_2_still_opens() {
 #[test]
 fn formats_of_another_release_and_oversized_bytes_are_named() {
     assert_eq!(Command::decode(&[]), Err(CommandError::Empty));
-    assert_eq!(Command::decode(&[10, 0]), Err(CommandError::UnknownFormat(10)));
+    assert_eq!(Command::decode(&[11, 0]), Err(CommandError::UnknownFormat(11)));
     let mut older = fixture_operations()[0].encode().unwrap();
     older[0] = 1;
     assert!(matches!(Command::decode(&older), Err(CommandError::Damaged(_))), "version 1 knew no operations");
@@ -735,9 +740,9 @@ fn formats_of_another_release_and_oversized_bytes_are_named() {
     assert_eq!(Command::decode(&trailing), Err(CommandError::Trailing(1)));
 
     let mut newer = ClusterState::default().encode();
-    newer[8] = 10;
+    newer[8] = 11;
     let content = newer.len() - 4;
     let checksum = crc32c::crc32c(&newer[..content]);
     newer[content..].copy_from_slice(&checksum.to_le_bytes());
-    assert_eq!(ClusterState::decode(&newer), Err(SnapshotError::UnknownVersion(10)));
+    assert_eq!(ClusterState::decode(&newer), Err(SnapshotError::UnknownVersion(11)));
 }

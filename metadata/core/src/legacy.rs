@@ -186,6 +186,7 @@ impl CommandV2 {
             | Action::ChangeMembers { .. }
             | Action::ShardsMoved { .. }
             | Action::RemoveNode { .. }
+            | Action::Change { .. }
             | Action::Note { .. } => return None,
         };
         Some(CommandV2 { operation: command.operation, who: command.who.clone(), at_ms: command.at_ms, action })

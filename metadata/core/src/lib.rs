@@ -19,6 +19,7 @@
 
 mod acks;
 mod apply;
+mod changes;
 pub mod command;
 mod crossing;
 pub mod detect;
@@ -44,7 +45,7 @@ mod testing;
 mod turns;
 pub mod vigil;
 
-pub use command::{AbortScope, Action, Advance, Command, CommandError};
+pub use command::{AbortScope, Action, Advance, Ask, Command, CommandError};
 pub use detect::Detector;
 pub use event::Event;
 pub use lease::{Drift, Electorate, Grant, LeaseHolder, LeaseTable, Superseded};

@@ -30,6 +30,7 @@ mod switchover;
 
 pub use estimate::{Asked, Heard, estimate};
 pub use failover::{Assessment, assess, regions_needed};
+pub(crate) use select::check_reason;
 pub use select::{LAG_MS_MAX, NAMES_MAX, PAUSE_MS_MAX};
 
 #[cfg(test)]
@@ -144,7 +145,7 @@ impl ClusterState {
         scope: &AbortScope,
         why: &str,
     ) -> Result<Done, Refusal> {
-        let plan = self.plans.get(&id).ok_or_else(|| unknown(id))?;
+        let Some(plan) = self.plans.get(&id) else { return self.abort_change(occasion, id, scope, why) };
         let reply = Reply::Operation { plan: id };
         let still = |(bucket, epoch): &(BucketId, Epoch)| {
             plan.move_of(*bucket).filter(|it| !it.step.is_final() && standing(plan, it).epoch == *epoch)
@@ -441,7 +442,7 @@ fn raised(epoch: Epoch) -> Epoch {
     Epoch(epoch.0.saturating_add(1))
 }
 
-fn unknown(id: PlanId) -> Refusal {
+pub(crate) fn unknown(id: PlanId) -> Refusal {
     Refusal::new(
         RefusalKind::NotFound,
         format!("there is no operation {id}: `meridian operation list` shows those that are remembered"),

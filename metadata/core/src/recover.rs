@@ -19,6 +19,9 @@ use crate::state::ClusterState;
 /// How far epochs leap: more changes of a primary than a cluster can commit between two answers of one voter.
 pub const EPOCHS_LEAP: u64 = 1 << 20;
 
+/// Why it gives up what it gives up.
+const WHY: &str = "the metadata plane was recovered from one copy";
+
 /// What a recovery changes.
 #[derive(Clone, Debug, PartialEq, Eq, Default)]
 pub struct Recovery {
@@ -46,13 +49,14 @@ impl ClusterState {
             Occasion { index, at: self.clock.next(at_ms), at_ms, operation: OperationId(u128::from(index)), who: &who };
         let under_way: Vec<_> = self.plans.values().filter(|plan| plan.ended_ms.is_none()).map(|it| it.id).collect();
         for plan in under_way {
-            if self.abort(occasion, plan, &AbortScope::All, "the metadata plane was recovered from one copy").is_ok() {
+            if self.abort(occasion, plan, &AbortScope::All, WHY).is_ok() {
                 recovery.given_up.push(plan);
             }
         }
         for bucket in self.buckets.values_mut().filter(|bucket| bucket.crossing.is_some()) {
             Arc::make_mut(bucket).crossing = None;
         }
+        recovery.given_up.extend(self.recover_changes(occasion, WHY));
         for bucket in self.buckets.values_mut().filter(|bucket| bucket.primary.is_some()) {
             let bucket = Arc::make_mut(bucket);
             let before = bucket.epoch;

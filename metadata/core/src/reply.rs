@@ -27,7 +27,7 @@ pub enum Reply {
         /// Its region's replica number.
         region: RegionId,
     },
-    /// `CreateBucket`, `SetLabels`, `SetBucket`, `SetPolicy`, `SetRegions`, `Cross`, `CrossRegions`, `LoseRegion`: the bucket as it was right after the
+    /// `CreateBucket`, `SetLabels`, `SetBucket`, `SetPolicy`, `SetRegions`, `Cross`, `CrossRegions`, `LoseRegion`, `Change`: the bucket as it was right after the
     /// command, but for its turns, joins and crossing, which answers have no place for.
     Bucket(Bucket),
     /// `DeleteBucket`.

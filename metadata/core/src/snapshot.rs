@@ -9,7 +9,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use meridian_types::{
-    Bucket, BucketId, Crossing, Hlc, Joins, MemberChange, Node, NodeId, Plan, Region, RegionId, ShardId, Turns, Way,
+    Bucket, BucketId, Change, Crossing, Hlc, Joins, MemberChange, Node, NodeId, Plan, Region, RegionId, ShardId, Turns,
+    Way,
 };
 use serde::{Deserialize, Serialize};
 
@@ -23,12 +24,15 @@ use crate::state::{ClusterState, Fault, Formed, ShardGroup};
 /// state itself keep it below 128 MiB.
 pub const SNAPSHOT_BYTES_MAX: usize = 256 << 20;
 
-/// The newest version this release writes and reads: 8 and whose members change and which nodes were removed. A state without any is
+/// The newest version this release writes and reads: 9 and the changes of buckets that are on record. A state without any is written as
+/// version 9, which is 8 and whose members change and which nodes were removed. A state without any is
 /// written as version 8, which has which active-active buckets lose a region; one without any as version 7, which has which regions join an active-active bucket; one without any, in which none is on its way to other regions,
 /// as version 6, which has which buckets cross, without these as version 5, which has
 /// which regions were added to buckets, without these as version 4, which has which buckets' lanes have turned, and without
 /// these as version 3, so that during an upgrade nodes of both releases take it.
-pub const SNAPSHOT_VERSION: u32 = 9;
+pub const SNAPSHOT_VERSION: u32 = 10;
+
+const WITHOUT_CHANGES: u32 = 9;
 
 const WITHOUT_MEMBERS: u32 = 8;
 
@@ -66,7 +70,7 @@ pub enum SnapshotError {
     Fault(#[from] Fault),
 }
 
-/// Version 3 as written, and versions 4 to 9 but for the turns, joins, crossings, pauses and members behind it; earlier ones are in `legacy`. Field order is the format.
+/// Version 3 as written, and versions 4 to 10 but for the turns, joins, crossings, pauses, members and changes behind it; earlier ones are in `legacy`. Field order is the format.
 #[derive(Serialize, Deserialize)]
 pub(crate) struct StateV3 {
     pub(crate) index: u64,
@@ -91,11 +95,15 @@ type StateV7 = (StateV6, BTreeMap<BucketId, u64>);
 /// And who comes and goes: changes by region, and removed nodes.
 type StateV9 = (StateV7, BTreeMap<RegionId, MemberChange>, BTreeSet<NodeId>);
 
+/// And the changes of buckets.
+type StateV10 = (StateV9, Vec<Arc<Change>>);
+
 impl ClusterState {
     /// The state as bytes; equal states make equal bytes.
     pub fn encode(&self) -> Vec<u8> {
         let state = self.clone();
         let members = state.members;
+        let changes: Vec<_> = state.changes.into_values().collect();
         let stored = StateV3 {
             index: state.index,
             clock: state.clock,
@@ -124,7 +132,8 @@ impl ClusterState {
         let regroups = crossings.values().any(|it| matches!(it.way, Way::Regrouping { .. }));
         let loses = crossings.values().any(|it| matches!(it.way, Way::Losing { .. }));
         let version = match (turns.is_empty(), joins.is_empty(), crossings.is_empty()) {
-            _ if !members.is_empty() => SNAPSHOT_VERSION,
+            _ if !changes.is_empty() => SNAPSHOT_VERSION,
+            _ if !members.is_empty() => WITHOUT_CHANGES,
             _ if loses => WITHOUT_MEMBERS,
             _ if regroups || !pauses.is_empty() => WITHOUT_LOSING,
             (true, true, true) => WITHOUT_TURNS,
@@ -140,9 +149,13 @@ impl ClusterState {
             WITHOUT_JOINS => postcard::to_extend(&(stored, turns), bytes),
             WITHOUT_CROSSINGS => postcard::to_extend(&(stored, turns, joins), bytes),
             WITHOUT_REGROUPING => postcard::to_extend(&(stored, turns, joins, crossings), bytes),
-            SNAPSHOT_VERSION => {
+            WITHOUT_CHANGES => {
                 let older = ((stored, turns, joins, crossings), pauses);
                 postcard::to_extend(&(older, members.changes, members.retired), bytes)
+            }
+            SNAPSHOT_VERSION => {
+                let older = ((stored, turns, joins, crossings), pauses);
+                postcard::to_extend(&((older, members.changes, members.retired), changes), bytes)
             }
             _ => postcard::to_extend(&((stored, turns, joins, crossings), pauses), bytes),
         }
@@ -174,6 +187,7 @@ impl ClusterState {
         let mut crossings: BTreeMap<BucketId, Crossing> = BTreeMap::new();
         let mut pauses: BTreeMap<BucketId, u64> = BTreeMap::new();
         let mut members = Members::default();
+        let mut on_record: Vec<Arc<Change>> = Vec::new();
         let mut stored: StateV3 = match u32::from_le_bytes(*version) {
             1 => StateV2 { base: read(body)?, plans: Vec::new() }.into(),
             2 => read::<StateV2>(body)?.into(),
@@ -193,9 +207,15 @@ impl ClusterState {
                 (turns, joins, crossings) = (read.1, read.2, read.3);
                 read.0
             }
-            SNAPSHOT_VERSION => {
-                let (older, changes, retired) = read::<StateV9>(body)?;
-                members = Members { changes, retired };
+            version @ (WITHOUT_CHANGES | SNAPSHOT_VERSION) => {
+                let (older, moving, retired) = if version == WITHOUT_CHANGES {
+                    read::<StateV9>(body)?
+                } else {
+                    let (older, recorded) = read::<StateV10>(body)?;
+                    on_record = recorded;
+                    older
+                };
+                members = Members { changes: moving, retired };
                 (turns, joins, crossings, pauses) = (older.0.1, older.0.2, older.0.3, older.1);
                 older.0.0
             }
@@ -227,7 +247,8 @@ impl ClusterState {
                 joining.pause_ms_max = pause_ms_max;
             }
         }
-        let state = ClusterState { members, ..stored.into_state() };
+        let changes = on_record.into_iter().map(|change| (change.id, change)).collect();
+        let state = ClusterState { members, changes, ..stored.into_state() };
         state.validate()?;
         Ok(state)
     }
@@ -255,6 +276,7 @@ impl StateV3 {
             operations: self.operations,
             events: self.events,
             plans: self.plans.into_iter().map(|plan| (plan.id, plan)).collect(),
+            changes: BTreeMap::new(),
             bucket_ids,
         }
     }

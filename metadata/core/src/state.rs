@@ -10,8 +10,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use meridian_types::{
-    Bucket, BucketId, BucketName, ClusterId, Hlc, Node, NodeId, Plan, PlanId, Region, RegionId, RegionName, ShardId,
-    Topology,
+    Bucket, BucketId, BucketName, Change, ClusterId, Hlc, Node, NodeId, Plan, PlanId, Region, RegionId, RegionName,
+    ShardId, Topology,
 };
 use serde::{Deserialize, Serialize};
 
@@ -75,6 +75,8 @@ pub struct ClusterState {
     pub(crate) events: Events,
     /// Operations: those under way, and a history.
     pub(crate) plans: BTreeMap<PlanId, Arc<Plan>>,
+    /// Operations that change what buckets are, likewise. No name of one is the name of a plan.
+    pub(crate) changes: BTreeMap<PlanId, Arc<Change>>,
     /// Derived from `buckets`.
     pub(crate) bucket_ids: BTreeMap<BucketName, BucketId>,
 }
@@ -155,6 +157,17 @@ impl ClusterState {
         self.plans.get(&id)
     }
 
+    /// The changes of buckets under way and a history of those that ended, oldest first; of the latter at most
+    /// [`crate::plan::PLANS_MAX`].
+    pub fn changes(&self) -> impl DoubleEndedIterator<Item = &Arc<Change>> {
+        self.changes.values()
+    }
+
+    /// A change of a bucket by its name.
+    pub fn change_of(&self, id: PlanId) -> Option<&Arc<Change>> {
+        self.changes.get(&id)
+    }
+
     /// Whether a region holds data: a witness has no groups.
     pub(crate) fn holds_data(&self, region: RegionId) -> bool {
         self.groups.contains_key(&(region, ShardId(0)))
@@ -195,6 +208,7 @@ impl ClusterState {
         self.validate_members()?;
         self.buckets.iter().try_for_each(|(id, bucket)| self.validate_bucket(*id, bucket))?;
         self.validate_plans()?;
+        self.validate_changes()?;
         let names: BTreeMap<_, _> = self.buckets.values().map(|b| (b.name.clone(), b.id)).collect();
         rule(names == self.bucket_ids, "bucket names and bucket ids differ")
     }

@@ -11,8 +11,8 @@ use meridian_metadata_core::{AbortScope, Action, ClusterState, Command, Reply};
 use meridian_proto::v1::metadata_peer_server::MetadataPeerServer;
 use meridian_types::{
     Bucket, BucketChange, BucketId, BucketName, BucketSpec, Effect, EventPage, EventQuery, FailoverSpec, Labels,
-    MemberChange, MembersChange, NodeId, NodeName, OperationId, Plan, PlanId, Refusal, RefusalKind, RegionChange,
-    RegionId, RegionName, Selection, ShardId, StandingWord, SwitchoverSpec, Topology, Word,
+    MemberChange, MembersChange, NodeId, NodeName, Operation, OperationId, Plan, PlanId, Refusal, RefusalKind,
+    RegionChange, RegionId, RegionName, Selection, ShardId, StandingWord, SwitchoverSpec, Topology, Word,
 };
 use tokio::sync::{mpsc, oneshot, watch};
 
@@ -176,6 +176,8 @@ impl Handle {
         dry_run: bool,
         who: &str,
     ) -> Result<Bucket, Refusal> {
+        let operation = change.operation.unwrap_or_else(|| OperationId(rand::random()));
+        let reason = change.reason;
         let action = match (change.regions, change.policy, change.cross) {
             (Some(RegionChange::Remove(region)), _, Some(cross)) if let Some(consent) = &change.accept_loss => {
                 let (epoch, accepted) = agreed(consent, &name, &region)?;
@@ -186,10 +188,12 @@ impl Handle {
             (None, Some(policy), Some(cross)) => Action::Cross { name, policy, auto: change.auto, cross },
             (None, Some(policy), None) => Action::SetPolicy { name, policy, auto: change.auto },
             (None, None, _) => {
-                Action::SetBucket { name, change: BucketChange { regions: None, cross: None, ..change } }
+                let reason = String::new();
+                Action::SetBucket { name, change: BucketChange { regions: None, cross: None, reason, ..change } }
             }
         };
-        self.run(action, dry_run, who).await.and_then(bucket_of)
+        let command = command(operation, action.on_record(reason), who);
+        self.run_as(&command, dry_run).await.and_then(bucket_of)
     }
 
     /// Puts on record what an operator did to what is not the metadata plane's: the event ring says who, when and what.
@@ -254,17 +258,36 @@ impl Handle {
     /// # Errors
     /// [`RefusalKind::NotFound`]; [`RefusalKind::Conflict`] when it has ended; [`RefusalKind::Unavailable`] without a
     /// metadata quorum.
-    pub async fn abort(&self, plan: PlanId, why: String, who: &str) -> Result<Arc<Plan>, Refusal> {
+    pub async fn abort(&self, plan: PlanId, why: String, who: &str) -> Result<Operation, Refusal> {
         self.run(Action::Abort { plan, scope: AbortScope::All, why }, false, who).await?;
-        self.plan(plan).ok_or_else(|| not_here(plan))
+        self.operation(plan).ok_or_else(|| not_here(plan))
     }
 
-    /// The operations under way and those remembered, oldest first, as this node knows them. Asks nobody.
+    /// Every operation under way and those remembered, oldest first, as this node knows them: what moves primaries, and what changes
+    /// buckets. Asks nobody.
+    pub fn operations(&self) -> Vec<Operation> {
+        let mut known: Vec<Operation> = self.copy.read(|state| {
+            let moves = state.plans().map(|plan| Operation::Moves(Arc::clone(plan)));
+            moves.chain(state.changes().map(|change| Operation::Change(Arc::clone(change)))).collect()
+        });
+        known.sort_by_key(Operation::id);
+        known
+    }
+
+    /// An operation of either kind, as this node knows it. Asks nobody.
+    pub fn operation(&self, id: PlanId) -> Option<Operation> {
+        self.copy.read(|state| {
+            let moves = state.plan(id).map(|plan| Operation::Moves(Arc::clone(plan)));
+            moves.or_else(|| state.change_of(id).map(|change| Operation::Change(Arc::clone(change))))
+        })
+    }
+
+    /// The operations that move primaries, under way and remembered, oldest first, as this node knows them. Asks nobody.
     pub fn plans(&self) -> Vec<Arc<Plan>> {
         self.copy.read(|state| state.plans().cloned().collect())
     }
 
-    /// An operation, as this node knows it. Asks nobody.
+    /// An operation that moves primaries, as this node knows it. Asks nobody.
     pub fn plan(&self, id: PlanId) -> Option<Arc<Plan>> {
         self.copy.read(|state| state.plan(id).cloned())
     }
@@ -369,12 +392,15 @@ impl Handle {
     }
 
     async fn run(&self, action: Action, dry_run: bool, who: &str) -> Result<Reply, Refusal> {
-        let command = command(OperationId(rand::random()), action, who);
+        self.run_as(&command(OperationId(rand::random()), action, who), dry_run).await
+    }
+
+    async fn run_as(&self, command: &Command, dry_run: bool) -> Result<Reply, Refusal> {
         if dry_run {
             // The very decision, on a copy of the copy.
-            return self.copy.read(|state| state.clone()).try_apply(&command);
+            return self.copy.read(|state| state.clone()).try_apply(command);
         }
-        self.commit(&command).await
+        self.commit(command).await
     }
 
     async fn commit(&self, command: &Command) -> Result<Reply, Refusal> {

@@ -93,6 +93,7 @@ impl PeerService {
             | Action::Cross { .. }
             | Action::CrossRegions { .. }
             | Action::LoseRegion { .. }
+            | Action::Change { .. }
             | Action::ChangeMembers { .. }
             | Action::RemoveNode { .. }
             | Action::Note { .. }

@@ -4,11 +4,12 @@ use std::collections::{BTreeMap, HashMap};
 
 use meridian_types::{
     Acks, AutoFailover, AutoMode, Breach, Bucket, BucketChange, BucketId, BucketName, BucketSpec, Consent, Cross,
-    Crossing, Epoch, Hlc, Joining, Joins, LagBound, Lsn, MaxLag, OnPartition, Phase, PlanId, Policy, PolicyError,
-    Refusal, RegionChange, RegionId, RegionName, Regroup, Remains, Seal, ShardId, Standing, Stay, Turn, Turns, Way,
+    Crossing, Epoch, Hlc, Joining, Joins, LagBound, Lsn, MaxLag, OnPartition, OperationId, Phase, PlanId, Policy,
+    PolicyError, Refusal, RegionChange, RegionId, RegionName, Regroup, Remains, Seal, ShardId, Standing, Stay, Turn,
+    Turns, Way,
 };
 
-use super::cluster::{lane_name_from_proto, lane_name_to_proto, named, unreadable};
+use super::cluster::{lane_name_from_proto, lane_name_to_proto, named, unreadable, wide};
 use super::failover::{loss_from_proto, loss_to_proto, remains_from_proto, remains_to_proto};
 use super::operation::{seal_from_proto, seal_to_proto};
 use super::{invalid, region, shard};
@@ -138,7 +139,7 @@ fn async_only(policy: Policy, max_lag: Option<MaxLag>) -> Result<Policy, Refusal
     }
 }
 
-fn auto_to_proto<R>(auto: &AutoFailover<R>) -> v1::AutoFailover {
+pub(super) fn auto_to_proto<R>(auto: &AutoFailover<R>) -> v1::AutoFailover {
     let (mode, max_lag) = match auto.mode {
         AutoMode::Manual => (WireMode::Manual, None),
         AutoMode::ObserveOnly => (WireMode::ObserveOnly, None),
@@ -159,7 +160,7 @@ fn asked_to_proto(auto: &AutoFailover<RegionName>) -> v1::AutoFailover {
     v1::AutoFailover { successor_names, ..auto_to_proto(auto) }
 }
 
-fn auto_from_proto<R>(auto: &v1::AutoFailover, successors: Vec<R>) -> Result<AutoFailover<R>, Refusal> {
+pub(super) fn auto_from_proto<R>(auto: &v1::AutoFailover, successors: Vec<R>) -> Result<AutoFailover<R>, Refusal> {
     let mode = match WireMode::try_from(auto.mode) {
         Ok(WireMode::Manual) => AutoMode::Manual,
         Ok(WireMode::ObserveOnly) => AutoMode::ObserveOnly,
@@ -258,6 +259,8 @@ pub fn change_to_proto(name: &BucketName, change: &BucketChange, dry_run: bool) 
             RegionChange::Remove(region) => WireRegions::RemoveRegion(region.to_string()),
         }),
         accept_loss: change.accept_loss.as_ref().map(ToString::to_string).unwrap_or_default(),
+        operation_id: change.operation.map(|it| it.0.to_be_bytes().to_vec()).unwrap_or_default().into(),
+        reason: change.reason.clone(),
     }
 }
 
@@ -303,8 +306,13 @@ pub fn change_from_proto(request: v1::SetBucketRequest) -> Result<(BucketName, B
             "`accept-loss` belongs to the removal of a region that is lost, and to how long that may take",
         ));
     }
-    let change = BucketChange { auto, max_lag, on_partition, acks, policy, cross, regions, accept_loss };
-    let rest = BucketChange { regions: None, cross: None, accept_loss: None, ..change.clone() };
+    let operation = match request.operation_id.as_ref() {
+        [] => None,
+        bytes => Some(OperationId(wide(bytes, "an operation id")?)),
+    };
+    let rest = BucketChange { auto, max_lag, on_partition, acks, policy, ..BucketChange::default() };
+    let reason = request.reason;
+    let change = BucketChange { cross, regions, accept_loss, operation, reason, ..rest.clone() };
     if change.regions.is_some() && rest != BucketChange::default() {
         return Err(invalid("a region is added or removed by itself: change the rest before it or after it"));
     }

@@ -96,6 +96,9 @@ pub fn plan_from_proto(message: v1::Operation) -> Result<Plan, Refusal> {
             Goal::Switchover { to: region(goal.to)?, lag_ms_max: goal.lag_ms_max, pause_ms_max: goal.pause_ms_max }
         }
         WireGoal::Failover(goal) => Goal::Failover { to: region_or_none(goal.to)?, automatic: goal.automatic },
+        WireGoal::Change(_) => {
+            return Err(unreadable("an operation that changes a bucket as one that moves primaries"));
+        }
     };
     let mut moves = message.moves.into_iter().map(move_from_proto).collect::<Result<Vec<_>, _>>()?;
     moves.sort_by_key(|it| it.bucket);

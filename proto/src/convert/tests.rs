@@ -7,13 +7,13 @@ use bytes::Bytes;
 use meridian_types::key::{MULTI_ITEMS_MAX, SCAN_ITEMS_MAX};
 use meridian_types::{
     Acks, AutoFailover, AutoMode, Breach, Bucket, BucketChange, BucketDigest, BucketId, BucketLag, BucketName,
-    BucketSpec, ClientId, ClusterId, Consent, Cross, Crossing, Durability, EVENTS_MAX, Effect, Epoch, Event, EventPage,
-    EventQuery, Exposure, Freshness, Goal, Hlc, Joining, Joins, Key, LagBound, Lane, LaneState, LaneStatus, Loss, Lsn,
-    MaxLag, MemberChange, Move, Muster, Node, NodeId, NodeName, NodeStatus, OnPartition, OperationId, Outcome, Phase,
-    Plan, PlanId, Policy, Proof, Read, ReadLevel, Refusal, RefusalKind, Region, RegionChange, RegionId, RegionName,
-    Regroup, Remains, Request, RequestId, Response, Seal, Selection, SessionToken, SetHash, ShardDigest, ShardId,
-    StalePolicy, Standing, Stay, Step, SwitchoverSpec, Topology, Turn, Turns, Value, Verdict, Version, Way, Write,
-    WriteAck, request::Found,
+    BucketSpec, Change, ChangeEnd, ChangeGoal, ChangeOutcome, ClientId, ClusterId, Consent, Cross, Crossing,
+    Durability, EVENTS_MAX, Effect, Epoch, Event, EventPage, EventQuery, Exposure, Freshness, Goal, Hlc, Joining,
+    Joins, Key, LagBound, Lane, LaneState, LaneStatus, Loss, Lsn, MaxLag, MemberChange, Move, Muster, Node, NodeId,
+    NodeName, NodeStatus, OnPartition, Operation, OperationId, Outcome, Phase, Plan, PlanId, Policy, Proof, Read,
+    ReadLevel, Refusal, RefusalKind, Region, RegionChange, RegionId, RegionName, Regroup, Remains, Request, RequestId,
+    Response, Seal, Selection, SessionToken, SetHash, ShardDigest, ShardId, Stage, Staged, StalePolicy, Standing, Stay,
+    Step, SwitchoverSpec, Terms, Topology, Turn, Turns, Value, Verdict, Version, Way, Write, WriteAck, request::Found,
 };
 use proptest::collection::{btree_map, btree_set, vec};
 use proptest::option;
@@ -460,6 +460,62 @@ fn plan() -> impl Strategy<Value = Plan> {
     )
 }
 
+fn on_record() -> impl Strategy<Value = Change> {
+    let region = || (1u16..).prop_map(RegionId);
+    let pause = || option::of(any::<u64>());
+    let goal =
+        prop_oneof![
+            policy().prop_map(|policy| ChangeGoal::Policy { policy }),
+            prop_oneof![Just(Acks::One), Just(Acks::All), (1u8..9).prop_map(Acks::Regions)]
+                .prop_map(|acks| ChangeGoal::Acks { acks }),
+            (policy(), option::of(region()), any::<u64>())
+                .prop_map(|(policy, primary, pause_ms_max)| ChangeGoal::Cross { policy, primary, pause_ms_max }),
+            (region(), pause()).prop_map(|(region, pause_ms_max)| ChangeGoal::Add { region, pause_ms_max }),
+            (region(), pause()).prop_map(|(region, pause_ms_max)| ChangeGoal::Remove { region, pause_ms_max }),
+            (region(), loss(), any::<u64>()).prop_map(|(region, accepted, pause_ms_max)| ChangeGoal::Lose {
+                region,
+                accepted,
+                pause_ms_max
+            }),
+        ];
+    let terms = (policy(), option::of(region()), vec(region(), 0..4), any::<u64>(), auto(region())).prop_map(
+        |(policy, primary, regions, epoch, auto)| Terms { policy, primary, regions, epoch: Epoch(epoch), auto },
+    );
+    let stage = prop_oneof![Just(Stage::Meeting), Just(Stage::Filling), Just(Stage::Filled), Just(Stage::Settling)];
+    let staged = (any::<u64>(), any::<u64>(), stage).prop_map(|(at_ms, epoch, stage)| Staged {
+        at_ms,
+        epoch: Epoch(epoch),
+        stage,
+    });
+    let outcome = prop_oneof![
+        Just(ChangeOutcome::Done),
+        (".{0,9}", ".{0,9}").prop_map(|(who, why)| ChangeOutcome::Aborted { who, why }),
+        ".{0,9}".prop_map(|why| ChangeOutcome::GivenUp { why }),
+    ];
+    let end = (any::<u64>(), any::<u64>(), outcome).prop_map(|(at_ms, epoch, outcome)| ChangeEnd {
+        at_ms,
+        epoch: Epoch(epoch),
+        outcome,
+    });
+    let asked = (any::<[u64; 2]>(), any::<u128>(), any::<u32>(), name(), ".{0,9}");
+    (asked, terms, goal, vec(staged, 0..5), option::of(end)).prop_map(|(asked, before, goal, stages, end)| {
+        let ([id, created_ms], operation, bucket, name, text) = asked;
+        Change {
+            id: PlanId(id),
+            operation: OperationId(operation),
+            who: text.clone(),
+            reason: text,
+            bucket: BucketId(bucket),
+            name,
+            before,
+            goal,
+            created_ms,
+            stages,
+            end,
+        }
+    })
+}
+
 fn bucket() -> impl Strategy<Value = Bucket> {
     let life = (
         any::<u64>(),
@@ -577,6 +633,12 @@ proptest! {
         let spec = SwitchoverSpec { to, buckets, lag_ms_max: n[0], pause_ms_max: n[1], reason };
         let message = travelled(&switchover_to_proto(&spec, OperationId(id), dry_run));
         prop_assert_eq!(switchover_from_proto(message), Ok((spec, OperationId(id), dry_run)));
+    }
+
+    #[test]
+    fn a_change_on_record_comes_back_as_it_went(on_record in on_record()) {
+        let known = Operation::Change(Arc::new(on_record));
+        prop_assert_eq!(operation_from_proto(travelled(&operation_to_proto(&known))), Ok(known));
     }
 
     #[test]

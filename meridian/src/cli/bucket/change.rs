@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use meridian_client::Client;
 use meridian_types::{
-    Acks, Bucket, BucketChange, BucketLag, BucketName, CROSSING_MS_DEFAULT, Cross, Policy, RegionId, RegionName,
-    Topology,
+    Acks, Bucket, BucketChange, BucketLag, BucketName, CROSSING_MS_DEFAULT, Change, ChangeGoal, Cross, Policy,
+    RegionId, RegionName, Topology,
 };
 
 use super::cross;
@@ -13,6 +13,7 @@ use super::settings::{Settings, policy_of};
 use super::view::View;
 use super::{Described, existing, one};
 use crate::cli::exit::Failure;
+use crate::cli::operation::OnRecord;
 use crate::output::{Format, bytes, count, millis, note, show};
 
 /// What is asked for.
@@ -30,12 +31,18 @@ pub(super) struct Asked {
 /// hardly notices is below it.
 pub(super) const BEHIND_MS_MAX: u64 = 5000;
 
-pub(super) async fn set(client: &Client, name: &BucketName, asked: Asked, format: Format) -> anyhow::Result<()> {
+pub(super) async fn set(
+    client: &Client,
+    name: &BucketName,
+    asked: Asked,
+    record: &OnRecord,
+    format: Format,
+) -> anyhow::Result<()> {
     let topology = client.admin().topology().await?;
     let before = existing(&topology, name)?;
     let change = change(before, &asked, &topology)?;
     if change.cross.is_some() {
-        return cross::set(client, name, &change, (asked.dry_run, asked.yes), format).await;
+        return cross::set(client, name, &change, (asked.dry_run, asked.yes), (record, format)).await;
     }
     if change == BucketChange::default() {
         note("nothing changes: it is like that already");
@@ -53,7 +60,7 @@ pub(super) async fn set(client: &Client, name: &BucketName, asked: Asked, format
         ))
         .into());
     }
-    let bucket = client.admin().set_bucket(name, &change, asked.dry_run).await?;
+    let bucket = client.admin().set_bucket(name, &record.stamp(change), asked.dry_run).await?;
     note(if asked.dry_run { "this would be the bucket; nothing was changed:" } else { "changed:" });
     if before.crossing.is_some() {
         note("given up: the bucket stays what it was, and writes go on at once; nothing is lost");
@@ -62,6 +69,9 @@ pub(super) async fn set(client: &Client, name: &BucketName, asked: Asked, format
             (true, _) => more_or_fewer(before, &bucket),
             (false, behind) => turned(before, &bucket, behind.as_ref(), &topology),
         });
+    }
+    if !asked.dry_run {
+        record.tell(client).await?;
     }
     show(format, &Described { buckets: vec![View::of(&bucket, &topology)] })
 }
@@ -199,11 +209,32 @@ fn turned(before: &Bucket, after: &Bucket, behind: Option<&Behind>, topology: &T
 }
 
 pub(super) fn way_back(before: &Bucket) -> String {
-    let name = &before.name;
-    match before.policy {
+    policy_again(&before.name, before.policy)
+}
+
+/// The command that makes a bucket what it was before a change.
+pub(in crate::cli) fn way_back_of(change: &Change, topology: &Topology) -> String {
+    let (name, before) = (&change.name, &change.before);
+    match change.goal {
+        ChangeGoal::Policy { .. } | ChangeGoal::Acks { .. } => policy_again(name, before.policy),
+        ChangeGoal::Cross { .. } => {
+            let primary = before.primary.map(|it| format!(" --primary {}", topology.region_label(it)));
+            format!("{}{}", policy_again(name, before.policy), primary.unwrap_or_default())
+        }
+        ChangeGoal::Add { region, .. } => {
+            format!("meridian bucket set {name} --remove-region {}", topology.region_label(region))
+        }
+        ChangeGoal::Remove { region, .. } | ChangeGoal::Lose { region, .. } => {
+            format!("meridian bucket set {name} --add-region {} (it is filled anew)", topology.region_label(region))
+        }
+    }
+}
+
+fn policy_again(name: &BucketName, policy: Policy) -> String {
+    match policy {
         Policy::Async { .. } => format!("meridian bucket set {name} --policy async"),
         Policy::Sync { acks, .. } => {
-            let degrades = match before.policy.degrade_after_ms() {
+            let degrades = match policy.degrade_after_ms() {
                 Some(after_ms) => format!(" --on-partition degrade --degrade-after {after_ms}ms"),
                 None => String::new(),
             };

@@ -11,6 +11,7 @@ use super::change::{BEHIND_MS_MAX, way_back};
 use super::view::View;
 use super::{Described, existing};
 use crate::cli::exit::Failure;
+use crate::cli::operation::OnRecord;
 use crate::output::{Format, count, millis, note, show};
 
 /// How often there is a look.
@@ -30,7 +31,7 @@ pub(super) async fn set(
     name: &BucketName,
     change: &BucketChange,
     (dry_run, yes): (bool, bool),
-    format: Format,
+    (record, format): (&OnRecord, Format),
 ) -> anyhow::Result<()> {
     let topology = client.admin().topology().await?;
     let before = existing(&topology, name)?;
@@ -48,14 +49,15 @@ pub(super) async fn set(
         )
         .into());
     }
-    client.admin().set_bucket(name, change, false).await?;
+    client.admin().set_bucket(name, &record.stamp(change.clone()), false).await?;
+    record.tell(client).await?;
     let pause = change.cross.as_ref().map_or(0, |cross| cross.pause_ms_max);
     let after = watch(client, name, Duration::from_millis(pause) + WATCHED_LONGER).await?;
     let topology = client.admin().topology().await?;
     show(format, &Described { buckets: vec![View::of(&after, &topology)] })?;
     if after.policy.has_primary() == before.policy.has_primary() {
         return Err(Failure::restored(format!(
-            "`{name}` is what it was, and nothing is lost: not every region was there in time, or two of them differ; the log of the metadata leader says which, and `meridian lag` how far they are"
+            "`{name}` is what it was, and nothing is lost: not every region was there in time, or two of them differ; `meridian operation list` and `show` say which, and `meridian lag` how far they are"
         ))
         .into());
     }

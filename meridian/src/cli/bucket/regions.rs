@@ -9,6 +9,7 @@ use meridian_types::{Bucket, BucketChange, BucketName, Policy, RegionChange, Reg
 use super::view::View;
 use super::{Described, existing, one, regroup};
 use crate::cli::exit::Failure;
+use crate::cli::operation::OnRecord;
 use crate::output::{Format, note, show};
 
 pub(super) async fn set(
@@ -16,12 +17,12 @@ pub(super) async fn set(
     name: &BucketName,
     (asked, max_pause): (RegionChange, Option<Duration>),
     (dry_run, yes): (bool, bool),
-    format: Format,
+    (record, format): (&OnRecord, Format),
 ) -> anyhow::Result<()> {
     let topology = client.admin().topology().await?;
     let before = existing(&topology, name)?;
     if before.primary.is_none() {
-        return regroup::set(client, name, (asked, max_pause), (dry_run, yes), format).await;
+        return regroup::set(client, name, (asked, max_pause), (dry_run, yes), (record, format)).await;
     }
     if max_pause.is_some() {
         return Err(Failure::invalid(format!(
@@ -41,9 +42,13 @@ pub(super) async fn set(
     if matches!(asked, RegionChange::Remove(_)) && !dry_run && !yes {
         return Err(Failure::consent(format!("{told}\nRepeat it with --yes to consent.")).into());
     }
-    let bucket = if dry_run { rehearsed } else { client.admin().set_bucket(name, &change, false).await? };
+    let bucket =
+        if dry_run { rehearsed } else { client.admin().set_bucket(name, &record.stamp(change), false).await? };
     note(if dry_run { "this would be the bucket; nothing was changed:" } else { "changed:" });
     note(&told);
+    if !dry_run {
+        record.tell(client).await?;
+    }
     show(format, &Described { buckets: vec![View::of(&bucket, &topology)] })
 }
 

@@ -14,6 +14,7 @@ use super::cross::{self, Behind};
 use super::view::View;
 use super::{Described, existing, one};
 use crate::cli::exit::Failure;
+use crate::cli::operation::OnRecord;
 use crate::output::{Format, millis, note, show};
 
 /// How often there is a look at a region that is being filled.
@@ -24,7 +25,7 @@ pub(super) async fn set(
     name: &BucketName,
     (asked, max_pause): (RegionChange, Option<Duration>),
     (dry_run, yes): (bool, bool),
-    format: Format,
+    (record, format): (&OnRecord, Format),
 ) -> anyhow::Result<()> {
     let topology = client.admin().topology().await?;
     let before = existing(&topology, name)?;
@@ -57,7 +58,8 @@ pub(super) async fn set(
         return Err(Failure::consent("the region would drop its copy: repeat it with --yes to consent").into());
     }
     if !stage.is_under_way() {
-        client.admin().set_bucket(name, &change, false).await?;
+        client.admin().set_bucket(name, &record.stamp(change), false).await?;
+        record.tell(client).await?;
     }
     let after = watch(client, name, stage, pause_ms_max).await?;
     let topology = client.admin().topology().await?;

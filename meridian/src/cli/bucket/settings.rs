@@ -165,6 +165,8 @@ impl Settings {
             cross: None,
             regions: None,
             accept_loss: None,
+            operation: None,
+            reason: String::new(),
         })
     }
 }

@@ -9,6 +9,7 @@ use meridian_types::{
 };
 
 use super::super::bucket::cross;
+use super::super::operation::OnRecord;
 use super::{EstimateView, RunArgs, buckets, check};
 use crate::cli::exit::Failure;
 use crate::output::{Format, note, show};
@@ -24,7 +25,9 @@ pub(super) async fn run(args: &RunArgs, lost: &RegionName, client: &Client, form
         return Err(why.into());
     }
     for bucket in &estimate.buckets {
-        client.admin().set_bucket(&bucket.name, &change(args, lost), true).await?;
+        if record(args, bucket).known(client).await?.is_none() {
+            client.admin().set_bucket(&bucket.name, &change(args, lost), true).await?;
+        }
     }
     if args.dry_run {
         note("these would go on without it; nothing was changed:");
@@ -43,7 +46,7 @@ pub(super) async fn run(args: &RunArgs, lost: &RegionName, client: &Client, form
         return Ok(());
     }
     Err(Failure::restored(format!(
-        "{} of {} stay what they were: {}; the log of the metadata leader says why, and `meridian lag` how far the regions are: estimate again",
+        "{} of {} stay what they were: {}; `meridian operation list` and `show` say why, and `meridian lag` how far the regions are: estimate again",
         failed.len(),
         buckets(estimate.buckets.len()),
         failed.join(", ")
@@ -55,7 +58,12 @@ pub(super) async fn run(args: &RunArgs, lost: &RegionName, client: &Client, form
 async fn lose(args: &RunArgs, lost: &RegionName, bucket: &BucketEstimate, client: &Client) -> anyhow::Result<bool> {
     let name = &bucket.name;
     note(&format!("`{name}` goes on without {lost}: clients hold and retry until the other regions have met"));
-    client.admin().set_bucket(name, &change(args, lost), false).await?;
+    let record = record(args, bucket);
+    // Run again under the same word, it is watched and not asked for twice.
+    if record.known(client).await?.is_none() {
+        client.admin().set_bucket(name, &record.stamp(change(args, lost)), false).await?;
+    }
+    record.tell(client).await?;
     let after = cross::watch(client, name, pause(args) + cross::WATCHED_LONGER).await?;
     let gone = !after.is_in(bucket.from);
     if gone {
@@ -79,6 +87,11 @@ fn check_known(estimate: &Estimate, topology: &Topology) -> Result<(), Failure> 
         ));
     }
     Ok(())
+}
+
+/// Each bucket's is an operation of its own.
+fn record(args: &RunArgs, bucket: &BucketEstimate) -> OnRecord {
+    OnRecord::of_bucket(args.op_id.as_deref(), &args.reason, &bucket.name)
 }
 
 fn change(args: &RunArgs, lost: &RegionName) -> BucketChange {

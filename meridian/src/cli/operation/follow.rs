@@ -4,8 +4,9 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use meridian_client::Client;
-use meridian_types::{BucketId, Plan, PlanId, PlanOutcome, Step, Topology};
+use meridian_types::{BucketId, Change, ChangeOutcome, Operation, Plan, PlanId, PlanOutcome, Step, Topology};
 
+use super::change;
 use super::view::{View, mustered};
 use crate::cli::exit::Failure;
 use crate::cli::stop;
@@ -36,6 +37,66 @@ pub(in crate::cli) async fn follow(client: &Client, id: PlanId, format: Format) 
     judge(&ended)
 }
 
+/// Watches a change of a bucket to its end, then shows it.
+///
+/// # Errors
+/// When it came to nothing; or nobody tells any more, or the operator stops watching.
+pub(in crate::cli) async fn follow_change(client: &Client, id: PlanId, format: Format) -> anyhow::Result<()> {
+    let ended = tokio::select! {
+        ended = change_to_its_end(client, id) => ended?,
+        signal = stop::signalled() => {
+            signal?;
+            return Err(left(id).into());
+        }
+    };
+    show(format, &change::View::of(&ended, &client.known_topology()))?;
+    match ended.end.as_ref().map(|end| &end.outcome) {
+        Some(ChangeOutcome::Done) | None => Ok(()),
+        Some(how @ (ChangeOutcome::Aborted { .. } | ChangeOutcome::GivenUp { .. })) => {
+            Err(Failure::restored(format!("{id} was {how}: see above why; nothing is lost")).into())
+        }
+    }
+}
+
+async fn change_to_its_end(client: &Client, id: PlanId) -> anyhow::Result<Change> {
+    let (mut heard, mut said) = (Instant::now(), String::new());
+    loop {
+        match client.admin().on_record(Some(id)).await {
+            Ok(known) => {
+                heard = Instant::now();
+                let change = known.into_iter().find_map(|it| match it {
+                    Operation::Change(change) => Some(change),
+                    Operation::Moves(_) => None,
+                });
+                let change = change.ok_or_else(|| Failure::failed(format!("{id} changes no bucket")))?;
+                let stage = change.stage().map_or_else(String::new, |it| format!("  {}: {it}", change.name));
+                if !stage.is_empty() && stage != said {
+                    note(&stage);
+                    said = stage;
+                }
+                if change.end.is_some() {
+                    return Ok(Change::clone(&change));
+                }
+            }
+            Err(error) if heard.elapsed() > SILENCE_MAX => return Err(silent(id, &error.message).into()),
+            Err(_) => {}
+        }
+        tokio::time::sleep(LOOK_EVERY).await;
+    }
+}
+
+fn left(id: PlanId) -> Failure {
+    Failure::failed(format!(
+        "no longer watching; {id} goes on by itself: `meridian operation watch {id}` shows it, `meridian operation abort {id}` gives it up"
+    ))
+}
+
+fn silent(id: PlanId, why: &str) -> Failure {
+    Failure::failed(format!(
+        "nobody tells of {id} any more ({why}); it goes on by itself: try `meridian operation watch {id}` again"
+    ))
+}
+
 /// Watches an operation to its end.
 ///
 /// # Errors
@@ -45,10 +106,7 @@ pub(in crate::cli) async fn watch(client: &Client, id: PlanId) -> anyhow::Result
         ended = to_its_end(client, id) => ended?,
         signal = stop::signalled() => {
             signal?;
-            let message = format!(
-                "no longer watching; {id} goes on by itself: `meridian operation watch {id}` shows it, `meridian operation abort {id}` gives it up"
-            );
-            return Err(Failure::failed(message).into());
+            return Err(left(id).into());
         }
     })
 }
@@ -123,13 +181,7 @@ async fn to_its_end(client: &Client, id: PlanId) -> anyhow::Result<Plan> {
                 progress.refresh_lag(client, &plan, &live).await;
                 live.show(progress.lines(&plan, &client.known_topology()));
             }
-            Err(error) if heard.elapsed() > SILENCE_MAX => {
-                return Err(Failure::failed(format!(
-                    "nobody tells of {id} any more ({}); it goes on by itself: try `meridian operation watch {id}` again",
-                    error.message
-                ))
-                .into());
-            }
+            Err(error) if heard.elapsed() > SILENCE_MAX => return Err(silent(id, &error.message).into()),
             Err(_) => {}
         }
         tokio::time::sleep(LOOK_EVERY).await;

@@ -1,6 +1,7 @@
 use meridian_types::{
-    BucketId, BucketName, Epoch, Goal, Lsn, Move, OperationId, Plan, Proof, Region, RegionId, RegionName, Seal,
-    SetHash, ShardId, Step, Topology,
+    AutoFailover, BucketId, BucketName, Change, ChangeEnd, ChangeGoal, ChangeOutcome, Epoch, Goal, Lsn, Move,
+    OperationId, Plan, Proof, Region, RegionId, RegionName, Seal, SetHash, ShardId, Stage, Staged, Step, Terms,
+    Topology,
 };
 
 use super::*;
@@ -95,12 +96,79 @@ fn programs_get_every_shard_of_the_proof() {
 
 #[test]
 fn a_list_of_operations_is_a_table() {
-    let list = List { operations: vec![View::of(&plan(vec![promoted(16), restored("x")]), &topology())] };
-    let expected = " operation   what         from      to        buckets   outcome           asked                  longest pause   by                        reason
-───────────────────────────────────────────────────────────────────────────────────────────────────────────────────────────────────────────────────────
- op-12       switchover   us-east   eu-west         2   partly restored   1970-01-01 00:00:01Z          5.00 s   meridian://client/alice   maintenance";
+    let moves = Operation::Moves(plan(vec![promoted(16), restored("x")]).into());
+    let list = List { operations: vec![Listed::of(&moves, &topology())] };
+    let expected = " operation   what         from      to        buckets     outcome           asked                  longest pause   by                        reason
+─────────────────────────────────────────────────────────────────────────────────────────────────────────────────────────────────────────────────────────
+ op-12       switchover   us-east   eu-west   2 buckets   partly restored   1970-01-01 00:00:01Z          5.00 s   meridian://client/alice   maintenance";
     let text = list.text();
     assert_eq!(trimmed(&text)[0], trimmed(expected)[0], "{text}");
     assert_eq!(trimmed(&text)[2], trimmed(expected)[2], "{text}");
     assert!(List { operations: Vec::new() }.text().contains("meridian switchover run"));
+}
+
+/// A region is added to an active-active bucket.
+fn added(end: Option<ChangeOutcome>) -> Change {
+    let staged = |(at_ms, epoch, stage)| Staged { at_ms, epoch: Epoch(epoch), stage };
+    let stages = [(1000, 3, Stage::Meeting), (1060, 4, Stage::Filling), (61_000, 4, Stage::Meeting)];
+    Change {
+        id: PlanId(40),
+        operation: OperationId::of("nearer"),
+        who: "meridian://client/alice".to_owned(),
+        reason: "nearer".to_owned(),
+        bucket: BucketId(1),
+        name: BucketName::new("carts").unwrap(),
+        before: Terms {
+            policy: meridian_types::Policy::ActiveActive,
+            primary: None,
+            regions: vec![RegionId(1)],
+            epoch: Epoch(3),
+            auto: AutoFailover::default(),
+        },
+        goal: ChangeGoal::Add { region: RegionId(2), pause_ms_max: Some(30_000) },
+        created_ms: 1000,
+        stages: stages.map(staged).to_vec(),
+        end: end.map(|outcome| ChangeEnd { at_ms: 61_200, epoch: Epoch(5), outcome }),
+    }
+}
+
+#[test]
+fn a_change_of_a_bucket_says_from_what_to_what_how_long_each_stage_took_and_the_way_back() {
+    let text = change::View::of(&added(Some(ChangeOutcome::Done)), &topology()).text();
+    let expected = "op-40: region added of carts, done
+ asked   1970-01-01 00:00:01Z by meridian://client/alice: nearer
+ ended   1970-01-01 00:01:01Z, after 60.2 s
+ bounds  writes held at most 30.0 s
+ from    us-east (epoch 3)
+ to      us-east, eu-west (epoch 5)
+
+ stage     since                  epoch      took
+───────────────────────────────────────────────────
+ meeting   1970-01-01 00:00:01Z       3   60.0 ms
+ filling   1970-01-01 00:00:01Z       4    59.9 s
+ meeting   1970-01-01 00:01:01Z       4    200 ms
+
+the way back: meridian bucket set carts --remove-region eu-west";
+    assert_eq!(trimmed(&text), trimmed(expected), "{text}");
+    let aborted = ChangeOutcome::Aborted { who: "bob".to_owned(), why: "enough".to_owned() };
+    let text = change::View::of(&added(Some(aborted)), &topology()).text();
+    assert!(text.contains("aborted by bob\n because enough") && !text.contains("way back"), "{text}");
+}
+
+#[test]
+fn a_list_has_changes_beside_what_moves_and_programs_get_both() {
+    let operations = [Operation::Moves(plan(vec![promoted(16)]).into()), Operation::Change(added(None).into())];
+    let list = List { operations: operations.iter().map(|it| Listed::of(it, &topology())).collect() };
+    let text = list.text();
+    let row = text.lines().find(|line| line.contains("op-40")).unwrap_or_default();
+    for words in ["region added", "us-east, eu-west", "carts", "under way: meeting", "60.0 ms", "nearer"] {
+        assert!(row.contains(words), "`{words}` is missing: {text}");
+    }
+    let json = serde_json::to_value(&list).unwrap();
+    assert_eq!(
+        (&json["operations"][0]["kind"], &json["operations"][1]["kind"]),
+        (&"switchover".into(), &"region added".into())
+    );
+    assert_eq!(json["operations"][1]["stages"][0]["took_ms"], 60);
+    assert_eq!(json["operations"][1]["stages"][2]["took_ms"], serde_json::Value::Null);
 }

@@ -160,6 +160,14 @@ impl View {
         }
     }
 
+    /// `orders`, or `12 buckets`.
+    pub(super) fn whose(&self) -> String {
+        match self.buckets.as_slice() {
+            [one] => one.bucket.clone(),
+            many => format!("{} buckets", many.len()),
+        }
+    }
+
     /// The longest pause of any bucket.
     pub(super) fn pause_ms_max(&self) -> Option<u64> {
         self.buckets.iter().filter_map(|row| row.pause_ms).max()

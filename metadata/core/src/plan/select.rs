@@ -182,7 +182,7 @@ fn check(spec: &SwitchoverSpec) -> Result<(), Refusal> {
     }
 }
 
-pub(super) fn check_reason(reason: &str) -> Result<(), Refusal> {
+pub(crate) fn check_reason(reason: &str) -> Result<(), Refusal> {
     if reason.len() > REASON_BYTES_MAX || reason.chars().any(char::is_control) {
         return Err(invalid(format!(
             "`reason` is not valid: use at most {REASON_BYTES_MAX} bytes without control characters"

@@ -8,8 +8,8 @@ use meridian_proto::identity::Identity;
 use meridian_proto::v1;
 use meridian_proto::v1::metadata_peer_client::MetadataPeerClient;
 use meridian_types::{
-    Bucket, Epoch, Fact, Lsn, OperationId, Phase, PlanId, PlanOutcome, RefusalKind, RegionId, RegionName, Seal,
-    Selection, SetHash, ShardId, Step, SwitchoverSpec, Word,
+    Acks, Bucket, BucketChange, ChangeOutcome, Epoch, Fact, Lsn, Operation, OperationId, Phase, PlanId, PlanOutcome,
+    Policy, RefusalKind, RegionId, RegionName, Seal, Selection, SetHash, ShardId, Step, SwitchoverSpec, Word,
 };
 
 use crate::world::{PATIENCE, World, eventually};
@@ -161,10 +161,37 @@ fn a_next_primary_that_does_not_come_close_is_given_up_without_a_pause() {
 }
 
 #[test]
+fn a_change_of_policy_is_on_record_on_every_node_under_the_id_it_was_asked_under_and_given_up_by_any() {
+    let world = world();
+    let asked = OperationId::of("nightly");
+    let change = BucketChange {
+        policy: Some(Policy::sync(Acks::All)),
+        operation: Some(asked),
+        reason: "audit".to_owned(),
+        ..BucketChange::default()
+    };
+    let set =
+        |at: usize| world.handle(at).set_bucket(name_of("orders"), change.clone(), false, "alice").await_on(&world, at);
+    set(1).unwrap();
+    let epoch = orders(&world, 1).epoch;
+    set(2).unwrap();
+    assert_eq!(orders(&world, 2).epoch, epoch, "asked again, nothing happens twice");
+    let known = world.handle(2).operations();
+    let [Operation::Change(on_record)] = known.as_slice() else { panic!("{known:?}") };
+    assert_eq!((on_record.operation, on_record.who.as_str(), on_record.reason.as_str()), (asked, "alice", "audit"));
+    let given_up = world.handle(0).abort(on_record.id, "enough".to_owned(), "bob").await_on(&world, 0).unwrap();
+    let Operation::Change(given_up) = given_up else { panic!("{given_up:?}") };
+    let aborted = ChangeOutcome::Aborted { who: "bob".to_owned(), why: "enough".to_owned() };
+    assert_eq!(given_up.end.as_ref().map(|end| &end.outcome), Some(&aborted));
+    assert_eq!(orders(&world, 0).policy, on_record.before.policy);
+}
+
+#[test]
 fn an_operator_gives_up_once() {
     let world = world();
     let plan = ask(&world, 1, 5000);
     let given_up = world.handle(2).abort(plan, "the window is closing".to_owned(), "bob").await_on(&world, 2).unwrap();
+    let Operation::Moves(given_up) = given_up else { panic!("{given_up:?}") };
     assert_eq!(given_up.outcome(), PlanOutcome::Restored);
     let again = world.handle(2).abort(plan, "again".to_owned(), "bob").await_on(&world, 2).unwrap_err();
     assert_eq!(again.kind, RefusalKind::Conflict);
