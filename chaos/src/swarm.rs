@@ -165,6 +165,7 @@ async fn run(seed: u64, scenario: &Scenario, planet: &Planet) -> Outcome {
     fill(planet, scenario.buckets.len(), healed_us).await;
     let finals = plan.of(&planet.buckets()).last_look(planet, &history, PATIENCE).await;
     let remnants = left_behind(planet, healed_us).await;
+    let held = held(planet, healed_us).await;
     // A node that finds damage refuses to go on, and says so (DUR-3).
     let says_so = |why: &str| ["damaged", "wrong checksum"].iter().any(|word| why.contains(word));
     let refuses = |why: &str| planet.violated().contains(&check::Assumption::Disks) && says_so(why);
@@ -182,7 +183,7 @@ async fn run(seed: u64, scenario: &Scenario, planet: &Planet) -> Outcome {
         violated: planet.violated(),
     };
     let evidence = Evidence::new(setup, operations, Some(planet.trace().records()), finals, Some(healed_us));
-    let evidence = evidence.with_salvage(planet.salvages().await).with_remnants(remnants);
+    let evidence = evidence.with_salvage(planet.salvages().await).with_remnants(remnants).with_held(held);
     let verdict = check::all(&evidence);
     let broken = verdict.violations.iter().map(|violation| (violation.checker, violation.to_string()));
     let failure = (!verdict.is_clean()).then(|| Failure::Broken(broken.collect()));
@@ -212,6 +213,17 @@ async fn left_behind(planet: &Planet, healed_us: u64) -> Vec<Remnant> {
         }
         if planet.now_us() > until_us || remnants.iter().all(|it| it.keys == 0) {
             return remnants;
+        }
+        sleep(Duration::from_millis(250)).await;
+    }
+}
+
+/// What every node has, once those of a region have had the time to become equal.
+async fn held(planet: &Planet, healed_us: u64) -> Vec<check::Held> {
+    loop {
+        let held = planet.held();
+        if planet.now_us() > healed_us + 2 * Limits::default().recovery_us || check::are_equal(&held) {
+            return held;
         }
         sleep(Duration::from_millis(250)).await;
     }

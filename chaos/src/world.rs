@@ -3,7 +3,7 @@
 //!
 //! ```text
 //!  workloads ── Target ──► planet ── network ──► life: region/node Service + Handle (real)
-//!                                                  ├─ group    consensus, simulated, over disk
+//!                                                  ├─ group    consensus: a small Raft per shard, over disk and network
 //!                                                  ├─ engine   state engine, simulated
 //!                                                  ├─ metadata ClusterState, LeaseTable, LeaseHolder (real) over a small Raft
 //!                                                  └─ replication Shipper, Receiver (real) over streams

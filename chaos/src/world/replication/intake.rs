@@ -90,15 +90,22 @@ impl Intake {
                     None => return Ok(()),
                     Some(message) => self.frame(message)?,
                 },
-                _ = ticks.tick() => {
-                    let probed = is_probed(&self.topology.borrow(), source, self.replica.region, lane);
-                    Input::Tick { ms: self.region.monotonic_ms(), probed }
-                }
+                _ = ticks.tick() => self.tick(source, shard, lane),
                 Some(()) = timer => Input::Timer,
             };
             out = Outbox::default();
             receiver.step(Instant::now().into_std(), input, &mut out);
         }
+    }
+
+    /// Every now and then it is looked whether this node still leads the shard: a lane in which nothing comes would not notice.
+    fn tick(&self, source: RegionId, shard: ShardId, lane: Lane) -> Input {
+        if !self.region.leads(shard) {
+            let leader = self.region.leader(shard).filter(|leader| *leader != self.replica.node);
+            return Input::Deposed(SinkError::NotLeader { leader });
+        }
+        let probed = is_probed(&self.topology.borrow(), source, self.replica.region, lane);
+        Input::Tick { ms: self.region.monotonic_ms(), probed }
     }
 
     fn frame(&self, message: Bytes) -> Result<Input, String> {
