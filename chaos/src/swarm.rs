@@ -163,6 +163,10 @@ async fn run(seed: u64, scenario: &Scenario, planet: &Planet) -> Outcome {
     };
     let (healed_us, _) = join(broken, join(plan.drive(planet, &history), expire(seed, scenario, planet))).await;
     fill(planet, scenario.buckets.len(), healed_us).await;
+    if scenario.nodes > 1 {
+        // Who follows a leader hears of what is committed with its next heartbeat.
+        sleep(Duration::from_secs(1)).await;
+    }
     let finals = plan.of(&planet.buckets()).last_look(planet, &history, PATIENCE).await;
     let remnants = left_behind(planet, healed_us).await;
     let held = held(planet, healed_us).await;

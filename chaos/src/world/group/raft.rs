@@ -68,6 +68,8 @@ struct Peer {
     round: u64,
     answered_ms: Option<u64>,
     filling_until_ms: u64,
+    /// It is yet to be found where its log is this one's: nothing is sent ahead.
+    probing: bool,
 }
 
 /// What is durable of a member besides its log.
@@ -335,10 +337,11 @@ impl Raft {
         }
         let lsn = (peer.next - 1).max(log.purged.lsn);
         let previous = Place { term: log.term_at(lsn), lsn };
-        if !behind {
+        let ahead = !behind && !peer.probing;
+        if ahead {
             peer.next = peer.next.max(log.written + 1);
         }
-        let until = if behind { lsn } else { log.written.max(lsn) };
+        let until = if ahead { log.written.max(lsn) } else { lsn };
         out.ship.push(Shipment { to, term, previous, commit, round: leading.round, until, fill });
     }
 
@@ -555,9 +558,15 @@ impl Raft {
         match matched {
             Some(lsn) => {
                 peer.matched = peer.matched.max(lsn);
-                peer.next = peer.next.max(lsn + 1);
+                if std::mem::take(&mut peer.probing) {
+                    peer.next = peer.matched + 1;
+                    self.ship(from, now_ms, out);
+                } else {
+                    peer.next = peer.next.max(lsn + 1);
+                }
             }
             None => {
+                peer.probing = true;
                 peer.next = (peer.next - 1).min(last + 1).max(peer.matched + 1);
                 // While a snapshot is on its way, heartbeats are enough.
                 if peer.next > self.log.purged.lsn || peer.filling_until_ms <= now_ms {
