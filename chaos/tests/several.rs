@@ -137,6 +137,27 @@ fn con_1_a_leader_that_was_deposed_and_does_not_know_answers_no_strong_read() {
     assert!(believed >= 4, "two take themselves for the leader: in {believed} worlds of 6");
 }
 
+/// Other regions still reach the leader that was deposed; they would wait for it for as long as it is cut off.
+#[test]
+fn iso_1_a_lane_leaves_a_target_that_can_not_prove_any_more_that_it_leads() {
+    let mut all = setup();
+    all.buckets[0].policy = Policy::sync(Acks::All);
+    Planet::play(1, all, async |planet: Planet| {
+        planet.start().await.unwrap();
+        put(&planet, 1).await;
+        let cut = Fault::CutLeader { node: 1, shard: 0, deaf: false, lasts: Duration::from_secs(25) };
+        let meanwhile = async {
+            sleep(Duration::from_millis(100)).await;
+            let begun_us = planet.now_us();
+            let written = put(&planet, 2).await;
+            assert_eq!(written.durability.unwrap().regions, 3);
+            let took_us = planet.now_us() - begun_us;
+            assert!(took_us < 9_000_000, "{took_us} us: three looks, an election, and a retry");
+        };
+        futures::future::join(cut.strike(&planet), meanwhile).await;
+    });
+}
+
 #[test]
 fn who_comes_back_behind_the_log_is_filled_by_a_snapshot() {
     let short =

@@ -100,9 +100,8 @@ impl Intake {
 
     /// Every now and then it is looked whether this node still leads the shard: a lane in which nothing comes would not notice.
     fn tick(&self, source: RegionId, shard: ShardId, lane: Lane) -> Input {
-        if !self.region.leads(shard) {
-            let leader = self.region.leader(shard).filter(|leader| *leader != self.replica.node);
-            return Input::Deposed(SinkError::NotLeader { leader });
+        if !self.region.leads_surely(shard) {
+            return Input::Deposed(SinkError::NotLeader { leader: self.region.leader_beside(shard) });
         }
         let probed = is_probed(&self.topology.borrow(), source, self.replica.region, lane);
         Input::Tick { ms: self.region.monotonic_ms(), probed }
@@ -141,7 +140,7 @@ impl Intake {
 
 async fn watermark(region: Handle, source: RegionId, shard: ShardId, lane: Lane) -> Result<Lsn, SinkError> {
     region.watermark(source, shard, lane).await.map_err(|refusal| match refusal.kind {
-        RefusalKind::Redirect => SinkError::NotLeader { leader: region.leader(shard) },
+        RefusalKind::Redirect => SinkError::NotLeader { leader: region.leader_beside(shard) },
         _ => SinkError::Unavailable(refusal.message),
     })
 }
