@@ -61,6 +61,7 @@ fn mixed_scenarios_from_seeds_keep_every_promise() {
         twice: false,
         minimise: true,
         calm: false,
+        several: false,
     };
     let mut said = Vec::new();
     let summary = swarm.run(&mut said).unwrap();
@@ -84,6 +85,7 @@ fn one_seed_is_one_trace() {
         twice: true,
         minimise: true,
         calm: false,
+        several: false,
     };
     let mut said = Vec::new();
     let summary = swarm.run(&mut said).unwrap();

@@ -29,6 +29,8 @@ pub struct Swarm {
     pub minimise: bool,
     /// Play only the worlds in which nothing breaks.
     pub calm: bool,
+    /// Play only the worlds whose regions have several nodes.
+    pub several: bool,
 }
 
 /// What a swarm came to.
@@ -73,7 +75,7 @@ impl Swarm {
                             return;
                         }
                         let scenario = Scenario::drawn(seed, self.seconds);
-                        if self.calm && !scenario.faults.is_empty() {
+                        if (self.calm && !scenario.faults.is_empty()) || (self.several && scenario.nodes == 1) {
                             continue;
                         }
                         // Whoever listens stops the others by raising `next`.
