@@ -452,6 +452,32 @@ mod tests {
     }
 
     #[test]
+    fn regions_have_several_nodes_in_a_seventh_of_the_drawn_scenarios_and_none_of_the_first_ones_is_lost() {
+        let drawn: Vec<Scenario> = (0..500).map(|seed| Scenario::drawn(seed, 60)).filter(|it| it.nodes > 1).collect();
+        assert!((45..100).contains(&drawn.len()), "{}", drawn.len());
+        let calm = drawn.iter().filter(|it| it.faults.is_empty()).count();
+        assert!(calm > 0 && calm < drawn.len() / 4, "{calm}");
+        let lost = |it: &Scenario, planned: &Planned| match planned.what {
+            Fault::LoseNode { node } => Some(node >= it.regions),
+            _ => None,
+        };
+        let lost: Vec<bool> = drawn.iter().flat_map(|it| it.faults.iter().filter_map(move |at| lost(it, at))).collect();
+        assert!(!lost.is_empty() && lost.iter().all(|second| *second), "those vote in the metadata plane");
+    }
+
+    #[test]
+    fn what_can_not_strike_a_planet_is_refused() {
+        let text = |nodes: usize, what: &str| {
+            format!("name = 'x'\nseconds = 30\nnodes = {nodes}\nbuckets = []\n[[faults]]\nat_ms = 1\nwhat = {what}\n")
+        };
+        let judge = |text: String| toml::from_str::<Scenario>(&text).unwrap().validate().map_err(|why| why.to_string());
+        assert_eq!(judge(text(3, "{ kind = 'lose-node', node = 8 }")), Ok(()));
+        assert!(judge(text(3, "{ kind = 'lose-node', node = 9 }")).unwrap_err().contains("0 to 8"));
+        assert!(judge(text(1, "{ kind = 'lose-node', node = 2 }")).unwrap_err().contains("nodes = 3"));
+        assert!(judge(text(2, "{ kind = 'lose-node', node = 2 }")).unwrap_err().contains("1, 3 or 5"));
+    }
+
+    #[test]
     fn buckets_of_both_kinds_cross_in_a_fifth_of_the_drawn_scenarios() {
         let crossings = |active: bool| {
             let has = |seed: &u64| {
