@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
+use crate::raft::runtime::Runtime;
 use bytes::Bytes;
 use futures::FutureExt;
 use meridian_types::{GroupId, Lsn, NodeId};
@@ -14,7 +15,6 @@ use openraft::LinearizerOption;
 use openraft::async_runtime::WatchReceiver;
 use openraft::error::{ClientWriteError, LinearizableReadError, RaftError};
 use openraft::raft::ClientWriteResult;
-use openraft_rt_tokio::TokioRuntime;
 use tokio::sync::{oneshot, watch};
 
 use crate::confirm::LastRound;
@@ -69,7 +69,7 @@ pub struct LogSlice {
 /// The answer to a proposal, to be awaited. Dropping it does not withdraw the proposal.
 #[must_use = "a proposal's fate is unknown until it is awaited"]
 pub struct Proposal {
-    answer: oneshot::Receiver<ClientWriteResult<TypeConfig<TokioRuntime>>>,
+    answer: oneshot::Receiver<ClientWriteResult<TypeConfig<Runtime>>>,
 }
 
 impl Future for Proposal {
@@ -126,7 +126,7 @@ pub(crate) struct Inner {
     /// Who votes, and since when that is known to be settled.
     pub(crate) electorate: Mutex<Option<Electorate>>,
     pub(crate) read_lease: Duration,
-    pub(crate) links: Links<TokioRuntime>,
+    pub(crate) links: Links<Runtime>,
     pub(crate) last_round: LastRound,
     /// How long a change of members or leader may take.
     pub(crate) patience: Duration,
@@ -279,9 +279,7 @@ fn committed(entry: Entry) -> Option<Committed> {
     (entry.kind == Kind::Normal).then(|| Committed { lsn: Lsn(entry.id.index), payload: entry.payload })
 }
 
-fn read_error(
-    error: RaftError<TypeConfig<TokioRuntime>, LinearizableReadError<TypeConfig<TokioRuntime>>>,
-) -> ReadError {
+fn read_error(error: RaftError<TypeConfig<Runtime>, LinearizableReadError<TypeConfig<Runtime>>>) -> ReadError {
     match error {
         RaftError::APIError(LinearizableReadError::ForwardToLeader(to)) => {
             ReadError::NotLeader { leader: to.leader_id.map(NodeId) }
