@@ -121,8 +121,11 @@ impl Crew {
     /// All that was shipped is in every region, and what only the lost primary had is written down there.
     async fn is_settled(&self, bucket: &str, tail: usize) -> anyhow::Result<()> {
         let client = self.planet.client(AHEAD).await?;
-        until("it takes writes", async || Ok(drop(client.bucket(bucket)?.put("after", "x").deadline(PATIENCE).await?)))
-            .await?;
+        until("it takes writes", async || {
+            client.bucket(bucket)?.put("after", "x").deadline(PATIENCE).await?;
+            Ok(())
+        })
+        .await?;
         let equal = verdict::regions_are_equal(&client, &[bucket], RECOVERY).await;
         ensure!(equal.is_ok(), "{}", equal.err().unwrap_or_default().join("\n"));
         has_what_was_shipped(&client, bucket).await?;
