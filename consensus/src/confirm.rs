@@ -15,10 +15,10 @@ use meridian_types::{Lsn, NodeId};
 use openraft::RaftState;
 use openraft::impls::Vote;
 use openraft::raft::{AppendEntriesRequest, AppendEntriesResponse};
+use openraft_rt_tokio::TokioRuntime;
 
 use crate::error::ReadError;
 use crate::group::{Group, Inner};
-use crate::raft::runtime::Runtime;
 use crate::raft::types::{RaftVote, TypeConfig};
 use crate::transport::envelope::{Answer, Question};
 use crate::transport::link::Urgency;
@@ -72,7 +72,7 @@ impl Inner {
         let applied = *self.progress.applied.borrow();
         self.contact.lock().unwrap_or_else(PoisonError::into_inner).heard(term, Instant::now());
         let vote = Vote::new_committed(term, self.node.0);
-        let look = |state: &RaftState<TypeConfig<Runtime>>| {
+        let look = |state: &RaftState<TypeConfig<TokioRuntime>>| {
             (*state.vote_ref(), state.membership_state.effective().get_joint_config().clone())
         };
         let (own, voters) = self.raft.with_raft_state(look).await.map_err(|_| ReadError::Stopped)?;

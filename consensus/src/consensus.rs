@@ -6,12 +6,12 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use crate::raft::runtime::Runtime;
 use meridian_proto::dial::Dial;
 use meridian_proto::v1::consensus_peer_server::ConsensusPeerServer;
 use meridian_types::{GroupId, Lsn, NodeId};
 use openraft::async_runtime::WatchReceiver;
 use openraft::{Config, EmptyNode, Raft, SnapshotPolicy};
+use openraft_rt_tokio::TokioRuntime;
 use tokio::sync::watch;
 
 use crate::confirm::LastRound;
@@ -53,7 +53,7 @@ struct Node {
     shard_engine: Arc<Engine>,
     poison: Poison,
     tasks: Tasks,
-    links: Links<Runtime>,
+    links: Links<TokioRuntime>,
     /// By id, for the server side.
     rafts: Groups,
     groups: Arc<Mutex<BTreeMap<GroupId, Arc<Inner>>>>,
@@ -270,8 +270,8 @@ fn check(group: GroupId, log: &GroupHandle, position: Option<&Position>) -> Resu
     Ok(())
 }
 
-fn links(node: NodeId, dial: Arc<dyn Dial>, tasks: Tasks) -> Links<Runtime> {
-    let links: Mutex<HashMap<NodeId, Arc<Link<Runtime>>>> = Mutex::default();
+fn links(node: NodeId, dial: Arc<dyn Dial>, tasks: Tasks) -> Links<TokioRuntime> {
+    let links: Mutex<HashMap<NodeId, Arc<Link<TokioRuntime>>>> = Mutex::default();
     Arc::new(move |target| {
         let mut links = links.lock().unwrap_or_else(PoisonError::into_inner);
         let link = links.entry(target).or_insert_with(|| {

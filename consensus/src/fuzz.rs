@@ -7,12 +7,12 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use crate::raft::runtime::Runtime;
 use bytes::Bytes;
 use meridian_types::{GroupId, NodeId};
 use openraft::impls::Vote;
 use openraft::raft::{AppendEntriesRequest, TransferLeaderRequest, VoteRequest, VoteResponse};
 use openraft::{EmptyNode, EntryPayload, Membership, StoredMembership};
+use openraft_rt_tokio::TokioRuntime;
 
 use crate::log::EntryId;
 use crate::log::record::{self, HEADER_BYTES, Header, Kind};
@@ -95,9 +95,9 @@ pub fn mark(bytes: &[u8]) -> bool {
 
 /// A message of a peer.
 pub fn envelope(bytes: &[u8]) -> bool {
-    let Ok(message) = Envelope::<Runtime>::decode(bytes) else { return false };
+    let Ok(message) = Envelope::<TokioRuntime>::decode(bytes) else { return false };
     let Ok(sent) = message.encode() else { panic!("what was read must be writable") };
-    let again = Envelope::<Runtime>::decode(&sent).and_then(|message| message.encode());
+    let again = Envelope::<TokioRuntime>::decode(&sent).and_then(|message| message.encode());
     assert_eq!(again, Ok(sent), "a message must come back");
     true
 }
@@ -197,7 +197,7 @@ fn mark_sample() -> Vec<u8> {
     bytes
 }
 
-fn envelopes() -> Vec<Envelope<Runtime>> {
+fn envelopes() -> Vec<Envelope<TokioRuntime>> {
     let vote = Vote::new_committed(3, 9);
     let last = Some(log_id(EntryId { term: 2, index: 8 }));
     let entry = |index, payload| RaftEntry { log_id: log_id(EntryId { term: 3, index }), payload };

@@ -7,7 +7,6 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
-use crate::raft::runtime::Runtime;
 use bytes::Bytes;
 use futures::FutureExt;
 use meridian_types::{GroupId, Lsn, NodeId};
@@ -15,6 +14,7 @@ use openraft::LinearizerOption;
 use openraft::async_runtime::WatchReceiver;
 use openraft::error::{ClientWriteError, LinearizableReadError, RaftError};
 use openraft::raft::ClientWriteResult;
+use openraft_rt_tokio::TokioRuntime;
 use tokio::sync::{oneshot, watch};
 
 use crate::confirm::LastRound;
@@ -69,7 +69,7 @@ pub struct LogSlice {
 /// The answer to a proposal, to be awaited. Dropping it does not withdraw the proposal.
 #[must_use = "a proposal's fate is unknown until it is awaited"]
 pub struct Proposal {
-    answer: oneshot::Receiver<ClientWriteResult<TypeConfig<Runtime>>>,
+    answer: oneshot::Receiver<ClientWriteResult<TypeConfig<TokioRuntime>>>,
 }
 
 impl Future for Proposal {
@@ -126,7 +126,7 @@ pub(crate) struct Inner {
     /// Who votes, and since when that is known to be settled.
     pub(crate) electorate: Mutex<Option<Electorate>>,
     pub(crate) read_lease: Duration,
-    pub(crate) links: Links<Runtime>,
+    pub(crate) links: Links<TokioRuntime>,
     pub(crate) last_round: LastRound,
     /// How long a change of members or leader may take.
     pub(crate) patience: Duration,
@@ -279,7 +279,9 @@ fn committed(entry: Entry) -> Option<Committed> {
     (entry.kind == Kind::Normal).then(|| Committed { lsn: Lsn(entry.id.index), payload: entry.payload })
 }
 
-fn read_error(error: RaftError<TypeConfig<Runtime>, LinearizableReadError<TypeConfig<Runtime>>>) -> ReadError {
+fn read_error(
+    error: RaftError<TypeConfig<TokioRuntime>, LinearizableReadError<TypeConfig<TokioRuntime>>>,
+) -> ReadError {
     match error {
         RaftError::APIError(LinearizableReadError::ForwardToLeader(to)) => {
             ReadError::NotLeader { leader: to.leader_id.map(NodeId) }

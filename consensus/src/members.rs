@@ -4,11 +4,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
 use std::sync::atomic::Ordering;
 
-use crate::raft::runtime::Runtime;
 use meridian_types::NodeId;
 use openraft::async_runtime::WatchReceiver;
 use openraft::error::{ChangeMembershipError, ClientWriteError, RaftError};
 use openraft::{ChangeMembers, EmptyNode, Instant};
+use openraft_rt_tokio::TokioRuntime;
 
 use crate::error::ChangeError;
 use crate::group::{Group, Inner};
@@ -29,7 +29,7 @@ pub struct Members {
     pub learners: BTreeMap<NodeId, bool>,
 }
 
-type WriteError = RaftError<TypeConfig<Runtime>, ClientWriteError<TypeConfig<Runtime>>>;
+type WriteError = RaftError<TypeConfig<TokioRuntime>, ClientWriteError<TypeConfig<TokioRuntime>>>;
 
 impl Group {
     /// Makes exactly these nodes the voters. New ones first catch up as learners.

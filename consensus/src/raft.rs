@@ -3,7 +3,6 @@
 
 pub(crate) mod machine;
 pub(crate) mod mark;
-pub(crate) mod runtime;
 pub(crate) mod seat;
 pub(crate) mod snapshot;
 pub(crate) mod storage;

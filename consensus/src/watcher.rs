@@ -4,18 +4,18 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 use std::time::Instant;
 
-use crate::raft::runtime::Runtime;
 use meridian_types::NodeId;
 use openraft::ServerState;
 use openraft::async_runtime::WatchReceiver;
 use openraft::error::Fatal;
 use openraft::metrics::RaftServerMetrics;
+use openraft_rt_tokio::TokioRuntime;
 
 use crate::group::{Electorate, Inner, Leadership};
 use crate::poison::Poison;
 use crate::raft::types::TypeConfig;
 
-type Metrics = RaftServerMetrics<TypeConfig<Runtime>>;
+type Metrics = RaftServerMetrics<TypeConfig<TokioRuntime>>;
 
 /// Runs as long as the group does.
 pub(crate) async fn watch(group: Arc<Inner>, poison: Poison) {

@@ -2,11 +2,11 @@
 
 use std::sync::Arc;
 
-use super::runtime::Runtime;
 use bytes::Bytes;
 use meridian_types::{GroupId, Lsn, NodeId};
 use openraft::StorageError;
 use openraft::testing::log::{StoreBuilder, Suite};
+use openraft_rt_tokio::TokioRuntime;
 use tempfile::TempDir;
 
 use super::machine::{Desk, Machine, Progress};
@@ -67,8 +67,10 @@ struct Builder;
 /// Dropped in this order: the directory last.
 type Guard = (Arc<Log>, TempDir);
 
-impl StoreBuilder<TypeConfig<Runtime>, Storage<Runtime>, Machine<Runtime>, Guard> for Builder {
-    async fn build(&self) -> Result<(Guard, Storage<Runtime>, Machine<Runtime>), StorageError<TypeConfig<Runtime>>> {
+impl StoreBuilder<TypeConfig<TokioRuntime>, Storage<TokioRuntime>, Machine<TokioRuntime>, Guard> for Builder {
+    async fn build(
+        &self,
+    ) -> Result<(Guard, Storage<TokioRuntime>, Machine<TokioRuntime>), StorageError<TypeConfig<TokioRuntime>>> {
         let dir = tempfile::tempdir().unwrap();
         let poison = Poison::new();
         let options = LogOptions { segment_bytes: 64 << 10, cache_bytes: 0, queue_bytes_max: 1 << 20 };

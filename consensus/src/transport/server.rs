@@ -6,7 +6,6 @@ use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use crate::raft::runtime::Runtime;
 use futures::stream::FuturesUnordered;
 use futures::{FutureExt, Stream, StreamExt};
 use meridian_proto::identity::Identity;
@@ -15,6 +14,7 @@ use meridian_proto::v1::consensus_peer_server::ConsensusPeer;
 use meridian_types::{GroupId, NodeId};
 use openraft::error::Fatal;
 use openraft::{Raft, Snapshot};
+use openraft_rt_tokio::TokioRuntime;
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 use tokio_stream::wrappers::ReceiverStream;
@@ -28,7 +28,7 @@ use crate::raft::types::TypeConfig;
 use crate::tasks::Tasks;
 
 /// One group's Raft on this node.
-pub(crate) type GroupRaft = Raft<TypeConfig<Runtime>, Machine<Runtime>>;
+pub(crate) type GroupRaft = Raft<TypeConfig<TokioRuntime>, Machine<TokioRuntime>>;
 
 /// The groups that run on this node.
 pub(crate) type Groups = Arc<Mutex<HashMap<GroupId, Served>>>;
@@ -109,7 +109,7 @@ struct Conversation {
     generation: watch::Sender<u32>,
 }
 
-type Answering = Pin<Box<dyn Future<Output = (u64, Answer<Runtime>)> + Send>>;
+type Answering = Pin<Box<dyn Future<Output = (u64, Answer<TokioRuntime>)> + Send>>;
 
 impl Conversation {
     async fn run(
@@ -118,7 +118,7 @@ impl Conversation {
         outbound: mpsc::Sender<Result<ConsensusMessage, Status>>,
     ) {
         let mut answering: FuturesUnordered<Answering> = FuturesUnordered::new();
-        let mut ready: Vec<Item<Runtime>> = Vec::new();
+        let mut ready: Vec<Item<TokioRuntime>> = Vec::new();
         loop {
             let may_read = answering.len() < ANSWERING_MAX;
             tokio::select! {
@@ -150,7 +150,7 @@ impl Conversation {
         }
     }
 
-    fn open(&self, message: &ConsensusMessage) -> Result<Vec<Item<Runtime>>, Status> {
+    fn open(&self, message: &ConsensusMessage) -> Result<Vec<Item<TokioRuntime>>, Status> {
         let envelope =
             Envelope::decode(&message.envelope).map_err(|error| Status::invalid_argument(error.to_string()))?;
         if envelope.sender != self.peer {
@@ -163,7 +163,12 @@ impl Conversation {
     }
 
     /// Begins to answer. The first poll hands the question to the group's Raft, so questions keep their order.
-    fn take(&self, item: Item<Runtime>, answering: &mut FuturesUnordered<Answering>, ready: &mut Vec<Item<Runtime>>) {
+    fn take(
+        &self,
+        item: Item<TokioRuntime>,
+        answering: &mut FuturesUnordered<Answering>,
+        ready: &mut Vec<Item<TokioRuntime>>,
+    ) {
         let Item::Question { group, number, question } = item else { return };
         let served = self.groups.lock().unwrap_or_else(PoisonError::into_inner).get(&group).cloned();
         if let Some(generation) = group.generation() {
@@ -197,8 +202,8 @@ async fn answer(
     spools: &Spools,
     peer: NodeId,
     group: GroupId,
-    question: Question<Runtime>,
-) -> Answer<Runtime> {
+    question: Question<TokioRuntime>,
+) -> Answer<TokioRuntime> {
     let answered = match question {
         Question::Append(append) => {
             raft.append_entries(append).await.map(Answer::Append).map_err(|error| error.to_string())
@@ -231,7 +236,7 @@ async fn answer(
     answered.unwrap_or_else(Answer::Failed)
 }
 
-fn fatal(error: Fatal<TypeConfig<Runtime>>) -> String {
+fn fatal(error: Fatal<TypeConfig<TokioRuntime>>) -> String {
     error.to_string()
 }
 
