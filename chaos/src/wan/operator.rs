@@ -4,13 +4,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use meridian_client::{Client, OperationId, PlanOutcome, Selection, SwitchoverSpec};
+use meridian_types::failover::PER_DAY_MAX;
 use meridian_types::{AutoFailover, AutoMode, Bucket, Policy, RegionName};
 use rand::rngs::StdRng;
 use rand::seq::IteratorRandom;
 use rand::{Rng, SeedableRng};
 use tokio::time::{sleep, timeout};
 
-/// Between two moves, in seconds: some begin while the one before still goes on.
+/// Between two moves, in seconds.
 const PAUSE_S: std::ops::Range<f64> = 4.0..16.0;
 
 /// How long the operator waits for an answer, or looks at one operation.
@@ -40,7 +41,7 @@ impl Moves {
 pub fn auto(policy: Policy) -> AutoFailover<RegionName> {
     let mode = if matches!(policy, Policy::Sync { .. }) { AutoMode::ZeroLoss } else { AutoMode::Manual };
     // Damping has checkers of its own; here it would only mean fewer moves.
-    AutoFailover { mode, interval_ms_min: 0, per_day_max: 100, ..AutoFailover::default() }
+    AutoFailover { mode, interval_ms_min: 0, per_day_max: PER_DAY_MAX, ..AutoFailover::default() }
 }
 
 /// Moves primaries of `buckets` for so long, as `seed` draws it.
@@ -98,4 +99,17 @@ async fn switch(client: &Client, spec: &SwitchoverSpec) -> bool {
         }
     }
     plan.outcome() == PlanOutcome::Done
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::real::BUCKETS;
+
+    #[test]
+    fn what_buckets_may_do_by_themselves_is_what_the_metadata_plane_accepts() {
+        for (name, policy) in BUCKETS {
+            assert_eq!(auto(policy).validate(policy, &[]), Ok(()), "{name}");
+        }
+    }
 }
