@@ -529,7 +529,8 @@ mod tests {
             }
             assert!(committed.len() > 3, "seed {seed}: {}", committed.len());
             assert!(voters == 4 || !rafts[3].leads(), "seed {seed}");
-            assert!(voters == 4 || rafts[3].commit > 0, "seed {seed}: who does not vote follows");
+            // What is committed it may just have forgotten, for it may just have started.
+            assert!(voters == 4 || rafts[3].durable.log.len() > 3, "seed {seed}: who does not vote follows");
         }
     }
 }

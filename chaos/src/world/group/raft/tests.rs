@@ -64,7 +64,8 @@ impl World {
         let node = &self.nodes[from];
         for it in ship {
             let (term, previous, commit, round) = (it.term, it.previous, it.commit, it.round);
-            let records = node.log.range(previous.lsn + 1..=it.until).map(|(_, record)| record.clone()).collect();
+            let behind = node.log.range(previous.lsn + 1..).take_while(|(lsn, _)| **lsn <= it.until);
+            let records = behind.map(|(_, record)| record.clone()).collect();
             let message = match it.fill {
                 true => {
                     let lsn = node.state.len() as u64;
