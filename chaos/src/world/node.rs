@@ -247,6 +247,7 @@ impl Life {
                     dice: self.around.dice.clone(),
                     record: self.around.record.clone(),
                     replica: self.replica,
+                    tenure: 0,
                 };
                 self.task("lane", lane.run());
             }

@@ -46,6 +46,8 @@ pub(crate) struct ShipLane {
     pub(crate) dice: Dice,
     pub(crate) record: Record,
     pub(crate) replica: Replica,
+    /// That of the leadership under way, or of the last one.
+    pub(crate) tenure: u64,
 }
 
 /// Why a lane stopped waiting.
@@ -72,6 +74,7 @@ impl ShipLane {
             let Some(first) = first else { continue };
             let topology = Arc::clone(&self.topology.borrow_and_update());
             let mut shipper = Shipper::new(self.key, topology, first, 0);
+            self.tenure = first.tenure;
             self.lead(&mut shipper, &mut head, &mut mended).await;
         }
     }
@@ -95,10 +98,42 @@ impl ShipLane {
                     }
                 }
             };
-            if !pause(shipper, head, mended, pause_until).await {
+            if !self.pause(shipper, head, mended, pause_until).await {
                 return;
             }
         }
+    }
+
+    /// Waits, keeping the shipper's view of the log fresh; `false` once this node no longer leads.
+    async fn pause(
+        &self,
+        shipper: &mut Shipper,
+        head: &mut watch::Receiver<Option<Head>>,
+        mended: &mut watch::Receiver<u64>,
+        until: Option<std::time::Instant>,
+    ) -> bool {
+        let timer: OptionFuture<_> = until.map(|until| sleep_until(until.into())).into();
+        tokio::pin!(timer);
+        loop {
+            tokio::select! {
+                biased;
+                Some(()) = &mut timer => return true,
+                Ok(()) = mended.changed() => {
+                    shipper.step(now(), Input::Mended, &mut Outbox::default());
+                    return true;
+                }
+                changed = head.changed() => {
+                    let (Ok(()), Some(seen)) = (changed, self.still_leads(head)) else { return false };
+                    shipper.step(now(), Input::Head(seen), &mut Outbox::default());
+                    sleep(Duration::from_millis(10)).await;
+                }
+            }
+        }
+    }
+
+    /// The end of the log, as long as this node leads the shard: not anew, after it was deposed in between.
+    fn still_leads(&self, head: &mut watch::Receiver<Option<Head>>) -> Option<Head> {
+        head.borrow_and_update().filter(|head| head.tenure == self.tenure)
     }
 
     /// One stream, from opening to its end. Says when to try again, unless this node no longer leads.
@@ -169,11 +204,11 @@ impl ShipLane {
         let LaneKey { source, shard, lane, .. } = self.key;
         stream.send(ToTarget::Open { source, shard, lane }.encode().0);
         let region = self.region.clone();
+        let Some(seen) = self.still_leads(head) else { return Over::Leading };
         let (mut reading, mut window_seen) = (None, None);
         let mut expose = interval(EXPOSE_EVERY);
         expose.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut inputs = vec![Input::Opened];
-        inputs.extend(head.borrow_and_update().map(Input::Head));
+        let mut inputs = vec![Input::Opened, Input::Head(seen)];
         loop {
             for input in std::mem::take(&mut inputs) {
                 let mut out = Outbox::default();
@@ -259,7 +294,7 @@ impl ShipLane {
             },
             _ = expose.tick() => Ok(None),
             tail = wait(reading) => Ok(Some(Input::Tail(tail))),
-            changed = head.changed() => match (changed, *head.borrow_and_update()) {
+            changed = head.changed() => match (changed, self.still_leads(head)) {
                 (Ok(()), Some(head)) => Ok(Some(Input::Head(head))),
                 _ => Err(Over::Leading),
             },
@@ -283,33 +318,6 @@ fn send(stream: &End, plan: Plan) -> Input {
     let wire_bytes = frame.len();
     stream.send(prefixed(ToTarget::Frame { round, frame }.encode()));
     Input::Encoded { round, wire_bytes }
-}
-
-/// Waits, keeping the shipper's view of the log fresh; `false` once this node no longer leads.
-async fn pause(
-    shipper: &mut Shipper,
-    head: &mut watch::Receiver<Option<Head>>,
-    mended: &mut watch::Receiver<u64>,
-    until: Option<std::time::Instant>,
-) -> bool {
-    let timer: OptionFuture<_> = until.map(|until| sleep_until(until.into())).into();
-    tokio::pin!(timer);
-    loop {
-        tokio::select! {
-            biased;
-            Some(()) = &mut timer => return true,
-            Ok(()) = mended.changed() => {
-                shipper.step(now(), Input::Mended, &mut Outbox::default());
-                return true;
-            }
-            changed = head.changed() => {
-                let seen = *head.borrow_and_update();
-                let (Ok(()), Some(seen)) = (changed, seen) else { return false };
-                shipper.step(now(), Input::Head(seen), &mut Outbox::default());
-                sleep(Duration::from_millis(10)).await;
-            }
-        }
-    }
 }
 
 /// Waits for what was asked for, if anything was.
