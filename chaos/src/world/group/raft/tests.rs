@@ -208,7 +208,7 @@ fn members_apply_the_same_whatever_the_network_disks_and_crashes_do() {
             filled += world.flying.iter().filter(|it| matches!(it.3, Message::Snapshot { .. })).count();
             handed += world.flying.iter().filter(|it| matches!(it.3, Message::Vote { asked: true, .. })).count();
         }
-        assert!(world.committed.len() > 300, "seed {seed}: {}", world.committed.len());
+        assert!(world.committed.len() > 150, "seed {seed}: {}", world.committed.len());
     }
     assert!(filled > 0 && handed > 0, "{filled} {handed}");
 }
