@@ -21,8 +21,8 @@ use crate::scenario::{BucketPlan, Planned, Scenario};
 use crate::target::Target;
 use crate::trace::Trace;
 use crate::workload::{Options, Plan, Workload, brief};
-use crate::world::Planet;
 use crate::world::executor::join_in_order;
+use crate::world::{Met, Planet};
 
 /// How long the last look waits for all regions to agree.
 const PATIENCE: Duration = Duration::from_secs(40);
@@ -40,6 +40,8 @@ pub struct Outcome {
     pub messages: u64,
     /// What broke how often.
     pub hits: BTreeMap<&'static str, u64>,
+    /// Which faults met which steps of what is done to buckets, how often.
+    pub met: Met,
     /// How it failed, if it did.
     pub failure: Option<Failure>,
     /// Everything that was seen.
@@ -124,6 +126,7 @@ pub fn play(seed: u64, scenario: &Scenario) -> Outcome {
         operations: 0,
         messages: 0,
         hits: BTreeMap::new(),
+        met: Met::new(),
         failure: Some(failure),
         trace: Trace::default(),
     };
@@ -141,6 +144,7 @@ async fn run(seed: u64, scenario: &Scenario, planet: &Planet) -> Outcome {
         operations,
         messages: planet.messages(),
         hits: planet.hits(),
+        met: planet.met(),
         failure,
         trace: planet.trace().clone(),
     };

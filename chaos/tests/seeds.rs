@@ -72,6 +72,9 @@ fn mixed_scenarios_from_seeds_keep_every_promise() {
     let expected = Fault::KINDS.iter().chain(&COMES_OF_IT);
     let missed: Vec<_> = expected.filter(|it| !summary.hits.contains_key(*it)).collect();
     assert!(seeds < EVERYTHING || missed.is_empty(), "never: {missed:?}; {:?}", summary.hits);
+    // Nor does a step at which nothing ever breaks.
+    let never = summary.never_met();
+    assert!(seeds < EVERYTHING || never.is_empty(), "never met: {never:?}\n{}", summary.coverage());
 }
 
 #[test]

@@ -77,6 +77,7 @@ pub fn swarm(arguments: &SwarmArguments, out: &mut impl Write) -> anyhow::Result
     for (what, times) in &summary.hits {
         writeln!(out, "{times:>8} × {what}")?;
     }
+    writeln!(out, "\nSteps of what is done to buckets, and how often something met them:\n{}\n", summary.coverage())?;
     writeln!(out, "{}", summary.line())?;
     Ok(summary.failures.is_empty())
 }

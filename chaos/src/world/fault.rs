@@ -366,7 +366,17 @@ impl Fault {
                 | Fault::TurnBack { .. }
         );
         planet.fact(Fact::Fault { what: what.clone(), disturbs });
+        let kind = self.kind();
+        let meetings = planet.meetings();
+        let asked = self.bucket().map(|bucket| planet.spec(bucket));
+        match &asked {
+            Some(spec) => spec.iter().for_each(|spec| meetings.is_asked(kind, &spec.name)),
+            None => meetings.breaks(kind),
+        }
         self.last(planet).await;
+        if asked.is_none() {
+            meetings.is_mended(kind);
+        }
         planet.fact(Fact::Mended { what });
     }
 

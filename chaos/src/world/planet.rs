@@ -20,6 +20,7 @@ use super::dice::Dice;
 use super::disk::{Keep, Manner, NodeDisk};
 use super::executor::{Owner, Spawner};
 use super::group::{Housekeeping, SYNC_FAILED};
+use super::met::{Meetings, Met};
 use super::network::{Location, Network, Place};
 use super::node::{Body, Life, Surroundings, unknown, weight};
 use super::record::Record;
@@ -385,6 +386,15 @@ impl Planet {
     /// What happened how often.
     pub fn hits(&self) -> BTreeMap<&'static str, u64> {
         self.state().hits.clone()
+    }
+
+    /// Which faults met which steps.
+    pub fn met(&self) -> Met {
+        self.meetings().met()
+    }
+
+    pub(crate) fn meetings(&self) -> &Meetings {
+        &self.0.record.meetings
     }
 
     /// Nodes that ended by themselves, and why.

@@ -109,6 +109,20 @@ impl Fault {
         }
     }
 
+    /// The bucket that an operator wants something of.
+    pub(super) fn bucket(&self) -> Option<usize> {
+        match self {
+            Fault::Switchover { bucket, .. }
+            | Fault::Failover { bucket, .. }
+            | Fault::ChangePolicy { bucket, .. }
+            | Fault::ChangeRegions { bucket, .. }
+            | Fault::LoseRegion { bucket, .. }
+            | Fault::Cross { bucket, .. }
+            | Fault::TurnBack { bucket } => Some(*bucket),
+            _ => None,
+        }
+    }
+
     /// The nodes it is about, themselves or for their regions.
     pub fn nodes(&self) -> Vec<usize> {
         let mut copy = self.clone();
