@@ -1,12 +1,10 @@
 //! What the world does while somebody reads a runbook, and what must be true when he has done what it says.
 
-use std::time::Duration;
-
 use anyhow::{Context, ensure};
-use chaos::real::{REGIONS, verdict};
+use chaos::real::{REGIONS, create_bucket, verdict};
 use futures::future::try_join_all;
-use meridian_client::Client;
-use meridian_types::Bucket;
+use meridian_client::{Acks, Client, Policy};
+use meridian_metadata_core::recover::EPOCHS_LEAP;
 
 use crate::stage::{PATIENCE, Stage};
 
@@ -27,8 +25,10 @@ const TAIL: usize = 12;
 /// What happens.
 #[derive(Clone, Copy, Debug)]
 pub enum Happening {
-    /// A datacenter dies, with kill -9. What `feed` has acknowledged last is nowhere else.
+    /// A datacenter dies, with kill -9.
     Dies(&'static str),
+    /// The same, and what `feed` has acknowledged last is nowhere else.
+    DiesWithATail(&'static str),
     /// A datacenter dies, and its disks are gone.
     Burns(&'static str),
     /// A region and the others can't reach each other.
@@ -47,7 +47,7 @@ impl Stage {
         }
         let client = self.planet.client(0).await?;
         for (name, _) in BUCKETS {
-            write(&client, name, "before", KEYS, PATIENCE).await?;
+            write(&client, name, "before", KEYS).await?;
         }
         self.are_equal(&client, &BUCKETS.map(|(name, _)| name)).await
     }
@@ -55,12 +55,13 @@ impl Stage {
     /// Something happens.
     pub async fn happens(&mut self, what: Happening) -> anyhow::Result<()> {
         match what {
-            Happening::Dies(region) => {
+            Happening::Dies(region) => self.planet.kill(self.only_node(region)?),
+            Happening::DiesWithATail(region) => {
                 let node = self.only_node(region)?;
                 let client = self.planet.dial_only(node).connect().await?;
                 self.cut(region, true)?;
                 // At once, on the strength of what is left of its lease.
-                write(&client, "feed", "tail", TAIL, PATIENCE).await?;
+                write(&client, "feed", "tail", TAIL).await?;
                 self.planet.kill(node)?;
                 self.cut(region, false)
             }
@@ -76,7 +77,7 @@ impl Stage {
                 let line = format!("meridian metadata recover --config {} --dry-run", config.display());
                 let why =
                     self.quietly(&line).await.err().context("a node whose server runs was looked at")?.to_string();
-                ensure!(why.contains("in use"), "{why}");
+                ensure!(why.contains("already uses the data directory"), "{why}");
                 Ok(())
             }
         }
@@ -87,7 +88,7 @@ impl Stage {
         let names = BUCKETS.map(|(name, _)| name);
         let client = self.planet.client(0).await?;
         for name in names {
-            write(&client, name, "after", 1, PATIENCE).await?;
+            write(&client, name, "after", 1).await?;
         }
         self.are_equal(&client, &names).await?;
         for region in REGIONS {
@@ -110,18 +111,38 @@ impl Stage {
     pub async fn has(&self, region: &str, bucket: &str, what: &str, keys: usize) -> anyhow::Result<()> {
         let client = self.planet.dial_only(self.only_node(region)?).connect().await?;
         let bucket = client.bucket(bucket)?;
-        for nth in 0..keys {
-            let got = bucket.get(key(what, nth)).eventual().deadline(PATIENCE).await?;
-            ensure!(got.value().is_some(), "{region} lacks `{}` of {}", key(what, nth), bucket.name());
-        }
+        let found = bucket.multi_get((0..keys).map(|nth| key(what, nth))).eventual().deadline(PATIENCE).await?.found;
+        let lacking: Vec<_> = (0..keys).filter(|nth| found[*nth].is_none()).map(|nth| key(what, nth)).collect();
+        ensure!(lacking.is_empty(), "{region} lacks {lacking:?} of {}", bucket.name());
         Ok(())
     }
 
-    /// A bucket as it is on record.
-    pub async fn on_record(&self, nearest: usize, bucket: &str) -> anyhow::Result<Bucket> {
-        let topology = self.planet.client(nearest).await?.admin().topology().await?;
-        let known = topology.bucket_named(bucket).map(|it| it.as_ref().clone());
-        known.with_context(|| format!("there is no bucket `{bucket}`"))
+    /// The metadata plane is at its next generation, under epochs that nobody has written under, and decides; a voter that was taken for lost has
+    /// set its copy aside and follows, and one without its disk did not start (FEN-2, DUR-1).
+    pub async fn is_recovered(&mut self) -> anyhow::Result<()> {
+        let (left, returned, burnt) = (1, 0, 2);
+        let client = self.planet.client(left).await?;
+        let topology = client.admin().topology().await?;
+        ensure!(topology.generation == 1, "{topology:?}");
+        for bucket in topology.buckets.values() {
+            let is_raised = bucket.epoch.0 > EPOCHS_LEAP;
+            ensure!(is_raised == bucket.primary.is_some(), "{} is in epoch {}", bucket.name, bucket.epoch);
+        }
+        create_bucket(&client, "later", Policy::sync(Acks::Majority)).await?;
+        for name in ["pay", "feed", "orders", "carts", "later"] {
+            write(&client, name, "after", KEYS).await?;
+        }
+        ensure!(
+            self.planet.disk(returned).join("metadata").join("generation-1").is_dir(),
+            "it did not set its copy aside"
+        );
+        for (name, _) in BUCKETS {
+            self.has(REGIONS[left], name, "before", KEYS).await?;
+            self.has(REGIONS[returned], name, "before", KEYS).await?;
+        }
+        let refused = self.ended(burnt).await?;
+        ensure!(!refused.success(), "a node without its disk has ended well");
+        Ok(())
     }
 
     /// The region of its primary.
@@ -141,9 +162,9 @@ impl Stage {
     }
 }
 
-async fn write(client: &Client, bucket: &str, what: &str, keys: usize, patience: Duration) -> anyhow::Result<()> {
+async fn write(client: &Client, bucket: &str, what: &str, keys: usize) -> anyhow::Result<()> {
     let bucket = client.bucket(bucket)?;
-    let put = |nth: usize| bucket.put(key(what, nth), "value").deadline(patience).into_future();
+    let put = |nth: usize| bucket.put(key(what, nth), "value").deadline(PATIENCE).into_future();
     try_join_all((0..keys).map(put)).await?;
     Ok(())
 }
