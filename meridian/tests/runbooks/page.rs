@@ -52,6 +52,7 @@ impl Page {
                 page.note(&std::mem::take(&mut prose));
                 page.parts.push(Part::Heading(heading.trim_start_matches('#').trim().to_owned()));
             } else {
+                ensure!(prompt(line.trim_start()).is_none(), "line {at}: what is typed stands in a block");
                 prose.push_str(line);
                 prose.push(' ');
             }
@@ -130,5 +131,6 @@ fn a_block_that_nobody_plays_is_refused() {
     let refused = |text: &str| Page::read(text).unwrap_err().to_string();
     assert!(refused("```text\n$ meridian status\n```\n").contains("only `console`"));
     assert!(refused("```\nanything\n```\n").contains("only `console`"));
+    assert!(refused("    $ meridian status\n").contains("in a block"));
     assert!(refused("# One\n```console\n a\n```\n").contains("begins with what is typed"));
 }

@@ -31,8 +31,9 @@ static ALONE: Mutex<()> = Mutex::const_new(());
 const CONFIG: &str = "/etc/meridian/node.toml";
 
 /// What only looks, and is of one moment: who does not see yet what the page shows looks again. A probe is written again, too.
-const LOOKS: [&str; 12] = [
+const LOOKS: [&str; 13] = [
     "status",
+    "events",
     "lag",
     "kv get",
     "kv put",
@@ -94,6 +95,7 @@ impl Stage {
     /// Types a line, and holds what it comes to against the page.
     pub async fn types(&mut self, typed: &Typed) -> anyhow::Result<()> {
         let until = Instant::now() + PATIENCE;
+        let mut before = String::new();
         loop {
             let said = self.once(typed).await?;
             let names = told::agrees(&typed.seen, &said.text, &self.names).filter(|_| said.code == Some(typed.code));
@@ -101,16 +103,15 @@ impl Stage {
                 self.names = names;
                 return Ok(());
             }
-            let again = said.asks_for_it_again() || looks(&typed.line);
+            let Said { code, text } = &said;
             ensure!(
-                again && Instant::now() < until,
-                "`{}` is to end with {} and to say\n{}\nIt ended with {:?} and said\n{}",
+                (said.asks_for_it_again() || looks(&typed.line)) && Instant::now() < until,
+                "`{}` is to end with {} and to say\n{}\nIt ended with {code:?} and said\n{text}{before}",
                 self.names.here(&typed.line),
                 typed.code,
                 typed.seen.join("\n"),
-                said.code,
-                said.text
             );
+            before = format!("\nThe last time it had ended with {code:?} and said\n{text}");
             sleep(Duration::from_millis(300)).await;
         }
     }
