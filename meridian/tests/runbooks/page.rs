@@ -8,36 +8,36 @@ use anyhow::{Context, bail, ensure};
 
 /// A runbook.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub struct Page {
+pub(crate) struct Page {
     /// In the order of the page.
-    pub parts: Vec<Part>,
+    pub(crate) parts: Vec<Part>,
     /// Commands that its prose names.
-    pub named: Vec<String>,
+    pub(crate) named: Vec<String>,
 }
 
 /// What the reader comes to.
 #[derive(Debug, PartialEq, Eq)]
-pub enum Part {
+pub(crate) enum Part {
     Heading(String),
     Typed(Typed),
 }
 
 /// A line that is typed.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Typed {
+pub(crate) struct Typed {
     /// Its number in the file.
-    pub at: usize,
+    pub(crate) at: usize,
     /// On the machine of this node; anywhere if `None`.
-    pub machine: Option<String>,
-    pub line: String,
+    pub(crate) machine: Option<String>,
+    pub(crate) line: String,
     /// What one sees; nothing is said of that if it is empty.
-    pub seen: Vec<String>,
-    pub code: i32,
+    pub(crate) seen: Vec<String>,
+    pub(crate) code: i32,
 }
 
 impl Page {
     /// Reads one.
-    pub fn read(text: &str) -> anyhow::Result<Page> {
+    pub(crate) fn read(text: &str) -> anyhow::Result<Page> {
         let mut page = Page::default();
         let mut prose = String::new();
         let mut lines = text.lines().zip(1..);
@@ -62,7 +62,7 @@ impl Page {
     }
 
     /// The headings.
-    pub fn headings(&self) -> impl Iterator<Item = &str> {
+    pub(crate) fn headings(&self) -> impl Iterator<Item = &str> {
         self.parts.iter().filter_map(|part| match part {
             Part::Heading(heading) => Some(heading.as_str()),
             Part::Typed(_) => None,
@@ -70,7 +70,7 @@ impl Page {
     }
 
     /// What is typed.
-    pub fn typed(&self) -> impl Iterator<Item = &Typed> {
+    pub(crate) fn typed(&self) -> impl Iterator<Item = &Typed> {
         self.parts.iter().filter_map(|part| match part {
             Part::Heading(_) => None,
             Part::Typed(typed) => Some(typed),

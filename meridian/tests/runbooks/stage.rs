@@ -22,7 +22,7 @@ use crate::page::Typed;
 use crate::told::{self, Names};
 
 /// How long anything may take until it is as the page says.
-pub const PATIENCE: Duration = Duration::from_secs(90);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(90);
 
 /// One planet at a time: on two cores two are too slow for the pauses that runbooks speak of.
 static ALONE: Mutex<()> = Mutex::const_new(());
@@ -48,9 +48,9 @@ const LOOKS: [&str; 13] = [
 ];
 
 /// The regions, the links between them, and who types.
-pub struct Stage {
+pub(crate) struct Stage {
     dir: tempfile::TempDir,
-    pub planet: Planet,
+    pub(crate) planet: Planet,
     wan: Wan,
     /// What was exported.
     environment: BTreeMap<String, String>,
@@ -66,7 +66,7 @@ struct Said {
 
 impl Stage {
     /// Three regions that are ready; `settings` are added to the configuration of each node.
-    pub async fn open(settings: &str) -> anyhow::Result<Stage> {
+    pub(crate) async fn open(settings: &str) -> anyhow::Result<Stage> {
         let alone = ALONE.lock().await;
         let dir = tempfile::Builder::new().prefix("meridian-runbooks").tempdir()?;
         let places = Place::on_loopback(REGIONS.len())?;
@@ -87,13 +87,13 @@ impl Stage {
     }
 
     /// A new reader: nothing is exported, and nothing has a name yet.
-    pub fn begins(&mut self) {
+    pub(crate) fn begins(&mut self) {
         self.environment.clear();
         self.names = Names::default();
     }
 
     /// Types a line, and holds what it comes to against the page.
-    pub async fn types(&mut self, typed: &Typed) -> anyhow::Result<()> {
+    pub(crate) async fn types(&mut self, typed: &Typed) -> anyhow::Result<()> {
         let until = Instant::now() + PATIENCE;
         let mut before = String::new();
         loop {
@@ -117,20 +117,20 @@ impl Stage {
     }
 
     /// Types a line of which the page says nothing.
-    pub async fn quietly(&mut self, line: &str) -> anyhow::Result<String> {
+    pub(crate) async fn quietly(&mut self, line: &str) -> anyhow::Result<String> {
         let said = self.shell(line).await?;
         ensure!(said.code == Some(0), "`{line}` ended with {:?}:\n{}", said.code, said.text);
         Ok(said.text)
     }
 
     /// The node of that name.
-    pub fn node(&self, name: &str) -> anyhow::Result<usize> {
+    pub(crate) fn node(&self, name: &str) -> anyhow::Result<usize> {
         let found = (0..self.planet.nodes()).find(|node| self.planet.name(*node) == name);
         found.with_context(|| format!("there is no machine `{name}`"))
     }
 
     /// Cuts a region off from the others, or mends that.
-    pub fn cut(&self, region: &str, cut: bool) -> anyhow::Result<()> {
+    pub(crate) fn cut(&self, region: &str, cut: bool) -> anyhow::Result<()> {
         let name = RegionName::new(region)?;
         for other in REGIONS.iter().filter(|other| **other != region) {
             self.wan.partition(&name, &RegionName::new(other)?, cut);
@@ -139,7 +139,7 @@ impl Stage {
     }
 
     /// Waits until a node that was told to stop, or stops by itself, has ended.
-    pub async fn ended(&mut self, node: usize) -> anyhow::Result<ExitStatus> {
+    pub(crate) async fn ended(&mut self, node: usize) -> anyhow::Result<ExitStatus> {
         let until = Instant::now() + PATIENCE;
         loop {
             if let Some(status) = self.planet.ended(node)? {

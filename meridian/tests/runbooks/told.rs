@@ -11,11 +11,11 @@ const GAP: &str = "…";
 
 /// What the page calls something, and what it is called here.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Names(BTreeMap<String, String>);
+pub(crate) struct Names(BTreeMap<String, String>);
 
 impl Names {
     /// A line of the page, with the names of here.
-    pub fn here(&self, line: &str) -> String {
+    pub(crate) fn here(&self, line: &str) -> String {
         let mut here = String::new();
         for piece in line.split_inclusive([' ', '\'', '"']) {
             let word = piece.trim_end_matches([' ', '\'', '"']);
@@ -33,7 +33,7 @@ impl Names {
 }
 
 /// With which names the page shows what was said, if it does.
-pub fn agrees(seen: &[String], said: &str, names: &Names) -> Option<Names> {
+pub(crate) fn agrees(seen: &[String], said: &str, names: &Names) -> Option<Names> {
     let seen: Vec<_> = seen.iter().map(|line| words(line)).filter(|line| !line.is_empty()).collect();
     let said: Vec<_> = said.lines().map(words).filter(|line| !line.is_empty()).collect();
     if seen.is_empty() { Some(names.clone()) } else { lines(&seen, &said, names) }

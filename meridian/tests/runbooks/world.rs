@@ -24,7 +24,7 @@ const TAIL: usize = 12;
 
 /// What happens.
 #[derive(Clone, Copy, Debug)]
-pub enum Happening {
+pub(crate) enum Happening {
     /// A datacenter dies, with kill -9.
     Dies(&'static str),
     /// The same, and what `feed` has acknowledged last is nowhere else.
@@ -41,7 +41,7 @@ pub enum Happening {
 
 impl Stage {
     /// Buckets with something in them that every region has.
-    pub async fn holds_data(&mut self) -> anyhow::Result<()> {
+    pub(crate) async fn holds_data(&mut self) -> anyhow::Result<()> {
         for (name, policy) in BUCKETS {
             self.quietly(&format!("meridian bucket create {name} {policy}")).await?;
         }
@@ -53,7 +53,7 @@ impl Stage {
     }
 
     /// Something happens.
-    pub async fn happens(&mut self, what: Happening) -> anyhow::Result<()> {
+    pub(crate) async fn happens(&mut self, what: Happening) -> anyhow::Result<()> {
         match what {
             Happening::Dies(region) => self.planet.kill(self.only_node(region)?),
             Happening::DiesWithATail(region) => {
@@ -84,7 +84,7 @@ impl Stage {
     }
 
     /// Every bucket can be written, and what was acknowledged before is there, in every region, equal, once.
-    pub async fn nothing_is_missing(&self) -> anyhow::Result<()> {
+    pub(crate) async fn nothing_is_missing(&self) -> anyhow::Result<()> {
         let names = BUCKETS.map(|(name, _)| name);
         let client = self.planet.client(0).await?;
         for name in names {
@@ -100,7 +100,7 @@ impl Stage {
     }
 
     /// What only the lost region had is everywhere.
-    pub async fn the_tail_is_back(&self) -> anyhow::Result<()> {
+    pub(crate) async fn the_tail_is_back(&self) -> anyhow::Result<()> {
         for region in REGIONS {
             self.has(region, "feed", "tail", TAIL).await?;
         }
@@ -108,7 +108,7 @@ impl Stage {
     }
 
     /// A region's own copy has these keys.
-    pub async fn has(&self, region: &str, bucket: &str, what: &str, keys: usize) -> anyhow::Result<()> {
+    pub(crate) async fn has(&self, region: &str, bucket: &str, what: &str, keys: usize) -> anyhow::Result<()> {
         let client = self.planet.dial_only(self.only_node(region)?).connect().await?;
         let bucket = client.bucket(bucket)?;
         let found = bucket.multi_get((0..keys).map(|nth| key(what, nth))).eventual().deadline(PATIENCE).await?.found;
@@ -119,7 +119,7 @@ impl Stage {
 
     /// The metadata plane is at its next generation, under epochs that nobody has written under, and decides; a voter that was taken for lost has
     /// set its copy aside and follows, and one without its disk did not start (FEN-2, DUR-1).
-    pub async fn is_recovered(&mut self) -> anyhow::Result<()> {
+    pub(crate) async fn is_recovered(&mut self) -> anyhow::Result<()> {
         let (left, returned, burnt) = (1, 0, 2);
         let client = self.planet.client(left).await?;
         let topology = client.admin().topology().await?;
@@ -146,7 +146,7 @@ impl Stage {
     }
 
     /// The region of its primary.
-    pub async fn primary(&self, bucket: &str) -> anyhow::Result<String> {
+    pub(crate) async fn primary(&self, bucket: &str) -> anyhow::Result<String> {
         let topology = self.planet.client(1).await?.admin().topology().await?;
         let primary = topology.bucket_named(bucket).and_then(|it| it.primary);
         Ok(primary.map(|it| topology.region_label(it)).unwrap_or_default())
