@@ -53,7 +53,7 @@ pub(super) struct CreateArgs {
     to: String,
     /// The region that is read [default: the primary; of an active-active bucket, the first that holds it].
     #[arg(long = "in", value_name = "REGION")]
-    region: Option<RegionName>,
+    read_in: Option<RegionName>,
     /// Shards read at a time.
     #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u8).range(1..=16))]
     parallel: u8,
@@ -147,7 +147,7 @@ async fn back_up(
 /// The region that is read, and its nodes.
 fn read_from(args: &CreateArgs, topology: &Topology, bucket: &Bucket) -> anyhow::Result<(RegionName, Vec<Node>)> {
     let own = || bucket.primary.or_else(|| bucket.regions.first().copied()).and_then(|id| topology.regions.get(&id));
-    let region = args.region.clone().or_else(|| own().map(|region| region.name.clone()));
+    let region = args.read_in.clone().or_else(|| own().map(|region| region.name.clone()));
     let region = region.ok_or_else(|| Failure::not_ready(format!("no region holds bucket `{}` now", bucket.name)))?;
     let nodes: Vec<Node> = nodes_of(topology, &region)?.into_iter().filter(|node| !node.is_witness()).collect();
     if nodes.is_empty() {
