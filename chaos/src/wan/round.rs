@@ -19,6 +19,7 @@ use super::operator::{self, Moves};
 use super::outage;
 use super::regions::{Meter, Regions};
 use super::tools::Tools;
+use super::undone;
 use crate::check::{self, Evidence, Limits, Setup, Verdict};
 use crate::history::{History, Operation};
 use crate::real::{BUCKETS, Planet, REGIONS, verdict};
@@ -66,6 +67,8 @@ pub struct Outcome {
     pub log: Vec<String>,
     /// How primaries moved.
     pub moves: Moves,
+    /// Weak reads that saw what a failover undid, which nobody judges.
+    pub undone: usize,
     /// What the checkers found.
     pub verdict: Verdict,
     /// What else is wrong: regions that did not become equal, nodes that ended by themselves.
@@ -141,7 +144,9 @@ pub async fn play<W: Future<Output = ()>>(
 
     let moves = Moves { epochs: operator::epochs(&admin, &buckets).await?, ..moves };
     stage.doing.set("checking");
-    let operations = history.operations();
+    let mut operations = history.operations();
+    let plans = patiently(async || Ok(admin.admin().operations().await?)).await?;
+    let undone = undone::take_out(&plans, &mut operations);
     let silences = |bucket: &Arc<Bucket>| {
         let longest = |region| outage::longest(&operations, &bucket.name, region, (begun_us, healed_us));
         (longest(None), ids.iter().map(|id| longest(Some(*id))).max().unwrap_or_default())
@@ -157,7 +162,7 @@ pub async fn play<W: Future<Output = ()>>(
     };
     let evidence = Evidence::new(setup, operations, None, finals, Some(healed_us));
     let verdict = check::all(&evidence);
-    Ok((stage, Outcome { operations: evidence.operations, tally, log, moves, verdict, wrong, outages }))
+    Ok((stage, Outcome { operations: evidence.operations, tally, log, moves, undone, verdict, wrong, outages }))
 }
 
 /// Runs `watch` for as long as `work` takes.
