@@ -346,7 +346,7 @@ impl Node {
             });
         }
         inner.raft.runtime_config().heartbeat(false);
-        self.tasks.spawn(pulse::beat(Arc::clone(&inner), Duration::from_millis(pace.heartbeat_ms)));
+        engine.leave(pulse::beat(Arc::downgrade(&inner), Duration::from_millis(pace.heartbeat_ms)));
         self.groups().insert(group, Arc::clone(&inner));
         Ok(inner)
     }

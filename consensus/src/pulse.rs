@@ -4,7 +4,7 @@
 //! taken or a link is long, its own view of the quorum runs out, and it takes no more writes, while its followers hear it well and elect
 //! nobody: for as long as that lasts. So answers have longer than there is between two heartbeats.
 
-use std::sync::Arc;
+use std::sync::Weak;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
@@ -13,15 +13,15 @@ use tokio::time::{MissedTickBehavior, interval};
 use crate::group::Inner;
 
 /// Sends them whenever this node leads, as long as the group is there.
-pub(crate) async fn beat(group: Arc<Inner>, every: Duration) {
-    let mut leadership = group.leadership.subscribe();
+pub(crate) async fn beat(group: Weak<Inner>, every: Duration) {
+    let Some((node, mut leadership)) = group.upgrade().map(|group| (group.node, group.leadership.subscribe())) else {
+        return;
+    };
     let mut ticks = interval(every);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    while leadership.wait_for(|now| now.leader == Some(group.node)).await.is_ok() {
+    while leadership.wait_for(|now| now.leader == Some(node)).await.is_ok() {
         ticks.tick().await;
-        if group.stopped.load(Ordering::Relaxed) {
-            return;
-        }
+        let Some(group) = group.upgrade() else { return };
         // Alone there is nobody to hear it.
         if !group.solo.load(Ordering::Acquire) && group.raft.trigger().heartbeat().await.is_err() {
             return;

@@ -227,6 +227,23 @@ fn a_leader_proves_that_it_leads_however_late_the_answers_come_fen_1() {
     }
 }
 
+/// Nobody elects another one meanwhile, for all hear it well: were late answers not counted, there would be none who takes writes.
+#[test]
+fn a_leader_takes_writes_however_late_the_answers_come_live() {
+    let mut world = World::apart(Duration::from_millis(80), 3, 3);
+    world.start_all();
+    world.put("line 0");
+    for line in 1..4 {
+        // Longer than what any write's own answers prove.
+        std::thread::sleep(Duration::from_millis(1500));
+        let leader = world.leader();
+        let group = &world.nodes[&leader].group;
+        let written =
+            run(&world.nodes[&leader], async { group.propose(Bytes::from(format!("line {line}"))).unwrap().await });
+        assert!(written.is_ok(), "{written:?}");
+    }
+}
+
 #[test]
 fn a_leader_that_is_cut_off_serves_no_linearizable_read_con_1() {
     let mut world = World::new(3, 3);
