@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use meridian_consensus::{ProposeError, ReadError};
+use meridian_consensus::{ChangeError, ProposeError, ReadError};
 use meridian_proto::identity::Identity;
 use meridian_proto::v1::ConsensusMessage;
 use meridian_proto::v1::consensus_peer_client::ConsensusPeerClient;
@@ -156,19 +156,21 @@ fn where_nobody_takes_over_what_is_handed_over_somebody_is_elected_though_proofs
     world.stop(heir);
     world.put("line 1");
     let old = &world.nodes[&world.leader()];
-    let group = old.group.clone();
     // As whoever holds a lease does.
-    let asks = run(old, async move {
-        tokio::spawn(async move {
-            loop {
-                drop(group.confirm_leadership().await);
-                tokio::time::sleep(Duration::from_millis(50)).await;
-            }
-        })
+    let asks = async {
+        loop {
+            drop(old.group.confirm_leadership().await);
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    let handed = run(old, async {
+        tokio::select! {
+            handed = old.group.transfer_leadership(heir) => handed,
+            () = asks => Ok(()),
+        }
     });
-    assert!(run(old, old.group.transfer_leadership(heir)).is_err());
+    assert!(matches!(handed, Err(ChangeError::NotLeader { leader: Some(leader) }) if leader != heir), "{handed:?}");
     world.put("line 2");
-    asks.abort();
 }
 
 #[test]
