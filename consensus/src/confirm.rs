@@ -18,7 +18,7 @@ use openraft::raft::{AppendEntriesRequest, AppendEntriesResponse};
 use openraft_rt_tokio::TokioRuntime;
 
 use crate::error::ReadError;
-use crate::group::{Group, Inner};
+use crate::group::{Group, Inner, read_error};
 use crate::raft::types::{RaftVote, TypeConfig};
 use crate::transport::envelope::{Answer, Question};
 use crate::transport::link::Urgency;
@@ -68,10 +68,11 @@ impl Inner {
             return Err(ReadError::Stopped);
         }
         let term = self.term_it_leads_in().await?;
-        if self.handed_over_in.load(Ordering::Acquire) == term {
-            // It takes no more writes in this term, and sends no more heartbeats. Were the voters asked all the same, they would wait for it
-            // for ever where nobody takes over.
-            return Err(ReadError::NotLeader { leader: None });
+        // A leader that hands over takes no more writes, and sends no more heartbeats. Were the voters asked all the same, they would wait for
+        // it for ever where nobody takes over (LIVE).
+        match self.read_on_lease().await.map_err(read_error) {
+            Ok(_) | Err(ReadError::NoQuorum) => {}
+            Err(why) => return Err(why),
         }
         // A write is acknowledged once it is applied here, or was by an earlier leader, whose entries are applied before this one leads.
         let applied = *self.progress.applied.borrow();

@@ -332,7 +332,6 @@ impl Node {
             electorate: Mutex::new(None),
             read_lease: pace.read_lease(),
             links: Arc::clone(&self.links),
-            handed_over_in: AtomicU64::new(0),
             last_round: LastRound::default(),
             patience,
         });
@@ -355,8 +354,8 @@ impl Node {
         let pace = self.options.pace(group);
         let config = Config {
             cluster_name: group.to_string(),
-            // How long an answer to a heartbeat counts. When heartbeats are sent is the pulse's.
-            heartbeat_interval: pace.answer_ms(),
+            // How long an answer to a heartbeat is waited for: a later one proves nothing. When heartbeats are sent is the pulse's.
+            heartbeat_interval: pace.read_lease_ms(),
             election_timeout_min: pace.election_ms_min,
             election_timeout_max: pace.election_ms_max,
             snapshot_policy: SnapshotPolicy::Never,

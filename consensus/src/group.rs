@@ -123,8 +123,6 @@ pub(crate) struct Inner {
     pub(crate) stopped: AtomicBool,
     /// When this node last gave its word to a leader.
     pub(crate) contact: Arc<Mutex<Contact>>,
-    /// The last term in which this node led and asked another one to take over.
-    pub(crate) handed_over_in: AtomicU64,
     /// Who votes, and since when that is known to be settled.
     pub(crate) electorate: Mutex<Option<Electorate>>,
     pub(crate) read_lease: Duration,
@@ -183,9 +181,8 @@ impl Group {
         if let Some(applied) = self.barrier_alone() {
             return Ok(applied);
         }
-        let lease = LinearizerOption::new(Some(inner.read_lease), false).with_wait_timeout(Duration::ZERO);
-        match inner.raft.get_read_log_id(lease).await {
-            Ok((read, _)) => self.applied_up_to(read.index()).await,
+        match inner.read_on_lease().await {
+            Ok(read) => self.applied_up_to(read).await,
             // The lease has run out: ask the others.
             Err(RaftError::APIError(LinearizableReadError::QuorumNotEnough(_))) => self.confirm_leadership().await,
             Err(error) => Err(read_error(error)),
@@ -277,13 +274,22 @@ impl Group {
     }
 }
 
+/// Why Raft serves no read.
+type NoRead = RaftError<TypeConfig<TokioRuntime>, LinearizableReadError<TypeConfig<TokioRuntime>>>;
+
+impl Inner {
+    /// Up to where a read on the lease must have applied, as Raft knows at once. It refuses whoever leads no more, and who hands over.
+    pub(crate) async fn read_on_lease(&self) -> Result<u64, NoRead> {
+        let lease = LinearizerOption::new(Some(self.read_lease), false).with_wait_timeout(Duration::ZERO);
+        self.raft.get_read_log_id(lease).await.map(|(read, _)| read.index())
+    }
+}
+
 fn committed(entry: Entry) -> Option<Committed> {
     (entry.kind == Kind::Normal).then(|| Committed { lsn: Lsn(entry.id.index), payload: entry.payload })
 }
 
-fn read_error(
-    error: RaftError<TypeConfig<TokioRuntime>, LinearizableReadError<TypeConfig<TokioRuntime>>>,
-) -> ReadError {
+pub(crate) fn read_error(error: NoRead) -> ReadError {
     match error {
         RaftError::APIError(LinearizableReadError::ForwardToLeader(to)) => {
             ReadError::NotLeader { leader: to.leader_id.map(NodeId) }

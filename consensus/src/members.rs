@@ -118,7 +118,6 @@ impl Group {
         if now.leader != Some(self.inner.node) {
             return Err(ChangeError::NotLeader { leader: now.leader });
         }
-        self.inner.handed_over_in.store(now.term, Ordering::Release);
         self.inner.raft.trigger().transfer_leader(to.0).await.map_err(|_| ChangeError::Stopped)?;
         let elected = leadership.wait_for(|next| next.term > now.term && next.leader.is_some());
         match tokio::time::timeout(self.inner.patience, elected).await {

@@ -29,8 +29,8 @@ use crate::raft::types::{RaftLogId, RaftVote, TypeConfig};
 /// Appends under way to one follower of one group: a 1 MiB message each at most, so 64 fill a link of
 /// 400 Mbit/s over a second.
 const PIPELINE: usize = 64;
-/// A follower answers an append once its disk has it. A disk may stall for longer than a heartbeat takes, and
-/// sending everything again would only add to its work.
+/// Times the answer to a heartbeat is waited for. A follower answers an append once its disk has it; a disk may stall for longer
+/// than that, and sending everything again would only add to its work.
 const APPEND_PATIENCE: u32 = 3;
 /// Pieces of a snapshot under way.
 const PIECES: usize = 4;

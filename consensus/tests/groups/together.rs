@@ -148,7 +148,7 @@ fn leadership_is_handed_over_on_request() {
 
 /// Its lease may be valid, or it may have answered a moment ago: it is gone all the same.
 #[test]
-fn where_nobody_takes_over_what_is_handed_over_somebody_is_elected_though_proofs_are_asked_for() {
+fn where_nobody_takes_over_what_is_handed_over_somebody_is_elected_though_proofs_are_asked_for_live() {
     let mut world = World::new(3, 3);
     world.start_all();
     world.put("line 0");
