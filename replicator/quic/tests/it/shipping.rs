@@ -229,6 +229,28 @@ async fn a_diverged_replica_stops_its_lane_and_is_reported() {
     receiving.stop().await;
 }
 
+/// Nothing tells a lane that waits for a connection; it is to look once it has one.
+#[tokio::test(flavor = "multi_thread")]
+async fn who_is_deposed_while_a_lane_is_opened_ships_nothing_in_it_live() {
+    let (places, _keep) = places(2);
+    let (east, west) = (&places[0], &places[1]);
+    let receiving = west.start(|_| ());
+    let path = Path { one_way: Duration::from_millis(200), rate: 1e9, queue: 1e9, loss: 0.0 };
+    let far = Wan::to(receiving.handle.local_address(), path);
+    east.addresses.lock().unwrap().insert(node_id(2), far.address);
+    write(east, 10);
+    let sending = east.start(|_| ());
+    eventually("lanes are opened", || !sending.handle.lanes().is_empty()).await;
+    east.log.step_down();
+    eventually("no lane is left", || sending.handle.lanes().is_empty()).await;
+    assert!((0..SHARDS).all(|shard| west.sink.entries(1, shard, Lane::Async).is_empty()));
+    east.log.lead_anew(Lsn(10));
+    eventually("the entries arrive", || has_all(east, west)).await;
+    assert_equal(east, west);
+    sending.stop().await;
+    receiving.stop().await;
+}
+
 /// A leader that was deposed and does not know has less of the log than its followers shipped since: it concludes that the target follows
 /// another log. When it leads anew that was wrong, even where nobody saw that it did not lead in between.
 #[tokio::test(flavor = "multi_thread")]

@@ -170,6 +170,11 @@ impl MemoryLog {
         });
     }
 
+    /// Nothing is led any more.
+    pub(crate) fn step_down(&self) {
+        self.heads.iter().for_each(|head| drop(head.send_replace(None)));
+    }
+
     /// Another leadership begins in every shard, right after the last one, of a leader that knows the log up to there.
     pub(crate) fn lead_anew(&self, lsn: Lsn) {
         for head in &self.heads {
