@@ -7,6 +7,9 @@
 //! PLACE/ID/manifest             what is in it; written last: without it there is no backup (manifest.rs)
 //! ```
 //!
+//! A backup may rest on another one: then it has what changed since, and an empty record for each key that is gone (chain.rs,
+//! merge.rs).
+//!
 //! Rows are records as the state holds them, tombstones too, so what is kept of a shard must add up to the digest that its
 //! replica had at the cut: `verify` works that out again. Memory is bounded by the parts under way, whatever a bucket holds
 //! (RES-1). A place is a directory or an object store (place.rs); either takes an object whole or not at all.
@@ -18,8 +21,10 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
+pub mod chain;
 pub mod create;
 pub mod manifest;
+pub mod merge;
 pub mod part;
 pub mod place;
 pub mod restore;

@@ -12,9 +12,12 @@ use meridian_types::{BackupCut, BackupRow, BucketName, Node, ShardId};
 use tokio::time::{Instant, sleep};
 
 use super::BackupId;
-use super::manifest::{PartEntry, ShardEntry};
+use super::chain::Chain;
+use super::manifest::{PartEntry, ShardEntry, Way};
+use super::merge::Difference;
 use super::part::{Packed, Packer};
 use super::place::Place;
+use super::verify::Fault;
 
 /// How long a shard may go on having no leader, or failing in the middle, before it is given up.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -34,6 +37,8 @@ pub struct Source<'a> {
     pub place: &'a Place,
     /// Under which name.
     pub id: &'a BackupId,
+    /// What it rests on; `None`: it is to be whole.
+    pub base: Option<&'a Chain>,
 }
 
 impl Source<'_> {
@@ -53,12 +58,18 @@ impl Source<'_> {
     /// Asks one node after the other: only the shard's leader gives it away, and it may change meanwhile. What was begun is
     /// begun anew, at another moment and in the same parts.
     async fn shard(&self, shard: ShardId, done: &impl Fn(u64)) -> anyhow::Result<ShardEntry> {
-        let until = Instant::now() + PATIENCE;
+        let (until, mut base, mut why_whole) = (Instant::now() + PATIENCE, self.base, None);
         // Leaders are spread over the nodes: so are the first questions.
         let nodes = self.nodes.iter().cycle().skip(usize::from(shard.0) % self.nodes.len().max(1));
         for (nth, node) in nodes.enumerate() {
-            match self.shard_from(node, shard, done).await {
-                Ok(entry) => return Ok(entry),
+            match self.shard_from(node, (shard, base), done).await {
+                Ok(entry) => return Ok(ShardEntry { why: entry.why.or(why_whole), ..entry }),
+                // What it was to rest on is no longer what it was: then it rests on nothing.
+                Err(why) if base.is_some() && why.is::<Fault>() => {
+                    why_whole = Some(format!("what it was to rest on is damaged: {why}"));
+                    base = None;
+                    continue;
+                }
                 Err(why) if !passes(&why) || Instant::now() > until => return Err(why),
                 Err(why) => tracing::debug!(%shard, node = %node.name, %why, "asking again"),
             }
@@ -69,21 +80,47 @@ impl Source<'_> {
         bail!("the region that is to be read has no nodes")
     }
 
-    async fn shard_from(&self, node: &Node, shard: ShardId, done: &impl Fn(u64)) -> anyhow::Result<ShardEntry> {
+    async fn shard_from(
+        &self,
+        node: &Node,
+        (shard, base): (ShardId, Option<&Chain>),
+        done: &impl Fn(u64),
+    ) -> anyhow::Result<ShardEntry> {
         let mut rows = self.client.admin().back_up(node, self.bucket, shard).await?;
         let mut taken = Taken::new(rows.cut.clone());
+        let mut difference = base.map(|base| Difference::new(base.merge(self.place, shard.0, &|_| ())));
         while let Some(page) = rows.next_page().await? {
-            for row in &page {
-                if let Some(part) = taken.row(row)? {
-                    self.keep(&mut taken, part).await?;
+            done(page.iter().map(|row| (row.key.len() + row.record.len()) as u64).sum());
+            for row in page {
+                taken.contents.add(&row.key, &row.record)?;
+                match &mut difference {
+                    None => self.take(&mut taken, &row).await?,
+                    Some(difference) => self.take_all(&mut taken, difference.next(Some(&row)).await?).await?,
                 }
             }
-            done(page.iter().map(|row| (row.key.len() + row.record.len()) as u64).sum());
+        }
+        if let Some(difference) = &mut difference {
+            let rest = difference.next(None).await?;
+            self.take_all(&mut taken, rest).await?;
         }
         if let Some(part) = taken.packer.close() {
             self.keep(&mut taken, part).await?;
         }
-        taken.end(&node.name)
+        taken.end(&node.name, if base.is_some() { Way::Difference } else { Way::Whole })
+    }
+
+    async fn take_all(&self, taken: &mut Taken, rows: Vec<BackupRow>) -> anyhow::Result<()> {
+        for row in rows {
+            self.take(taken, &row).await?;
+        }
+        Ok(())
+    }
+
+    async fn take(&self, taken: &mut Taken, row: &BackupRow) -> anyhow::Result<()> {
+        match taken.row(row)? {
+            Some(part) => self.keep(taken, part).await,
+            None => Ok(()),
+        }
     }
 
     async fn keep(&self, taken: &mut Taken, part: Packed) -> anyhow::Result<()> {
@@ -117,20 +154,21 @@ impl Taken {
     }
 
     fn row(&mut self, row: &BackupRow) -> anyhow::Result<Option<Packed>> {
-        self.contents.add(&row.key, &row.record)?;
         self.rows += 1;
-        self.counters += u64::from(Saved::of(&row.record)?.counter.is_some());
+        // Of a key that is gone there is no record.
+        let counts = !row.record.is_empty() && Saved::of(&row.record)?.counter.is_some();
+        self.counters += u64::from(counts);
         Ok(self.packer.push(row))
     }
 
     /// The replica itself may be damaged: then this is found now, not when the backup is needed (DUR-3).
-    fn end(self, node: &dyn std::fmt::Display) -> anyhow::Result<ShardEntry> {
+    fn end(self, node: &dyn std::fmt::Display, way: Way) -> anyhow::Result<ShardEntry> {
         let cut = &self.cut;
         if self.contents != (Contents { hash: cut.hash, keys: cut.keys, bytes: cut.bytes }) {
             bail!(
                 "the rows on node {node} are not what their digest says: that replica is damaged; back up another region with --in, and see `meridian status`"
             );
         }
-        Ok(ShardEntry::new(cut, self.rows, self.counters, self.parts))
+        Ok(ShardEntry::new(cut, way, (self.rows, self.counters), self.parts))
     }
 }

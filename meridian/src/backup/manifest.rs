@@ -12,8 +12,11 @@ use serde::{Deserialize, Serialize};
 
 use super::BackupId;
 
-/// The version this program writes, and the only one yet that it reads.
-pub const VERSION: u32 = 1;
+/// The version of a backup that rests on another one: an earlier program would take it for all there was.
+pub const VERSION: u32 = 2;
+
+/// The version of one that stands by itself, and is read by every program.
+const VERSION_WHOLE: u32 = 1;
 
 const MAGIC: &str = "meridian-backup";
 
@@ -34,8 +37,37 @@ pub struct Manifest {
     pub region: RegionName,
     /// The bucket.
     pub bucket: BucketEntry,
+    /// What it rests on; `None`: on nothing, it is all there was.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub base: Option<Base>,
     /// Every shard, by number.
     pub shards: Vec<ShardEntry>,
+}
+
+/// The backup that another one rests on.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Base {
+    /// Its name.
+    pub id: BackupId,
+    /// What it says of itself, summed up: another one under its name is another one.
+    pub seal: u32,
+}
+
+/// What is kept of a shard.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Way {
+    /// All of its rows.
+    #[default]
+    Whole,
+    /// Rows that differ from those of the base, found by comparing all of them.
+    Difference,
+}
+
+impl Way {
+    fn is_whole(&self) -> bool {
+        *self == Way::Whole
+    }
 }
 
 /// The bucket of a backup, as it was on record.
@@ -72,7 +104,13 @@ pub struct ShardEntry {
     pub keys: u64,
     /// Bytes of live keys and values.
     pub bytes: u64,
-    /// Rows: live keys and tombstones.
+    /// What is kept of it.
+    #[serde(default, skip_serializing_if = "Way::is_whole")]
+    pub way: Way,
+    /// In a backup that rests on another one: why more is kept of it than what changed, or more was read.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub why: Option<String>,
+    /// Rows that are kept: live keys and tombstones; on top of a base also keys that are gone.
     pub rows: u64,
     /// Of these, rows that were counted: written twice they count twice.
     pub counters: u64,
@@ -100,7 +138,7 @@ pub enum Damage {
     #[error("it is no manifest of a backup")]
     Unknown,
     /// A later program wrote it.
-    #[error("it is of version {0}, and this program reads version {VERSION}: use a newer one")]
+    #[error("it is of version {0}, and this program reads up to version {VERSION}: use a newer one")]
     Newer(u32),
     /// It is not what was written.
     #[error("it is damaged: its checksum or its length does not match")]
@@ -118,7 +156,8 @@ impl Manifest {
     pub fn encode(&self) -> Bytes {
         // Numbers, texts and lists of them have no way to fail.
         let body = serde_json::to_string_pretty(self).unwrap_or_default();
-        let head = format!("{MAGIC} {VERSION} {:08x} {}\n", crc32c::crc32c(body.as_bytes()), body.len());
+        let version = if self.base.is_some() { VERSION } else { VERSION_WHOLE };
+        let head = format!("{MAGIC} {version} {:08x} {}\n", crc32c::crc32c(body.as_bytes()), body.len());
         Bytes::from(head + &body)
     }
 
@@ -132,7 +171,7 @@ impl Manifest {
         let rest = head.strip_prefix(MAGIC).and_then(|rest| rest.strip_prefix(' ')).ok_or(Damage::Unknown)?;
         let (version, rest) = rest.split_once(' ').ok_or(Damage::Unknown)?;
         match version.parse::<u32>() {
-            Ok(VERSION) => {}
+            Ok(VERSION_WHOLE..=VERSION) => {}
             Ok(newer) => return Err(Damage::Newer(newer)),
             Err(_) => return Err(Damage::Unknown),
         }
@@ -140,8 +179,22 @@ impl Manifest {
             return Err(Damage::Checksum);
         }
         let manifest: Manifest = serde_json::from_slice(body).map_err(|why| Damage::Json(why.to_string()))?;
-        let is_whole = manifest.shards.iter().enumerate().all(|(at, shard)| usize::from(shard.shard) == at);
-        if is_whole { Ok(manifest) } else { Err(Damage::Json("a shard is missing".to_owned())) }
+        if !manifest.shards.iter().enumerate().all(|(at, shard)| usize::from(shard.shard) == at) {
+            return Err(Damage::Json("a shard is missing".to_owned()));
+        }
+        if manifest.base.is_none() && manifest.shards.iter().any(|shard| !shard.way.is_whole()) {
+            return Err(Damage::Json("a shard rests on another backup, which is not named".to_owned()));
+        }
+        Ok(manifest)
+    }
+
+    /// What it says of its contents, summed up: of every shard the digest and the checksum of each part.
+    pub fn seal(&self) -> u32 {
+        let of_shard = |seal, shard: &ShardEntry| {
+            let seal = crc32c::crc32c_append(seal, shard.digest.as_bytes());
+            shard.parts.iter().fold(seal, |seal, part| crc32c::crc32c_append(seal, &part.crc32c.to_le_bytes()))
+        };
+        self.shards.iter().fold(crc32c::crc32c(&self.begun_ms.to_le_bytes()), of_shard)
     }
 
     /// Live keys of all shards.
@@ -176,8 +229,8 @@ impl Manifest {
 }
 
 impl ShardEntry {
-    /// A shard whose rows were kept in these parts.
-    pub fn new(cut: &BackupCut, rows: u64, counters: u64, parts: Vec<PartEntry>) -> ShardEntry {
+    /// A shard of which so many rows were kept, counters among them, in these parts.
+    pub fn new(cut: &BackupCut, way: Way, (rows, counters): (u64, u64), parts: Vec<PartEntry>) -> ShardEntry {
         ShardEntry {
             shard: cut.shard.0,
             epoch: cut.epoch.0,
@@ -187,6 +240,8 @@ impl ShardEntry {
             digest: cut.hash.to_string(),
             keys: cut.keys,
             bytes: cut.bytes,
+            way,
+            why: None,
             rows,
             counters,
             parts,
@@ -198,7 +253,7 @@ impl ShardEntry {
         ShardId(self.shard)
     }
 
-    /// What its rows must add up to; `None` when the digest is none.
+    /// What the rows that it had must add up to; `None` when the digest is none.
     pub fn contents(&self) -> Option<Contents> {
         let hash = SetHash(u128::from_str_radix(&self.digest, 16).ok()?);
         Some(Contents { hash, keys: self.keys, bytes: self.bytes })

@@ -115,6 +115,36 @@ impl Place {
         self.write(&self.part_path(id, shard, number), bytes).await
     }
 
+    /// Removes what there is of a backup. The manifest goes first: cut short, what is left is none.
+    ///
+    /// # Errors
+    /// When it can't be listed or removed.
+    pub async fn remove(&self, id: &BackupId) -> anyhow::Result<()> {
+        let dir = self.root.clone().join(id.to_string());
+        let listed = self.store.list_with_delimiter(Some(&dir)).await.with_context(|| format!("{dir} can't be listed"))?;
+        let manifest = self.path(id, MANIFEST);
+        let mut paths: Vec<Path> = listed.objects.into_iter().map(|object| object.location).collect();
+        paths.sort_by_key(|path| *path != manifest);
+        for path in paths {
+            self.store.delete(&path).await.with_context(|| format!("{path} can't be removed from {self}"))?;
+        }
+        Ok(())
+    }
+
+    /// Every backup that is there, of all that is.
+    ///
+    /// # Errors
+    /// When one can't be read.
+    pub async fn manifests(&self) -> anyhow::Result<Vec<Manifest>> {
+        let mut all = Vec::new();
+        for id in self.ids().await? {
+            if let State::Whole(manifest) = self.state(&id).await? {
+                all.push(*manifest);
+            }
+        }
+        Ok(all)
+    }
+
     /// Makes what was kept a backup.
     ///
     /// # Errors

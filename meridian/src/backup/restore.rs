@@ -3,19 +3,17 @@
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::Context;
-use futures::stream::{self, StreamExt, TryStreamExt};
+use futures::stream::{self, TryStreamExt};
 use meridian_client::Client;
+use meridian_region_core::Contents;
 use meridian_region_core::backup::Saved;
 use meridian_types::{BackupRow, BucketName, Epoch, Key, Outcome, Request, RequestId, SessionToken, Write, WriteAck};
 use serde::Serialize;
 
-use super::manifest::Manifest;
+use super::chain::Chain;
 use super::place::Place;
-use super::verify::rows_of;
+use super::verify::Fault;
 use super::writes::{Fate, Manner, fate};
-
-/// Parts read ahead of the one whose rows are being written.
-const AHEAD: usize = 1;
 
 /// How long one write may take, with all its retries.
 const WRITE_DEADLINE: Duration = Duration::from_secs(60);
@@ -68,20 +66,27 @@ pub struct Target<'a> {
 }
 
 impl Target<'_> {
-    /// Writes every row of a backup; `done` is told the length of every part whose rows are written. Each part is held against
-    /// the manifest before any of its rows is written.
+    /// Writes every row of a backup; `done` is told the length of every part that was read. Each part is held against its manifest
+    /// before any of its rows is written, and each shard against its digest once all of them are.
     ///
     /// # Errors
     /// When a part is damaged, or a key can't be written: what was written until then stays.
-    pub async fn write(&self, place: &Place, manifest: &Manifest, done: impl Fn(u64)) -> anyhow::Result<Restored> {
-        let reading = stream::iter(manifest.parts()).map(|(shard, part)| async move {
-            rows_of(place, manifest, shard, part).await.map(|rows| (rows, part.length))
-        });
-        let (mut parts, mut restored) = (reading.buffered(AHEAD), Restored::default());
-        while let Some((rows, length)) = parts.try_next().await? {
-            let writing = stream::iter(rows).map(|row| self.row(row)).buffer_unordered(self.parallel);
-            restored = writing.try_fold(restored, async |sum, one| Ok(sum.and(one))).await?;
-            done(length);
+    pub async fn write(&self, place: &Place, chain: &Chain, done: &(dyn Fn(u64) + Sync)) -> anyhow::Result<Restored> {
+        let mut restored = Restored::default();
+        for entry in &chain.last().shards {
+            let merge = chain.merge(place, entry.shard, done);
+            let rows = stream::try_unfold((merge, Contents::default()), async |(mut merge, mut contents)| {
+                let Some(row) = merge.next().await? else {
+                    let what = "its rows do not add up to its digest: see `meridian backup verify`".to_owned();
+                    let (backup, shard) = (chain.last().id.clone(), entry.shard);
+                    let differs = entry.contents() != Some(contents);
+                    return if differs { Err(Fault { backup, shard, part: None, what }.into()) } else { Ok(None) };
+                };
+                contents.add(&row.key, &row.record)?;
+                anyhow::Ok(Some((row, (merge, contents))))
+            });
+            let written = rows.map_ok(|row| self.row(row)).try_buffer_unordered(self.parallel);
+            restored = written.try_fold(restored, async |sum, one| Ok(sum.and(one))).await?;
         }
         Ok(restored)
     }

@@ -10,8 +10,9 @@ use super::exit::Failure;
 use super::moment::{moment, now_ms};
 use super::resync::nodes_of;
 use crate::backup::BackupId;
+use crate::backup::chain::{Chain, LINKS_MAX, ends, newest, resting_on};
 use crate::backup::create::Source;
-use crate::backup::manifest::{BucketEntry, Manifest};
+use crate::backup::manifest::{Base, BucketEntry, Manifest};
 use crate::backup::place::{Place, State};
 use crate::backup::verify::verify;
 use crate::output::{Format, Progress, note, show};
@@ -37,6 +38,18 @@ pub(super) enum Command {
     Verify(Which),
     /// Write a backup into a bucket of this cluster, whichever it is of.
     Restore(restore::RestoreArgs),
+    /// Remove a backup that no other rests on.
+    Delete {
+        /// A path, file:///PATH, or s3://BUCKET/PREFIX.
+        #[arg(long, value_name = "PLACE")]
+        from: String,
+        /// As `backup list` names it.
+        #[arg(long)]
+        id: BackupId,
+        /// Only say what would be removed.
+        #[arg(long)]
+        dry_run: bool,
+    },
 }
 
 #[derive(Debug, Args)]
@@ -51,6 +64,12 @@ pub(super) struct CreateArgs {
     /// AWS_SECRET_ACCESS_KEY, AWS_REGION, AWS_ENDPOINT).
     #[arg(long, value_name = "PLACE")]
     to: String,
+    /// Keep only what changed since the newest backup of each bucket there; all of it where there is none.
+    #[arg(long)]
+    incremental: bool,
+    /// Keep only what changed since this backup.
+    #[arg(long, value_name = "BACKUP", conflicts_with_all = ["incremental", "all"])]
+    since: Option<BackupId>,
     /// The region that is read [default: the primary; of an active-active bucket, the first that holds it].
     #[arg(long = "in", value_name = "REGION")]
     region: Option<RegionName>,
@@ -79,6 +98,7 @@ pub(super) async fn run(command: Command, connection: &Connection, format: Forma
         }
         Command::Verify(which) => verify_all(which, format).await,
         Command::Restore(args) => restore::run(args, connection, format).await,
+        Command::Delete { from, id, dry_run } => delete(&existing(&from)?, id, dry_run).await,
     }
 }
 
@@ -98,9 +118,9 @@ async fn create(args: CreateArgs, client: &Client, format: Format) -> anyhow::Re
         true => topology.buckets.values().collect(),
         false => args.buckets.iter().map(named).collect::<Result<_, _>>()?,
     };
-    let mut created = Vec::new();
+    let (mut created, all) = (Vec::new(), place.manifests().await?);
     for bucket in buckets {
-        created.push(back_up(&args, client, &topology, bucket, &place).await?);
+        created.push(back_up(&args, (client, &topology), bucket, (&place, &all)).await?);
     }
     show(format, &Created::of(created))?;
     note(&format!("next: `meridian backup verify --from {place}` reads it back and proves it whole"));
@@ -109,24 +129,25 @@ async fn create(args: CreateArgs, client: &Client, format: Format) -> anyhow::Re
 
 async fn back_up(
     args: &CreateArgs,
-    client: &Client,
-    topology: &Topology,
+    (client, topology): (&Client, &Topology),
     bucket: &Bucket,
-    place: &Place,
+    (place, all): (&Place, &[Manifest]),
 ) -> anyhow::Result<Manifest> {
+    let cluster = topology.cluster.map(|it| it.to_string()).unwrap_or_default();
+    let base = base_of(args, (&cluster, topology.shards), bucket, (place, all)).await?;
     let (region, nodes) = read_from(args, topology, bucket)?;
     let begun_ms = now_ms();
     let id = new_id(&bucket.name, begun_ms)?;
     let expected = live_bytes(client, &bucket.name).await;
     let progress = Progress::of_bytes(&format!("backing up {}", bucket.name), expected);
-    let source = Source { client, bucket: &bucket.name, nodes: &nodes, place, id: &id };
+    let source = Source { client, bucket: &bucket.name, nodes: &nodes, place, id: &id, base: base.as_ref() };
     let shards = source.shards(topology.shards, usize::from(args.parallel), |bytes| progress.advance(bytes)).await;
     let shards = shards.inspect_err(|_| progress.abandon())?;
     progress.finish();
     let label = |id: &RegionId| RegionName::new(&topology.region_label(*id));
     let manifest = Manifest {
         id,
-        cluster: topology.cluster.map(|it| it.to_string()).unwrap_or_default(),
+        cluster,
         tool: env!("CARGO_PKG_VERSION").to_owned(),
         begun_ms,
         ended_ms: now_ms(),
@@ -138,10 +159,92 @@ async fn back_up(
             primary: bucket.primary.as_ref().map(label).transpose()?,
             labels: bucket.labels.clone(),
         },
+        base: base.map(|base| Base { id: base.last().id.clone(), seal: base.last().seal() }),
         shards,
     };
     place.finish(&manifest).await?;
+    tell_why(&manifest);
     Ok(manifest)
+}
+
+/// What a backup of a bucket is to rest on.
+async fn base_of(
+    args: &CreateArgs,
+    (cluster, shards): (&str, u16),
+    bucket: &Bucket,
+    (place, all): (&Place, &[Manifest]),
+) -> anyhow::Result<Option<Chain>> {
+    let name = &bucket.name;
+    let base = match &args.since {
+        Some(id) => chosen(place, Some(id.clone())).await?,
+        None if !args.incremental => return Ok(None),
+        None => match newest(all, cluster, name) {
+            Some(base) => base.clone(),
+            None => {
+                note(&format!("{place} has no backup of `{name}` of this cluster: this one is whole"));
+                return Ok(None);
+            }
+        },
+    };
+    let id = base.id.clone();
+    if base.cluster != cluster || base.bucket.name != *name || base.shards.len() != usize::from(shards) {
+        let of = &base.bucket.name;
+        return Err(Failure::invalid(format!(
+            "{id} is of bucket `{of}` of cluster {}: what changed in `{name}` since can't be told from it",
+            base.cluster
+        ))
+        .into());
+    }
+    let chain = Chain::of(place, base).await?;
+    if chain.links().len() >= LINKS_MAX {
+        note(&format!("{id} rests on {} others, which is as many as may: this one is whole", LINKS_MAX - 1));
+        return Ok(None);
+    }
+    match chain.whole() {
+        Ok(chain) => Ok(Some(chain)),
+        Err(why) if args.since.is_some() => Err(Failure::failed(format!("nothing can rest on {id}: {why}")).into()),
+        Err(why) => {
+            note(&format!("nothing can rest on {id}: {why}; this one is whole"));
+            Ok(None)
+        }
+    }
+}
+
+/// Says why more of a shard was read or kept than what changed, each reason once.
+fn tell_why(manifest: &Manifest) {
+    let mut told: std::collections::BTreeMap<&str, Vec<String>> = std::collections::BTreeMap::new();
+    for shard in &manifest.shards {
+        shard.why.iter().for_each(|why| told.entry(why).or_default().push(shard.shard.to_string()));
+    }
+    for (why, shards) in told {
+        let which = if shards.len() == manifest.shards.len() { "every shard".to_owned() } else { shards.join(", ") };
+        note(&format!("{}, shards {which}: {why}", manifest.id));
+    }
+}
+
+/// Removes a backup, unless others would be nothing without it.
+async fn delete(place: &Place, id: BackupId, dry_run: bool) -> anyhow::Result<()> {
+    let all = place.manifests().await?;
+    let above = resting_on(&all, &id);
+    if !above.is_empty() {
+        let above: Vec<String> = above.into_iter().map(ToString::to_string).collect();
+        return Err(Failure::invalid(format!(
+            "{} rest on {id} and can't be restored without it: delete them first",
+            above.join(", ")
+        ))
+        .into());
+    }
+    if !place.ids().await?.contains(&id) {
+        return Err(Failure::invalid(format!(
+            "there is no {id} at {place}: `meridian backup list --from {place}` shows what there is"
+        ))
+        .into());
+    }
+    if !dry_run {
+        place.remove(&id).await?;
+    }
+    note(&format!("{id} {} removed from {place}", if dry_run { "would be" } else { "is" }));
+    Ok(())
 }
 
 /// The region that is read, and its nodes.
@@ -214,22 +317,27 @@ async fn only(place: &Place) -> anyhow::Result<BackupId> {
 
 async fn verify_all(which: Which, format: Format) -> anyhow::Result<()> {
     let place = existing(&which.from)?;
-    let ids = match which.id {
-        Some(id) => vec![chosen(&place, Some(id)).await?.id],
-        None => place.ids().await?,
-    };
-    let mut verified = Verified::default();
-    for id in ids {
-        match place.state(&id).await.with_context(|| format!("verifying {id}"))? {
-            State::Unfinished => note(&format!("{id} is no backup: it has no manifest")),
-            State::Damaged(why) => verified.unreadable(&id, &why),
-            State::Whole(manifest) => {
-                let progress = Progress::of_bytes(&format!("verifying {}", manifest.bucket.name), manifest.length());
-                let faults = verify(&place, &manifest, |bytes| progress.advance(bytes)).await;
-                progress.finish();
-                verified.add(&manifest, faults);
+    let (mut verified, mut all) = (Verified::default(), Vec::new());
+    match which.id {
+        Some(id) => all.push(chosen(&place, Some(id)).await?),
+        None => {
+            for id in place.ids().await? {
+                match place.state(&id).await.with_context(|| format!("verifying {id}"))? {
+                    State::Unfinished => note(&format!("{id} is no backup: it has no manifest")),
+                    State::Damaged(why) => verified.unreadable(&id, &why),
+                    State::Whole(manifest) => all.push(*manifest),
+                }
             }
         }
+    }
+    // Whoever reads those that none rests on has read all of them.
+    for manifest in ends(&all) {
+        let chain = Chain::of(&place, manifest.clone()).await?;
+        let length = chain.links().iter().map(Manifest::length).sum();
+        let progress = Progress::of_bytes(&format!("verifying {}", manifest.bucket.name), length);
+        let faults = verify(&place, &chain, &|bytes| progress.advance(bytes)).await;
+        progress.finish();
+        verified.add(&chain, faults);
     }
     if verified.is_empty() {
         return Err(Failure::invalid(format!("there is no backup at {place}")).into());
@@ -238,7 +346,7 @@ async fn verify_all(which: Which, format: Format) -> anyhow::Result<()> {
     match verified.damaged() {
         0 => Ok(()),
         damaged => Err(Failure::failed(format!(
-            "{damaged} backups at {place} are DAMAGED: what is damaged can't be restored; make new ones"
+            "{damaged} backups at {place} are DAMAGED: what is damaged can't be restored, nor what rests on it; make new ones"
         ))
         .into()),
     }

@@ -2,6 +2,7 @@
 //! in it, nothing that was never written is, and restored into new buckets it is the same. What was cut short by SIGKILL is no
 //! backup, or goes on; one flipped byte is found (docs/adr/2026-11-28-backups.md).
 
+mod chain;
 mod s3;
 
 use std::collections::BTreeMap;

@@ -12,6 +12,7 @@ use serde::Serialize;
 
 use super::{chosen, existing};
 use crate::backup::BackupId;
+use crate::backup::chain::Chain;
 use crate::backup::manifest::Manifest;
 use crate::backup::restore::{Restored, Target};
 use crate::backup::writes::Manner;
@@ -66,24 +67,27 @@ pub(in crate::cli) struct RestoreArgs {
 pub(super) async fn run(args: RestoreArgs, connection: &Connection, format: Format) -> anyhow::Result<()> {
     let place = existing(&args.from)?;
     let manifest = chosen(&place, args.id.clone()).await?;
+    let id = &manifest.id;
+    let chain = Chain::of(&place, manifest.clone()).await?.whole();
+    let chain = chain.map_err(|why| Failure::failed(format!("{id} can't be restored: {why}")))?;
     let client = connection.connect().await?;
     let (bucket, found) = target(&args, &manifest, &client).await?;
-    let manner = manner(&args, &manifest, &bucket, (found, keys_found(&client, &bucket, found).await?))?;
+    let counts = chain.counters() > 0;
+    let manner = manner(&args, counts, &bucket, (found, keys_found(&client, &bucket, found).await?))?;
     if !args.dry_run {
         client.admin().set_labels(&bucket.name, labels(&args, &manifest), Vec::new()).await?;
     }
     let begun = Instant::now();
     let words = if args.dry_run { "reading" } else { "restoring" };
-    let progress = Progress::of_bytes(&format!("{words} {}", manifest.id), manifest.length());
+    let progress = Progress::of_bytes(&format!("{words} {id}"), chain.length());
     let written = Target {
         client: (!args.dry_run).then_some(&client),
         bucket: bucket.name.clone(),
         manner,
         parallel: usize::from(args.parallel),
     };
-    let restored = written.write(&place, &manifest, |length| progress.advance(length)).await;
-    let restored =
-        restored.inspect_err(|_| progress.abandon()).map_err(|why| why.context(what_now(&manifest, manner)))?;
+    let restored = written.write(&place, &chain, &|length| progress.advance(length)).await;
+    let restored = restored.inspect_err(|_| progress.abandon()).map_err(|why| why.context(what_now(counts, manner)))?;
     progress.finish();
     let mut report = Report::of(&manifest, &bucket, restored, &args);
     if !args.dry_run {
@@ -162,12 +166,12 @@ async fn keys_found(client: &Client, bucket: &Bucket, found: Found) -> anyhow::R
 /// How it may be written into a bucket that was found so, with so many keys.
 fn manner(
     args: &RestoreArgs,
-    manifest: &Manifest,
+    has_counters: bool,
     bucket: &Bucket,
     (found, keys): (Found, u64),
 ) -> Result<Manner, Failure> {
     let (name, holds, everywhere) = (&bucket.name, count(keys), !bucket.policy.has_primary());
-    let counts = everywhere && manifest.counters() > 0;
+    let counts = everywhere && has_counters;
     match found {
         // What it wrote may not have come to where it is looked at.
         Found::CutShort if counts => {
@@ -222,8 +226,8 @@ async fn count_keys(client: &Client, bucket: &Bucket, least: u64) -> anyhow::Res
     }
 }
 
-fn what_now(manifest: &Manifest, manner: Manner) -> &'static str {
-    if manner == Manner::Everywhere && manifest.counters() > 0 {
+fn what_now(has_counters: bool, manner: Manner) -> &'static str {
+    if manner == Manner::Everywhere && has_counters {
         return "the restore was cut short: counters of what was written would count twice, so delete the bucket and restore anew";
     }
     "the restore was cut short: what was written stays; run it again to go on"
