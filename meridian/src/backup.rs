@@ -4,6 +4,8 @@
 //! ```text
 //! PLACE/ID/s00000-p00000.part   rows of a shard in the order of their keys, a few MiB      (part.rs)
 //! PLACE/ID/s00000-p00001.part
+//! PLACE/ID/s00000-c00000.part   what is needed to tell its log again from here on
+//! PLACE/ID/s00000-l00000.part   of a backup that rests on another one: the log since       (moment.rs)
 //! PLACE/ID/manifest             what is in it; written last: without it there is no backup (manifest.rs)
 //! ```
 //!
@@ -25,6 +27,7 @@ pub mod chain;
 pub mod create;
 pub mod manifest;
 pub mod merge;
+pub mod moment;
 pub mod part;
 pub mod place;
 pub mod restore;

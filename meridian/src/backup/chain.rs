@@ -12,7 +12,7 @@ use std::collections::BTreeSet;
 use futures::stream::{self, StreamExt};
 
 use super::BackupId;
-use super::manifest::{Damage, Manifest, ShardEntry, Way};
+use super::manifest::{Damage, Kind, Manifest, ShardEntry, Way};
 use super::merge::{Input, Merge};
 use super::place::{Place, State};
 use super::verify::rows_of;
@@ -102,10 +102,11 @@ impl Chain {
         &self.links[self.links.len() - 1]
     }
 
-    /// Links with what they have of a shard, oldest first, from the last on that has all of its rows; all of them where none has.
-    pub fn of_shard(&self, shard: u16) -> Vec<(&Manifest, &ShardEntry)> {
+    /// Links up to that one with what they have of a shard, oldest first, from the last on that has all of its rows; all of them where
+    /// none has.
+    pub fn of_shard(&self, shard: u16, up_to: usize) -> Vec<(&Manifest, &ShardEntry)> {
         let of = |link| entry(link, shard).map(|entry| (link, entry));
-        let mut links: Vec<_> = self.links.iter().filter_map(of).collect();
+        let mut links: Vec<_> = self.links.iter().take(up_to + 1).filter_map(of).collect();
         let begin = links.iter().rposition(|(_, entry)| entry.way == Way::Whole).unwrap_or_default();
         links.drain(..begin);
         links
@@ -113,7 +114,8 @@ impl Chain {
 
     /// Bytes of every part that is read to have all of it.
     pub fn length(&self) -> u64 {
-        let shards = self.last().shards.iter().flat_map(|shard| self.of_shard(shard.shard));
+        let end = self.links.len() - 1;
+        let shards = self.last().shards.iter().flat_map(|shard| self.of_shard(shard.shard, end));
         shards.flat_map(|(_, entry)| &entry.parts).map(|part| part.length).sum()
     }
 
@@ -124,7 +126,17 @@ impl Chain {
 
     /// The rows of a shard; `done` is told the length of every part that was read.
     pub fn merge<'a>(&'a self, place: &'a Place, shard: u16, done: &'a (dyn Fn(u64) + Sync)) -> Merge<'a> {
-        Merge::new(self.of_shard(shard).into_iter().map(|link| input(place, link, done)).collect())
+        Merge::new(self.inputs(place, (shard, self.links.len() - 1), done))
+    }
+
+    /// What is read for the rows that a shard had at a link's cut.
+    pub fn inputs<'a>(
+        &'a self,
+        place: &'a Place,
+        (shard, up_to): (u16, usize),
+        done: &'a (dyn Fn(u64) + Sync),
+    ) -> Vec<Input<'a>> {
+        self.of_shard(shard, up_to).into_iter().map(|link| input(place, link, done)).collect()
     }
 }
 
@@ -134,7 +146,7 @@ pub fn input<'a>(
     (manifest, entry): (&'a Manifest, &'a ShardEntry),
     done: &'a (dyn Fn(u64) + Sync),
 ) -> Input<'a> {
-    let reading = stream::iter(&entry.parts).map(move |part| rows_of(place, manifest, entry, part));
+    let reading = stream::iter(&entry.parts).map(move |part| rows_of(place, manifest, entry, (Kind::Rows, part)));
     let told = move |(rows, length)| {
         done(length);
         rows

@@ -7,7 +7,10 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use meridian_region_core::Contents;
-use meridian_types::{BackupCut, BucketName, Labels, Policy, RegionName, SetHash, ShardId};
+use meridian_types::{
+    BackupCut, BackupSince, BucketId, BucketName, Epoch, Hlc, Labels, Lsn, Policy, Positions, RegionId, RegionName,
+    SetHash, ShardId,
+};
 use serde::{Deserialize, Serialize};
 
 use super::BackupId;
@@ -62,6 +65,8 @@ pub enum Way {
     Whole,
     /// Rows that differ from those of the base, found by comparing all of them.
     Difference,
+    /// Rows that the log since the base touched, and that log: every moment on the way can be had.
+    Log,
 }
 
 impl Way {
@@ -83,6 +88,35 @@ pub struct BucketEntry {
     pub primary: Option<RegionName>,
     /// Its labels.
     pub labels: Labels,
+}
+
+/// Where a shard stood at its cut, in the log of the region that was read.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Mark {
+    /// The bucket: one of the same name may be another one.
+    pub bucket: u32,
+    /// The region.
+    pub region: u16,
+    /// The last entry.
+    pub applied: u64,
+    /// What that entry is known again by, if it was still there: 32 hexadecimal digits.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub evidence: Option<String>,
+    /// The greatest timestamp of the shard: those of later entries are greater.
+    pub stamp: u64,
+    /// The leader's wall clock when it was asked, in milliseconds since 1970: what was acknowledged by then is in it.
+    pub at_ms: u64,
+}
+
+/// Of what a part is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// Rows.
+    Rows,
+    /// The log since the base: an entry by its position.
+    Log,
+    /// What is needed to tell the log again from here on.
+    Context,
 }
 
 /// A shard at its cut.
@@ -116,6 +150,15 @@ pub struct ShardEntry {
     pub counters: u64,
     /// Where they are.
     pub parts: Vec<PartEntry>,
+    /// Where it stood; `None` of a cluster of an earlier release.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mark: Option<Mark>,
+    /// Where the log since the base is.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub log: Vec<PartEntry>,
+    /// Where that is which is needed to tell the log again from here on.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub context: Vec<PartEntry>,
 }
 
 /// A part.
@@ -192,7 +235,7 @@ impl Manifest {
     pub fn seal(&self) -> u32 {
         let of_shard = |seal, shard: &ShardEntry| {
             let seal = crc32c::crc32c_append(seal, shard.digest.as_bytes());
-            shard.parts.iter().fold(seal, |seal, part| crc32c::crc32c_append(seal, &part.crc32c.to_le_bytes()))
+            shard.files().fold(seal, |seal, (_, part)| crc32c::crc32c_append(seal, &part.crc32c.to_le_bytes()))
         };
         self.shards.iter().fold(crc32c::crc32c(&self.begun_ms.to_le_bytes()), of_shard)
     }
@@ -214,17 +257,24 @@ impl Manifest {
 
     /// Bytes of all parts.
     pub fn length(&self) -> u64 {
-        self.parts().map(|(_, part)| part.length).sum()
+        self.parts().map(|(_, _, part)| part.length).sum()
     }
 
-    /// Every part, with its shard.
-    pub fn parts(&self) -> impl Iterator<Item = (&ShardEntry, &PartEntry)> {
-        self.shards.iter().flat_map(|shard| shard.parts.iter().map(move |part| (shard, part)))
+    /// Every part, with its shard and what it is of.
+    pub fn parts(&self) -> impl Iterator<Item = (&ShardEntry, Kind, &PartEntry)> {
+        self.shards.iter().flat_map(|shard| shard.files().map(move |(kind, part)| (shard, kind, part)))
     }
 
     /// The most that any shard may have been behind; `None` where nobody knew.
     pub fn staleness_ms(&self) -> Option<u64> {
         self.shards.iter().map(|shard| shard.staleness_ms).try_fold(0, |most, this| Some(this?.max(most)))
+    }
+}
+
+impl Mark {
+    /// Whether everything in it was ordered by then.
+    pub fn is_before(&self, limit: Hlc) -> bool {
+        Hlc(self.stamp) < limit
     }
 }
 
@@ -245,7 +295,40 @@ impl ShardEntry {
             rows,
             counters,
             parts,
+            mark: (cut.at_ms > 0).then(|| Mark {
+                bucket: cut.bucket.0,
+                region: cut.region.0,
+                applied: cut.applied.0,
+                evidence: cut.evidence.map(|hash| hash.to_string()),
+                stamp: cut.stamp.0,
+                at_ms: cut.at_ms,
+            }),
+            log: Vec::new(),
+            context: Vec::new(),
         }
+    }
+
+    /// Its parts, with what they are of.
+    pub fn files(&self) -> impl Iterator<Item = (Kind, &PartEntry)> {
+        let of = [(Kind::Rows, &self.parts), (Kind::Log, &self.log), (Kind::Context, &self.context)];
+        of.into_iter().flat_map(|(kind, parts)| parts.iter().map(move |part| (kind, part)))
+    }
+
+    /// What a later backup asks the region for; `None` where nothing is known of its log.
+    pub fn since(&self) -> Option<BackupSince> {
+        let (mark, contents) = (self.mark.as_ref()?, self.contents()?);
+        let positions = self.positions.iter().map(|(region, lsn)| (RegionId(*region), Lsn(*lsn)));
+        Some(BackupSince {
+            bucket: BucketId(mark.bucket),
+            region: RegionId(mark.region),
+            epoch: Epoch(self.epoch),
+            applied: Lsn(mark.applied),
+            evidence: mark.evidence.as_ref().and_then(|hash| u128::from_str_radix(hash, 16).ok()).map(SetHash),
+            positions: Positions(positions.collect()),
+            hash: contents.hash,
+            keys: contents.keys,
+            bytes: contents.bytes,
+        })
     }
 
     /// The shard.

@@ -15,7 +15,7 @@ use object_store::path::Path;
 use object_store::{ObjectStore, ObjectStoreExt};
 
 use super::BackupId;
-use super::manifest::{self, Manifest};
+use super::manifest::{self, Kind, Manifest};
 use super::part::PART_BYTES_MAX;
 
 const MANIFEST: &str = "manifest";
@@ -103,16 +103,21 @@ impl Place {
     ///
     /// # Errors
     /// When it can't be read, or is longer than any part.
-    pub async fn part(&self, id: &BackupId, shard: ShardId, number: u32) -> anyhow::Result<Option<Bytes>> {
-        self.read(&self.part_path(id, shard, number), PART_BYTES_MAX).await
+    pub async fn part(&self, id: &BackupId, part: (Kind, ShardId, u32)) -> anyhow::Result<Option<Bytes>> {
+        self.read(&self.path(id, &part_name(part)), PART_BYTES_MAX).await
     }
 
     /// Keeps a part, in place of what an earlier attempt left under its name.
     ///
     /// # Errors
     /// When it can't be written.
-    pub async fn keep_part(&self, id: &BackupId, shard: ShardId, number: u32, bytes: Bytes) -> anyhow::Result<()> {
-        self.write(&self.part_path(id, shard, number), bytes).await
+    pub async fn keep_part(
+        &self,
+        id: &BackupId,
+        part: (Kind, ShardId, u32),
+        bytes: Bytes,
+    ) -> anyhow::Result<()> {
+        self.write(&self.path(id, &part_name(part)), bytes).await
     }
 
     /// Removes what there is of a backup. The manifest goes first: cut short, what is left is none.
@@ -169,18 +174,19 @@ impl Place {
         Ok(Some(found.bytes().await?))
     }
 
-    fn part_path(&self, id: &BackupId, shard: ShardId, number: u32) -> Path {
-        self.path(id, &part_name(shard, number))
-    }
-
     fn path(&self, id: &BackupId, name: &str) -> Path {
         self.root.clone().join(id.to_string()).join(name)
     }
 }
 
 /// What a part is called.
-pub fn part_name(shard: ShardId, number: u32) -> String {
-    format!("s{:05}-p{number:05}.part", shard.0)
+pub fn part_name((kind, shard, number): (Kind, ShardId, u32)) -> String {
+    let letter = match kind {
+        Kind::Rows => 'p',
+        Kind::Log => 'l',
+        Kind::Context => 'c',
+    };
+    format!("s{:05}-{letter}{number:05}.part", shard.0)
 }
 
 impl fmt::Display for Place {

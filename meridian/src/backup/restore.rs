@@ -11,6 +11,8 @@ use meridian_types::{BackupRow, BucketName, Epoch, Key, Outcome, Request, Reques
 use serde::Serialize;
 
 use super::chain::Chain;
+use super::manifest::ShardEntry;
+use super::moment::Pick;
 use super::place::Place;
 use super::verify::Fault;
 use super::writes::{Fate, Manner, fate};
@@ -63,6 +65,8 @@ pub struct Target<'a> {
     pub manner: Manner,
     /// Keys under way at a time.
     pub parallel: usize,
+    /// As it was then, in milliseconds since 1970, with where that is in each shard; `None`: at its end.
+    pub at: Option<(u64, Vec<Pick>)>,
 }
 
 impl Target<'_> {
@@ -74,12 +78,23 @@ impl Target<'_> {
     pub async fn write(&self, place: &Place, chain: &Chain, done: &(dyn Fn(u64) + Sync)) -> anyhow::Result<Restored> {
         let mut restored = Restored::default();
         for entry in &chain.last().shards {
-            let merge = chain.merge(place, entry.shard, done);
-            let rows = stream::try_unfold((merge, Contents::default()), async |(mut merge, mut contents)| {
+            let end = chain.links().len() - 1;
+            let (pick, at_ms) = match &self.at {
+                Some((at_ms, picks)) => (picks.get(usize::from(entry.shard)).copied(), *at_ms),
+                None => (None, 0),
+            };
+            let pick = pick.unwrap_or(Pick::Cut(end));
+            let said = match pick {
+                Pick::Cut(at) => chain.links()[at].shards.get(usize::from(entry.shard)).map(ShardEntry::contents),
+                // It is proven by what it came to in the end.
+                Pick::Within(_) => None,
+            };
+            let merge = chain.rows_at(place, (entry.shard, pick, at_ms), done).await?;
+            let rows = stream::try_unfold((merge, Contents::default()), move |(mut merge, mut contents)| async move {
                 let Some(row) = merge.next().await? else {
                     let what = "its rows do not add up to its digest: see `meridian backup verify`".to_owned();
                     let (backup, shard) = (chain.last().id.clone(), entry.shard);
-                    let differs = entry.contents() != Some(contents);
+                    let differs = said.is_some_and(|said| said != Some(contents));
                     return if differs { Err(Fault { backup, shard, part: None, what }.into()) } else { Ok(None) };
                 };
                 contents.add(&row.key, &row.record)?;

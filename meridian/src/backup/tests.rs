@@ -9,10 +9,11 @@ use object_store::{ObjectStore, ObjectStoreExt};
 use proptest::prelude::*;
 
 mod chains;
+mod moments;
 
 use super::BackupId;
 use super::chain::Chain;
-use super::manifest::{Base, BucketEntry, Damage, Manifest, PartEntry, ShardEntry, Way};
+use super::manifest::{Base, BucketEntry, Damage, Kind, Manifest, PartEntry, ShardEntry, Way};
 use super::part::{Packed, Packer};
 use super::place::{Place, State, part_name};
 use super::verify::{Fault, rows_of, verify};
@@ -45,6 +46,19 @@ async fn keep(place: &Place, count: usize, value_bytes: usize) -> Manifest {
     finish(place, &id(), None, shards).await
 }
 
+/// Keeps rows of one kind.
+async fn pack(place: &Place, id: &BackupId, (kind, shard): (Kind, ShardId), rows: &[BackupRow]) -> Vec<PartEntry> {
+    let (mut packer, mut packed): (Packer, Vec<Packed>) = (Packer::new(shard), Vec::new());
+    packed.extend(rows.iter().filter_map(|row| packer.push(row)));
+    packed.extend(packer.close());
+    let mut parts = Vec::new();
+    for Packed { number, rows, bytes } in packed {
+        parts.push(PartEntry { number, rows, length: bytes.len() as u64, crc32c: crc32c::crc32c(&bytes) });
+        place.keep_part(id, (kind, shard, number), bytes).await.unwrap();
+    }
+    parts
+}
+
 /// Keeps rows of a shard, which with what they rest on add up to this.
 async fn keep_shard(
     place: &Place,
@@ -52,14 +66,7 @@ async fn keep_shard(
     (way, rows): (Way, &[BackupRow]),
     contents: Contents,
 ) -> ShardEntry {
-    let (mut packer, mut packed): (Packer, Vec<Packed>) = (Packer::new(shard), Vec::new());
-    packed.extend(rows.iter().filter_map(|row| packer.push(row)));
-    packed.extend(packer.close());
-    let mut parts = Vec::new();
-    for Packed { number, rows, bytes } in packed {
-        parts.push(PartEntry { number, rows, length: bytes.len() as u64, crc32c: crc32c::crc32c(&bytes) });
-        place.keep_part(id, shard, number, bytes).await.unwrap();
-    }
+    let parts = pack(place, id, (Kind::Rows, shard), rows).await;
     let cut = BackupCut {
         shard,
         region: RegionId(1),
@@ -70,6 +77,7 @@ async fn keep_shard(
         keys: contents.keys,
         bytes: contents.bytes,
         staleness_ms: Some(0),
+        ..BackupCut::default()
     };
     ShardEntry::new(&cut, way, (rows.len() as u64, 0), parts)
 }
@@ -173,8 +181,8 @@ async fn rows_come_back_as_they_were_kept_part_by_part() {
     assert!(manifest.shards.iter().all(|shard| shard.parts.len() == 2), "more than a part holds");
     assert_eq!((manifest.keys(), manifest.staleness_ms()), (36, Some(0)));
     let mut back = Vec::new();
-    for (shard, part) in manifest.parts() {
-        back.extend(rows_of(&place, &manifest, shard, part).await.unwrap());
+    for (shard, kind, part) in manifest.parts() {
+        back.extend(rows_of(&place, &manifest, shard, (kind, part)).await.unwrap());
     }
     assert_eq!(back, (0..SHARDS).flat_map(|shard| rows(shard, 12, 1 << 19)).collect::<Vec<_>>());
     assert_eq!(place.ids().await.unwrap(), [id()]);
@@ -199,7 +207,7 @@ async fn what_has_the_right_checksums_must_still_add_up() {
 async fn without_its_manifest_it_is_none() {
     let store = std::sync::Arc::new(InMemory::new());
     let place = place(&store);
-    place.keep_part(&id(), ShardId(0), 0, Bytes::from_static(b"part")).await.unwrap();
+    place.keep_part(&id(), (Kind::Rows, ShardId(0), 0), Bytes::from_static(b"part")).await.unwrap();
     assert_eq!(place.ids().await.unwrap(), [id()]);
     assert_eq!(place.state(&id()).await.unwrap(), State::Unfinished);
 }
@@ -231,8 +239,8 @@ async fn a_backup_of_version_1_is_read() {
     assert_eq!(faults(&place, manifest.as_ref().clone()).await, []);
     assert_eq!((manifest.keys(), manifest.bucket.policy, manifest.shards[2].epoch), (12, Policy::ASYNC, 2));
     let mut back = Vec::new();
-    for (shard, part) in manifest.parts() {
-        back.extend(rows_of(&place, &manifest, shard, part).await.unwrap());
+    for (shard, kind, part) in manifest.parts() {
+        back.extend(rows_of(&place, &manifest, shard, (kind, part)).await.unwrap());
     }
     assert_eq!(back, (0..SHARDS).flat_map(|shard| rows(shard, 4, 40)).collect::<Vec<_>>());
 }

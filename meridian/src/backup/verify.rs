@@ -9,8 +9,9 @@ use serde::Serialize;
 
 use super::BackupId;
 use super::chain::{Chain, input};
-use super::manifest::{Manifest, PartEntry, ShardEntry, Way};
+use super::manifest::{Kind, Manifest, PartEntry, ShardEntry, Way};
 use super::merge::Merge;
+use super::moment;
 use super::part::unpack;
 use super::place::{Place, part_name};
 
@@ -46,11 +47,12 @@ pub async fn rows_of(
     place: &Place,
     manifest: &Manifest,
     shard: &ShardEntry,
-    part: &PartEntry,
+    (kind, part): (Kind, &PartEntry),
 ) -> Result<Vec<BackupRow>, Fault> {
-    let name = || Some(part_name(shard.id(), part.number));
+    let place_of_it = (kind, shard.id(), part.number);
+    let name = || Some(part_name(place_of_it));
     let fault = |what: String| Fault { backup: manifest.id.clone(), shard: shard.shard, part: name(), what };
-    let read = place.part(&manifest.id, shard.id(), part.number).await;
+    let read = place.part(&manifest.id, place_of_it).await;
     let bytes = read.map_err(|why| fault(format!("it can't be read: {why:#}")))?;
     let bytes = bytes.ok_or_else(|| fault("it is missing".to_owned()))?;
     if bytes.len() as u64 != part.length {
@@ -75,8 +77,35 @@ pub async fn verify(place: &Place, chain: &Chain, done: &(dyn Fn(u64) + Sync)) -
             chain.links().iter().filter_map(|link| Some((link, link.shards.get(shard)?))).collect();
         // Each of these can be had without the one before.
         for links in links.chunk_by(|_, (_, next)| next.way != Way::Whole) {
-            faults.extend(verify_links(place, links, done).await);
+            let found = verify_links(place, links, done).await;
+            let is_good = found.is_empty() && links.first().is_some_and(|(_, entry)| entry.way == Way::Whole);
+            faults.extend(found);
+            faults.extend(verify_logs(place, chain, links, (is_good, done)).await);
         }
+    }
+    faults
+}
+
+/// The rest of what they have of the shard: that it is there, and that the log, told again, comes to the digest as well.
+async fn verify_logs(
+    place: &Place,
+    chain: &Chain,
+    links: &[(&Manifest, &ShardEntry)],
+    (is_good, done): (bool, &(dyn Fn(u64) + Sync)),
+) -> Vec<Fault> {
+    let mut faults = Vec::new();
+    for (manifest, entry) in links {
+        for (kind, part) in entry.files().filter(|(kind, _)| *kind != Kind::Rows) {
+            faults.extend(rows_of(place, manifest, entry, (kind, part)).await.err());
+            done(part.length);
+        }
+    }
+    if !is_good || !faults.is_empty() {
+        return faults;
+    }
+    for (manifest, entry) in links.iter().filter(|(_, entry)| !entry.log.is_empty()) {
+        let at = chain.links().iter().position(|link| link.id == manifest.id).unwrap_or_default();
+        faults.extend(moment::told(place, chain, (entry.shard, at), None).await.err());
     }
     faults
 }

@@ -1,5 +1,7 @@
 //! `meridian backup`: buckets out of the cluster, each shard as it was at one moment, while they serve; and back into a bucket.
 
+use std::time::Duration;
+
 use anyhow::Context;
 use clap::{Args, Subcommand};
 use meridian_client::Client;
@@ -21,6 +23,9 @@ mod restore;
 mod view;
 
 use view::{Created, List, Shown, Verified};
+
+/// How long it may take to know how much there is: no backup waits for a region that is down.
+const ETA_WITHIN: Duration = Duration::from_millis(500);
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
@@ -265,9 +270,10 @@ fn new_id(bucket: &BucketName, begun_ms: u64) -> anyhow::Result<BackupId> {
     format!("{bucket}-{at}-{:04x}", rand::random::<u16>()).parse().map_err(anyhow::Error::msg)
 }
 
-/// About how much there is to read, for the ETA; 0 when nobody says.
+/// About how much there is to read, for the ETA; 0 when not every region says so at once.
 async fn live_bytes(client: &Client, bucket: &BucketName) -> u64 {
-    let Ok(regions) = client.admin().digests(Some(bucket)).await else { return 0 };
+    let asked = tokio::time::timeout(ETA_WITHIN, client.admin().digests(Some(bucket))).await;
+    let Ok(Ok(regions)) = asked else { return 0 };
     let known = regions.iter().filter_map(|region| region.answer.as_ref().ok());
     known.map(|shards| shards.iter().map(|shard| shard.digest.bytes).sum()).max().unwrap_or_default()
 }

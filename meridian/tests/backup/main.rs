@@ -3,6 +3,7 @@
 //! backup, or goes on; one flipped byte is found (docs/adr/2026-11-28-backups.md).
 
 mod chain;
+mod moments;
 mod s3;
 
 use std::collections::BTreeMap;
@@ -12,7 +13,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
-use chaos::real::{Planet, REGIONS};
+use chaos::real::{Launch, Planet, REGIONS};
 use futures::future::try_join_all;
 use meridian_client::{Client, ReadLevel};
 use serde_json::Value;
@@ -70,10 +71,14 @@ struct Rig {
 
 impl Rig {
     async fn start() -> anyhow::Result<Rig> {
+        Rig::start_with(&Launch::default()).await
+    }
+
+    async fn start_with(launch: &Launch) -> anyhow::Result<Rig> {
         let dir = tempfile::Builder::new().prefix("meridian-backup").tempdir()?;
         let mut planet = Planet::create(Path::new(env!("CARGO_BIN_EXE_meridian")), dir.path())?;
         for node in 0..REGIONS.len() {
-            planet.start(node)?;
+            planet.start_with(node, launch)?;
         }
         planet.ready(PATIENCE).await?;
         planet.create_buckets().await?;

@@ -19,7 +19,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
     prop::collection::vec((prop::bool::weighted(0.8), prop::collection::vec(change, 0..12)), 1..7)
 }
 
-fn named(nth: usize) -> BackupId {
+pub(super) fn named(nth: usize) -> BackupId {
     format!("orders-{nth}").parse().unwrap()
 }
 
@@ -68,7 +68,7 @@ async fn history(place: &Place, steps: &[Step]) -> Vec<(Manifest, Model)> {
     links
 }
 
-async fn whole(place: &Place, manifest: &Manifest) -> Chain {
+pub(super) async fn whole(place: &Place, manifest: &Manifest) -> Chain {
     Chain::of(place, manifest.clone()).await.unwrap().whole().unwrap()
 }
 
@@ -108,13 +108,13 @@ proptest! {
             let store = Arc::new(InMemory::new());
             let place = place(&store);
             let links = history(&place, &steps).await;
-            let parts = links.iter().flat_map(|(link, _)| link.parts().map(move |(shard, part)| (link, shard, part)));
+            let parts = links.iter().flat_map(|(link, _)| link.parts().map(move |(shard, _, part)| (link, shard, part)));
             let parts: Vec<_> = parts.collect();
             if parts.is_empty() {
                 return;
             }
             let (hurt, shard, part) = parts[which % parts.len()];
-            let name = part_name(shard.id(), part.number);
+            let name = part_name((Kind::Rows, shard.id(), part.number));
             let path = Path::from("below").join(hurt.id.to_string()).join(name.as_str());
             let mut bytes = store.get(&path).await.unwrap().bytes().await.unwrap().to_vec();
             let at = at % bytes.len();

@@ -17,6 +17,9 @@ struct Row {
     bucket: String,
     /// The backup it rests on; `None`: it is whole.
     base: Option<String>,
+    /// Shards of which it keeps the log since, so that every moment since can be had.
+    logged: u64,
+    shards: u64,
     region: String,
     begun_ms: u64,
     took_ms: u64,
@@ -33,6 +36,8 @@ impl Row {
             id: manifest.id.to_string(),
             bucket: manifest.bucket.name.to_string(),
             base: manifest.base.as_ref().map(|base| base.id.to_string()),
+            logged: manifest.shards.iter().filter(|shard| shard.way == Way::Log).count() as u64,
+            shards: manifest.shards.len() as u64,
             region: manifest.region.to_string(),
             begun_ms: manifest.begun_ms,
             took_ms: manifest.ended_ms.saturating_sub(manifest.begun_ms),
@@ -48,6 +53,15 @@ impl Row {
 /// What it rests on.
 fn rests_on(base: Option<&String>) -> String {
     base.map_or_else(|| "nothing: whole".to_owned(), Clone::clone)
+}
+
+/// Which moments can be had of it.
+fn moments(row: &Row) -> String {
+    match row.logged {
+        0 => "its own".to_owned(),
+        logged if logged == row.shards => "all since".to_owned(),
+        logged => format!("all since, in {logged} of {} shards", row.shards),
+    }
 }
 
 /// How far it may have been behind what was acknowledged when it was begun.
@@ -76,11 +90,12 @@ impl Show for Created {
         if self.backups.is_empty() {
             return "there are no buckets: nothing was backed up".to_owned();
         }
-        let mut table = Table::new(&["backup", "rests on", "read from", "behind", ">keys", ">bytes", ">stored", ">parts", ">took"]);
+        let mut table = Table::new(&["backup", "rests on", "moments", "read from", "behind", ">keys", ">bytes", ">stored", ">parts", ">took"]);
         for row in &self.backups {
             table.row([
                 row.id.clone(),
                 rests_on(row.base.as_ref()),
+                moments(row),
                 row.region.clone(),
                 behind(row.staleness_ms),
                 count(row.keys),
@@ -125,13 +140,14 @@ impl Show for List {
             lines.push("no backups here: `meridian backup create BUCKET --to PLACE` makes one".to_owned());
         } else {
             let mut table =
-                Table::new(&["backup", "bucket", "rests on", "taken", "read from", "behind", ">keys", ">bytes", ">stored"]);
+                Table::new(&["backup", "bucket", "rests on", "taken", "moments", "read from", "behind", ">keys", ">bytes", ">stored"]);
             for row in &self.backups {
                 table.row([
                     row.id.clone(),
                     row.bucket.clone(),
                     rests_on(row.base.as_ref()),
                     moment(row.begun_ms),
+                    moments(row),
                     row.region.clone(),
                     behind(row.staleness_ms),
                     count(row.keys),
@@ -169,7 +185,7 @@ impl Show for Shown {
         let regions: Vec<&str> = it.bucket.regions.iter().map(|region| region.as_str()).collect();
         let primary = it.bucket.primary.as_ref().map_or("every region", |primary| primary.as_str());
         let head = format!(
-            "{} of bucket `{}` ({}, primary {primary}, in {}) of cluster {}\ntaken {} in {}, read from {}, behind {}; by meridian {}\nrests on {}\n{} keys ({}) in {} parts ({})\n",
+            "{} of bucket `{}` ({}, primary {primary}, in {}) of cluster {}\ntaken {} in {}, read from {}, behind {}; by meridian {}\nrests on {}; moments: {}\n{} keys ({}) in {} parts ({})\n",
             it.id,
             it.bucket.name,
             it.bucket.policy,
@@ -181,6 +197,7 @@ impl Show for Shown {
             behind(row.staleness_ms),
             it.tool,
             rests_on(row.base.as_ref()),
+            moments(&row),
             count(row.keys),
             bytes(row.bytes),
             count(row.parts),
@@ -208,6 +225,7 @@ fn kept(way: Way) -> &'static str {
     match way {
         Way::Whole => "all",
         Way::Difference => "what differs",
+        Way::Log => "what changed, and the log",
     }
 }
 
