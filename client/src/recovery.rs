@@ -5,14 +5,15 @@ use std::time::Duration;
 
 use futures::future::join_all;
 use meridian_proto::convert::{
-    backup_ask_to_proto, backup_piece_from_proto, bundle_from_proto, drill_news_from_proto, drill_to_proto, refusal_of_status,
-    repair_from_proto, replay_from_proto, replay_policy_to_proto, salvage_key_from_proto,
+    backup_ask_to_proto, backup_piece_from_proto, bundle_from_proto, drill_news_from_proto, drill_to_proto,
+    refusal_of_status, repair_from_proto, replay_from_proto, replay_policy_to_proto, salvage_key_from_proto,
 };
 use meridian_proto::v1;
 use meridian_proto::v1::recovery_client::RecoveryClient;
 use meridian_types::{
-    BackupAsk, BackupCut, BackupPiece, BackupRow, BucketName, DrillNews, DrillProgress, DrillReport, Effect, Node, NodeName,
-    Refusal, RefusalKind, RepairStatus, ReplayPolicy, ReplayReport, SalvageBundle, SalvageId, SalvageKey, ShardId,
+    BackupAsk, BackupCut, BackupPiece, BackupRow, BucketName, DrillNews, DrillProgress, DrillReport, Effect, Node,
+    NodeName, Refusal, RefusalKind, RepairStatus, ReplayPolicy, ReplayReport, SalvageBundle, SalvageId, SalvageKey,
+    ShardId,
 };
 use tonic::transport::Channel;
 use tonic::{Response, Status, Streaming};
@@ -224,9 +225,7 @@ impl Admin {
         let mut pieces = self.once(node, PAGE_TIMEOUT, async |mut stub| stub.back_up(request).await).await?;
         match next_piece(&mut pieces, &node.name).await? {
             Some(BackupPiece::Cut(cut)) => Ok(ShardRows { cut, pieces, node: node.name.clone(), taken: 0 }),
-            Some(
-                BackupPiece::Log(_) | BackupPiece::Rows(_) | BackupPiece::Context(_) | BackupPiece::End { .. },
-            )
+            Some(BackupPiece::Log(_) | BackupPiece::Rows(_) | BackupPiece::Context(_) | BackupPiece::End { .. })
             | None => Err(cut_off(&node.name)),
         }
     }

@@ -7,15 +7,15 @@ use std::sync::Arc;
 use futures::StreamExt;
 use futures::stream::BoxStream;
 use meridian_proto::convert::{
-    backup_ask_from_proto, backup_piece_to_proto, bundle_to_proto, drill_from_proto, drill_news_to_proto, repair_to_proto,
-    replay_policy_from_proto, replay_to_proto, salvage_id, salvage_key_to_proto, status_of_refusal,
+    backup_ask_from_proto, backup_piece_to_proto, bundle_to_proto, drill_from_proto, drill_news_to_proto,
+    repair_to_proto, replay_policy_from_proto, replay_to_proto, salvage_id, salvage_key_to_proto, status_of_refusal,
 };
 use meridian_proto::identity::Identity;
 use meridian_proto::v1;
 use meridian_proto::v1::recovery_server::Recovery;
 use meridian_types::{
-    BackupAsk, BackupPiece, BucketName, DrillNews, Refusal, RefusalKind, RepairStatus, ReplayPolicy, ReplayReport, SalvageBundle,
-    SalvageId, SalvageKey, ShardId,
+    BackupAsk, BackupPiece, BucketName, DrillNews, Refusal, RefusalKind, RepairStatus, ReplayPolicy, ReplayReport,
+    SalvageBundle, SalvageId, SalvageKey, ShardId,
 };
 use tonic::{Request, Response, Status};
 

@@ -6,10 +6,11 @@ use meridian_proto::convert;
 use meridian_proto::v1;
 use meridian_region_core::repair::message::{Ask, Digests, Hashes, Pinned, Told};
 use meridian_types::{
-    Acks, BackupAsk, BackupCut, BackupPiece, BackupRow, BackupSince, BackupSpan, BucketChange, BucketId, BucketName, DrillNews, DrillProgress, DrillReport,
-    DrillShard, DrillStep, Epoch, EventQuery, FailoverSpec, Hlc, Lsn, MemberChange, MembersChange, NodeId, NodeName,
-    OperationId, Positions, RegionChange, RegionId, RegionName, Remains, RepairGoal, RepairReason, RepairStatus, Row,
-    SalvageFate, SalvageKey, Seal, Selection, SetHash, ShardFacts, ShardId,
+    Acks, BackupAsk, BackupCut, BackupPiece, BackupRow, BackupSince, BackupSpan, BucketChange, BucketId, BucketName,
+    DrillNews, DrillProgress, DrillReport, DrillShard, DrillStep, Epoch, EventQuery, FailoverSpec, Hlc, Lsn,
+    MemberChange, MembersChange, NodeId, NodeName, OperationId, Positions, RegionChange, RegionId, RegionName, Remains,
+    RepairGoal, RepairReason, RepairStatus, Row, SalvageFate, SalvageKey, Seal, Selection, SetHash, ShardFacts,
+    ShardId,
 };
 use prost::Message;
 

@@ -99,10 +99,16 @@ impl Source<'_> {
                 (Way::Difference, Some("that, or a node, is of an earlier release".to_owned()))
             }
         };
-        let why = why.map(|why| format!("all rows were read and compared with {}: {why}", base.map_or_else(String::new, |base| base.last().id.to_string())));
+        let why = why.map(|why| {
+            format!(
+                "all rows were read and compared with {}: {why}",
+                base.map_or_else(String::new, |base| base.last().id.to_string())
+            )
+        });
         let mut taken = Taken::new(rows.cut.clone());
-        let mut difference =
-            base.filter(|_| way == Way::Difference).map(|base| Difference::new(base.merge(self.place, shard.0, &|_| ())));
+        let mut difference = base
+            .filter(|_| way == Way::Difference)
+            .map(|base| Difference::new(base.merge(self.place, shard.0, &|_| ())));
         while let Some(page) = rows.next_page().await? {
             let (ShardPage::Log(some) | ShardPage::Rows(some) | ShardPage::Context(some)) = &page;
             done(some.iter().map(|row| (row.key.len() + row.record.len()) as u64).sum());

@@ -137,7 +137,7 @@ pub async fn told(
     }
     let Some(mark) = &before.mark else { return Err(fault("its log follows on a place that is not known".to_owned())) };
     let shards = u16::try_from(link.shards.len()).unwrap_or(u16::MAX);
-    let of = (RegionId(mark.region), ShardId(shard), shards);
+    let of = (RegionId(mark.region), ShardId(shard), Some(shards));
     let mut replay = Replay::new(of, BucketId(mark.bucket), &context, &rows).map_err(|why| fault(why.to_string()))?;
     let mut then = None;
     for (lsn, entry) in &log {

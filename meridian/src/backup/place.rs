@@ -111,12 +111,7 @@ impl Place {
     ///
     /// # Errors
     /// When it can't be written.
-    pub async fn keep_part(
-        &self,
-        id: &BackupId,
-        part: (Kind, ShardId, u32),
-        bytes: Bytes,
-    ) -> anyhow::Result<()> {
+    pub async fn keep_part(&self, id: &BackupId, part: (Kind, ShardId, u32), bytes: Bytes) -> anyhow::Result<()> {
         self.write(&self.path(id, &part_name(part)), bytes).await
     }
 
@@ -126,7 +121,8 @@ impl Place {
     /// When it can't be listed or removed.
     pub async fn remove(&self, id: &BackupId) -> anyhow::Result<()> {
         let dir = self.root.clone().join(id.to_string());
-        let listed = self.store.list_with_delimiter(Some(&dir)).await.with_context(|| format!("{dir} can't be listed"))?;
+        let listed =
+            self.store.list_with_delimiter(Some(&dir)).await.with_context(|| format!("{dir} can't be listed"))?;
         let manifest = self.path(id, MANIFEST);
         let mut paths: Vec<Path> = listed.objects.into_iter().map(|object| object.location).collect();
         paths.sort_by_key(|path| *path != manifest);

@@ -111,11 +111,7 @@ async fn verify_logs(
 }
 
 /// Of one shard, links of which each rests on the one before: what each of them comes to is added up in one pass.
-async fn verify_links(
-    place: &Place,
-    links: &[(&Manifest, &ShardEntry)],
-    done: &(dyn Fn(u64) + Sync),
-) -> Vec<Fault> {
+async fn verify_links(place: &Place, links: &[(&Manifest, &ShardEntry)], done: &(dyn Fn(u64) + Sync)) -> Vec<Fault> {
     let mut rows = Merge::new(links.iter().map(|link| input(place, *link, done)).collect());
     let (mut sums, mut faults) = (vec![Contents::default(); links.len()], Vec::new());
     loop {

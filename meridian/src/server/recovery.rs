@@ -6,8 +6,8 @@ use futures::stream;
 use meridian_gateway::{BackupStream, DrillStream, Recoveries};
 use meridian_proto::identity::Identity;
 use meridian_types::{
-    BackupAsk, BucketName, DrillSpec, Refusal, RepairStatus, ReplayPolicy, ReplayReport, SalvageBundle, SalvageId, SalvageKey,
-    ShardId,
+    BackupAsk, BucketName, DrillSpec, Refusal, RepairStatus, ReplayPolicy, ReplayReport, SalvageBundle, SalvageId,
+    SalvageKey, ShardId,
 };
 
 use super::front::Front;

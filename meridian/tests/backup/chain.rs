@@ -62,7 +62,8 @@ async fn one_more_each(rig: &Rig, written: &Written, nth: usize) -> anyhow::Resu
     let (seen, all) = (written.now(), WRITERS * KEYS as usize);
     until("every key was written anew", async || {
         let now = written.now();
-        Ok(now.len() == all && now.iter().all(|(key, (acked, _))| *acked > seen.get(key).map_or(0, |(acked, _)| *acked)))
+        Ok(now.len() == all
+            && now.iter().all(|(key, (acked, _))| *acked > seen.get(key).map_or(0, |(acked, _)| *acked)))
     })
     .await?;
     rig.client.bucket("sync")?.delete(format!("still-{nth}")).await?;

@@ -98,7 +98,8 @@ async fn a_log_that_was_purged_is_said_and_rows_are_compared() -> anyhow::Result
         .map(|writer| tokio::spawn(write(rig.client.clone(), writer, written.clone(), stop.clone())))
         .collect();
     rig.run(0, &format!("backup create sync --to {place}")).await?;
-    let [base] = <[String; 1]>::try_from(ids_of(&rig, &place, "sync").await?).map_err(|all| anyhow::anyhow!("{all:?}"))?;
+    let [base] =
+        <[String; 1]>::try_from(ids_of(&rig, &place, "sync").await?).map_err(|all| anyhow::anyhow!("{all:?}"))?;
     let mut told = String::new();
     until("the log is purged", async || {
         told = rig.run(0, &format!("backup create sync --to {place} --since {base}")).await?;
@@ -141,12 +142,15 @@ async fn a_tail_that_a_failover_undid_is_not_taken_for_what_is_there() -> anyhow
     // The region that was primary has given up what only it had, and has what came since.
     until("all regions have the same", async || {
         let regions = left.admin().digests(Some(&BucketName::new("async")?)).await?;
-        let keys = regions.into_iter().map(|region| Some(region.answer.ok()?.iter().map(|it| it.digest.keys).sum::<u64>()));
+        let keys =
+            regions.into_iter().map(|region| Some(region.answer.ok()?.iter().map(|it| it.digest.keys).sum::<u64>()));
         Ok(keys.collect::<Vec<_>>() == vec![Some(STILL as u64 + 1); REGIONS.len()])
     })
     .await?;
     let at_the_old = format!("backup create async --to {place} --incremental --in {}", REGIONS[0]);
-    for (line, why) in [(at_the_old, "epoch"), (format!("backup create async --to {place} --incremental"), "another region")] {
+    for (line, why) in
+        [(at_the_old, "epoch"), (format!("backup create async --to {place} --incremental"), "another region")]
+    {
         let told = rig.run(0, &line).await?;
         ensure!(told.contains(why), "{told}");
     }
@@ -155,7 +159,10 @@ async fn a_tail_that_a_failover_undid_is_not_taken_for_what_is_there() -> anyhow
     for (nth, id) in chain.iter().enumerate() {
         rig.run(0, &format!("backup restore --from {place} --id {id} --to-bucket link-{nth} --create")).await?;
         let found = rig.contents(&format!("link-{nth}")).await?;
-        ensure!(found.contains_key("tail") == (nth == 0) && found.contains_key("after") == (nth > 0), "link {nth}: {found:?}");
+        ensure!(
+            found.contains_key("tail") == (nth == 0) && found.contains_key("after") == (nth > 0),
+            "link {nth}: {found:?}"
+        );
         ensure!(found.len() == STILL + 1, "link {nth} has {} keys", found.len());
     }
     Ok(())

@@ -7,7 +7,6 @@ use meridian_types::{
 };
 use std::collections::HashMap;
 
-
 use super::cluster::{unreadable, wide};
 use super::{region, shard};
 use crate::v1;

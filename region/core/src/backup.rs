@@ -16,8 +16,8 @@ pub mod replay;
 
 use crate::error::{Damage, ReadError};
 use crate::keys;
-use crate::record::Record;
 use crate::meta::{self, ShardMeta};
+use crate::record::Record;
 use crate::repair::source::meta_of;
 use crate::view::StateView;
 

@@ -97,7 +97,7 @@ pub fn backup_log(bytes: &[u8]) -> bool {
     let of = |tag: u8| pieces.iter().filter(move |piece| piece.0 == tag).map(|(_, key, value)| row(key, value));
     let (context, rows, log): (Vec<_>, Vec<_>, Vec<_>) = (of(0).collect(), of(1).collect(), of(2).collect());
     let tell = || {
-        let mut replay = Replay::new((RegionId(1), ShardId(3), 8), BucketId(9), &context, &rows).ok()?;
+        let mut replay = Replay::new((RegionId(1), ShardId(3), None), BucketId(9), &context, &rows).ok()?;
         for row in &log {
             let lsn = Lsn(u64::from_be_bytes(row.key.as_ref().try_into().ok()?));
             touched(&row.record).ok()?;

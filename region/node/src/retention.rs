@@ -146,7 +146,11 @@ mod tests {
         let floor = shard.all_have(Lsn(100));
         assert!(shard.bytes() >= 64 << 10 && shard.bytes() < 80 << 10, "{} bytes above {floor}", shard.bytes());
         assert_eq!(shard.all_have(Lsn(0)), floor, "it never falls");
-        assert_eq!(Retained::new(1 << 30, 64 << 10).all_have(Lsn(9)), Lsn(0), "of a log whose length is not known all is");
+        assert_eq!(
+            Retained::new(1 << 30, 64 << 10).all_have(Lsn(9)),
+            Lsn(0),
+            "of a log whose length is not known all is"
+        );
         assert!(fit([&mut shard].into_iter(), 32 << 10));
         assert!(shard.bytes() <= 32 << 10);
     }

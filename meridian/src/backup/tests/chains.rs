@@ -169,7 +169,9 @@ fn only_what_rests_on_another_is_of_a_version_that_earlier_programs_do_not_read(
     run(async {
         let place = place(&Arc::new(InMemory::new()));
         let links = history(&place, &[(false, vec![(1, Some(1))]), (true, Vec::new())]).await;
-        let version = |manifest: &Manifest| manifest.encode().iter().position(|byte| *byte == b' ').map(|at| manifest.encode()[at + 1]);
+        let version = |manifest: &Manifest| {
+            manifest.encode().iter().position(|byte| *byte == b' ').map(|at| manifest.encode()[at + 1])
+        };
         assert_eq!([version(&links[0].0), version(&links[1].0)], [Some(b'1'), Some(b'2')]);
         let mut lost = links[1].0.clone();
         lost.base = None;

@@ -56,7 +56,8 @@ impl World {
             id: RequestId { client: ClientId(7), sequence },
             lowest_outstanding: 0,
         };
-        let (entry, lsn, mut out) = (header.encode(&Body::Write(WriteBody::Plain(write))), self.log.len() as u64 + 1, Mutations::new());
+        let (entry, lsn, mut out) =
+            (header.encode(&Body::Write(WriteBody::Plain(write))), self.log.len() as u64 + 1, Mutations::new());
         self.shard.apply(&self.state, Lsn(lsn), &entry, &mut out).unwrap();
         self.shard.checkpoint(&mut out);
         self.state.commit(out);
@@ -158,7 +159,8 @@ fn a_moment_is_at_a_cut_within_a_log_or_told_by_nobody() {
     let entry = |stamp_ms: u64, at_ms: u64, way: Way| {
         let stamp = Hlc::from_millis(stamp_ms);
         let cut = BackupCut { stamp, at_ms, ..BackupCut::default() };
-        let log = if way == Way::Log { vec![PartEntry { number: 0, length: 1, crc32c: 1, rows: 1 }] } else { Vec::new() };
+        let log =
+            if way == Way::Log { vec![PartEntry { number: 0, length: 1, crc32c: 1, rows: 1 }] } else { Vec::new() };
         ShardEntry { log, ..ShardEntry::new(&cut, way, (0, 0), Vec::new()) }
     };
     let all = [

@@ -90,7 +90,18 @@ impl Show for Created {
         if self.backups.is_empty() {
             return "there are no buckets: nothing was backed up".to_owned();
         }
-        let mut table = Table::new(&["backup", "rests on", "moments", "read from", "behind", ">keys", ">bytes", ">stored", ">parts", ">took"]);
+        let mut table = Table::new(&[
+            "backup",
+            "rests on",
+            "moments",
+            "read from",
+            "behind",
+            ">keys",
+            ">bytes",
+            ">stored",
+            ">parts",
+            ">took",
+        ]);
         for row in &self.backups {
             table.row([
                 row.id.clone(),
@@ -139,8 +150,18 @@ impl Show for List {
         if self.backups.is_empty() {
             lines.push("no backups here: `meridian backup create BUCKET --to PLACE` makes one".to_owned());
         } else {
-            let mut table =
-                Table::new(&["backup", "bucket", "rests on", "taken", "moments", "read from", "behind", ">keys", ">bytes", ">stored"]);
+            let mut table = Table::new(&[
+                "backup",
+                "bucket",
+                "rests on",
+                "taken",
+                "moments",
+                "read from",
+                "behind",
+                ">keys",
+                ">bytes",
+                ">stored",
+            ]);
             for row in &self.backups {
                 table.row([
                     row.id.clone(),
@@ -203,7 +224,8 @@ impl Show for Shown {
             count(row.parts),
             bytes(row.stored_bytes),
         );
-        let mut table = Table::new(&[">shard", ">epoch", ">keys", ">bytes", "kept", ">rows", ">counters", ">parts", "digest"]);
+        let mut table =
+            Table::new(&[">shard", ">epoch", ">keys", ">bytes", "kept", ">rows", ">counters", ">parts", "digest"]);
         for shard in &it.shards {
             table.row([
                 shard.shard.to_string(),

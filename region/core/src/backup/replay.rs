@@ -56,13 +56,13 @@ pub struct Replay {
 }
 
 impl Replay {
-    /// Begins with what a backup has of a shard of a region, in a cluster of so many shards: its context, and the rows that what is
+    /// Begins with what a backup has of a shard of a region, in a cluster of so many shards (as whoever applied it was told): its context, and the rows that what is
     /// applied touches.
     ///
     /// # Errors
     /// [`LoadError`] when that is not what a backup keeps.
     pub fn new(
-        (region, shard, shards): (RegionId, ShardId, u16),
+        (region, shard, shards): (RegionId, ShardId, Option<u16>),
         bucket: BucketId,
         context: &[BackupRow],
         rows: &[BackupRow],
@@ -80,7 +80,11 @@ impl Replay {
             out.put(keys::data(shard, bucket, &row.key), row.record.clone());
         }
         state.commit(out);
-        let shard = Shard::load(&state, region, shard)?.with_shards(shards);
+        let shard = Shard::load(&state, region, shard)?;
+        let shard = match shards {
+            Some(shards) => shard.with_shards(shards),
+            None => shard,
+        };
         Ok(Replay { shard, bucket, state })
     }
 

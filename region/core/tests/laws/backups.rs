@@ -29,8 +29,11 @@ fn write() -> impl Strategy<Value = Write> {
     let name = prop::sample::select(vec!["a", "b", "c", "d", "n"]);
     let ttl = prop::option::of(1u64..40);
     prop_oneof![
-        (name.clone(), "[a-z]{0,4}", ttl)
-            .prop_map(|(k, v, ttl_ms)| Write::Put { key: key(k), value: value(&v), ttl_ms }),
+        (name.clone(), "[a-z]{0,4}", ttl).prop_map(|(k, v, ttl_ms)| Write::Put {
+            key: key(k),
+            value: value(&v),
+            ttl_ms
+        }),
         name.clone().prop_map(|k| Write::Delete { key: key(k) }),
         (-9i64..9).prop_map(|by| Write::Increment { key: key("n"), by }),
         (name, "[a-z]{0,4}").prop_map(|(k, v)| put(k, &v)),
@@ -143,7 +146,7 @@ proptest! {
             let touched_rows: Vec<BackupRow> = before.iter().filter(|(key, _)| names.contains(*key))
                 .map(|(key, record)| BackupRow { key: key.clone(), record: record.clone() }).collect();
             let known = context_of(&moments[&from], bucket, bytes_max);
-            let mut replay = Replay::new((RegionId(1), SHARD, 1), bucket, &known, &touched_rows).unwrap();
+            let mut replay = Replay::new((RegionId(1), SHARD, None), bucket, &known, &touched_rows).unwrap();
             for (lsn, entry) in &kept {
                 replay.apply(*lsn, entry).unwrap();
                 // An act may come to several entries.
@@ -192,7 +195,7 @@ fn what_a_replica_never_took_is_not_kept() {
 #[test]
 fn a_context_of_something_else_is_none() {
     let stray = BackupRow { key: keys::data(SHARD, PLAIN, b"k").into(), record: Bytes::from_static(b"v") };
-    assert!(Replay::new((RegionId(1), SHARD, 1), PLAIN, &[stray], &[]).is_err());
+    assert!(Replay::new((RegionId(1), SHARD, None), PLAIN, &[stray], &[]).is_err());
     let mut here = Replica::new(1);
     here.write(id(1, 1), put("k", "v"));
     let Opening::Open(cut) = open(&here.state, SHARD, PLAIN, RegionId(1)).unwrap() else { panic!("it is fit") };

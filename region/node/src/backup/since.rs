@@ -166,12 +166,7 @@ impl Node {
     }
 
     /// What entries are to the backup, by what the cut's state says of them.
-    async fn looks(
-        &self,
-        kept: &Arc<Kept>,
-        cut: &BackupCut,
-        slice: LogSlice,
-    ) -> Result<Vec<(Lsn, Look)>, Refusal> {
+    async fn looks(&self, kept: &Arc<Kept>, cut: &BackupCut, slice: LogSlice) -> Result<Vec<(Lsn, Look)>, Refusal> {
         let (kept, region) = (Arc::clone(kept), cut.region);
         let looked = self.blocking.run(move || {
             let view = kept.view();

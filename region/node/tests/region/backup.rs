@@ -60,7 +60,13 @@ async fn only_a_primary_under_its_lease_says_that_nothing_is_lacking() {
     let a = RegionUnderTest::start(dirs[0].path(), A, &plane).await;
     let b = RegionUnderTest::start(dirs[1].path(), B, &plane).await;
     let (id, shard) = (plane.bucket(ASYNC).id, ShardId(0));
-    let staleness = async |region: &RegionUnderTest| match region.handle.back_up(id, shard, BackupAsk::default()).await?.next().await {
+    let staleness = async |region: &RegionUnderTest| match region
+        .handle
+        .back_up(id, shard, BackupAsk::default())
+        .await?
+        .next()
+        .await
+    {
         Some(Ok(BackupPiece::Cut(cut))) => Ok::<_, Refusal>(cut.staleness_ms),
         other => panic!("{other:?}"),
     };
@@ -133,7 +139,7 @@ async fn the_log_tells_what_changed_since_a_backup_or_the_cut_says_why_not() {
     let second = pieces(&a, id, shard, Some(&first.cut)).await;
     assert_eq!((&second.cut.span, second.log.len()), (&BackupSpan::Since, 2));
     assert_eq!(second.rows, [BackupRow { key: "k1".into(), record: Default::default() }], "it is gone");
-    let mut replay = Replay::new((A, shard, SHARDS), id, &first.context, &first.rows).unwrap();
+    let mut replay = Replay::new((A, shard, Some(SHARDS)), id, &first.context, &first.rows).unwrap();
     for row in &second.log {
         replay.apply(Lsn(u64::from_be_bytes(row.key.as_ref().try_into().unwrap())), &row.record).unwrap();
     }
