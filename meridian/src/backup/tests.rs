@@ -40,7 +40,9 @@ async fn keep(place: &Place, count: usize, value_bytes: usize) -> Manifest {
     let mut shards = Vec::new();
     for shard in (0..SHARDS).map(ShardId) {
         let (rows, mut contents) = (rows(shard.0, count, value_bytes), Contents::default());
-        rows.iter().for_each(|row| drop(contents.add(&row.key, &row.record).unwrap()));
+        for row in &rows {
+            contents.add(&row.key, &row.record).unwrap();
+        }
         shards.push(keep_shard(place, (&id(), shard), (Way::Whole, &rows), contents).await);
     }
     finish(place, &id(), None, shards).await

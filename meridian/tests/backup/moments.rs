@@ -196,12 +196,10 @@ async fn fail_over(client: &Client) -> anyhow::Result<()> {
         let (buckets, reason) = (buckets.clone(), String::new());
         let spec = FailoverSpec { buckets, to: None, consent: estimate.consent.clone(), automatic: false, reason };
         let id = OperationId(rand::random());
-        if client.admin().failover(&spec, id, false).await.is_err() {
-            return Ok(false);
-        }
+        let Ok(begun) = client.admin().failover(&spec, id, false).await else { return Ok(false) };
         until("it ends", async || {
             let plans = client.admin().operations().await.unwrap_or_default();
-            done = plans.into_iter().find(|plan| plan.id == id && plan.ended_ms.is_some());
+            done = plans.into_iter().find(|plan| plan.id == begun.id && plan.ended_ms.is_some());
             Ok(done.is_some())
         })
         .await?;
