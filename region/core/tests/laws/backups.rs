@@ -193,6 +193,27 @@ fn what_a_replica_never_took_is_not_kept() {
 }
 
 #[test]
+fn of_a_frame_nothing_of_another_bucket_is_kept() {
+    let (mut here, mut there) = (Replica::new(1), Replica::new(2));
+    there.merge(id(1, 1), &put("merged", "v")).unwrap();
+    there.write(id(1, 1), put("plain", "v"));
+    let frame = there.frame_of(Lsn(0), Lane::Async, 9, &|_| true).unwrap();
+    here.receive(&frame);
+    let (lsn, entry, _) = &here.log[0];
+    for (bucket, name) in [(PLAIN, "plain"), (MERGED, "merged")] {
+        let look = look((*lsn, entry), bucket, &|_, _| true).unwrap();
+        let Look::Kept(kept, keys) = look else { panic!("{look:?}") };
+        assert_eq!(keys, [name]);
+        let keys: Vec<Bytes> = touched(&kept).unwrap().into_iter().collect();
+        assert_eq!(keys, [name], "nor is it in what is kept");
+    }
+    let Look::Kept(empty, keys) = look((*lsn, entry), BucketId(9), &|_, _| true).unwrap() else {
+        panic!("it moves a lane")
+    };
+    assert!(keys.is_empty() && empty.len() < entry.len());
+}
+
+#[test]
 fn a_context_of_something_else_is_none() {
     let stray = BackupRow { key: keys::data(SHARD, PLAIN, b"k").into(), record: Bytes::from_static(b"v") };
     assert!(Replay::new((RegionId(1), SHARD, None), PLAIN, &[stray], &[]).is_err());

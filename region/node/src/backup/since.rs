@@ -168,6 +168,7 @@ impl Node {
     /// What entries are to the backup, by what the cut's state says of them.
     async fn looks(&self, kept: &Arc<Kept>, cut: &BackupCut, slice: LogSlice) -> Result<Vec<(Lsn, Look)>, Refusal> {
         let (kept, region) = (Arc::clone(kept), cut.region);
+        let _turn = self.backups.pages.acquire().await.map_err(|_| ended())?;
         let looked = self.blocking.run(move || {
             let view = kept.view();
             let Some(view) = view.as_ref() else { return Err(let_go()) };
