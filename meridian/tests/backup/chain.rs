@@ -66,8 +66,8 @@ async fn one_more_each(rig: &Rig, written: &Written, nth: usize) -> anyhow::Resu
             && now.iter().all(|(key, (acked, _))| *acked > seen.get(key).map_or(0, |(acked, _)| *acked)))
     })
     .await?;
-    rig.client.bucket("sync")?.delete(format!("still-{nth}")).await?;
-    rig.client.bucket("active-active")?.increment("visits", 10).await?;
+    rig.client.bucket("sync")?.delete(format!("still-{nth}")).deadline(PATIENCE).await?;
+    rig.client.bucket("active-active")?.increment("visits", 10).deadline(PATIENCE).await?;
     Ok(())
 }
 

@@ -185,17 +185,17 @@ async fn fill(rig: &Rig) -> anyhow::Result<[(&'static str, &'static str); 3]> {
     let bucket = rig.client.bucket("sync")?;
     let names: Vec<String> = (0..STILL).map(|nth| format!("still-{nth}")).collect();
     try_join_all(names.iter().map(|name| bucket.put(name.as_str(), "7").deadline(PATIENCE).into_future())).await?;
-    bucket.put("deleted", "7").await?;
-    bucket.delete("deleted").await?;
-    bucket.put("ends-later", "7").ttl(Duration::from_secs(3600)).await?;
+    bucket.put("deleted", "7").deadline(PATIENCE).await?;
+    bucket.delete("deleted").deadline(PATIENCE).await?;
+    bucket.put("ends-later", "7").ttl(Duration::from_secs(3600)).deadline(PATIENCE).await?;
 
     let everywhere = rig.client.bucket("active-active")?.reading(ReadLevel::Eventual);
-    everywhere.increment("visits", 5).await?;
-    everywhere.increment("nothing", 3).await?;
-    everywhere.increment("nothing", -3).await?;
-    everywhere.put("name", "value").await?;
+    everywhere.increment("visits", 5).deadline(PATIENCE).await?;
+    everywhere.increment("nothing", 3).deadline(PATIENCE).await?;
+    everywhere.increment("nothing", -3).deadline(PATIENCE).await?;
+    everywhere.put("name", "value").deadline(PATIENCE).await?;
     let elsewhere = rig.planet.client(1).await?;
-    elsewhere.bucket("active-active")?.increment("visits", -2).await?;
+    elsewhere.bucket("active-active")?.increment("visits", -2).deadline(PATIENCE).await?;
     until("the count of the other region has arrived", async || {
         Ok(everywhere.get("visits").await?.into_value().as_deref() == Some(b"3"))
     })
