@@ -6,7 +6,7 @@
 //! - [`world`]: a simulated planet, deterministic and in virtual time; [`scenario`]: what happens on it; [`swarm`]: thousands
 //!   of them.
 //! - [`fuzz`]: bytes that no encoder wrote, for every decoder.
-//! - [`model`]: leases, acknowledgement and a change of primary, in every order.
+//! - [`model`]: leases, acknowledgement, a change of primary, degrading and the two lanes, in every order.
 //! - [`mutants`]: planted bugs, which somebody must notice.
 //! - [`real`]: real processes; [`wan`]: an emulated WAN between them; [`moves`]: primaries that move over it, measured.
 

@@ -14,12 +14,13 @@
 //! needed, and each property can fail. What is written here follows `metadata/core/src/lease.rs`,
 //! `region/node/src/{writes,reads}.rs`, `replicator/core` and `region/core/src/shard/epoch.rs`.
 //!
-//! Deliberately not here: keys, frames of several entries, the two lanes (a bucket has one of them), CRDTs.
+//! Deliberately not here: keys, frames of several entries, CRDTs. How copies degrade is in [`degrade`], the two lanes are in [`lanes`].
 
 mod actions;
 mod bounds;
 pub mod cli;
 pub mod degrade;
+pub mod lanes;
 mod promises;
 mod state;
 

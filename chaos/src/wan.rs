@@ -13,6 +13,7 @@ pub mod ground;
 pub mod link;
 pub mod namespaces;
 pub mod nemesis;
+pub mod operator;
 pub mod outage;
 mod packet;
 mod queue;

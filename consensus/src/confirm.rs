@@ -68,6 +68,11 @@ impl Inner {
             return Err(ReadError::Stopped);
         }
         let term = self.term_it_leads_in().await?;
+        if self.handed_over_in.load(Ordering::Acquire) == term {
+            // It takes no more writes in this term, and sends no more heartbeats. Were the voters asked all the same, they would wait for it
+            // for ever where nobody takes over.
+            return Err(ReadError::NotLeader { leader: None });
+        }
         // A write is acknowledged once it is applied here, or was by an earlier leader, whose entries are applied before this one leads.
         let applied = *self.progress.applied.borrow();
         self.contact.lock().unwrap_or_else(PoisonError::into_inner).heard(term, Instant::now());

@@ -331,6 +331,7 @@ impl Node {
             electorate: Mutex::new(None),
             read_lease: pace.read_lease(),
             links: Arc::clone(&self.links),
+            handed_over_in: AtomicU64::new(0),
             last_round: LastRound::default(),
             patience,
         });

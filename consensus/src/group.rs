@@ -123,6 +123,8 @@ pub(crate) struct Inner {
     pub(crate) stopped: AtomicBool,
     /// When this node last gave its word to a leader.
     pub(crate) contact: Arc<Mutex<Contact>>,
+    /// The last term in which this node led and asked another one to take over.
+    pub(crate) handed_over_in: AtomicU64,
     /// Who votes, and since when that is known to be settled.
     pub(crate) electorate: Mutex<Option<Electorate>>,
     pub(crate) read_lease: Duration,

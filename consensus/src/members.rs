@@ -104,23 +104,26 @@ impl Group {
         votes && lacks_little && answered.is_some_and(|at| at.elapsed() < self.inner.read_lease)
     }
 
-    /// Asks `to` to take over the leadership, and returns once it has.
+    /// Asks `to` to take over the leadership, and returns once it has. There is no way back: from then on this node takes no writes until
+    /// somebody is elected. So ask one that could ([`Group::could_take_over`]).
     ///
     /// # Errors
-    /// See [`ChangeError`].
+    /// See [`ChangeError`]; [`ChangeError::NotLeader`], too, where another node was elected.
     pub async fn transfer_leadership(&self, to: NodeId) -> Result<(), ChangeError> {
         let mut leadership = self.leadership();
-        let leader = leadership.borrow_and_update().leader;
-        if leader == Some(to) {
+        let now = *leadership.borrow_and_update();
+        if now.leader == Some(to) {
             return Ok(());
         }
-        if leader != Some(self.inner.node) {
-            return Err(ChangeError::NotLeader { leader });
+        if now.leader != Some(self.inner.node) {
+            return Err(ChangeError::NotLeader { leader: now.leader });
         }
+        self.inner.handed_over_in.store(now.term, Ordering::Release);
         self.inner.raft.trigger().transfer_leader(to.0).await.map_err(|_| ChangeError::Stopped)?;
-        let taken = leadership.wait_for(|now| now.leader == Some(to));
-        match tokio::time::timeout(self.inner.patience, taken).await {
-            Ok(Ok(_)) => Ok(()),
+        let elected = leadership.wait_for(|next| next.term > now.term && next.leader.is_some());
+        match tokio::time::timeout(self.inner.patience, elected).await {
+            Ok(Ok(next)) if next.leader == Some(to) => Ok(()),
+            Ok(Ok(next)) => Err(ChangeError::NotLeader { leader: next.leader }),
             Ok(Err(_)) => Err(ChangeError::Stopped),
             Err(_) => Err(ChangeError::Unknown),
         }

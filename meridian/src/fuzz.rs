@@ -75,10 +75,13 @@ pub fn seal_backup_manifest(bytes: &mut [u8]) {
 /// Encodings to begin from, by the name of the door.
 pub fn samples(door: &str) -> Vec<Vec<u8>> {
     match door {
-        "config" => vec![include_bytes!("../../examples/three-regions/us-east-1.toml").to_vec()],
+        "config" => vec![
+            include_bytes!("../../examples/three-regions/us-east-1.toml").to_vec(),
+            include_bytes!("../../examples/two-regions-and-a-witness/witness-1.toml").to_vec(),
+        ],
         "manifest" => {
-            let fingerprint = Fingerprint::of(b"content");
-            vec![Manifest::new(fingerprint, 3).encode().to_vec()]
+            let of = |content: &[u8], parts| Manifest::new(Fingerprint::of(content), parts).encode().to_vec();
+            vec![of(b"", 0), of(b"content", 3)]
         }
         "backup_part" => vec![kept!("s00000-p00000.part").to_vec()],
         "backup_manifest" => vec![kept!("manifest").to_vec()],

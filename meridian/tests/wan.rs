@@ -29,6 +29,8 @@ fn promises_hold_between_distant_regions_through_a_kill_a_partition_a_pause_and_
         policies: vec![0, 1, 2],
         // Unoptimised, on a machine that runs other tests: a modest load.
         think: Duration::from_millis(300),
+        // `chaos moves` and the operator's test move them.
+        primaries_move: false,
         faketime: None,
         what: What::These(
             FAULTS.map(|(fault, seconds)| (fault, Duration::from_secs_f64(seconds))).to_vec(),

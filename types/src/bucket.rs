@@ -57,6 +57,10 @@ pub struct BucketChange {
     /// how the bucket crosses.
     #[serde(skip)]
     pub cross: Option<Cross>,
+    /// How long a region must have looked lost before it fails over by itself, in milliseconds; then nothing else changes. An action of
+    /// its own, too.
+    #[serde(skip)]
+    pub detect_ms: Option<u64>,
     /// A region more or less; then nothing else changes. An action of its own, too.
     #[serde(skip)]
     pub regions: Option<RegionChange>,

@@ -178,7 +178,8 @@ impl Terms {
             primary: bucket.primary,
             regions: bucket.regions.clone(),
             epoch: bucket.epoch,
-            auto: bucket.auto.clone(),
+            // Not among the terms that a change may touch, and not stored with them.
+            auto: AutoFailover { detect_ms: 0, ..bucket.auto.clone() },
         }
     }
 }

@@ -22,6 +22,9 @@ pub const PER_DAY_DEFAULT: u32 = 3;
 /// The most that can be asked for: one every quarter of an hour is no failover but a fault.
 pub const PER_DAY_MAX: u32 = 96;
 
+/// The longest that a region may have to look lost before: beyond an hour a person has decided.
+pub const DETECT_MS_MAX: u64 = 3_600_000;
+
 /// When a bucket fails over without being told to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -51,6 +54,10 @@ pub struct AutoFailover<R = RegionId> {
     pub per_day_max: u32,
     /// Who is preferred, the first one most. Regions that are not named come after, the most complete one first.
     pub successors: Vec<R>,
+    /// How long the primary's region must have looked lost without a break, in milliseconds, once its leases have run out. Set by an
+    /// action of its own and stored beside these bytes, for which older releases have no place.
+    #[serde(skip)]
+    pub detect_ms: u64,
 }
 
 impl<R> Default for AutoFailover<R> {
@@ -60,6 +67,7 @@ impl<R> Default for AutoFailover<R> {
             interval_ms_min: INTERVAL_MS_DEFAULT,
             per_day_max: PER_DAY_DEFAULT,
             successors: Vec::new(),
+            detect_ms: 0,
         }
     }
 }

@@ -46,7 +46,7 @@ pub use drill::{
 };
 pub use estimate::{BucketEstimate, Estimate, ShardFacts};
 pub use event::{EVENTS_MAX, Event, EventPage, EventQuery};
-pub use failover::{AutoFailover, AutoMode};
+pub use failover::{AutoFailover, AutoMode, DETECT_MS_MAX};
 pub use id::{
     BucketId, BucketName, ClientId, ClusterId, GroupId, NameError, NodeId, NodeName, RegionId, RegionName, ShardId,
 };

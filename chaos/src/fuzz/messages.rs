@@ -148,6 +148,7 @@ fn actions() -> Vec<Action> {
         },
         Action::SetRegions { name: spec().name, change: RegionChange::Remove(switchover().to) }
             .on_record("late".to_owned()),
+        Action::SetDetection { name: spec().name, detect_ms: 15_000 },
         Action::GiveUpCrossing { bucket: BucketId(1), index: 7, why: "late".to_owned() },
         Action::ReportStanding { region: RegionId(1), words: vec![standing_word()] },
     ]
@@ -167,12 +168,7 @@ fn change() -> BucketChange {
         max_lag: Some(Some(max_lag)),
         on_partition: Some(OnPartition::DEGRADE),
         acks: Some(Acks::All),
-        policy: None,
-        cross: None,
-        regions: None,
-        accept_loss: None,
-        operation: None,
-        reason: String::new(),
+        ..BucketChange::default()
     }
 }
 

@@ -3,6 +3,7 @@
 use std::io::Write;
 
 use super::degrade::{Degrading, Flaw};
+use super::lanes::{self, Lanes};
 use super::{Bounds, Mistake, Outcome, explore};
 
 /// What is looked at.
@@ -48,6 +49,28 @@ pub fn model(arguments: &ModelArguments, out: &mut dyn Write) -> anyhow::Result<
             if let Some(steps) = broken {
                 writeln!(out, "  broken: {steps:?}")?;
             }
+        }
+    }
+    good &= lanes(arguments.threads, &chosen, out)?;
+    Ok(good)
+}
+
+fn lanes(threads: usize, chosen: &dyn Fn(&str) -> bool, out: &mut dyn Write) -> anyhow::Result<bool> {
+    let flawed = |mistake| (format!("lanes, {mistake:?}"), Lanes { mistake, ..Lanes::SMALL });
+    let worlds = Lanes::WORLDS.map(|(name, world)| (name.to_owned(), world)).into_iter();
+    let mut good = true;
+    for (name, world) in worlds.chain(lanes::Mistake::ALL.map(flawed)).filter(|(name, _)| chosen(name)) {
+        let outcome = world.explore(threads);
+        let whole = world.mistake == lanes::Mistake::None;
+        good &= outcome.broken.is_empty() == whole && (!whole || outcome.never.is_empty());
+        let (plans, states, depth, seconds) =
+            (outcome.plans, outcome.states, outcome.depth, outcome.took.as_secs_f64());
+        writeln!(out, "{name}: {plans} plans, {states} states, depth {depth}, {seconds:.1} s")?;
+        for (promise, steps) in &outcome.broken {
+            writeln!(out, "  broken: {promise}\n    {steps}")?;
+        }
+        for missing in outcome.never.iter().filter(|_| whole) {
+            writeln!(out, "  never: {missing}")?;
         }
     }
     Ok(good)

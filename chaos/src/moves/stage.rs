@@ -111,7 +111,7 @@ impl Stage {
 /// Creates the bucket, with as little damping as there can be.
 async fn create(operator: &Client, options: &Options) -> anyhow::Result<()> {
     let auto =
-        AutoFailover { mode: options.auto, interval_ms_min: 0, per_day_max: PER_DAY_MAX, successors: Vec::new() };
+        AutoFailover { mode: options.auto, interval_ms_min: 0, per_day_max: PER_DAY_MAX, ..AutoFailover::default() };
     let (regions, primary, labels) = (Vec::new(), None, BTreeMap::new());
     let spec = BucketSpec { name: bucket_name()?, policy: options.policy, regions, primary, labels, auto };
     operator.admin().create_bucket(&spec, false).await?;

@@ -27,6 +27,9 @@ pub struct Arguments {
     /// Mean pause of each of the 54 clients between two operations, in milliseconds.
     #[arg(long, default_value_t = 100)]
     think_ms: u64,
+    /// Leave primaries where they are: no switchovers, and no failovers of sync buckets by themselves.
+    #[arg(long)]
+    primaries_stay: bool,
     /// The `meridian` to test; the one beside this program unless given.
     #[arg(long)]
     binary: Option<PathBuf>,
@@ -49,6 +52,7 @@ impl Arguments {
             round_trips: [first, second, third].map(|ms| Duration::from_secs_f64(ms / 1000.0)),
             policies: policies(&self.policies)?,
             think: Duration::from_millis(self.think_ms),
+            primaries_move: !self.primaries_stay,
             faketime: self.faketime,
             what: What::Rounds(Duration::from_secs_f64(self.minutes.max(0.0) * 60.0)),
         };

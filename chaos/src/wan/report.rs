@@ -7,6 +7,7 @@ use std::time::Duration;
 use meridian_types::{BucketName, Effect};
 
 use super::fault::Kind;
+use super::operator::Moves;
 use super::round::Outcome;
 use crate::history::{Operation, Told};
 use crate::real::BUCKETS;
@@ -22,6 +23,8 @@ pub struct Report {
     pub policies: [Policy; BUCKETS.len()],
     /// Faults injected, by kind.
     pub faults: BTreeMap<Kind, u32>,
+    /// How primaries moved.
+    pub moves: Moves,
     /// Nodes that stopped because their disk was full, and were started again.
     pub stopped_full: u32,
     /// What checkers looked at, by checker: checked and undecided.
@@ -56,6 +59,7 @@ impl Report {
     /// Adds a round.
     pub fn add(&mut self, outcome: &Outcome) {
         self.rounds += 1;
+        self.moves = self.moves.and(outcome.moves);
         self.stopped_full += outcome.tally.stopped_full;
         for (kind, times) in &outcome.tally.faults {
             *self.faults.entry(*kind).or_default() += times;
@@ -116,6 +120,10 @@ impl fmt::Display for Report {
         writeln!(f, "faults: {}", self.faults.values().sum::<u32>())?;
         for (kind, times) in &self.faults {
             writeln!(f, "{times:>6} × {kind}")?;
+        }
+        if self.moves.epochs > 0 {
+            let Moves { asked, done, epochs } = self.moves;
+            writeln!(f, "{epochs} moves of primaries; an operator asked for {asked}, and saw {done} done")?;
         }
         if self.stopped_full > 0 {
             writeln!(f, "{} nodes stopped at a full disk and were started again", self.stopped_full)?;

@@ -11,16 +11,17 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use meridian_client::Client;
-use meridian_types::{Bucket, RegionId};
+use meridian_types::{AutoFailover, Bucket, BucketName, BucketSpec, RegionId};
 
 use super::agenda::Agenda;
 use super::nemesis::{Doing, Nemesis, Tally};
+use super::operator::{self, Moves};
 use super::outage;
 use super::regions::{Meter, Regions};
 use super::tools::Tools;
 use crate::check::{self, Evidence, Limits, Setup, Verdict};
 use crate::history::{History, Operation};
-use crate::real::{BUCKETS, Planet, REGIONS, create_bucket, verdict};
+use crate::real::{BUCKETS, Planet, REGIONS, verdict};
 use crate::target::Target;
 use crate::workload::{Kind, Options, Plan, Workload};
 
@@ -43,6 +44,8 @@ pub struct Script {
     pub think: Duration,
     /// How long clients go on after everything is whole again.
     pub afterwards: Duration,
+    /// Whether primaries move meanwhile: switchovers by an operator, and failovers of sync buckets by themselves.
+    pub primaries_move: bool,
 }
 
 impl Script {
@@ -61,6 +64,8 @@ pub struct Outcome {
     pub tally: Tally,
     /// The same, a line for each thing and when.
     pub log: Vec<String>,
+    /// How primaries moved.
+    pub moves: Moves,
     /// What the checkers found.
     pub verdict: Verdict,
     /// What else is wrong: regions that did not become equal, nodes that ended by themselves.
@@ -109,12 +114,20 @@ pub async fn play<W: Future<Output = ()>>(
     let history = History::default();
     let begun_us = clients.now_us();
 
+    let admin = stage.observer.clone();
     let harming = async {
         let (stage, done) = harm(stage, script.agenda.clone()).await?;
         Ok::<_, anyhow::Error>((stage, done, clients.now_us()))
     };
-    let working = async { tokio::join!(harming, plan.drive(&clients, &history)).0 };
-    let (mut stage, (tally, log), healed_us) = beside(working, watch(clients.meter())).await?;
+    let moving = async {
+        let length = if script.primaries_move { script.agenda.length() } else { Duration::ZERO };
+        operator::work(&admin, &buckets, length, script.seed).await
+    };
+    let working = async {
+        let (harmed, (), moves) = tokio::join!(harming, plan.drive(&clients, &history), moving);
+        harmed.map(|harmed| (harmed, moves))
+    };
+    let ((mut stage, (tally, log), healed_us), moves) = beside(working, watch(clients.meter())).await?;
     stage.doing.set("last look");
     let finals = plan.last_look(&clients, &history, PATIENCE).await;
     let mut wrong = tally.surprises.clone();
@@ -126,6 +139,7 @@ pub async fn play<W: Future<Output = ()>>(
         }
     }
 
+    let moves = Moves { epochs: operator::epochs(&admin, &buckets).await?, ..moves };
     stage.doing.set("checking");
     let operations = history.operations();
     let silences = |bucket: &Arc<Bucket>| {
@@ -143,7 +157,7 @@ pub async fn play<W: Future<Output = ()>>(
     };
     let evidence = Evidence::new(setup, operations, None, finals, Some(healed_us));
     let verdict = check::all(&evidence);
-    Ok((stage, Outcome { operations: evidence.operations, tally, log, verdict, wrong, outages }))
+    Ok((stage, Outcome { operations: evidence.operations, tally, log, moves, verdict, wrong, outages }))
 }
 
 /// Runs `watch` for as long as `work` takes.
@@ -170,7 +184,10 @@ async fn create_buckets(observer: &Client, script: &Script) -> anyhow::Result<Ve
     let mut buckets = Vec::new();
     for place in &script.policies {
         let (name, policy) = BUCKETS[*place];
-        buckets.push(Arc::new(create_bucket(observer, &format!("{name}-{}", script.number), policy).await?));
+        let auto = if script.primaries_move { operator::auto(policy) } else { AutoFailover::default() };
+        let name = BucketName::new(&format!("{name}-{}", script.number))?;
+        let spec = BucketSpec { name, policy, regions: Vec::new(), primary: None, labels: BTreeMap::default(), auto };
+        buckets.push(Arc::new(observer.admin().create_bucket(&spec, false).await?));
     }
     Ok(buckets)
 }

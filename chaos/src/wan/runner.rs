@@ -49,6 +49,8 @@ pub struct Options {
     pub policies: Vec<usize>,
     /// Mean pause of a client between two operations.
     pub think: Duration,
+    /// Whether primaries move meanwhile.
+    pub primaries_move: bool,
     /// libfaketime, where it isn't where it usually is.
     pub faketime: Option<PathBuf>,
     /// What is done.
@@ -101,8 +103,15 @@ async fn rounds(options: &Options, tools: Arc<Tools>, dir: &Path, out: &mut impl
             What::Rounds(_) => (Agenda::draw(&mut bag, REGIONS.len(), ROUND, &mut random), AFTERWARDS),
             What::These(faults, quiet) => (Agenda::of(faults.iter().copied(), *quiet), AFTERWARDS_SHORT),
         };
-        let (policies, think) = (options.policies.clone(), options.think);
-        let script = Script { number, seed: random.random(), agenda, policies, think, afterwards };
+        let script = Script {
+            number,
+            seed: random.random(),
+            agenda,
+            policies: options.policies.clone(),
+            think: options.think,
+            afterwards,
+            primaries_move: options.primaries_move,
+        };
         writeln!(
             out,
             "round {number}: {} faults in {:.0} s",

@@ -146,6 +146,31 @@ fn leadership_is_handed_over_on_request() {
     assert_eq!(world.leader(), new);
 }
 
+/// Its lease may be valid, or it may have answered a moment ago: it is gone all the same.
+#[test]
+fn where_nobody_takes_over_what_is_handed_over_somebody_is_elected_though_proofs_are_asked_for() {
+    let mut world = World::new(3, 3);
+    world.start_all();
+    world.put("line 0");
+    let heir = world.ids().into_iter().find(|node| *node != world.leader()).unwrap();
+    world.stop(heir);
+    world.put("line 1");
+    let old = &world.nodes[&world.leader()];
+    let group = old.group.clone();
+    // As whoever holds a lease does.
+    let asks = run(old, async move {
+        tokio::spawn(async move {
+            loop {
+                drop(group.confirm_leadership().await);
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+        })
+    });
+    assert!(run(old, old.group.transfer_leadership(heir)).is_err());
+    world.put("line 2");
+    asks.abort();
+}
+
 #[test]
 fn voters_say_when_they_last_heard_the_leader_that_is_gone_fen_1() {
     assert!((0..10).any(|_| is_heard_until_it_is_gone()), "somebody may have led in between each time");

@@ -7,6 +7,7 @@
 //! with commas). How often each was hit is printed at the end.
 
 mod load;
+mod lost;
 mod points;
 
 use std::collections::BTreeMap;
@@ -68,6 +69,8 @@ struct Crew {
     load: Load,
     began: Instant,
     hits: BTreeMap<&'static str, u64>,
+    /// How many buckets were given up for lost so far.
+    given_up: usize,
 }
 
 impl Crew {
@@ -83,13 +86,17 @@ impl Crew {
         planet.ready(RECOVERY).await?;
         planet.create_buckets().await?;
         let load = Load::start(&planet).await?;
-        Ok(Crew { planet, load, began: Instant::now(), hits: BTreeMap::new() })
+        Ok(Crew { planet, load, began: Instant::now(), hits: BTreeMap::new(), given_up: 0 })
     }
 
     async fn crash_everywhere(&mut self, rounds: u64, chosen: &impl Fn(&str) -> bool) -> anyhow::Result<()> {
         for round in 0..rounds {
             for (name, _) in ALL.iter().filter(|(name, how)| *how == Reached::UnderLoad && chosen(name)) {
                 self.crash_at(name, round).await?;
+            }
+            let lost = |how: &Reached| matches!(how, Reached::AsSuccessor | Reached::AsLostPrimary);
+            for (name, how) in ALL.iter().filter(|(name, how)| lost(how) && chosen(name)) {
+                self.crash_after_loss(name, *how).await?;
             }
             let rare = ALL.iter().filter(|(name, how)| *how == Reached::AfterLongAbsence && chosen(name));
             for (name, _) in rare {
@@ -131,15 +138,23 @@ impl Crew {
         }
         self.planet.start_with(node, &launch(Some((name, times))))?;
         self.start_all()?;
+        self.crashes(node, name, times).await
+    }
+
+    /// Whether a node that was sent to a failpoint has crashed there; it may not die of anything else.
+    fn has_crashed(&mut self, node: usize, name: &'static str, times: u64) -> anyhow::Result<bool> {
+        let Some(status) = self.planet.ended(node)? else { return Ok(false) };
+        ensure!(status.signal() == Some(SIGKILL), "at {name}: {status}; {}", self.planet.log_tail(node));
+        *self.hits.entry(name).or_default() += 1;
+        eprintln!("{:>6.1} s: a crash at {name}, visit {times}, of node {node}", self.began.elapsed().as_secs_f64());
+        Ok(true)
+    }
+
+    /// Waits for that; a node that does not come there is killed.
+    async fn crashes(&mut self, node: usize, name: &'static str, times: u64) -> anyhow::Result<bool> {
         let until = Instant::now() + PATIENCE;
         loop {
-            if let Some(status) = self.planet.ended(node)? {
-                ensure!(status.signal() == Some(SIGKILL), "at {name}: {status}; {}", self.planet.log_tail(node));
-                *self.hits.entry(name).or_default() += 1;
-                eprintln!(
-                    "{:>6.1} s: a crash at {name}, visit {times}, of node {node}",
-                    self.began.elapsed().as_secs_f64()
-                );
+            if self.has_crashed(node, name, times)? {
                 return Ok(true);
             }
             if Instant::now() >= until {
@@ -162,7 +177,12 @@ impl Crew {
     }
 
     fn start_all(&mut self) -> anyhow::Result<()> {
-        let down: Vec<usize> = (0..REGIONS.len()).filter(|node| !self.planet.is_started(*node)).collect();
+        self.start_all_but(REGIONS.len())
+    }
+
+    fn start_all_but(&mut self, other: usize) -> anyhow::Result<()> {
+        let is_down = |node: &usize| *node != other && !self.planet.is_started(*node);
+        let down: Vec<usize> = (0..REGIONS.len()).filter(is_down).collect();
         down.into_iter().try_for_each(|node| self.planet.start_with(node, &launch(None)))
     }
 

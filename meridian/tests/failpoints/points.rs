@@ -5,11 +5,15 @@
 pub(crate) enum Reached {
     /// Clients write in every bucket, keys expire, primaries move.
     UnderLoad,
+    /// A primary was lost for good, and this node takes over: others have some of what it lacks.
+    AsSuccessor,
+    /// The node was a primary that was lost, with a tail that nobody else had, and is back.
+    AsLostPrimary,
     /// The node was away for so long that the metadata group's log no longer reaches back to it.
     AfterLongAbsence,
 }
 
-use Reached::{AfterLongAbsence, UnderLoad};
+use Reached::{AfterLongAbsence, AsLostPrimary, AsSuccessor, UnderLoad};
 
 /// Name and what it takes. The order is that of a write's way through the product.
 pub(crate) const ALL: &[(&str, Reached)] = &[
@@ -94,6 +98,23 @@ pub(crate) const ALL: &[(&str, Reached)] = &[
     ("word.told", UnderLoad),
     ("words.carry.before", UnderLoad),
     ("words.carry.after", UnderLoad),
+    ("fence.propose.before", AsSuccessor),
+    ("fence.applied", AsSuccessor),
+    ("pull.find.before", AsSuccessor),
+    ("pull.ask.before", AsSuccessor),
+    ("repair.propose.before", AsLostPrimary),
+    ("repair.propose.after", AsLostPrimary),
+    ("repair.ask.before", AsLostPrimary),
+    ("repair.ask.after", AsLostPrimary),
+    ("salvage.write.before", AsLostPrimary),
+    ("vault.put.before", AsLostPrimary),
+    ("vault.put.written", AsLostPrimary),
+    ("vault.put.synced", AsLostPrimary),
+    ("vault.put.renamed", AsLostPrimary),
+    ("vault.put.after", AsLostPrimary),
+    ("salvage.write.after", AsLostPrimary),
+    ("repair.close.before", AsLostPrimary),
+    ("repair.close.after", AsLostPrimary),
     ("snapshot.create.after", AfterLongAbsence),
     ("snapshot.piece.before", AfterLongAbsence),
     ("snapshot.finish.before", AfterLongAbsence),
@@ -103,7 +124,7 @@ pub(crate) const ALL: &[(&str, Reached)] = &[
 ];
 
 /// Some of every kind: of an entry's way, of votes, of the log and its segments, of state and snapshots, of what is shipped, taken in and
-/// acknowledged, of seals, leases and the metadata plane.
+/// acknowledged, of seals, leases and the metadata plane, of a primary that is lost and comes back.
 pub(crate) const SOME: &[&str] = &[
     "entry.propose.after",
     "raft.vote.after",
@@ -130,6 +151,9 @@ pub(crate) const SOME: &[&str] = &[
     "seal.propose.before",
     "seal.applied",
     "word.tell.before",
+    "pull.ask.before",
+    "vault.put.synced",
+    "repair.propose.after",
     "snapshot.install.before",
 ];
 

@@ -114,6 +114,7 @@ impl ClusterState {
             Action::Report { region, words } => Ok(self.hear(occasion, *region, words)),
             Action::Abort { plan, scope, why } => self.abort(occasion, *plan, scope, why),
             Action::SetBucket { name, change } => self.set_bucket(occasion, name, change),
+            Action::SetDetection { name, detect_ms } => self.set_detection(name, *detect_ms),
             Action::SetPolicy { name, policy, auto } => self.set_policy(occasion, name, *policy, auto.as_ref()),
             Action::SetRegions { name, change } => self.set_regions(occasion, name, change),
             Action::Cross { name, policy, auto, cross } => self.cross(occasion, (name, *policy), auto.as_ref(), cross),

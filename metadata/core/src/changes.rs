@@ -280,6 +280,7 @@ impl ClusterState {
             interval_ms_min: auto.interval_ms_min,
             per_day_max: auto.per_day_max,
             successors,
+            detect_ms: 0,
         };
         let done = self.set_policy(occasion, &change.name, *policy, Some(&auto))?;
         Ok(told(change, done))
@@ -347,6 +348,7 @@ fn gone(who: &str, action: &Action, restored: Option<String>) -> ChangeOutcome {
     match action {
         Action::DeleteBucket { .. } => aborted("the bucket was deleted"),
         Action::SetBucket { .. }
+        | Action::SetDetection { .. }
         | Action::SetPolicy { .. }
         | Action::SetRegions { .. }
         | Action::Cross { .. }

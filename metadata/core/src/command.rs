@@ -28,7 +28,7 @@ pub const COMMAND_BYTES_MAX: usize = 512 << 10;
 /// automatic failover of buckets; failovers. 4: [`Action::SetPolicy`] and who has followed it.
 /// 5: [`Action::SetRegions`] and who is filled. 6: [`Action::Cross`], [`Action::GiveUpCrossing`], and who has stopped or arrived.
 /// 7: [`Action::CrossRegions`]. 8: [`Action::LoseRegion`], and who has parted from a lost region. 9: who serves a region.
-/// 10: [`Action::Change`].
+/// 10: [`Action::Change`], [`Action::SetDetection`].
 const COMMAND_FORMAT: u8 = 10;
 
 /// The last format whose actions are laid out otherwise.
@@ -215,6 +215,13 @@ pub enum Action {
         /// Why, for whoever reads the history.
         reason: String,
     },
+    /// How long a region must have looked lost before a bucket replaces its primary by itself.
+    SetDetection {
+        /// Which bucket.
+        name: BucketName,
+        /// For how long, in milliseconds; at most [`meridian_types::DETECT_MS_MAX`].
+        detect_ms: u64,
+    },
 }
 
 /// What only the metadata leader sees, by its clock and its leases.
@@ -348,7 +355,7 @@ impl Action {
             | Action::SetLabels { .. } => 1,
             Action::Report { words, .. } if words.iter().any(is_of_failover) => 3,
             Action::Switchover(_) | Action::Report { .. } | Action::Abort { .. } => 2,
-            Action::Change { .. } => 10,
+            Action::Change { .. } | Action::SetDetection { .. } => 10,
             Action::ChangeMembers { .. } | Action::ShardsMoved { .. } | Action::RemoveNode { .. } => 9,
             Action::LoseRegion { .. } => 8,
             Action::ReportStanding { words, .. } if words.iter().any(is_of_a_lost_region) => 8,
@@ -405,6 +412,7 @@ impl Action {
             Action::ChangeMembers { .. } => "change-members",
             Action::ShardsMoved { .. } => "shards-moved",
             Action::RemoveNode { .. } => "remove-node",
+            Action::SetDetection { .. } => "set-bucket",
             Action::Change { ask, .. } => ask.verb(),
         }
     }
@@ -422,6 +430,7 @@ impl Action {
             | Action::SetRegions { name, .. }
             | Action::CrossRegions { name, .. }
             | Action::LoseRegion { name, .. }
+            | Action::SetDetection { name, .. }
             | Action::Cross { name, .. } => name.to_string(),
             Action::Switchover(spec) => format!("{} to {}", selected(&spec.buckets), spec.to),
             Action::Report { words, .. } => words.first().map(|word| word.plan.to_string()).unwrap_or_default(),

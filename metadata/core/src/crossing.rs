@@ -50,7 +50,7 @@ impl ClusterState {
         check_pause(cross.pause_ms_max)?;
         policy.validate(bucket.regions.len()).map_err(|why| invalid(why.to_string()))?;
         if let Some(auto) = auto {
-            bucket.auto = self.auto(auto, bucket.policy, &bucket.regions)?;
+            bucket.auto = self.auto_instead(auto, &bucket)?;
         }
         // It has none while it crosses, and with active-active on either side there is nothing to fail over.
         bucket.auto.validate(Policy::ActiveActive, &bucket.regions).map_err(|why| invalid(why.to_string()))?;

@@ -12,6 +12,8 @@
 //! ships, and is left alone: it stops acknowledging by itself, and a person may decide. What other regions hear travels with
 //! their lease renewals: it is soft, and forgotten with the term.
 //!
+//! A bucket may ask for a while in which both have agreed without a break (`detect_ms`); it begins anew with the term.
+//!
 //! Nobody is promoted on this alone: what is done is a failover like an operator's, which proves or gives up ([`crate::plan`]).
 //! How often it may be tried is decided where it is planned. All buckets of a lost region that may be replaced are one operation: one
 //! commit fences them all, and each goes its own way from there.
@@ -48,6 +50,8 @@ struct Watch {
 pub struct Detector {
     term: u64,
     watches: BTreeMap<NodeId, Watch>,
+    /// Since when a region has looked lost without a break.
+    lost_since: BTreeMap<RegionId, Instant>,
     /// Buckets that only observe, for which it was said already.
     observed: BTreeSet<(BucketId, Epoch)>,
 }
@@ -68,7 +72,7 @@ impl Detector {
     /// What is to be put on record now; `now_ms` is the wall clock.
     pub fn look(&mut self, now: Instant, now_ms: u64, table: &LeaseTable, state: &ClusterState) -> Vec<Action> {
         self.enter(table.term());
-        let mut lost: BTreeMap<RegionId, bool> = BTreeMap::new();
+        let mut lost: BTreeMap<RegionId, Option<Instant>> = BTreeMap::new();
         let mut replaced: BTreeMap<RegionId, Vec<BucketName>> = BTreeMap::new();
         let mut actions = Vec::new();
         for bucket in state.buckets() {
@@ -76,7 +80,9 @@ impl Detector {
             if bucket.auto.mode == AutoMode::Manual || is_being_replaced(bucket) {
                 continue;
             }
-            if !*lost.entry(from).or_insert_with(|| self.is_lost(now, from, table, state)) {
+            let since = *lost.entry(from).or_insert_with(|| self.lost_since(now, from, table, state));
+            let waits = Duration::from_millis(bucket.auto.detect_ms);
+            if since.is_none_or(|since| now.saturating_duration_since(since) < waits) {
                 continue;
             }
             match bucket.auto.mode {
@@ -95,6 +101,7 @@ impl Detector {
                 }
             }
         }
+        self.lost_since = lost.into_iter().filter_map(|(region, since)| Some((region, since?))).collect();
         let plans = replaced.iter().flat_map(|(from, names)| {
             names.chunks(buckets_max(state.shards())).map(|names| failover(names.to_vec(), reason(*from, state)))
         });
@@ -118,6 +125,12 @@ impl Detector {
             AutoMode::Bounded { .. } => there > 0,
             AutoMode::Manual | AutoMode::ObserveOnly => false,
         }
+    }
+
+    /// Since when it has looked lost, at every look; `None` if it doesn't now.
+    fn lost_since(&self, now: Instant, region: RegionId, table: &LeaseTable, state: &ClusterState) -> Option<Instant> {
+        let since = self.lost_since.get(&region).copied().unwrap_or(now);
+        self.is_lost(now, region, table, state).then_some(since)
     }
 
     fn is_lost(&self, now: Instant, region: RegionId, table: &LeaseTable, state: &ClusterState) -> bool {

@@ -370,6 +370,7 @@ fn action() -> impl Strategy<Value = Action> {
             Action::Report { region: RegionId(region), words: vec![word] }
         }),
         3 => name_and_change().prop_map(|(name, change)| Action::SetBucket { name, change }),
+        1 => (name_and_change(), 0u64..9).prop_map(|((name, _), detect_ms)| Action::SetDetection { name, detect_ms }),
         2 => (prop::sample::select(vec!["a", "b", "c", "d"]), 0usize..4).prop_map(|(name, which)| {
             let policies = [Policy::ASYNC, Policy::sync(Acks::Majority), Policy::sync(Acks::All), Policy::ActiveActive];
             Action::SetPolicy { name: bucket_name(name), policy: policies[which], auto: None }
@@ -458,6 +459,7 @@ fn name_and_change() -> impl Strategy<Value = (BucketName, BucketChange)> {
             policy: None,
             cross: None,
             regions: None,
+            detect_ms: None,
             accept_loss: None,
             operation: None,
             reason: String::new(),

@@ -173,6 +173,7 @@ impl CommandV2 {
             Action::Report { region, words } => ActionV2::Report { region, words },
             Action::Abort { plan, scope, why } => ActionV2::Abort { plan, scope, why },
             Action::SetBucket { .. }
+            | Action::SetDetection { .. }
             | Action::SetPolicy { .. }
             | Action::SetRegions { .. }
             | Action::Cross { .. }

@@ -1,6 +1,6 @@
 //! What a command came to: the bytes that travel from the state machine back to whoever asked.
 
-use meridian_types::{Bucket, BucketId, ClusterId, Joins, NodeId, PlanId, Refusal, RegionId, Turns};
+use meridian_types::{AutoFailover, Bucket, BucketId, ClusterId, Joins, NodeId, PlanId, Refusal, RegionId, Turns};
 use serde::{Deserialize, Serialize};
 
 use crate::legacy::ReplyV1;
@@ -27,8 +27,8 @@ pub enum Reply {
         /// Its region's replica number.
         region: RegionId,
     },
-    /// `CreateBucket`, `SetLabels`, `SetBucket`, `SetPolicy`, `SetRegions`, `Cross`, `CrossRegions`, `LoseRegion`, `Change`: the bucket as it was right after the
-    /// command, but for its turns, joins and crossing, which answers have no place for.
+    /// `CreateBucket`, `SetLabels`, `SetBucket`, `SetPolicy`, `SetRegions`, `Cross`, `CrossRegions`, `LoseRegion`, `Change`,
+    /// `SetDetection`: the bucket as it was right after the command, but for its turns, joins, crossing and detection time, which answers have no place for.
     Bucket(Bucket),
     /// `DeleteBucket`.
     Deleted {
@@ -47,7 +47,8 @@ pub enum Reply {
 impl Reply {
     /// The bucket, as answers have it.
     pub(crate) fn of_bucket(bucket: Bucket) -> Reply {
-        Reply::Bucket(Bucket { turns: Turns::default(), joins: Joins::default(), crossing: None, ..bucket })
+        let auto = AutoFailover { detect_ms: 0, ..bucket.auto };
+        Reply::Bucket(Bucket { turns: Turns::default(), joins: Joins::default(), crossing: None, auto, ..bucket })
     }
 }
 

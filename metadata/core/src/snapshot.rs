@@ -24,8 +24,8 @@ use crate::state::{ClusterState, Fault, Formed, ShardGroup};
 /// state itself keep it below 128 MiB.
 pub const SNAPSHOT_BYTES_MAX: usize = 256 << 20;
 
-/// The newest version this release writes and reads: 9 and the changes of buckets that are on record. A state without any is written as
-/// version 9, which is 8 and whose members change and which nodes were removed. A state without any is
+/// The newest version this release writes and reads: 9, the changes of buckets that are on record, and how long buckets wait before they
+/// fail over. A state without any of these is written as version 9, which is 8 and whose members change and which nodes were removed. A state without any is
 /// written as version 8, which has which active-active buckets lose a region; one without any as version 7, which has which regions join an active-active bucket; one without any, in which none is on its way to other regions,
 /// as version 6, which has which buckets cross, without these as version 5, which has
 /// which regions were added to buckets, without these as version 4, which has which buckets' lanes have turned, and without
@@ -95,8 +95,8 @@ type StateV7 = (StateV6, BTreeMap<BucketId, u64>);
 /// And who comes and goes: changes by region, and removed nodes.
 type StateV9 = (StateV7, BTreeMap<RegionId, MemberChange>, BTreeSet<NodeId>);
 
-/// And the changes of buckets.
-type StateV10 = (StateV9, Vec<Arc<Change>>);
+/// And the changes of buckets, and of each that waits before it fails over by itself for how long, in milliseconds.
+type StateV10 = (StateV9, Vec<Arc<Change>>, BTreeMap<BucketId, u64>);
 
 impl ClusterState {
     /// The state as bytes; equal states make equal bytes.
@@ -129,10 +129,12 @@ impl ClusterState {
             _ => None,
         };
         let pauses: BTreeMap<BucketId, u64> = stored.buckets.values().filter_map(pause).collect();
+        let waits = stored.buckets.values().filter(|bucket| bucket.auto.detect_ms > 0);
+        let detect_ms: BTreeMap<BucketId, u64> = waits.map(|bucket| (bucket.id, bucket.auto.detect_ms)).collect();
         let regroups = crossings.values().any(|it| matches!(it.way, Way::Regrouping { .. }));
         let loses = crossings.values().any(|it| matches!(it.way, Way::Losing { .. }));
         let version = match (turns.is_empty(), joins.is_empty(), crossings.is_empty()) {
-            _ if !changes.is_empty() => SNAPSHOT_VERSION,
+            _ if !changes.is_empty() || !detect_ms.is_empty() => SNAPSHOT_VERSION,
             _ if !members.is_empty() => WITHOUT_CHANGES,
             _ if loses => WITHOUT_MEMBERS,
             _ if regroups || !pauses.is_empty() => WITHOUT_LOSING,
@@ -155,7 +157,7 @@ impl ClusterState {
             }
             SNAPSHOT_VERSION => {
                 let older = ((stored, turns, joins, crossings), pauses);
-                postcard::to_extend(&((older, members.changes, members.retired), changes), bytes)
+                postcard::to_extend(&((older, members.changes, members.retired), changes, detect_ms), bytes)
             }
             _ => postcard::to_extend(&((stored, turns, joins, crossings), pauses), bytes),
         }
@@ -188,6 +190,7 @@ impl ClusterState {
         let mut pauses: BTreeMap<BucketId, u64> = BTreeMap::new();
         let mut members = Members::default();
         let mut on_record: Vec<Arc<Change>> = Vec::new();
+        let mut detect_ms: BTreeMap<BucketId, u64> = BTreeMap::new();
         let mut stored: StateV3 = match u32::from_le_bytes(*version) {
             1 => StateV2 { base: read(body)?, plans: Vec::new() }.into(),
             2 => read::<StateV2>(body)?.into(),
@@ -211,8 +214,8 @@ impl ClusterState {
                 let (older, moving, retired) = if version == WITHOUT_CHANGES {
                     read::<StateV9>(body)?
                 } else {
-                    let (older, recorded) = read::<StateV10>(body)?;
-                    on_record = recorded;
+                    let (older, recorded, waits) = read::<StateV10>(body)?;
+                    (on_record, detect_ms) = (recorded, waits);
                     older
                 };
                 members = Members { changes: moving, retired };
@@ -245,6 +248,11 @@ impl ClusterState {
             let bucket = stored.buckets.get_mut(&id).map(Arc::make_mut);
             if let Some(joining) = bucket.and_then(|bucket| bucket.joins.now.as_mut()) {
                 joining.pause_ms_max = pause_ms_max;
+            }
+        }
+        for (id, detect_ms) in detect_ms {
+            if let Some(bucket) = stored.buckets.get_mut(&id) {
+                Arc::make_mut(bucket).auto.detect_ms = detect_ms;
             }
         }
         let changes = on_record.into_iter().map(|change| (change.id, change)).collect();

@@ -4,8 +4,8 @@ use std::collections::BTreeSet;
 
 use meridian_types::policy::LAG_BYTES_MIN;
 use meridian_types::{
-    AutoFailover, Breach, BucketSpec, Labels, LagBound, MaxLag, Policy, PolicyError, Refusal, RefusalKind, RegionId,
-    RegionName,
+    AutoFailover, Breach, Bucket, BucketSpec, Labels, LagBound, MaxLag, Policy, PolicyError, Refusal, RefusalKind,
+    RegionId, RegionName,
 };
 
 use crate::command::{Form, NodeSpec};
@@ -150,7 +150,17 @@ impl ClusterState {
         let holders: Vec<_> = regions.iter().filter_map(|id| self.regions.get(id)).map(|it| it.name.clone()).collect();
         asked.validate(policy, &holders).map_err(|e| contradiction(&e))?;
         let AutoFailover { mode, interval_ms_min, per_day_max, .. } = *asked;
-        Ok(AutoFailover { mode, interval_ms_min, per_day_max, successors })
+        Ok(AutoFailover { mode, interval_ms_min, per_day_max, successors, detect_ms: 0 })
+    }
+
+    /// What a bucket may do by itself instead of what it may now.
+    pub(crate) fn auto_instead(
+        &self,
+        asked: &AutoFailover<RegionName>,
+        bucket: &Bucket,
+    ) -> Result<AutoFailover, Refusal> {
+        let auto = self.auto(asked, bucket.policy, &bucket.regions)?;
+        Ok(AutoFailover { detect_ms: bucket.auto.detect_ms, ..auto })
     }
 
     fn primary(&self, spec: &BucketSpec, named: &[RegionId]) -> Result<Option<RegionId>, Refusal> {

@@ -11,8 +11,8 @@ use std::sync::Arc;
 
 use meridian_types::standing::REASON_BYTES_MAX;
 use meridian_types::{
-    Bucket, BucketChange, BucketName, Copies, Hlc, OnPartition, Policy, PolicyError, Refusal, RegionId, ShardId,
-    Standing, StandingWord,
+    Bucket, BucketChange, BucketName, Copies, DETECT_MS_MAX, Hlc, OnPartition, Policy, PolicyError, Refusal, RegionId,
+    ShardId, Standing, StandingWord,
 };
 
 use crate::apply::{Done, Occasion, StepTaken};
@@ -79,7 +79,7 @@ impl ClusterState {
             self.change_acks(&mut bucket, acks, occasion.at)?;
         }
         if let Some(auto) = &change.auto {
-            bucket.auto = self.auto(auto, bucket.policy, &bucket.regions)?;
+            bucket.auto = self.auto_instead(auto, &bucket)?;
         }
         bucket.policy.validate(bucket.regions.len()).map_err(|why| invalid(why.to_string()))?;
         self.check_ceiling(bucket.policy)?;
@@ -90,6 +90,25 @@ impl ClusterState {
         let said = (bucket != *before).then(|| format!("{}, auto {}", bucket.policy, bucket.auto.mode));
         self.buckets.insert(bucket.id, Arc::new(bucket.clone()));
         Ok(Done { reply: Reply::of_bucket(bucket), change: said, steps: steps.into_iter().collect() })
+    }
+
+    /// How long a region must have looked lost before the bucket replaces its primary by itself.
+    pub(crate) fn set_detection(&mut self, name: &BucketName, detect_ms: u64) -> Result<Done, Refusal> {
+        let before = Arc::clone(self.existing(name)?);
+        if detect_ms > DETECT_MS_MAX {
+            return Err(invalid(format!(
+                "`detect-after = {detect_ms}ms` is too long: use at most 1h, or `auto = manual`"
+            )));
+        }
+        if before.primary.is_none() {
+            let why = format!("`{name}` has no primary: every region accepts writes, so there is nothing to detect");
+            return Err(invalid(why));
+        }
+        let mut bucket = Bucket::clone(&before);
+        bucket.auto.detect_ms = detect_ms;
+        self.buckets.insert(bucket.id, Arc::new(bucket.clone()));
+        let said = (bucket != *before).then(|| format!("fails over once its region looked lost for {detect_ms} ms"));
+        Ok(Done { reply: Reply::of_bucket(bucket), change: said, steps: Vec::new() })
     }
 
     /// Checks every rule about a bucket's standing.

@@ -65,7 +65,7 @@ impl ClusterState {
             (Policy::ActiveActive, _) | (_, Policy::ActiveActive) => return Err(unsaid(&before, policy)),
         }
         match auto {
-            Some(auto) => bucket.auto = self.auto(auto, policy, &bucket.regions)?,
+            Some(auto) => bucket.auto = self.auto_instead(auto, &Bucket { policy, ..bucket.clone() })?,
             None => bucket.auto.validate(policy, &bucket.regions).map_err(|why| invalid(why.to_string()))?,
         }
         if policy.degrade_after_ms().is_none() {

@@ -120,6 +120,9 @@ impl Executor {
 
     async fn hand_over(&self, leadership: Leadership) {
         let Some(handover) = self.leader.handover() else { return };
+        if !self.group.could_take_over(handover.to) {
+            return;
+        }
         let outcome = timeout(HANDOVER_TIMEOUT, self.group.transfer_leadership(handover.to)).await;
         self.leader.handover_tried(leadership.term, &handover);
         match outcome {

@@ -177,6 +177,12 @@ impl Handle {
         who: &str,
     ) -> Result<Bucket, Refusal> {
         let operation = change.operation.unwrap_or_else(|| OperationId(rand::random()));
+        if let Some(detect_ms) = change.detect_ms {
+            let command = command(operation, Action::SetDetection { name, detect_ms }, who);
+            let mut bucket = self.run_as(&command, dry_run).await.and_then(bucket_of)?;
+            bucket.auto.detect_ms = detect_ms;
+            return Ok(bucket);
+        }
         let reason = change.reason;
         let action = match (change.regions, change.policy, change.cross) {
             (Some(RegionChange::Remove(region)), _, Some(cross)) if let Some(consent) = &change.accept_loss => {

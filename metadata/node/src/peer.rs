@@ -88,6 +88,7 @@ impl PeerService {
             | Action::DeleteBucket { .. }
             | Action::SetLabels { .. }
             | Action::SetBucket { .. }
+            | Action::SetDetection { .. }
             | Action::SetPolicy { .. }
             | Action::SetRegions { .. }
             | Action::Cross { .. }

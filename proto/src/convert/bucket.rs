@@ -151,6 +151,7 @@ pub(super) fn auto_to_proto<R>(auto: &AutoFailover<R>) -> v1::AutoFailover {
         max_lag,
         interval_ms_min: auto.interval_ms_min,
         per_day_max: auto.per_day_max,
+        detect_ms: auto.detect_ms,
         ..v1::AutoFailover::default()
     }
 }
@@ -169,12 +170,13 @@ pub(super) fn auto_from_proto<R>(auto: &v1::AutoFailover, successors: Vec<R>) ->
         Err(_) => return Err(unreadable(&format!("the mode {} of automatic failover", auto.mode))),
     };
     let (interval_ms_min, per_day_max) = (auto.interval_ms_min, auto.per_day_max);
-    Ok(AutoFailover { mode, interval_ms_min, per_day_max, successors })
+    Ok(AutoFailover { mode, interval_ms_min, per_day_max, successors, detect_ms: auto.detect_ms })
 }
 
 fn asked_from_proto(auto: v1::AutoFailover) -> Result<AutoFailover<RegionName>, Refusal> {
     let names = auto.successor_names.iter().map(|name| named(RegionName::new(name))).collect::<Result<_, _>>()?;
-    auto_from_proto(&auto, names)
+    // Asked for by itself.
+    Ok(AutoFailover { detect_ms: 0, ..auto_from_proto(&auto, names)? })
 }
 
 fn standing_to_proto(standing: &Standing) -> v1::Standing {
@@ -261,6 +263,7 @@ pub fn change_to_proto(name: &BucketName, change: &BucketChange, dry_run: bool) 
         accept_loss: change.accept_loss.as_ref().map(ToString::to_string).unwrap_or_default(),
         operation_id: change.operation.map(|it| it.0.to_be_bytes().to_vec()).unwrap_or_default().into(),
         reason: change.reason.clone(),
+        detect_ms: change.detect_ms,
     }
 }
 
@@ -312,9 +315,13 @@ pub fn change_from_proto(request: v1::SetBucketRequest) -> Result<(BucketName, B
     };
     let rest = BucketChange { auto, max_lag, on_partition, acks, policy, ..BucketChange::default() };
     let reason = request.reason;
-    let change = BucketChange { cross, regions, accept_loss, operation, reason, ..rest.clone() };
+    let detect_ms = request.detect_ms;
+    let change = BucketChange { cross, regions, accept_loss, operation, reason, detect_ms, ..rest.clone() };
     if change.regions.is_some() && rest != BucketChange::default() {
         return Err(invalid("a region is added or removed by itself: change the rest before it or after it"));
+    }
+    if change.detect_ms.is_some() && (rest != BucketChange::default() || change.regions.is_some()) {
+        return Err(invalid("`detect-ms` is set by itself: change the rest before it or after it"));
     }
     Ok((named(BucketName::new(&request.name))?, change, request.dry_run))
 }

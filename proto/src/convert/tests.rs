@@ -221,6 +221,7 @@ fn auto<R: std::fmt::Debug>(successor: impl Strategy<Value = R>) -> impl Strateg
             interval_ms_min,
             per_day_max,
             successors,
+            detect_ms: 0,
         },
     )
 }
@@ -521,7 +522,8 @@ fn bucket() -> impl Strategy<Value = Bucket> {
         any::<u64>(),
         phase(),
         standing(),
-        auto(any::<u16>().prop_map(RegionId)),
+        (auto(any::<u16>().prop_map(RegionId)), any::<u64>())
+            .prop_map(|(auto, detect_ms)| AutoFailover { detect_ms, ..auto }),
         (turns(), joins(), option::of(crossing())),
     );
     (1u32..9, name(), policy(), life, option::of(1u16..5), vec(1u16..5, 0..4), labels(), any::<u64>()).prop_map(
@@ -709,6 +711,16 @@ proptest! {
     fn a_change_of_a_bucket_comes_back_as_it_went(name in name(), change in change(), dry_run in any::<bool>()) {
         let message = travelled(&change_to_proto(&name, &change, dry_run));
         prop_assert_eq!(change_from_proto(message), Ok((name, change, dry_run)));
+    }
+
+    #[test]
+    fn a_detection_time_comes_back_as_it_went_and_alone(name in name(), detect_ms in any::<u64>(), rest in change()) {
+        let change = BucketChange { detect_ms: Some(detect_ms), ..BucketChange::default() };
+        let message = travelled(&change_to_proto(&name, &change, false));
+        prop_assert_eq!(change_from_proto(message), Ok((name.clone(), change, false)));
+        let both = BucketChange { detect_ms: Some(detect_ms), ..rest.clone() };
+        let settles = BucketChange { operation: None, reason: String::new(), ..rest } != BucketChange::default();
+        prop_assert_eq!(change_from_proto(travelled(&change_to_proto(&name, &both, false))).is_err(), settles);
     }
 
     #[test]

@@ -206,9 +206,18 @@ impl Node {
         if !self.authority.lease_holds() {
             return Err(crate::writes::no_lease());
         }
-        failpoint("seal.propose.before");
+        let is_fence = header.kind == Kind::Fence;
+        if is_fence {
+            failpoint("fence.propose.before")
+        } else {
+            failpoint("seal.propose.before")
+        }
         let applied = shard.proposer.propose(header.encode(body))?.await.map_err(|why| proposer::refusal(&why))?;
-        failpoint("seal.applied");
+        if is_fence {
+            failpoint("fence.applied")
+        } else {
+            failpoint("seal.applied")
+        }
         let result = ControlResult::decode(&applied.result)
             .map_err(|why| Refusal::new(RefusalKind::Internal, why.to_string()))?;
         result.refused.map_or(Ok(()), Err)

@@ -110,10 +110,11 @@ impl Node {
         if self.following().has(bucket.id, turn, region, shard) {
             return true;
         }
-        // On record is that all have.
+        // On record is that all have; of the turn alone, not of an epoch that began behind it.
         let topology = self.authority.topology();
         let of_record = |now: &Arc<Bucket>| now.turns.kept.iter().all(|kept| kept.epoch != turn);
-        bucket.is_turning() && topology.buckets.get(&bucket.id).is_some_and(of_record)
+        let turned = bucket.turns.kept.last().is_some_and(|kept| kept.epoch == turn);
+        turned && topology.buckets.get(&bucket.id).is_some_and(of_record)
     }
 
     /// The regions whose copies count. Right after a turn it takes a moment until enough do, and as long as it takes them to

@@ -135,6 +135,7 @@ impl Settings {
             interval_ms_min: self.auto_min_interval.map_or(now.interval_ms_min, millis),
             per_day_max: self.auto_max_per_day.unwrap_or(now.per_day_max),
             successors: self.successors.clone().unwrap_or_else(|| now.successors.clone()),
+            detect_ms: now.detect_ms,
         };
         Ok((asked != now).then_some(asked))
     }
@@ -163,6 +164,7 @@ impl Settings {
             acks: None,
             policy: None,
             cross: None,
+            detect_ms: None,
             regions: None,
             accept_loss: None,
             operation: None,
@@ -183,6 +185,7 @@ fn named(auto: &AutoFailover, topology: &Topology) -> AutoFailover<RegionName> {
         interval_ms_min: auto.interval_ms_min,
         per_day_max: auto.per_day_max,
         successors: names.collect(),
+        detect_ms: auto.detect_ms,
     }
 }
 

@@ -142,6 +142,7 @@ pub(in crate::cli) struct AutoView {
     min_interval_ms: u64,
     max_per_day: u32,
     successors: Vec<String>,
+    detect_after_ms: u64,
 }
 
 impl View {
@@ -176,6 +177,7 @@ impl View {
                 min_interval_ms: bucket.auto.interval_ms_min,
                 max_per_day: bucket.auto.per_day_max,
                 successors: labels(&bucket.auto.successors),
+                detect_after_ms: bucket.auto.detect_ms,
             },
         }
     }

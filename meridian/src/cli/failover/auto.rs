@@ -30,6 +30,9 @@ pub(in crate::cli) struct AutoArgs {
     /// Set the most in any 24 hours.
     #[arg(long, value_name = "COUNT", requires = "bucket")]
     max_per_day: Option<u32>,
+    /// Set how long its region must have looked lost without a break, once its leases have run out, e.g. 30s; 0s: not at all.
+    #[arg(long, value_name = "TIME", value_parser = parse_duration, requires = "bucket")]
+    detect_after: Option<Duration>,
     /// Set who is preferred, the first one most.
     #[arg(long, value_name = "REGION", value_delimiter = ',', requires = "bucket")]
     successors: Option<Vec<RegionName>>,
@@ -49,17 +52,34 @@ pub(super) async fn run(args: AutoArgs, client: &Client, format: Format) -> anyh
     let bucket = topology.bucket_named(name.as_str()).ok_or_else(|| {
         Failure::invalid(format!("there is no bucket `{name}`: `meridian bucket list` shows what there is"))
     })?;
-    let (before, wanted) = (names(&bucket.auto, &topology)?, args.wanted(&bucket.auto, &topology)?);
-    if wanted == before {
+    let changes = args.changes(&bucket.auto, &topology)?;
+    if changes.is_empty() {
         return show(format, &View { buckets: vec![Row::of(bucket, &plans, &topology)] });
     }
-    let change = BucketChange { auto: Some(wanted), ..BucketChange::default() };
-    let bucket = client.admin().set_bucket(name, &change, args.dry_run).await?;
+    let mut set = Bucket::clone(bucket);
+    for change in &changes {
+        let changed = client.admin().set_bucket(name, change, args.dry_run).await?;
+        set.auto = match change.detect_ms {
+            Some(detect_ms) => AutoFailover { detect_ms, ..set.auto },
+            None => AutoFailover { detect_ms: set.auto.detect_ms, ..changed.auto },
+        };
+    }
     note(if args.dry_run { "this would be set; nothing was changed:" } else { "set:" });
-    show(format, &View { buckets: vec![Row::of(&bucket, &plans, &topology)] })
+    show(format, &View { buckets: vec![Row::of(&set, &plans, &topology)] })
 }
 
 impl AutoArgs {
+    /// What is to be set, in this order: how long a loss is watched is set by itself.
+    fn changes(&self, known: &AutoFailover, topology: &Topology) -> anyhow::Result<Vec<BucketChange>> {
+        let wanted = self.wanted(known, topology)?;
+        let auto = (wanted != names(known, topology)?).then_some(wanted);
+        let auto = auto.map(|auto| BucketChange { auto: Some(auto), ..BucketChange::default() });
+        let detect_ms = self.detect_after.map(|time| u64::try_from(time.as_millis()).unwrap_or(u64::MAX));
+        let detect_ms = detect_ms.filter(|wanted| *wanted != known.detect_ms);
+        let detect_ms = detect_ms.map(|it| BucketChange { detect_ms: Some(it), ..BucketChange::default() });
+        Ok(auto.into_iter().chain(detect_ms).collect())
+    }
+
     fn wanted(&self, known: &AutoFailover, topology: &Topology) -> anyhow::Result<AutoFailover<RegionName>> {
         let mut wanted = names(known, topology)?;
         if let Some(word) = &self.set {
@@ -78,11 +98,11 @@ impl AutoArgs {
 
 /// As it is on record, with names.
 fn names(auto: &AutoFailover, topology: &Topology) -> anyhow::Result<AutoFailover<RegionName>> {
-    let AutoFailover { mode, interval_ms_min, per_day_max, successors } = auto.clone();
+    let AutoFailover { mode, interval_ms_min, per_day_max, successors, detect_ms } = auto.clone();
     let name = |id| topology.regions.get(&id).map(|region| region.name.clone());
     let successors = successors.into_iter().map(name).collect::<Option<Vec<_>>>();
     let successors = successors.ok_or_else(|| Failure::failed("the topology lacks a region: try again"))?;
-    Ok(AutoFailover { mode, interval_ms_min, per_day_max, successors })
+    Ok(AutoFailover { mode, interval_ms_min, per_day_max, successors, detect_ms })
 }
 
 #[derive(Debug, Serialize)]
@@ -96,6 +116,7 @@ struct Row {
     policy: String,
     primary: String,
     auto: String,
+    detect_ms: u64,
     interval_ms_min: u64,
     per_day_max: u32,
     successors: Vec<String>,
@@ -115,6 +136,7 @@ impl Row {
             policy: bucket.policy.to_string(),
             primary: bucket.primary.map(|region| topology.region_label(region)).unwrap_or_default(),
             auto: bucket.auto.mode.to_string(),
+            detect_ms: bucket.auto.detect_ms,
             interval_ms_min: bucket.auto.interval_ms_min,
             per_day_max: bucket.auto.per_day_max,
             successors: bucket.auto.successors.iter().map(|region| topology.region_label(*region)).collect(),
@@ -128,7 +150,17 @@ impl Show for View {
         if self.buckets.is_empty() {
             return "no bucket has a primary: there is nothing to fail over".to_owned();
         }
-        let columns = ["bucket", "policy", "primary", "by itself", ">at most every", ">a day", "successors", "last"];
+        let columns = [
+            "bucket",
+            "policy",
+            "primary",
+            "by itself",
+            ">once lost for",
+            ">at most every",
+            ">a day",
+            "successors",
+            "last",
+        ];
         let mut table = Table::new(&columns);
         for row in &self.buckets {
             table.row([
@@ -136,6 +168,7 @@ impl Show for View {
                 row.policy.clone(),
                 row.primary.clone(),
                 row.auto.clone(),
+                millis(row.detect_ms),
                 millis(row.interval_ms_min),
                 row.per_day_max.to_string(),
                 if row.successors.is_empty() { "who has most".to_owned() } else { row.successors.join(", ") },

@@ -143,7 +143,7 @@ fn a_change_of_a_bucket_says_from_what_to_what_how_long_each_stage_took_and_the_
  to      us-east, eu-west (epoch 5)
 
  stage     since                  epoch      took
-───────────────────────────────────────────────────
+──────────────────────────────────────────────────
  meeting   1970-01-01 00:00:01Z       3   60.0 ms
  filling   1970-01-01 00:00:01Z       4    59.9 s
  meeting   1970-01-01 00:01:01Z       4    200 ms

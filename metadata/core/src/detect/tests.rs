@@ -1,5 +1,6 @@
 use meridian_types::{
-    Acks, AutoFailover, BucketSpec, ClusterId, Labels, NodeName, OnPartition, OperationId, Policy, RegionName,
+    Acks, AutoFailover, BucketChange, BucketSpec, ClusterId, Labels, NodeName, OnPartition, OperationId, Policy,
+    RegionName,
 };
 
 use super::*;
@@ -189,6 +190,48 @@ fn it_is_not_tried_again_and_again() {
     world.renews(40_000, "eu", &[LOST]);
     world.renews(40_000, "ap", &[LOST]);
     assert_eq!(world.look(40_100).len(), 1, "after a while it is tried again");
+}
+
+#[test]
+fn a_bucket_may_wait_until_its_region_looked_lost_for_a_while() {
+    let mut world = World::new(AutoMode::ZeroLoss);
+    world.create("patient", world.sync(), "us", AutoFailover { mode: AutoMode::ZeroLoss, ..AutoFailover::default() });
+    world.run(Action::SetDetection { name: name("patient"), detect_ms: 4000 });
+    let mut replaced = |ms: u64, silent: &[RegionId]| {
+        world.renews(ms, "eu", silent);
+        world.renews(ms, "ap", silent);
+        match world.look(ms + 100).as_slice() {
+            [] => 0,
+            [Action::Failover(FailoverSpec { buckets: Selection::Named(names), .. })] => names.len(),
+            other => panic!("{other:?}"),
+        }
+    };
+    assert_eq!(replaced(5200, &[LOST]), 1, "who does not wait goes at once");
+    assert_eq!(replaced(8000, &[LOST]), 1);
+    assert_eq!(replaced(8500, &[]), 0, "somebody heard from it");
+    assert_eq!(replaced(9000, &[LOST]), 1);
+    assert_eq!(replaced(12_900, &[LOST]), 1, "it was lost for 3.9 s without a break");
+    assert_eq!(replaced(13_000, &[LOST]), 2);
+}
+
+#[test]
+fn a_detection_time_stays_when_the_rest_changes_and_has_a_bound() {
+    let mut world = World::new(AutoMode::ZeroLoss);
+    world.run(Action::SetDetection { name: name("pay"), detect_ms: 4000 });
+    let change = BucketChange {
+        auto: Some(AutoFailover { per_day_max: 7, ..AutoFailover::default() }),
+        ..BucketChange::default()
+    };
+    world.run(Action::SetBucket { name: name("pay"), change });
+    let auto = &world.state.bucket_named(&name("pay")).unwrap().auto;
+    assert_eq!((auto.detect_ms, auto.per_day_max), (4000, 7));
+    assert_eq!(ClusterState::decode(&world.state.encode()).unwrap(), world.state);
+    let refused = |world: &mut World, action| {
+        let command = Command { operation: OperationId(999), who: "me".to_owned(), at_ms: 1000, action };
+        world.state.apply(world.state.index() + 1, &command).unwrap_err().to_string()
+    };
+    let long = Action::SetDetection { name: name("pay"), detect_ms: meridian_types::DETECT_MS_MAX + 1 };
+    assert!(refused(&mut world, long).contains("at most 1h"));
 }
 
 /// One commit fences them all; one that may not now keeps nobody from it.

@@ -40,6 +40,7 @@ fn fixture() -> (Vec<Command>, ClusterState) {
     let (growing, _) = run(Action::SetRegions { name: bucket_name("shrunk"), change });
     let plan = growing.changes().next_back().unwrap().id;
     run(Action::Abort { plan, scope: AbortScope::All, why: "enough".to_owned() });
+    run(Action::SetDetection { name: bucket_name("turned"), detect_ms: 15_000 });
     let accepted = Loss { operations: 7, bytes: 800, unbounded: true };
     let (name, region, epoch) = (bucket_name("losing"), region("ap-south"), Epoch(1));
     let (state, _) = run(Action::LoseRegion { name, region, epoch, accepted, pause_ms_max: 20_000 });

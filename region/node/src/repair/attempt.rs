@@ -4,6 +4,7 @@
 use std::sync::PoisonError;
 use std::time::Duration;
 
+use meridian_failpoint::failpoint;
 use meridian_region_core::ControlResult;
 use meridian_region_core::repair::message::{Ask, Told};
 use meridian_region_core::repair::survey::{Claim, Sighting, Survey};
@@ -67,7 +68,9 @@ pub(crate) async fn repair(node: &Node, shard: &ShardNode, need: Need) -> Result
 
 /// Ends a session, or sees to it that it is tried again: as long as it lasts this region's copies count for nothing at the source (LIVE).
 pub(crate) async fn close(node: &Node, unclosed: Unclosed) {
+    failpoint("repair.close.before");
     let closed = node.peers.ask_repair(unclosed.peer, &Ask::Close { session: unclosed.session }).await;
+    failpoint("repair.close.after");
     if closed.is_err() && Instant::now() < unclosed.until {
         node.repairs.unclosed.lock().unwrap_or_else(PoisonError::into_inner).push(unclosed);
     }
@@ -141,7 +144,9 @@ impl Attempt<'_> {
         if matches!(ask, Ask::Open { .. }) {
             self.follow_lanes().await;
         }
+        failpoint("repair.ask.before");
         let told = self.node.peers.ask_repair(self.peer, ask).await.map_err(|why| why.to_string())?;
+        failpoint("repair.ask.after");
         let bytes = told.encode().len();
         self.note(progress, bytes as u64);
         self.node.repairs.pace.pay(bytes).await;
@@ -190,8 +195,10 @@ pub(crate) async fn propose(
 ) -> Result<(Lsn, ControlResult), String> {
     node.disk.writable().map_err(|why| why.to_string())?;
     let header = node.header(Kind::Repair, bucket, shard.board.epoch(bucket));
+    failpoint("repair.propose.before");
     let proposal = shard.proposer.propose(header.encode(&Body::Repair(step))).map_err(|why| why.to_string())?;
     let applied = proposal.await.map_err(|why| why.to_string())?;
+    failpoint("repair.propose.after");
     let result = ControlResult::decode(&applied.result).map_err(|why| why.to_string())?;
     Ok((applied.lsn, result))
 }

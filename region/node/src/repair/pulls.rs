@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::future::join_all;
+use meridian_failpoint::failpoint;
 use meridian_region_core::repair::Need;
 use meridian_region_core::repair::message::{Ask, Told};
 use meridian_region_core::repair::need::pull;
@@ -59,6 +60,7 @@ impl Pulls {
         self.asked.remove(&place);
         self.next.insert(place, now + ASK_EVERY);
         if let Some(need) = need {
+            failpoint("pull.ask.before");
             // Nobody waits for it here: what it changes is told to the metadata plane.
             drop(node.repairs.table.ask(place, need));
         }
@@ -67,6 +69,7 @@ impl Pulls {
 
 /// Whom to fetch from, if anybody has more.
 async fn find(node: &Node, topology: &Topology, bucket: &Bucket, (id, of): Place) -> Option<Need> {
+    failpoint("pull.find.before");
     let survivors = bucket.targets(node.region()).filter(|region| Some(*region) != bucket.primary);
     let asked = survivors.map(|region| async move {
         let answer = node.peers.ask_about_repair(topology, (region, id), &Ask::Survey { shard: id }).await;

@@ -10,6 +10,8 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use meridian_failpoint::failpoint;
+
 const MAGIC: [u8; 4] = *b"MSV1";
 
 /// Keeps bundles. Blocks on a disk: never called on a runtime's worker.
@@ -64,12 +66,18 @@ impl Vault for Files {
                 File::open(parent)?.sync_all()?;
             }
         }
+        failpoint("vault.put.before");
         let unfinished = self.dir.join(format!("{name}.tmp"));
         let mut file = File::create(&unfinished)?;
         file.write_all(bytes)?;
+        failpoint("vault.put.written");
         file.sync_all()?;
+        failpoint("vault.put.synced");
         fs::rename(&unfinished, self.dir.join(name))?;
-        self.sync_dir()
+        failpoint("vault.put.renamed");
+        self.sync_dir()?;
+        failpoint("vault.put.after");
+        Ok(())
     }
 
     fn read(&self, name: &str) -> io::Result<Vec<u8>> {

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use bytes::Bytes;
 use meridian_consensus::ReadLogError;
+use meridian_failpoint::failpoint;
 use meridian_region_core::repair::Terms;
 use meridian_region_core::repair::message::Pinned;
 use meridian_region_core::salvage::{Head, Lost, Part, is_of_tail, keys_of, lost_rows, outcome};
@@ -81,7 +82,9 @@ impl Node {
             part_bytes: 0,
             gathered: BTreeSet::new(),
         };
+        failpoint("salvage.write.before");
         let head = bundle.write().await?;
+        failpoint("salvage.write.after");
         tracing::warn!(
             region = %self.region(), shard = %head.shard, bucket = %head.bucket, epoch = %head.epoch, winner = %head.winner,
             entries = head.entries, keys = head.keys, bytes = head.bytes, salvage = %id,

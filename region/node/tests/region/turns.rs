@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use meridian_types::*;
 
+use crate::three::*;
 use crate::world::*;
 
 async fn two() -> (tempfile::TempDir, Arc<RegionUnderTest>, RegionUnderTest) {
@@ -161,4 +162,54 @@ async fn giving_up_goes_back_through_both_lanes() {
         assert_eq!(b.value(ASYNC, name, ReadLevel::Eventual).await.as_deref(), Some(value));
     }
     told(&a, &b, ASYNC, all_followed()).await;
+}
+
+/// As the metadata plane puts it on record.
+fn lead(plane: &Plane, epoch: u64, primary: RegionId) {
+    plane.turn(ASYNC, |bucket| (bucket.epoch, bucket.primary) = (Epoch(epoch), Some(primary)));
+}
+
+/// Found by the model of the lanes (`chaos/src/model/lanes.rs`).
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn dur_2_who_has_followed_a_turn_counts_in_no_epoch_behind_it_though_the_turn_be_forgotten() {
+    let three = Three::start().await;
+    let [a, b, c] = &three.regions[..] else { panic!("three regions") };
+    a.plane.turn(ASYNC, |bucket| bucket.regions.push(C));
+    turn(a, ASYNC, Policy::sync(Acks::One));
+    eventually("all have followed", async || {
+        three.carry().await;
+        a.plane.said_by(A, ASYNC).contains(&all_followed())
+    })
+    .await;
+    lead(&a.plane, 3, B);
+    for shard in (0..SHARDS).map(ShardId) {
+        eventually("B has sealed", async || next_frame(b, a, shard, Lane::Sync).await.is_some()).await;
+    }
+    carry_all(b, a).await;
+    lead(&a.plane, 4, A);
+    let write = a.put(ASYNC, "k", "new");
+    tokio::pin!(write);
+    let parked = async {
+        applied(a, ASYNC, "k").await;
+        carry_all(a, c).await;
+        a_moment().await;
+        a.plane.turn(ASYNC, |bucket| bucket.turns = Turns::default());
+        a_moment().await;
+        assert_eq!(c.value(ASYNC, "k", ReadLevel::Eventual).await, None, "it is parked behind B's seal");
+    };
+    tokio::select! {
+        answer = &mut write => panic!("a parked copy counted: {answer:?}"),
+        () = parked => {}
+    }
+    let seal_arrives = async {
+        loop {
+            carry_all(b, c).await;
+            a.clock.advance(100);
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::select! {
+        answer = &mut write => assert_eq!(answer.unwrap().durability, Some(Durability { regions: 2, nodes: 2 })),
+        () = seal_arrives => {}
+    }
 }
