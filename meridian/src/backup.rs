@@ -25,6 +25,7 @@ use serde::{Deserialize, Serialize};
 
 pub mod chain;
 pub mod create;
+pub mod delete;
 pub mod manifest;
 pub mod merge;
 pub mod moment;

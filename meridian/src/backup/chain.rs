@@ -170,10 +170,11 @@ pub fn resting_on<'a>(all: &'a [Manifest], id: &BackupId) -> Vec<&'a BackupId> {
     all.iter().filter(rests).map(|it| &it.id).collect()
 }
 
-/// Backups that none rests on: whoever reads their chains has read all there is.
+/// Backups that none rests on, and those under whose name another one was rested on: whoever reads their chains has read all there is.
 pub fn ends(all: &[Manifest]) -> Vec<&Manifest> {
-    let bases: BTreeSet<&BackupId> = all.iter().filter_map(|it| it.base.as_ref()).map(|base| &base.id).collect();
-    all.iter().filter(|it| !bases.contains(&it.id)).collect()
+    let bases = all.iter().filter_map(|it| it.base.as_ref()).map(|base| (&base.id, base.seal));
+    let bases: BTreeSet<(&BackupId, u32)> = bases.collect();
+    all.iter().filter(|it| !bases.contains(&(&it.id, it.seal()))).collect()
 }
 
 /// The newest backup of a bucket of this cluster, to rest another one on.

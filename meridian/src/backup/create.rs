@@ -13,7 +13,7 @@ use tokio::time::{Instant, sleep};
 
 use super::BackupId;
 use super::chain::Chain;
-use super::manifest::{Kind, PartEntry, ShardEntry, Way};
+use super::manifest::{Kind, Manifest, PartEntry, ShardEntry, Way};
 use super::merge::Difference;
 use super::part::{Packed, Packer};
 use super::place::Place;
@@ -168,6 +168,19 @@ impl Source<'_> {
         pack.parts.push(PartEntry { number, rows, length: bytes.len() as u64, crc32c: crc32c::crc32c(&bytes) });
         self.place.keep_part(self.id, (pack.kind, pack.shard, number), bytes).await
     }
+}
+
+/// Makes what was kept a backup, if what it rests on is still there: somebody may remove that meanwhile (`delete.rs`).
+///
+/// # Errors
+/// When it is not, and then nothing is kept; when the manifest can't be written.
+pub async fn finish(place: &Place, manifest: &Manifest) -> anyhow::Result<()> {
+    place.finish(manifest).await?;
+    if let Err(why) = Chain::of(place, manifest.clone()).await?.whole() {
+        place.remove(&manifest.id).await?;
+        bail!("{} is not kept, for somebody changed {place} while it was made: {why}; repeat it", manifest.id);
+    }
+    Ok(())
 }
 
 /// Whether another attempt may succeed: another node leads the shard, or it ended in the middle.

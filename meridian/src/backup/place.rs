@@ -4,7 +4,8 @@
 //! are there.
 
 use std::fmt;
-use std::path::Path as FilePath;
+use std::io::ErrorKind;
+use std::path::{Path as FilePath, PathBuf};
 
 use anyhow::{Context, bail};
 use bytes::Bytes;
@@ -29,6 +30,8 @@ pub struct Place {
     store: Box<dyn ObjectStore>,
     root: Path,
     text: String,
+    /// Where that is, if it is a directory.
+    dir: Option<PathBuf>,
 }
 
 /// What there is of a backup.
@@ -62,12 +65,13 @@ impl Place {
             std::fs::create_dir_all(dir).with_context(|| format!("cannot create {}", dir.display()))?;
         }
         let store = LocalFileSystem::new_with_prefix(dir).with_context(|| format!("there is no directory {text}"))?;
-        Ok(Place::of(Box::new(store.with_fsync(true)), Path::default(), text))
+        let place = Place::of(Box::new(store.with_fsync(true)), Path::default(), text);
+        Ok(Place { dir: Some(dir.to_owned()), ..place })
     }
 
     /// A place in any store.
     pub fn of(store: Box<dyn ObjectStore>, root: Path, text: &str) -> Place {
-        Place { store, root, text: text.to_owned() }
+        Place { store, root, text: text.to_owned(), dir: None }
     }
 
     /// The ids of what is there, whole or not.
@@ -127,9 +131,25 @@ impl Place {
         let mut paths: Vec<Path> = listed.objects.into_iter().map(|object| object.location).collect();
         paths.sort_by_key(|path| *path != manifest);
         for path in paths {
-            self.store.delete(&path).await.with_context(|| format!("{path} can't be removed from {self}"))?;
+            self.delete(&path).await?;
         }
-        Ok(())
+        // A directory stays behind what was in it, and with it what a write that was cut short had begun.
+        let Some(dir) = &self.dir else { return Ok(()) };
+        let dir = dir.join(id.to_string());
+        match std::fs::remove_dir_all(&dir) {
+            Err(why) if why.kind() != ErrorKind::NotFound => {
+                Err(why).with_context(|| format!("{} can't be removed", dir.display()))
+            }
+            Ok(()) | Err(_) => Ok(()),
+        }
+    }
+
+    /// Takes a backup's manifest away, by which it is one; what was kept stays.
+    ///
+    /// # Errors
+    /// When it can't be removed.
+    pub async fn unfinish(&self, id: &BackupId) -> anyhow::Result<()> {
+        self.delete(&self.path(id, MANIFEST)).await
     }
 
     /// Every backup that is there, of all that is.
@@ -157,6 +177,10 @@ impl Place {
     async fn write(&self, path: &Path, bytes: Bytes) -> anyhow::Result<()> {
         self.store.put(path, bytes.into()).await.with_context(|| format!("{path} can't be written to {self}"))?;
         Ok(())
+    }
+
+    async fn delete(&self, path: &Path) -> anyhow::Result<()> {
+        self.store.delete(path).await.with_context(|| format!("{path} can't be removed from {self}"))
     }
 
     async fn read(&self, path: &Path, bytes_max: u64) -> anyhow::Result<Option<Bytes>> {

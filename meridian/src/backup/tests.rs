@@ -9,6 +9,7 @@ use object_store::{ObjectStore, ObjectStoreExt};
 use proptest::prelude::*;
 
 mod chains;
+mod deletes;
 mod moments;
 
 use super::BackupId;

@@ -12,8 +12,9 @@ use super::exit::Failure;
 use super::moment::{moment, now_ms};
 use super::resync::nodes_of;
 use crate::backup::BackupId;
-use crate::backup::chain::{Chain, LINKS_MAX, ends, newest, resting_on};
-use crate::backup::create::Source;
+use crate::backup::chain::{Chain, LINKS_MAX, ends, newest};
+use crate::backup::create::{Source, finish};
+use crate::backup::delete::{self, obstacle};
 use crate::backup::manifest::{Base, BucketEntry, Manifest};
 use crate::backup::place::{Place, State};
 use crate::backup::verify::verify;
@@ -103,7 +104,7 @@ pub(super) async fn run(command: Command, connection: &Connection, format: Forma
         }
         Command::Verify(which) => verify_all(which, format).await,
         Command::Restore(args) => restore::run(args, connection, format).await,
-        Command::Delete { from, id, dry_run } => delete(&existing(&from)?, id, dry_run).await,
+        Command::Delete { from, id, dry_run } => remove(&existing(&from)?, &id, dry_run).await,
     }
 }
 
@@ -119,11 +120,16 @@ async fn create(args: CreateArgs, client: &Client, format: Format) -> anyhow::Re
             Failure::invalid(format!("there is no bucket `{name}`: `meridian bucket list` shows what there is"))
         })
     };
+    if let (Some(id), 2..) = (&args.since, args.buckets.len()) {
+        return Err(Failure::invalid(format!("{id} is of one bucket: name that one, or use --incremental")).into());
+    }
     let buckets: Vec<_> = match args.all {
         true => topology.buckets.values().collect(),
         false => args.buckets.iter().map(named).collect::<Result<_, _>>()?,
     };
-    let (mut created, all) = (Vec::new(), place.manifests().await?);
+    // Nothing but one that rests on another needs to know what there is.
+    let all = if args.incremental { place.manifests().await? } else { Vec::new() };
+    let mut created = Vec::new();
     for bucket in buckets {
         created.push(back_up(&args, (client, &topology), bucket, (&place, &all)).await?);
     }
@@ -167,7 +173,7 @@ async fn back_up(
         base: base.map(|base| Base { id: base.last().id.clone(), seal: base.last().seal() }),
         shards,
     };
-    place.finish(&manifest).await?;
+    finish(place, &manifest).await?;
     tell_why(&manifest);
     Ok(manifest)
 }
@@ -228,25 +234,13 @@ fn tell_why(manifest: &Manifest) {
 }
 
 /// Removes a backup, unless others would be nothing without it.
-async fn delete(place: &Place, id: BackupId, dry_run: bool) -> anyhow::Result<()> {
-    let all = place.manifests().await?;
-    let above = resting_on(&all, &id);
-    if !above.is_empty() {
-        let above: Vec<String> = above.into_iter().map(ToString::to_string).collect();
+async fn remove(place: &Place, id: &BackupId, dry_run: bool) -> anyhow::Result<()> {
+    let obstacle = if dry_run { obstacle(place, id).await? } else { delete::remove(place, id).await? };
+    if let Some(why) = obstacle {
         return Err(Failure::invalid(format!(
-            "{} rest on {id} and can't be restored without it: delete them first",
-            above.join(", ")
+            "{id} is not removed: {why}; `meridian backup list --from {place}` shows what there is"
         ))
         .into());
-    }
-    if !place.ids().await?.contains(&id) {
-        return Err(Failure::invalid(format!(
-            "there is no {id} at {place}: `meridian backup list --from {place}` shows what there is"
-        ))
-        .into());
-    }
-    if !dry_run {
-        place.remove(&id).await?;
     }
     note(&format!("{id} {} removed from {place}", if dry_run { "would be" } else { "is" }));
     Ok(())

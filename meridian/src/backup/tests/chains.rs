@@ -9,7 +9,7 @@ use crate::backup::chain::{Broken, ends, newest, resting_on};
 use crate::backup::merge::Difference;
 
 /// Per shard, what there is.
-type Model = Vec<BTreeMap<Bytes, Bytes>>;
+pub(super) type Model = Vec<BTreeMap<Bytes, Bytes>>;
 
 /// A link: whether it rests on the one before, and what changed: keys with a value, or gone.
 type Step = (bool, Vec<(u8, Option<u8>)>);
@@ -24,7 +24,7 @@ pub(super) fn named(nth: usize) -> BackupId {
 }
 
 /// Keeps what a model has, as `create` does: what differs from the base, or all of it.
-async fn back_up(place: &Place, id: &BackupId, base: Option<&Chain>, model: &Model) -> Manifest {
+pub(super) async fn back_up(place: &Place, id: &BackupId, base: Option<&Chain>, model: &Model) -> Manifest {
     let mut shards = Vec::new();
     for (shard, rows) in model.iter().enumerate() {
         let (shard, mut contents, mut kept) = (ShardId(shard as u16), Contents::default(), Vec::new());
@@ -154,6 +154,12 @@ async fn what_rests_on_a_backup_that_is_missing_or_another_says_so() {
     assert_eq!(broken().await, None);
     back_up(&place, &named(0), None, &vec![BTreeMap::new(); usize::from(SHARDS)]).await;
     assert_eq!(broken().await, Some(Broken::Another(named(0))));
+    let now = place.manifests().await.unwrap();
+    assert_eq!(
+        ends(&now).iter().map(|end| &end.id).collect::<Vec<_>>(),
+        [&named(0), &named(2)],
+        "it is looked at, too"
+    );
     place.remove(&named(1)).await.unwrap();
     assert_eq!(broken().await, Some(Broken::Missing(named(1))));
     assert_eq!(place.manifests().await.unwrap().len(), 2);

@@ -136,7 +136,6 @@ impl Node {
         if after >= stream.cut.applied {
             return Ok((Vec::new(), after));
         }
-        stream.kept.used_ms.store(self.clock.monotonic_ms(), Ordering::Relaxed);
         let again = || Refusal::new(RefusalKind::Retry, "the log was purged while it was read: begin it again");
         let slice = self.slice(&stream.cut, after).await?.map_err(|Trimmed| again())?;
         let reached = slice.reached;
@@ -167,6 +166,7 @@ impl Node {
 
     /// What entries are to the backup, by what the cut's state says of them.
     async fn looks(&self, kept: &Arc<Kept>, cut: &BackupCut, slice: LogSlice) -> Result<Vec<(Lsn, Look)>, Refusal> {
+        kept.used_ms.store(self.clock.monotonic_ms(), Ordering::Relaxed);
         let (kept, region) = (Arc::clone(kept), cut.region);
         let _turn = self.backups.pages.acquire().await.map_err(|_| ended())?;
         let looked = self.blocking.run(move || {
