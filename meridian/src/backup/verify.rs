@@ -11,7 +11,7 @@ use super::BackupId;
 use super::chain::{Chain, input};
 use super::manifest::{Kind, Manifest, PartEntry, ShardEntry, Way};
 use super::merge::Merge;
-use super::moment;
+use super::moment::{self, Link};
 use super::part::unpack;
 use super::place::{Place, part_name};
 
@@ -73,26 +73,21 @@ pub async fn rows_of(
 pub async fn verify(place: &Place, chain: &Chain, done: &(dyn Fn(u64) + Sync)) -> Vec<Fault> {
     let mut faults = Vec::new();
     for shard in 0..chain.last().shards.len() {
-        let links: Vec<(&Manifest, &ShardEntry)> =
+        let links: Vec<Link<'_>> =
             chain.links().iter().filter_map(|link| Some((link, link.shards.get(shard)?))).collect();
         // Each of these can be had without the one before.
         for links in links.chunk_by(|_, (_, next)| next.way != Way::Whole) {
             let found = verify_links(place, links, done).await;
             let is_good = found.is_empty() && links.first().is_some_and(|(_, entry)| entry.way == Way::Whole);
             faults.extend(found);
-            faults.extend(verify_logs(place, chain, links, (is_good, done)).await);
+            faults.extend(verify_logs(place, links, (is_good, done)).await);
         }
     }
     faults
 }
 
 /// The rest of what they have of the shard: that it is there, and that the log, told again, comes to the digest as well.
-async fn verify_logs(
-    place: &Place,
-    chain: &Chain,
-    links: &[(&Manifest, &ShardEntry)],
-    (is_good, done): (bool, &(dyn Fn(u64) + Sync)),
-) -> Vec<Fault> {
+async fn verify_logs(place: &Place, links: &[Link<'_>], (is_good, done): (bool, &(dyn Fn(u64) + Sync))) -> Vec<Fault> {
     let mut faults = Vec::new();
     for (manifest, entry) in links {
         for (kind, part) in entry.files().filter(|(kind, _)| *kind != Kind::Rows) {
@@ -103,15 +98,11 @@ async fn verify_logs(
     if !is_good || !faults.is_empty() {
         return faults;
     }
-    for (manifest, entry) in links.iter().filter(|(_, entry)| !entry.log.is_empty()) {
-        let at = chain.links().iter().position(|link| link.id == manifest.id).unwrap_or_default();
-        faults.extend(moment::told(place, chain, (entry.shard, at), None).await.err());
-    }
-    faults
+    moment::retold(place, links).await
 }
 
 /// Of one shard, links of which each rests on the one before: what each of them comes to is added up in one pass.
-async fn verify_links(place: &Place, links: &[(&Manifest, &ShardEntry)], done: &(dyn Fn(u64) + Sync)) -> Vec<Fault> {
+async fn verify_links(place: &Place, links: &[Link<'_>], done: &(dyn Fn(u64) + Sync)) -> Vec<Fault> {
     let mut rows = Merge::new(links.iter().map(|link| input(place, *link, done)).collect());
     let (mut sums, mut faults) = (vec![Contents::default(); links.len()], Vec::new());
     loop {
@@ -147,7 +138,7 @@ async fn verify_links(place: &Place, links: &[(&Manifest, &ShardEntry)], done: &
     faults
 }
 
-fn fault((manifest, entry): (&Manifest, &ShardEntry), what: String) -> Fault {
+fn fault((manifest, entry): Link<'_>, what: String) -> Fault {
     Fault { backup: manifest.id.clone(), shard: entry.shard, part: None, what }
 }
 

@@ -124,16 +124,45 @@ proptest! {
             assert_eq!(faults(&place, last.clone()).await, []);
             let chain = whole(&place, &last).await;
             let at_ms = begun_ms + at % (world.now_ms - begun_ms + 1);
-            let picks = chain.picks(at_ms).unwrap();
-            let mut merge = chain.rows_at(&place, (0, picks[0], at_ms), &|_| ()).await.unwrap();
-            let mut rows = BTreeMap::new();
-            while let Some(row) = merge.next().await.unwrap() {
-                rows.insert(row.key, row.record);
-            }
-            assert_eq!(rows, world.then(at_ms));
+            assert_eq!(rows_at(&place, &chain, at_ms).await, world.then(at_ms));
             assert_eq!(chain.picks(world.now_ms + 1), Err((0, Gap::After)));
         });
     }
+}
+
+/// Two links, of which the second one keeps the log.
+async fn example(place: &Place) -> World {
+    let mut world = World::new();
+    world.act((1, 1, 1, Some(1)));
+    let base = world.back_up(place, &named(0), None).await;
+    for act in [(1, 1, 2, Some(2)), (1, 2, 3, Some(3)), (1, 1, 4, None)] {
+        world.act(act);
+    }
+    world.back_up(place, &named(1), Some((&base, Way::Log))).await;
+    world
+}
+
+/// Written by the first release that had such: it stays readable for good, with its moments.
+#[tokio::test]
+async fn a_backup_of_version_2_is_read() {
+    let place = Place::open(concat!(env!("CARGO_MANIFEST_DIR"), "/testdata/backup-2"), false).unwrap();
+    let State::Whole(manifest) = place.state(&named(1)).await.unwrap() else { panic!("its manifest is read") };
+    assert_eq!(faults(&place, manifest.as_ref().clone()).await, []);
+    let (chain, world) = (whole(&place, &manifest).await, example(&self::place(&Arc::new(InMemory::new()))).await);
+    for at_ms in 11..=14 {
+        assert_eq!(rows_at(&place, &chain, at_ms).await, world.then(at_ms), "at {at_ms}");
+    }
+}
+
+/// What comes of a chain of one shard.
+async fn rows_at(place: &Place, chain: &Chain, at_ms: u64) -> BTreeMap<Bytes, Bytes> {
+    let picks = chain.picks(at_ms).unwrap();
+    let mut merge = chain.rows_at(place, (0, picks[0], at_ms), &|_| ()).await.unwrap();
+    let mut rows = BTreeMap::new();
+    while let Some(row) = merge.next().await.unwrap() {
+        rows.insert(row.key, row.record);
+    }
+    rows
 }
 
 #[tokio::test]
@@ -149,9 +178,11 @@ async fn a_log_that_does_not_come_to_its_digest_is_found() {
     let entry = BackupRow { key: 2u64.to_be_bytes().to_vec().into(), record: world.log[1].1.clone() };
     last.shards[0].log = pack(&place, &named(1), (Kind::Log, SHARD), &[entry]).await;
     place.finish(&last).await.unwrap();
-    let found = faults(&place, last).await;
-    assert_eq!(found.len(), 1, "{found:?}");
-    assert!(found[0].what.contains("told again"), "{found:?}");
+    world.act((1, 2, 4, None));
+    let next = world.back_up(&place, &named(2), Some((&last, Way::Log))).await;
+    let found = faults(&place, next).await;
+    assert_eq!(found.len(), 1, "what follows on it is right again: {found:?}");
+    assert!(found[0].backup == named(1) && found[0].what.contains("told again"), "{found:?}");
 }
 
 #[test]
