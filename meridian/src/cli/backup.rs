@@ -77,7 +77,8 @@ pub(super) struct CreateArgs {
     #[arg(long, value_name = "BACKUP", conflicts_with_all = ["incremental", "all"])]
     since: Option<BackupId>,
     /// The region that is read [default: the primary; of an active-active bucket, the first that holds it].
-    #[arg(long = "in", value_name = "REGION")]
+    // Not the region to connect to, which every command has.
+    #[arg(id = "in", long = "in", value_name = "REGION")]
     region: Option<RegionName>,
     /// Shards read at a time.
     #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u8).range(1..=16))]
