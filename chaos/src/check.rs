@@ -29,6 +29,7 @@ mod lists;
 mod live;
 mod lost;
 mod members;
+mod nodes;
 mod once;
 mod order;
 mod policies;
@@ -51,6 +52,7 @@ use std::fmt;
 pub use dropped::Remnant;
 pub use evidence::{Assumption, Evidence, Final, Known, Limits, Salvaged, Setup};
 pub use forks::{Failover, Forks, Undone};
+pub use nodes::{Held, are_equal};
 pub use policies::Policies;
 
 /// A promise that was not kept.
@@ -134,6 +136,7 @@ checkers! {
     epochs: "FEN-1";
     revival: "CON-5", rests on ClockAhead Disks;
     converge: "CON-4", rests on ClockAhead Disks;
+    nodes: "DUR-1", rests on Disks;
     dropped: "RES-1", rests on ClockAhead Disks;
     bounds: "RES-1";
     live: "LIVE", rests on ClockAhead Disks;

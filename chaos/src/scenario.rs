@@ -7,6 +7,7 @@
 //! name = "a primary that is cut off for longer than its lease"
 //! seconds = 40           # clients work for so long; the last third of it on a planet that is whole
 //! regions = 3
+//! nodes = 1              # of each region
 //! shards = 2
 //!
 //! [[buckets]]
@@ -42,9 +43,13 @@ pub struct Scenario {
     pub seed: Option<u64>,
     /// How long clients work. Whatever is still broken after two thirds of it is healed then.
     pub seconds: u64,
-    /// How many regions, with a node each.
+    /// How many regions.
     #[serde(default = "regions")]
     pub regions: usize,
+    /// How many nodes each of them has: 1, 3 or 5. Those numbered from 0 are the first nodes of the regions, then come all second ones, and
+    /// so on: of three regions of three, 1, 4 and 7 are in the second one.
+    #[serde(default = "nodes", skip_serializing_if = "is_usual_nodes")]
+    pub nodes: usize,
     /// Shards per region.
     #[serde(default = "shards")]
     pub shards: u16,
@@ -179,6 +184,14 @@ fn regions() -> usize {
     3
 }
 
+fn nodes() -> usize {
+    1
+}
+
+fn is_usual_nodes(nodes: &usize) -> bool {
+    *nodes == self::nodes()
+}
+
 fn shards() -> u16 {
     2
 }
@@ -288,6 +301,12 @@ impl Scenario {
         if !(2..=PLACES.len()).contains(&self.regions) {
             return invalid("regions", format!("use 2 to {}", PLACES.len()));
         }
+        if ![1, 3, 5].contains(&self.nodes) {
+            return invalid("nodes", "a region has 1, 3 or 5".to_owned());
+        }
+        if let Some(why) = self.faults.iter().find_map(|planned| self.misses(&planned.what)) {
+            return invalid("faults", why);
+        }
         if self.shards == 0 {
             return invalid("shards", "there is at least one".to_owned());
         }
@@ -323,6 +342,16 @@ impl Scenario {
         Ok(())
     }
 
+    /// Why a fault can't strike this planet, if it can't.
+    fn misses(&self, fault: &Fault) -> Option<String> {
+        let nodes = self.regions * self.nodes;
+        if let Some(node) = fault.nodes().into_iter().find(|node| *node >= nodes) {
+            return Some(format!("there is no node {node}: they are numbered from 0 to {}", nodes - 1));
+        }
+        let alone = self.nodes == 1 && matches!(fault, Fault::LoseNode { .. });
+        alone.then(|| "a region of one node can't lose it for good: give it `nodes = 3`".to_owned())
+    }
+
     /// The planet it plays on.
     ///
     /// # Errors
@@ -354,6 +383,7 @@ impl Scenario {
         let buckets = self.buckets.iter().map(bucket).collect();
         Ok(Setup {
             regions,
+            nodes: self.nodes,
             shards: self.shards,
             buckets,
             wall_skew_ms: self.wall_skew_ms,
@@ -419,6 +449,32 @@ mod tests {
         };
         let (with_primary, active) = (changes(false), changes(true));
         assert!((60..180).contains(&with_primary) && (25..120).contains(&active), "{with_primary}, {active}");
+    }
+
+    #[test]
+    fn regions_have_several_nodes_in_a_seventh_of_the_drawn_scenarios_and_none_of_the_first_ones_is_lost() {
+        let drawn: Vec<Scenario> = (0..500).map(|seed| Scenario::drawn(seed, 60)).filter(|it| it.nodes > 1).collect();
+        assert!((45..100).contains(&drawn.len()), "{}", drawn.len());
+        let calm = drawn.iter().filter(|it| it.faults.is_empty()).count();
+        assert!(calm > 0 && calm < drawn.len() / 4, "{calm}");
+        let lost = |it: &Scenario, planned: &Planned| match planned.what {
+            Fault::LoseNode { node } => Some(node >= it.regions),
+            _ => None,
+        };
+        let lost: Vec<bool> = drawn.iter().flat_map(|it| it.faults.iter().filter_map(move |at| lost(it, at))).collect();
+        assert!(!lost.is_empty() && lost.iter().all(|second| *second), "those vote in the metadata plane");
+    }
+
+    #[test]
+    fn what_can_not_strike_a_planet_is_refused() {
+        let text = |nodes: usize, what: &str| {
+            format!("name = 'x'\nseconds = 30\nnodes = {nodes}\nbuckets = []\n[[faults]]\nat_ms = 1\nwhat = {what}\n")
+        };
+        let judge = |text: String| toml::from_str::<Scenario>(&text).unwrap().validate().map_err(|why| why.to_string());
+        assert_eq!(judge(text(3, "{ kind = 'lose-node', node = 8 }")), Ok(()));
+        assert!(judge(text(3, "{ kind = 'lose-node', node = 9 }")).unwrap_err().contains("0 to 8"));
+        assert!(judge(text(1, "{ kind = 'lose-node', node = 2 }")).unwrap_err().contains("nodes = 3"));
+        assert!(judge(text(2, "{ kind = 'lose-node', node = 2 }")).unwrap_err().contains("1, 3 or 5"));
     }
 
     #[test]

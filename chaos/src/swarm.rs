@@ -21,8 +21,8 @@ use crate::scenario::{BucketPlan, Planned, Scenario};
 use crate::target::Target;
 use crate::trace::Trace;
 use crate::workload::{Options, Plan, Workload, brief};
-use crate::world::Planet;
 use crate::world::executor::join_in_order;
+use crate::world::{Met, Planet};
 
 /// How long the last look waits for all regions to agree.
 const PATIENCE: Duration = Duration::from_secs(40);
@@ -40,6 +40,8 @@ pub struct Outcome {
     pub messages: u64,
     /// What broke how often.
     pub hits: BTreeMap<&'static str, u64>,
+    /// Which faults met which steps of what is done to buckets, how often.
+    pub met: Met,
     /// How it failed, if it did.
     pub failure: Option<Failure>,
     /// Everything that was seen.
@@ -124,6 +126,7 @@ pub fn play(seed: u64, scenario: &Scenario) -> Outcome {
         operations: 0,
         messages: 0,
         hits: BTreeMap::new(),
+        met: Met::new(),
         failure: Some(failure),
         trace: Trace::default(),
     };
@@ -141,6 +144,7 @@ async fn run(seed: u64, scenario: &Scenario, planet: &Planet) -> Outcome {
         operations,
         messages: planet.messages(),
         hits: planet.hits(),
+        met: planet.met(),
         failure,
         trace: planet.trace().clone(),
     };
@@ -163,8 +167,13 @@ async fn run(seed: u64, scenario: &Scenario, planet: &Planet) -> Outcome {
     };
     let (healed_us, _) = join(broken, join(plan.drive(planet, &history), expire(seed, scenario, planet))).await;
     fill(planet, scenario.buckets.len(), healed_us).await;
+    if scenario.nodes > 1 {
+        // Who follows a leader hears of what is committed with its next heartbeat.
+        sleep(Duration::from_secs(1)).await;
+    }
     let finals = plan.of(&planet.buckets()).last_look(planet, &history, PATIENCE).await;
     let remnants = left_behind(planet, healed_us).await;
+    let held = held(planet, healed_us).await;
     // A node that finds damage refuses to go on, and says so (DUR-3).
     let says_so = |why: &str| ["damaged", "wrong checksum"].iter().any(|word| why.contains(word));
     let refuses = |why: &str| planet.violated().contains(&check::Assumption::Disks) && says_so(why);
@@ -182,7 +191,7 @@ async fn run(seed: u64, scenario: &Scenario, planet: &Planet) -> Outcome {
         violated: planet.violated(),
     };
     let evidence = Evidence::new(setup, operations, Some(planet.trace().records()), finals, Some(healed_us));
-    let evidence = evidence.with_salvage(planet.salvages().await).with_remnants(remnants);
+    let evidence = evidence.with_salvage(planet.salvages().await).with_remnants(remnants).with_held(held);
     let verdict = check::all(&evidence);
     let broken = verdict.violations.iter().map(|violation| (violation.checker, violation.to_string()));
     let failure = (!verdict.is_clean()).then(|| Failure::Broken(broken.collect()));
@@ -212,6 +221,17 @@ async fn left_behind(planet: &Planet, healed_us: u64) -> Vec<Remnant> {
         }
         if planet.now_us() > until_us || remnants.iter().all(|it| it.keys == 0) {
             return remnants;
+        }
+        sleep(Duration::from_millis(250)).await;
+    }
+}
+
+/// What every node has, once those of a region have had the time to become equal.
+async fn held(planet: &Planet, healed_us: u64) -> Vec<check::Held> {
+    loop {
+        let held = planet.held();
+        if planet.now_us() > healed_us + 2 * Limits::default().recovery_us || check::are_equal(&held) {
+            return held;
         }
         sleep(Duration::from_millis(250)).await;
     }

@@ -60,6 +60,14 @@ impl Book {
             parked.values_mut().for_each(|it| it.freed = it.freed.filter(|lsn| *lsn <= applied));
         }
     }
+
+    /// A replica goes on from another's state of some time ago.
+    fn take_over(&mut self, place: (Replica, ShardId), from: (Replica, ShardId), applied: Lsn) {
+        let (reached, parked) = (self.reached.get(&from).cloned(), self.parked.get(&from).cloned());
+        self.reached.insert(place, reached.unwrap_or_default());
+        self.parked.insert(place, parked.unwrap_or_default());
+        self.rewind(place, applied);
+    }
 }
 
 /// An entry that waits for a seal, or did.
@@ -86,8 +94,12 @@ impl Trace {
     pub fn record(&self, at_us: u64, fact: Fact) {
         let record = Record { at_us, fact };
         let mut book = self.book();
-        if let Fact::Restarted { replica, shard, applied } = &record.fact {
-            book.rewind((*replica, *shard), *applied);
+        match &record.fact {
+            Fact::Restarted { replica, shard, applied } => book.rewind((*replica, *shard), *applied),
+            Fact::Installed { replica, shard, from, applied } => {
+                book.take_over((*replica, *shard), (*from, *shard), *applied);
+            }
+            _ => {}
         }
         record.hash(&mut book.hash);
         if !book.blind {

@@ -23,6 +23,7 @@ pub mod round;
 pub mod runner;
 mod shell;
 pub mod tools;
+mod undone;
 pub mod weather;
 
 pub use arguments::Arguments;

@@ -3,7 +3,7 @@
 //!
 //! ```text
 //!  workloads ── Target ──► planet ── network ──► life: region/node Service + Handle (real)
-//!                                                  ├─ group    consensus, simulated, over disk
+//!                                                  ├─ group    consensus: a small Raft per shard, over disk and network
 //!                                                  ├─ engine   state engine, simulated
 //!                                                  ├─ metadata ClusterState, LeaseTable, LeaseHolder (real) over a small Raft
 //!                                                  └─ replication Shipper, Receiver (real) over streams
@@ -21,6 +21,7 @@ mod engine;
 pub(crate) mod executor;
 pub mod fault;
 mod group;
+mod met;
 mod metadata;
 mod network;
 mod node;
@@ -35,6 +36,7 @@ pub use clock::EPOCH_MS;
 pub use dice::Dice;
 pub use disk::{Keep, Manner};
 pub use fault::{Fault, Loss};
+pub use met::{Met, STEPS};
 pub use network::{Location, Place, Weather};
 pub(crate) use planet::{PURGE_ENTRIES, RETENTION_BYTES};
 pub use planet::{Planet, Setup};

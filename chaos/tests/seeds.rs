@@ -45,6 +45,9 @@ const COMES_OF_IT: [&str; 15] = [
     "forced failover done",
 ];
 
+/// A successor pulls for a round trip, in a few worlds of a hundred: what so many seeds don't bring together.
+const RARE: [(&str, &str); 3] = [("pulling", "slow, stopped"), ("pulling", "clock"), ("pulling", "metadata")];
+
 fn jobs() -> usize {
     available_parallelism().map_or(1, usize::from)
 }
@@ -61,6 +64,7 @@ fn mixed_scenarios_from_seeds_keep_every_promise() {
         twice: false,
         minimise: true,
         calm: false,
+        several: false,
     };
     let mut said = Vec::new();
     let summary = swarm.run(&mut said).unwrap();
@@ -71,6 +75,10 @@ fn mixed_scenarios_from_seeds_keep_every_promise() {
     let expected = Fault::KINDS.iter().chain(&COMES_OF_IT);
     let missed: Vec<_> = expected.filter(|it| !summary.hits.contains_key(*it)).collect();
     assert!(seeds < EVERYTHING || missed.is_empty(), "never: {missed:?}; {:?}", summary.hits);
+    // Nor does a step at which nothing ever breaks.
+    let mut never = summary.never_met();
+    never.retain(|meeting| !RARE.contains(meeting));
+    assert!(seeds < EVERYTHING || never.is_empty(), "never met: {never:?}\n{}", summary.coverage());
 }
 
 #[test]
@@ -84,6 +92,7 @@ fn one_seed_is_one_trace() {
         twice: true,
         minimise: true,
         calm: false,
+        several: false,
     };
     let mut said = Vec::new();
     let summary = swarm.run(&mut said).unwrap();

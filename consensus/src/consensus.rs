@@ -24,6 +24,7 @@ use crate::log::{GroupHandle, Log};
 use crate::machine::StateMachine;
 use crate::options::Options;
 use crate::poison::{Poison, chain};
+use crate::pulse;
 use crate::raft::machine::{Desk, Machine, Progress};
 use crate::raft::mark::Position;
 use crate::raft::seat::{Back, Seat};
@@ -344,6 +345,8 @@ impl Node {
                 silent.raft.runtime_config().elect(true);
             });
         }
+        inner.raft.runtime_config().heartbeat(false);
+        engine.leave(pulse::beat(Arc::downgrade(&inner), Duration::from_millis(pace.heartbeat_ms)));
         self.groups().insert(group, Arc::clone(&inner));
         Ok(inner)
     }
@@ -352,7 +355,8 @@ impl Node {
         let pace = self.options.pace(group);
         let config = Config {
             cluster_name: group.to_string(),
-            heartbeat_interval: pace.heartbeat_ms,
+            // How long an answer to a heartbeat counts. When heartbeats are sent is the pulse's.
+            heartbeat_interval: pace.answer_ms(),
             election_timeout_min: pace.election_ms_min,
             election_timeout_max: pace.election_ms_max,
             snapshot_policy: SnapshotPolicy::Never,

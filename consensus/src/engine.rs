@@ -60,6 +60,11 @@ impl Engine {
         self.handle.spawn(future).await.ok()
     }
 
+    /// Leaves something running there, until it or the thread ends.
+    pub(crate) fn leave(&self, future: impl Future<Output = ()> + Send + 'static) {
+        drop(self.handle.spawn(future));
+    }
+
     /// Ends the thread. Blocks until it has.
     pub(crate) fn close(&self) {
         drop(self.stop.lock().unwrap_or_else(PoisonError::into_inner).take());

@@ -19,6 +19,7 @@ mod members;
 pub mod offline;
 mod options;
 mod poison;
+mod pulse;
 mod raft;
 mod stall;
 mod stopwatch;

@@ -88,6 +88,12 @@ impl Pace {
         Duration::from_millis(self.heartbeat_ms * 3)
     }
 
+    /// How long an answer to a heartbeat counts, in milliseconds: for as long as followers would still wait for the next one. A leader
+    /// that nobody answered in time takes no writes.
+    pub(crate) fn answer_ms(self) -> u64 {
+        self.election_ms_min * 3 / 4
+    }
+
     /// The silence of a node that has just restarted; see [`Pace::read_lease`].
     pub(crate) fn silence(self) -> Duration {
         self.read_lease().mul_f64(1.05)
@@ -102,8 +108,8 @@ impl Pace {
     /// Priorities, not chance: between two regions 80 ms apart a pre-vote and a vote take 120 ms, and of two voters that draw from half a
     /// second two fifths get into each other's way, and again at the next attempt. Elections of 5.6 s were seen, with four collisions.
     ///
-    /// A heartbeat that is not answered within one interval counts as lost: strong reads then ask a quorum each, and leadership is
-    /// not handed over. Leases don't rest on it ([`crate::Group::confirm_leadership`]).
+    /// A heartbeat that is not answered within three quarters of the least election timeout counts as lost: strong reads then ask a quorum
+    /// each, writes are refused, and leadership is not handed over. Leases don't rest on it ([`crate::Group::confirm_leadership`]).
     pub fn between_regions(priority: usize) -> Pace {
         let election_ms_min = 850 + PRIORITY_STEP_MS * priority.min(PRIORITY_MAX) as u64;
         Pace { heartbeat_ms: 230, election_ms_min, election_ms_max: election_ms_min + 50 }

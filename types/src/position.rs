@@ -128,6 +128,9 @@ pub struct Head {
     pub lsn: Lsn,
     /// Every later entry of this region has a greater timestamp.
     pub closed: Hlc,
+    /// How often this node came to lead the shard: what was concluded under another one may be wrong, for a leader that was deposed and
+    /// doesn't know concludes from an old log.
+    pub tenure: u64,
 }
 
 /// For one (bucket, shard): the highest LSN applied from each region that wrote to it.

@@ -13,6 +13,7 @@ use super::dropped::Remnant;
 use super::forks::Forks;
 use super::kinds::Kinds;
 use super::members::Members;
+use super::nodes::Held;
 use super::policies::Policies;
 use crate::history::{Operation, Told};
 use crate::trace::{Fact, Record, Verdict};
@@ -112,6 +113,8 @@ pub struct Evidence {
     pub salvage: Option<Vec<Salvaged>>,
     /// What regions that hold a bucket no more had of it in the end.
     pub remnants: Vec<Remnant>,
+    /// What each node had in the end; empty when nobody looked.
+    pub held: Vec<Held>,
     /// What truly happened, if somebody could see it.
     pub records: Option<Vec<Record>>,
     /// What every region held in the end; empty when the run ended without looking.
@@ -169,6 +172,7 @@ impl Evidence {
             kinds,
             salvage: None,
             remnants: Vec::new(),
+            held: Vec::new(),
             records,
             finals,
             healed_us,
@@ -186,6 +190,12 @@ impl Evidence {
     #[must_use]
     pub fn with_remnants(self, remnants: Vec<Remnant>) -> Evidence {
         Evidence { remnants, ..self }
+    }
+
+    /// With what each node had.
+    #[must_use]
+    pub fn with_held(self, held: Vec<Held>) -> Evidence {
+        Evidence { held, ..self }
     }
 
     /// The bucket of that name.

@@ -17,7 +17,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use meridian_types::entry::Kind;
 use meridian_types::{BucketId, Epoch, Loss, Lsn, PlanId, Positions, RegionId, RequestId, ShardId, Version};
 
-use crate::trace::{Entry, Fact, Fork, Record, Replacing, Verdict};
+use crate::trace::{Entry, Fact, Fork, Record, Replacing, Replica, Verdict};
 
 /// A primary that was given up for lost; or a region, where every region writes.
 #[derive(Clone, Debug)]
@@ -253,34 +253,66 @@ fn counts(entry: &Entry) -> bool {
 
 /// Up to where a region had applied the logs of a bucket's regions by some time.
 fn held(records: &[Record], bucket: BucketId, region: RegionId, until_us: u64) -> HashMap<(ShardId, RegionId), Lsn> {
-    let mut held = HashMap::new();
+    let mut held: HashMap<ShardId, Held> = HashMap::new();
     for record in records.iter().take_while(|record| record.at_us <= until_us) {
         match &record.fact {
             Fact::Applied { replica, shard, entry }
                 if (replica.region, entry.bucket) == (region, bucket) && counts(entry) =>
             {
-                held.insert((*shard, entry.origin), entry.source_lsn);
+                let held = held.entry(*shard).or_default();
+                if held.comes(*replica, entry.lsn) {
+                    held.positions.insert(entry.origin, entry.source_lsn);
+                }
             }
-            Fact::Repaired { replica, shard, bucket: of, positions, .. }
+            Fact::Repaired { replica, shard, bucket: of, lsn, positions, .. }
                 if (replica.region, *of) == (region, bucket) =>
             {
-                held.retain(|(at, _), _| at != shard);
-                held.extend(positions.iter().map(|(origin, lsn)| ((*shard, *origin), *lsn)));
+                let held = held.entry(*shard).or_default();
+                if held.comes(*replica, *lsn) {
+                    held.positions = positions.iter().copied().collect();
+                }
             }
             _ => {}
         }
     }
-    held
+    let all = held
+        .into_iter()
+        .flat_map(|(shard, held)| held.positions.into_iter().map(move |(origin, lsn)| ((shard, origin), lsn)));
+    all.collect()
+}
+
+/// What a region had of a bucket in a shard: of its nodes the one that is furthest counts, the others come behind it.
+#[derive(Default)]
+struct Held {
+    positions: HashMap<RegionId, Lsn>,
+    furthest: Option<(Replica, Lsn)>,
+}
+
+impl Held {
+    /// Whether something at that position of the region's own log is news: another node may have told it. One that has told most tells
+    /// again what it applies again after a restart.
+    fn comes(&mut self, replica: Replica, lsn: Lsn) -> bool {
+        let is_news = self.furthest.is_none_or(|(who, at)| who == replica || lsn > at);
+        if is_news {
+            self.furthest = Some((replica, lsn));
+        }
+        is_news
+    }
 }
 
 fn taken(records: &[Record]) -> Vec<Taken> {
+    // Other nodes of the region tell of it later.
+    let mut told: HashMap<(RegionId, BucketId, ShardId, Lsn), Replica> = HashMap::new();
     let of = |record: &Record| match &record.fact {
-        Fact::Repaired { replica, shard, bucket, positions, .. } => Some(Taken {
-            at_us: record.at_us,
-            region: replica.region,
-            place: (*bucket, *shard),
-            positions: positions.clone(),
-        }),
+        Fact::Repaired { replica, shard, bucket, lsn, positions, .. } => {
+            let first = *told.entry((replica.region, *bucket, *shard, *lsn)).or_insert(*replica);
+            (first == *replica).then(|| Taken {
+                at_us: record.at_us,
+                region: replica.region,
+                place: (*bucket, *shard),
+                positions: positions.clone(),
+            })
+        }
         _ => None,
     };
     records.iter().filter_map(of).collect()

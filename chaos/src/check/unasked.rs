@@ -51,10 +51,20 @@ fn described(failover: &Failover) -> String {
     format!("it began at {} and {end}", show::seconds(failover.begun_us))
 }
 
+/// Every node that was ever heard of.
+fn nodes(records: &[Record]) -> BTreeSet<(RegionId, NodeId)> {
+    let of = |record: &Record| match &record.fact {
+        Fact::LeaseBelieved { replica, .. } => Some((replica.region, replica.node)),
+        _ => None,
+    };
+    records.iter().filter_map(of).collect()
+}
+
 /// When a region was down and nothing else was broken.
 fn alone(records: &[Record], region: RegionId) -> Vec<(u64, u64)> {
     let mut broken: BTreeMap<&str, usize> = BTreeMap::new();
     let mut down: BTreeSet<(RegionId, NodeId)> = BTreeSet::new();
+    let all = nodes(records);
     let (mut stretches, mut since_us): (Vec<(u64, u64)>, Option<u64>) = (Vec::new(), None);
     for record in records {
         match &record.fact {
@@ -69,9 +79,9 @@ fn alone(records: &[Record], region: RegionId) -> Vec<(u64, u64)> {
             Fact::Restarted { replica, .. } => drop(down.remove(&(replica.region, replica.node))),
             _ => continue,
         }
-        let is_down = |of: RegionId| down.iter().any(|(it, _)| *it == of);
-        let is_alone =
-            is_down(region) && down.iter().all(|(it, _)| *it == region) && broken.values().all(|it| *it == 0);
+        // A region of several nodes is down when all of them are.
+        let is_down = all.iter().all(|it| it.0 != region || down.contains(it)) && down.iter().any(|it| it.0 == region);
+        let is_alone = is_down && down.iter().all(|(it, _)| *it == region) && broken.values().all(|it| *it == 0);
         match (since_us, is_alone) {
             (None, true) => since_us = Some(record.at_us),
             (Some(since), false) => {

@@ -7,11 +7,11 @@
 use std::collections::{BTreeMap, HashMap};
 
 use meridian_types::entry::Kind;
-use meridian_types::{BucketId, Epoch, NodeId, RegionId};
+use meridian_types::{BucketId, Epoch, NodeId, RegionId, ShardId};
 
 use super::{Evidence, Stats, Violation, broken, show};
 use crate::history::Operation;
-use crate::trace::{Fact, Record, Replica, Verdict};
+use crate::trace::{Entry, Fact, Record, Replica, Verdict};
 
 /// One writer at a time.
 pub(super) fn check(evidence: &Evidence) -> Result<Stats, Violation> {
@@ -88,12 +88,36 @@ struct Right {
     epoch: Epoch,
     since_us: u64,
     until_us: u64,
+    /// Since then its region's logs are in a later epoch: nothing that it orders counts, whatever it believes. What was ordered before may yet
+    /// be acknowledged.
+    over_us: u64,
+}
+
+/// The epochs that the shards of regions have begun.
+#[derive(Default)]
+struct Begun(HashMap<(RegionId, BucketId), BTreeMap<ShardId, Epoch>>);
+
+impl Begun {
+    /// A shard's log has an entry; the epoch that all shards of the region have begun.
+    fn note(&mut self, region: RegionId, shard: ShardId, entry: &Entry, shards: u16) -> Epoch {
+        let begins = Epoch(entry.epoch.0 + u64::from(entry.kind == Kind::Seal));
+        let known = self.0.entry((region, entry.bucket)).or_default();
+        let epoch = known.entry(shard).or_default();
+        *epoch = begins.max(*epoch);
+        self.of(region, entry.bucket, shards)
+    }
+
+    fn of(&self, region: RegionId, bucket: BucketId, shards: u16) -> Epoch {
+        let Some(known) = self.0.get(&(region, bucket)) else { return Epoch(0) };
+        (0..shards).map(|shard| known.get(&ShardId(shard)).copied().unwrap_or_default()).min().unwrap_or_default()
+    }
 }
 
 fn intervals(evidence: &Evidence, records: &[Record]) -> Result<u64, Violation> {
     let mut checked = 0;
     let mut rights: BTreeMap<BucketId, Vec<Right>> = BTreeMap::new();
     let mut primaries: HashMap<(BucketId, Epoch), RegionId> = HashMap::new();
+    let (mut begun, shards) = (Begun::default(), evidence.setup.shards);
     for record in records {
         match &record.fact {
             Fact::MayAct { replica, bucket, epoch, until_us } => {
@@ -102,13 +126,15 @@ fn intervals(evidence: &Evidence, records: &[Record]) -> Result<u64, Violation> 
                 if *until_us <= record.at_us {
                     continue;
                 }
-                let right = Right { replica: *replica, epoch: *epoch, since_us: record.at_us, until_us: *until_us };
+                let (since_us, until_us) = (record.at_us, *until_us);
+                let is_over = begun.of(replica.region, *bucket, shards) > *epoch;
+                let over_us = if is_over { since_us } else { u64::MAX };
+                let right = Right { replica: *replica, epoch: *epoch, since_us, until_us, over_us };
                 let known = rights.entry(*bucket).or_default();
-                if let Some(other) = known
-                    .iter()
-                    .rev()
-                    .find(|other| other.replica.region != right.replica.region && other.until_us > right.since_us)
-                {
+                let overlaps = |other: &&Right| {
+                    other.replica.region != right.replica.region && other.until_us.min(other.over_us) > since_us
+                };
+                if let Some(other) = known.iter().rev().filter(|_| !is_over).find(overlaps) {
                     let sentence = format!("two regions may act as the primary of bucket {bucket} at the same time");
                     return Err(broken("writer", sentence).showing(said(other)).showing(said(&right)));
                 }
@@ -127,6 +153,14 @@ fn intervals(evidence: &Evidence, records: &[Record]) -> Result<u64, Violation> 
                     if mine.epoch < *epoch {
                         mine.until_us = mine.until_us.min(record.at_us);
                     }
+                }
+            }
+            // Of a region of several nodes one may not have heard, and can order nothing any more without the others.
+            Fact::Applied { replica, shard, entry } if !matches!(entry.verdict, Verdict::Void | Verdict::Parked) => {
+                let epoch = begun.note(replica.region, *shard, entry, shards);
+                let known = rights.entry(entry.bucket).or_default().iter_mut();
+                for old in known.filter(|it| it.replica.region == replica.region && it.epoch < epoch) {
+                    old.over_us = old.over_us.min(record.at_us);
                 }
             }
             Fact::Acknowledged { replica, origin, bucket, epoch, .. } if replica.region == *origin => {

@@ -8,6 +8,7 @@ mod losses;
 mod policies;
 mod regions;
 mod settings;
+mod several;
 mod short_logs;
 mod switchovers;
 mod weak_nodes;
@@ -17,7 +18,7 @@ use std::time::Duration;
 use meridian_types::{Acks, AutoMode, BucketName, Policy};
 
 use super::{
-    BucketPlan, Planned, Scenario, WorkloadPlan, auto_interval_ms, auto_per_day, purge_entries, retention_bytes,
+    BucketPlan, Planned, Scenario, WorkloadPlan, auto_interval_ms, auto_per_day, nodes, purge_entries, retention_bytes,
     window_bytes,
 };
 use crate::workload::Kind;
@@ -133,6 +134,7 @@ pub(super) fn scenario(seed: u64, seconds: u64) -> Scenario {
         seed: Some(seed),
         seconds,
         regions,
+        nodes: nodes(),
         shards: u16::try_from(dice.between(1, 3)).unwrap_or(1),
         wall_skew_ms: [0, 5, 20, 100][dice.index(4)],
         persist_every_ms: [500, 3_000, 10_000, 60_000][dice.index(4)],
@@ -142,8 +144,9 @@ pub(super) fn scenario(seed: u64, seconds: u64) -> Scenario {
         buckets,
         faults,
     };
+    let several = Dice::new(seed ^ SEVERAL);
     if calm {
-        return drawn;
+        return several::instead_of(drawn, &several);
     }
     let mut world = alone::instead_of(drawn.clone(), &Dice::new(seed ^ ALONE));
     if world == drawn {
@@ -154,7 +157,7 @@ pub(super) fn scenario(seed: u64, seconds: u64) -> Scenario {
         short_logs::draw(&Dice::new(seed ^ 0x5047_106f), &mut world);
         world.faults.sort_by_key(|planned| planned.at_ms);
     }
-    crossings::instead_of(world, &Dice::new(seed ^ ALONE_CROSSING))
+    several::instead_of(crossings::instead_of(world, &Dice::new(seed ^ ALONE_CROSSING)), &several)
 }
 
 /// Half of the blackouts take everything that was not synced; disks keep some of it in the others, or only the processes die.
@@ -170,6 +173,9 @@ const ALONE: u64 = 0xa10e_00f0;
 
 /// Whose worlds are about crossings.
 const ALONE_CROSSING: u64 = 0xa10e_c405;
+
+/// Whose regions have several nodes.
+const SEVERAL: u64 = 0x5eef_e4a1;
 
 fn buckets(dice: &Dice, regions: usize) -> Vec<BucketPlan> {
     let policies = [

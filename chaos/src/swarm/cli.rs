@@ -36,6 +36,9 @@ pub struct SwarmArguments {
     /// Play only the worlds in which nothing breaks
     #[arg(long)]
     calm: bool,
+    /// Play only the worlds whose regions have several nodes
+    #[arg(long)]
+    several: bool,
 }
 
 /// Which world to play.
@@ -66,12 +69,15 @@ pub struct RunArguments {
 /// # Errors
 /// When `out` can't be written.
 pub fn swarm(arguments: &SwarmArguments, out: &mut impl Write) -> anyhow::Result<bool> {
-    let SwarmArguments { seeds, jobs, from, seconds, failures, twice, as_drawn, calm } = *arguments;
+    let SwarmArguments { seeds, jobs, from, seconds, failures, twice, as_drawn, calm, several } = *arguments;
     let minimise = !as_drawn;
-    let summary = Swarm { from, seeds, jobs, seconds, failures_max: failures, twice, minimise, calm }.run(out)?;
+    let failures_max = failures;
+    let swarm = Swarm { from, seeds, jobs, seconds, failures_max, twice, minimise, calm, several };
+    let summary = swarm.run(out)?;
     for (what, times) in &summary.hits {
         writeln!(out, "{times:>8} × {what}")?;
     }
+    writeln!(out, "\nSteps of what is done to buckets, and how often something met them:\n{}\n", summary.coverage())?;
     writeln!(out, "{}", summary.line())?;
     Ok(summary.failures.is_empty())
 }

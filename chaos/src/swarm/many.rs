@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use super::{Chosen, Failure, Outcome, minimise, only, play};
 use crate::scenario::Scenario;
 use crate::trace::Trace;
+use crate::world::{Met, STEPS};
 
 /// Which worlds to play.
 #[derive(Clone, Copy, Debug)]
@@ -29,6 +30,8 @@ pub struct Swarm {
     pub minimise: bool,
     /// Play only the worlds in which nothing breaks.
     pub calm: bool,
+    /// Play only the worlds whose regions have several nodes.
+    pub several: bool,
 }
 
 /// What a swarm came to.
@@ -46,11 +49,33 @@ pub struct Summary {
     pub messages: u64,
     /// What broke how often.
     pub hits: BTreeMap<&'static str, u64>,
+    /// Which faults met which steps of what is done to buckets, how often.
+    pub met: Met,
     /// Real time.
     pub took: Duration,
     /// Processor time of this process.
     pub cpu: Duration,
 }
+
+/// Kinds of faults that are alike, by words in them.
+struct Group {
+    name: &'static str,
+    kinds: &'static [&'static str],
+}
+
+/// What there is to be at every step.
+const GROUPS: [Group; 7] = [
+    Group { name: "crash", kinds: &["crash", "stop of a node", "lost with its disk"] },
+    Group { name: "cut", kinds: &["partition", "isolated", "cut off", "deaf"] },
+    Group { name: "loss, delay", kinds: &["packet loss", "lost answers", "delay", "narrow link"] },
+    Group { name: "slow, stopped", kinds: &["slow", "stalled", "paused"] },
+    Group { name: "clock", kinds: &["clock"] },
+    Group { name: "metadata", kinds: &["metadata leader"] },
+    Group {
+        name: "operator",
+        kinds: &["switchover", "failover", "change of policy", "one region", "given up", "opening", "closing"],
+    },
+];
 
 impl Swarm {
     /// Plays them all and tells `out` about it.
@@ -73,7 +98,7 @@ impl Swarm {
                             return;
                         }
                         let scenario = Scenario::drawn(seed, self.seconds);
-                        if self.calm && !scenario.faults.is_empty() {
+                        if (self.calm && !scenario.faults.is_empty()) || (self.several && scenario.nodes == 1) {
                             continue;
                         }
                         // Whoever listens stops the others by raising `next`.
@@ -148,6 +173,35 @@ impl Summary {
         for (what, times) in &outcome.hits {
             *self.hits.entry(what).or_default() += times;
         }
+        for (meeting, times) in &outcome.met {
+            *self.met.entry(*meeting).or_default() += times;
+        }
+    }
+
+    /// How often something of a group met a step: a line for each step, a column for each group.
+    pub fn coverage(&self) -> String {
+        let mut text = format!("{:<16}", "");
+        for group in &GROUPS {
+            text += &format!("{:>14}", group.name);
+        }
+        for step in STEPS {
+            text += &format!("\n{step:<16}");
+            for group in &GROUPS {
+                text += &format!("{:>14}", self.met_by(step, group));
+            }
+        }
+        text
+    }
+
+    /// The steps that a group never met.
+    pub fn never_met(&self) -> Vec<(&'static str, &'static str)> {
+        let pairs = STEPS.iter().flat_map(|step| GROUPS.iter().map(move |group| (*step, group)));
+        pairs.filter(|(step, group)| self.met_by(step, group) == 0).map(|(step, group)| (step, group.name)).collect()
+    }
+
+    fn met_by(&self, step: &str, group: &Group) -> u64 {
+        let of = |(of, what): &(&str, &str)| *of == step && group.kinds.iter().any(|kind| what.contains(kind));
+        self.met.iter().filter(|(meeting, _)| of(meeting)).map(|(_, times)| times).sum()
     }
 
     /// How it goes, in one line.

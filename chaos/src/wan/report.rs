@@ -25,6 +25,8 @@ pub struct Report {
     pub faults: BTreeMap<Kind, u32>,
     /// How primaries moved.
     pub moves: Moves,
+    /// Weak reads of what failovers undid.
+    pub undone: usize,
     /// Nodes that stopped because their disk was full, and were started again.
     pub stopped_full: u32,
     /// What checkers looked at, by checker: checked and undecided.
@@ -60,6 +62,7 @@ impl Report {
     pub fn add(&mut self, outcome: &Outcome) {
         self.rounds += 1;
         self.moves = self.moves.and(outcome.moves);
+        self.undone += outcome.undone;
         self.stopped_full += outcome.tally.stopped_full;
         for (kind, times) in &outcome.tally.faults {
             *self.faults.entry(*kind).or_default() += times;
@@ -124,6 +127,7 @@ impl fmt::Display for Report {
         if self.moves.epochs > 0 {
             let Moves { asked, done, epochs } = self.moves;
             writeln!(f, "{epochs} moves of primaries; an operator asked for {asked}, and saw {done} done")?;
+            writeln!(f, "{} weak reads saw what a failover undid", self.undone)?;
         }
         if self.stopped_full > 0 {
             writeln!(f, "{} nodes stopped at a full disk and were started again", self.stopped_full)?;

@@ -19,6 +19,7 @@ use super::operator::{self, Moves};
 use super::outage;
 use super::regions::{Meter, Regions};
 use super::tools::Tools;
+use super::undone;
 use crate::check::{self, Evidence, Limits, Setup, Verdict};
 use crate::history::{History, Operation};
 use crate::real::{BUCKETS, Planet, REGIONS, verdict};
@@ -66,6 +67,8 @@ pub struct Outcome {
     pub log: Vec<String>,
     /// How primaries moved.
     pub moves: Moves,
+    /// Weak reads that saw what a failover undid, which nobody judges.
+    pub undone: usize,
     /// What the checkers found.
     pub verdict: Verdict,
     /// What else is wrong: regions that did not become equal, nodes that ended by themselves.
@@ -107,7 +110,7 @@ pub async fn play<W: Future<Output = ()>>(
     watch: impl FnOnce(Meter) -> W,
 ) -> anyhow::Result<(Stage, Outcome)> {
     let buckets = create_buckets(&stage.observer, script).await?;
-    let topology = stage.observer.admin().topology().await?;
+    let topology = patiently(async || Ok(stage.observer.admin().topology().await?)).await?;
     let ids: Vec<RegionId> = topology.regions.keys().copied().collect();
     let clients = Regions::open(stage.tools.ground(), &stage.planet, &ids, stage.began)?;
     let plan = plan(script, &buckets, ids.clone(), topology.shards);
@@ -139,9 +142,11 @@ pub async fn play<W: Future<Output = ()>>(
         }
     }
 
-    let moves = Moves { epochs: operator::epochs(&admin, &buckets).await?, ..moves };
+    let moves = Moves { epochs: patiently(async || operator::epochs(&admin, &buckets).await).await?, ..moves };
     stage.doing.set("checking");
-    let operations = history.operations();
+    let mut operations = history.operations();
+    let plans = patiently(async || Ok(admin.admin().operations().await?)).await?;
+    let undone = undone::take_out(&plans, &mut operations);
     let silences = |bucket: &Arc<Bucket>| {
         let longest = |region| outage::longest(&operations, &bucket.name, region, (begun_us, healed_us));
         (longest(None), ids.iter().map(|id| longest(Some(*id))).max().unwrap_or_default())
@@ -157,7 +162,7 @@ pub async fn play<W: Future<Output = ()>>(
     };
     let evidence = Evidence::new(setup, operations, None, finals, Some(healed_us));
     let verdict = check::all(&evidence);
-    Ok((stage, Outcome { operations: evidence.operations, tally, log, moves, verdict, wrong, outages }))
+    Ok((stage, Outcome { operations: evidence.operations, tally, log, moves, undone, verdict, wrong, outages }))
 }
 
 /// Runs `watch` for as long as `work` takes.
@@ -187,9 +192,28 @@ async fn create_buckets(observer: &Client, script: &Script) -> anyhow::Result<Ve
         let auto = if script.primaries_move { operator::auto(policy) } else { AutoFailover::default() };
         let name = BucketName::new(&format!("{name}-{}", script.number))?;
         let spec = BucketSpec { name, policy, regions: Vec::new(), primary: None, labels: BTreeMap::default(), auto };
-        buckets.push(Arc::new(observer.admin().create_bucket(&spec, false).await?));
+        let create = async || match observer.admin().create_bucket(&spec, false).await {
+            Ok(bucket) => Ok(Arc::new(bucket)),
+            // It may have been, by an attempt whose answer was lost.
+            Err(why) => {
+                let topology = observer.admin().topology().await?;
+                topology.bucket_named(spec.name.as_str()).cloned().ok_or_else(|| why.into())
+            }
+        };
+        buckets.push(patiently(create).await?);
     }
     Ok(buckets)
+}
+
+/// Tries again: the metadata plane of a planet that was just made whole may be electing.
+async fn patiently<T>(ask: impl AsyncFn() -> anyhow::Result<T>) -> anyhow::Result<T> {
+    let began = Instant::now();
+    loop {
+        match ask().await {
+            Err(_) if began.elapsed() < PATIENCE => tokio::time::sleep(Duration::from_secs(1)).await,
+            done => return done,
+        }
+    }
 }
 
 /// Every workload that a bucket can serve, with a few clients each.

@@ -51,11 +51,16 @@ pub(super) async fn look<T: Target>(plan: &Plan, target: &T, history: &History, 
 async fn bucket<T: Target>(plan: &Plan, bucket: &Bucket, mut eyes: Vec<Client<T>>) -> Vec<Final> {
     let mut keys = plan.keys(bucket);
     keys.extend(eyes.iter().filter_map(|eye| probe(eye.region)));
-    join_all(eyes.iter_mut().map(knock)).await;
+    let knocked = join_all(eyes.iter_mut().map(knock)).await;
     let mut held;
     loop {
         held = join_all(eyes.iter_mut().map(|eye| contents(eye, &keys))).await;
         let equal = held.iter().all(|it| it.is_some() && *it == held[0]);
+        // A node that follows another one may not have heard yet of what its region wrote.
+        let own = |(eye, it): (&Client<T>, &Option<BTreeMap<Key, Found>>)| {
+            probe(eye.region).is_none_or(|key| it.as_ref().is_some_and(|it| it.contains_key(&key)))
+        };
+        let equal = equal && eyes.iter().zip(&held).zip(&knocked).all(|(it, knocked)| !knocked || own(it));
         if equal || !eyes.iter().all(Client::has_time) {
             break;
         }
@@ -71,15 +76,16 @@ async fn bucket<T: Target>(plan: &Plan, bucket: &Bucket, mut eyes: Vec<Client<T>
     finals.collect()
 }
 
-/// Writes through a region until that works.
-async fn knock<T: Target>(eye: &mut Client<T>) {
-    let Some(key) = probe(eye.region) else { return };
+/// Writes through a region until that works; whether it did.
+async fn knock<T: Target>(eye: &mut Client<T>) -> bool {
+    let Some(key) = probe(eye.region) else { return false };
     eye.session.get_or_insert_default();
     loop {
         let value = value(eye.unique());
         let told = eye.write(Write::Put { key: key.clone(), value, ttl_ms: None }).await;
-        if matches!(told, Told::Done(_)) || !eye.has_time() {
-            return;
+        let is_done = matches!(told, Told::Done(_));
+        if is_done || !eye.has_time() {
+            return is_done;
         }
         sleep(PAUSE).await;
     }

@@ -19,6 +19,8 @@ use tokio::time::sleep;
 
 use super::dice::Dice;
 use super::engine::MemoryEngine;
+use super::group::journal::{Journal, Place};
+use super::group::raft::Ballot;
 use super::metadata::Kept;
 
 /// What survives a crash of what was written and not synced.
@@ -62,15 +64,21 @@ impl Default for Manner {
 #[derive(Clone, Debug)]
 pub(crate) struct Record {
     pub(crate) lsn: Lsn,
+    pub(crate) term: u64,
     /// `None`: an entry of the group itself, which begins a term.
     pub(crate) payload: Option<Bytes>,
     checksum: u32,
 }
 
 impl Record {
-    pub(crate) fn new(lsn: Lsn, payload: Option<Bytes>) -> Record {
+    pub(crate) fn new(lsn: Lsn, term: u64, payload: Option<Bytes>) -> Record {
         let checksum = payload.as_ref().map_or(0, |payload| crc32c::crc32c(payload));
-        Record { lsn, payload, checksum }
+        Record { lsn, term, payload, checksum }
+    }
+
+    /// About how long it is on the wire.
+    pub(crate) fn size(&self) -> usize {
+        16 + self.payload.as_ref().map_or(0, Bytes::len)
     }
 
     fn is_sound(&self) -> bool {
@@ -87,11 +95,12 @@ impl Record {
 struct GroupLog {
     /// Up to here it was purged.
     purged: u64,
+    /// The term of the last entry that was.
+    purged_term: u64,
     records: VecDeque<Record>,
     /// Up to here it is on the disk.
     synced: u64,
-    /// The last term that was begun here.
-    term: u64,
+    ballot: Ballot,
 }
 
 impl GroupLog {
@@ -125,8 +134,10 @@ pub(crate) struct NodeDisk {
 #[derive(Default)]
 struct Inner {
     groups: BTreeMap<GroupId, GroupLog>,
-    /// What was written since the last sync began, in order, all groups together.
-    cached: VecDeque<(GroupId, u64)>,
+    /// What was written since the last sync began, in order and numbered, all groups together.
+    cached: VecDeque<(u64, GroupId, u64)>,
+    /// How much was ever written.
+    written: u64,
     kept: Kept,
     /// A sync failed in this life, and what the disk keeps of it.
     failed: Option<Keep>,
@@ -162,12 +173,51 @@ impl NodeDisk {
         with(&mut self.inner().kept)
     }
 
-    /// Begins a term of a group: its number, the last position of the log, and the position up to which it was purged.
-    pub(crate) fn begin_term(&self, group: GroupId) -> (u64, Lsn, Lsn) {
+    /// What is here of a group: its ballot, and its log, of which everything found counts as synced.
+    pub(crate) fn open_group(&self, group: GroupId) -> (Ballot, Journal) {
         let mut inner = self.inner();
         let log = inner.groups.entry(group).or_default();
-        log.term += 1;
-        (log.term, Lsn(log.last()), Lsn(log.purged))
+        let mut journal = Journal::default();
+        journal.replace(Place { term: log.purged_term, lsn: log.purged });
+        for record in &log.records {
+            journal.push(record.term);
+        }
+        (journal.written, journal.synced) = (journal.last, journal.last);
+        (log.ballot, journal)
+    }
+
+    /// What a group's member has promised; it is synced before anything that rests on it leaves.
+    pub(crate) fn set_ballot(&self, group: GroupId, ballot: Ballot) {
+        self.inner().groups.entry(group).or_default().ballot = ballot;
+    }
+
+    /// Drops the records of a group behind a position: another leader has others.
+    pub(crate) fn cut(&self, group: GroupId, after: u64) {
+        let mut inner = self.inner();
+        inner.cached.retain(|(_, of, lsn)| *of != group || *lsn <= after);
+        let log = inner.groups.entry(group).or_default();
+        log.cut(after);
+        log.synced = log.synced.min(after);
+    }
+
+    /// A snapshot takes the place of a group's log up to a position; what is behind it stays or not.
+    pub(crate) fn replace(&self, group: GroupId, at: Place, goes_on: bool) {
+        let mut inner = self.inner();
+        inner.cached.retain(|(_, of, lsn)| *of != group || (goes_on && *lsn > at.lsn));
+        let log = inner.groups.entry(group).or_default();
+        if !goes_on {
+            log.records.clear();
+        }
+        while log.records.front().is_some_and(|record| record.lsn.0 <= at.lsn) {
+            log.records.pop_front();
+        }
+        (log.purged, log.purged_term) = (at.lsn, at.term);
+        log.synced = if goes_on { log.synced.max(at.lsn) } else { at.lsn };
+    }
+
+    /// Up to where a group's log is synced.
+    pub(crate) fn synced(&self, group: GroupId) -> u64 {
+        self.inner().groups.get(&group).map_or(0, |log| log.synced)
     }
 
     /// Writes records, into the cache.
@@ -178,13 +228,15 @@ impl NodeDisk {
             assert_eq!(record.lsn.0, log.last() + 1, "a log has no gaps");
             let lsn = record.lsn.0;
             log.records.push_back(record);
-            inner.cached.push_back((group, lsn));
+            inner.written += 1;
+            let number = inner.written;
+            inner.cached.push_back((number, group, lsn));
         }
     }
 
     /// Brings everything that is in the cache now to the disk.
     pub(crate) async fn sync(&self) -> Result<(), SyncFailed> {
-        let begun = self.inner().cached.len();
+        let begun = self.inner().written;
         let manner = self.manner();
         sleep(self.dice.duration(manner.sync.0, manner.sync.1)).await;
         // Ends when the stall does.
@@ -194,8 +246,9 @@ impl NodeDisk {
         }
         self.works()?;
         let mut inner = self.inner();
-        let synced: Vec<_> = inner.cached.drain(..begun).collect();
-        for (group, lsn) in synced {
+        let synced = inner.cached.partition_point(|(number, ..)| *number <= begun);
+        let synced: Vec<_> = inner.cached.drain(..synced).collect();
+        for (_, group, lsn) in synced {
             if let Some(log) = inner.groups.get_mut(&group) {
                 log.synced = log.synced.max(lsn);
             }
@@ -242,7 +295,8 @@ impl NodeDisk {
         let mut inner = self.inner();
         let Some(log) = inner.groups.get_mut(&group) else { return };
         while log.purged < up_to.0.min(log.synced) {
-            log.records.pop_front();
+            let purged = log.records.pop_front();
+            log.purged_term = purged.map_or(log.purged_term, |record| record.term);
             log.purged += 1;
         }
     }
@@ -268,7 +322,7 @@ impl NodeDisk {
             Keep::Prefix | Keep::Torn => self.dice.index(cached.len() + 1),
             Keep::Subset => 0,
         };
-        for (place, (group, lsn)) in cached.into_iter().enumerate() {
+        for (place, (_, group, lsn)) in cached.into_iter().enumerate() {
             let Some(log) = inner.groups.get_mut(&group) else { continue };
             let survives = place < kept || (keep == Keep::Subset && self.dice.chance(0.5));
             // Recovery reads up to the first gap: what survived behind one is cut.
@@ -335,7 +389,7 @@ mod tests {
 
     fn written(synced: u64, cached: u64) -> NodeDisk {
         let disk = NodeDisk::new(Dice::new(5), Manner::default());
-        let record = |lsn| Record::new(Lsn(lsn), Some(Bytes::from_static(b"entry")));
+        let record = |lsn| Record::new(Lsn(lsn), 1, Some(Bytes::from_static(b"entry")));
         disk.append(GROUP, (1..=synced).map(record));
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
         runtime.block_on(disk.sync()).unwrap();

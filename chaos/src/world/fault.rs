@@ -4,7 +4,7 @@ mod kind;
 
 use std::time::Duration;
 
-use meridian_types::Policy;
+use meridian_types::{Policy, ShardId};
 use serde::{Deserialize, Serialize};
 use tokio::time::sleep;
 
@@ -20,9 +20,9 @@ use crate::trace::Fact;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Loss {
-    /// Its node is gone at once.
+    /// Its nodes are gone at once.
     Crash,
-    /// Its node is cut off from all others; its region's clients still reach it.
+    /// Its nodes are cut off from all others, not from each other; its clients still reach them.
     Cut,
 }
 
@@ -36,6 +36,41 @@ pub enum Fault {
         node: usize,
         /// What its disk keeps of what was not synced.
         keep: Keep,
+        /// How long it is away.
+        #[serde(with = "ms", rename = "away_ms")]
+        away: Duration,
+    },
+    /// Every node of a region is gone at once.
+    CrashRegion {
+        /// A node of it.
+        node: usize,
+        /// What the disks keep of what was not synced.
+        keep: Keep,
+        /// How long.
+        #[serde(with = "ms", rename = "away_ms")]
+        away: Duration,
+    },
+    /// The node that leads a shard in a region by then is gone at once.
+    CrashLeader {
+        /// A node of the region.
+        node: usize,
+        /// Of which shard.
+        shard: u16,
+        /// What its disk keeps of what was not synced.
+        keep: Keep,
+        /// How long it is away.
+        #[serde(with = "ms", rename = "away_ms")]
+        away: Duration,
+    },
+    /// A node is gone for good, and its disk with it. Others of its region hold what it held.
+    LoseNode {
+        /// Which.
+        node: usize,
+    },
+    /// Nothing breaks: a node is told to stop, and starts again after a while.
+    Stop {
+        /// Which.
+        node: usize,
         /// How long it is away.
         #[serde(with = "ms", rename = "away_ms")]
         away: Duration,
@@ -60,10 +95,32 @@ pub enum Fault {
         #[serde(with = "ms", rename = "lasts_ms")]
         lasts: Duration,
     },
-    /// A node is cut off from all others; its region's clients still reach it.
+    /// A node is cut off from all others, those of its region among them; the region's clients still reach it.
     Isolate {
         /// Which.
         node: usize,
+        /// How long.
+        #[serde(with = "ms", rename = "lasts_ms")]
+        lasts: Duration,
+    },
+    /// The nodes of a region are cut off from all others, not from each other; its clients still reach them.
+    CutRegion {
+        /// A node of it.
+        node: usize,
+        /// How long.
+        #[serde(with = "ms", rename = "lasts_ms")]
+        lasts: Duration,
+    },
+    /// The node that leads a shard in a region by then is cut off from the others there. Clients and other regions still reach it, so it
+    /// goes on believing that it leads.
+    CutLeader {
+        /// A node of the region.
+        node: usize,
+        /// Of which shard.
+        shard: u16,
+        /// Whether it is heard still, and only hears nobody.
+        #[serde(default)]
+        deaf: bool,
         /// How long.
         #[serde(with = "ms", rename = "lasts_ms")]
         lasts: Duration,
@@ -295,6 +352,10 @@ impl Fault {
         let disturbs = !matches!(
             self,
             Fault::Crash { .. }
+                | Fault::CrashRegion { .. }
+                | Fault::CrashLeader { .. }
+                | Fault::LoseNode { .. }
+                | Fault::Stop { .. }
                 | Fault::LosePrimary { how: Loss::Crash, .. }
                 | Fault::Switchover { .. }
                 | Fault::Failover { .. }
@@ -305,27 +366,41 @@ impl Fault {
                 | Fault::TurnBack { .. }
         );
         planet.fact(Fact::Fault { what: what.clone(), disturbs });
+        let kind = self.kind();
+        let meetings = planet.meetings();
+        let asked = self.bucket().map(|bucket| planet.spec(bucket));
+        match &asked {
+            Some(spec) => spec.iter().for_each(|spec| meetings.is_asked(kind, &spec.name)),
+            None => meetings.breaks(kind),
+        }
         self.last(planet).await;
+        if asked.is_none() {
+            meetings.is_mended(kind);
+        }
         planet.fact(Fact::Mended { what });
     }
 
     async fn last(self, planet: &Planet) {
         match self {
-            Fault::Crash { node, keep, away } => {
-                planet.crash(node, keep);
+            Fault::Crash { node, keep, away } => gone(planet, &[node], keep, away).await,
+            Fault::CrashRegion { node, keep, away } => gone(planet, &planet.beside(node), keep, away).await,
+            Fault::CrashLeader { node, shard, keep, away } => {
+                let leader = planet.leader_of(node, ShardId(shard));
+                gone(planet, leader.as_slice(), keep, away).await;
+            }
+            Fault::LoseNode { node } => planet.lose(node),
+            Fault::Stop { node, away } => {
+                planet.stop(node).await;
                 sleep(away).await;
                 planet.restart(node);
             }
             Fault::Blackout { keep, away } => {
-                (0..planet.nodes()).for_each(|node| planet.crash(node, keep));
-                sleep(away).await;
-                (0..planet.nodes()).for_each(|node| planet.restart(node));
+                let all: Vec<usize> = (0..planet.nodes()).collect();
+                gone(planet, &all, keep, away).await;
             }
             Fault::CrashMetadataLeader { away } => {
-                let Some(node) = planet.metadata_leader() else { return };
-                planet.crash(node, Keep::All);
-                sleep(away).await;
-                planet.restart(node);
+                let leader = planet.metadata_leader();
+                gone(planet, leader.as_slice(), Keep::All, away).await;
             }
             Fault::Pause { node, lasts } => {
                 planet.pause(node);
@@ -340,16 +415,14 @@ impl Fault {
             Fault::LosePrimary { bucket, how, lasts } => {
                 let Some(node) = planet.primary_of(bucket) else { return };
                 match how {
-                    Loss::Crash => {
-                        planet.crash(node, Keep::All);
-                        sleep(lasts).await;
-                        planet.restart(node);
-                    }
-                    Loss::Cut => Fault::Isolate { node, lasts }.weather(planet).await,
+                    Loss::Crash => gone(planet, &planet.beside(node), Keep::All, lasts).await,
+                    Loss::Cut => Fault::CutRegion { node, lasts }.weather(planet).await,
                 }
             }
             Fault::Partition { .. }
             | Fault::Isolate { .. }
+            | Fault::CutRegion { .. }
+            | Fault::CutLeader { .. }
             | Fault::Muteness { .. }
             | Fault::Loss { .. }
             | Fault::Delay { .. }
@@ -409,6 +482,21 @@ impl Fault {
             Fault::Isolate { node, lasts } => {
                 let others = (0..planet.nodes()).filter(|other| *other != node);
                 (others.flat_map(|other| [line(node, other), line(other, node)]).collect(), lasts)
+            }
+            Fault::CutRegion { node, lasts } => {
+                let inside = planet.beside(node);
+                let others = (0..planet.nodes()).filter(|other| !inside.contains(other));
+                let across = |other| inside.iter().flat_map(move |node| [line(*node, other), line(other, *node)]);
+                (others.flat_map(across).collect(), lasts)
+            }
+            Fault::CutLeader { node, shard, deaf, lasts } => {
+                let leader = planet.leader_of(node, ShardId(shard));
+                let others = planet.beside(node).into_iter().filter(|other| Some(*other) != leader);
+                let lines = |other| {
+                    let heard = leader.filter(|_| !deaf).map(|leader| line(leader, other));
+                    heard.into_iter().chain(leader.map(|leader| line(other, leader)))
+                };
+                (others.flat_map(lines).collect(), lasts)
             }
             Fault::Muteness { node, lasts } => {
                 let clients = planet.region_of(node).map(Place::Clients);
@@ -478,6 +566,15 @@ impl Fault {
         }
         believe();
     }
+}
+
+/// Nodes are gone at once, and start again after a while.
+async fn gone(planet: &Planet, nodes: &[usize], keep: Keep, away: Duration) {
+    nodes.iter().for_each(|node| planet.crash(*node, keep));
+    if !nodes.is_empty() {
+        sleep(away).await;
+    }
+    nodes.iter().for_each(|node| planet.restart(*node));
 }
 
 /// Durations as whole milliseconds.

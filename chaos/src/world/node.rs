@@ -24,7 +24,7 @@ use super::clock::NodeClock;
 use super::dice::Dice;
 use super::disk::NodeDisk;
 use super::executor::Owner;
-use super::group::{Housekeeping, SimulatedConsensus};
+use super::group::{Ground, Housekeeping, Message, SimulatedConsensus};
 use super::metadata::ask::Asker;
 use super::metadata::copy::Spokesman;
 use super::metadata::plane::{Made, Plane};
@@ -41,6 +41,7 @@ use crate::trace::{Fact, Replica};
 pub(crate) struct Body {
     pub(crate) number: usize,
     pub(crate) name: NodeName,
+    pub(crate) zone: &'static str,
     pub(crate) region_name: RegionName,
     pub(crate) replica: Replica,
     pub(crate) disk: Arc<NodeDisk>,
@@ -54,6 +55,8 @@ pub(crate) struct Surroundings {
     pub(crate) record: Record,
     pub(crate) dice: Dice,
     pub(crate) form: Form,
+    /// How many nodes vote in the metadata plane: the first one of each region. The others follow.
+    pub(crate) voters: usize,
     /// Every node of the planet, by number.
     pub(crate) nodes: Arc<Vec<(NodeId, RegionId)>>,
     pub(crate) options: Options,
@@ -88,6 +91,7 @@ impl Life {
             replica: body.replica,
             number: body.number,
             nodes: around.nodes.iter().map(|(node, _)| *node).collect(),
+            voters: around.voters,
             clock: Arc::clone(&body.clock),
             disk: Arc::clone(&body.disk),
             dice: around.dice.clone(),
@@ -101,7 +105,7 @@ impl Life {
             wires: around.wires.clone(),
             dice: around.dice.clone(),
             incarnation: around.dice.next(),
-            members: around.nodes.len(),
+            members: around.voters,
             form: around.form.clone(),
             ears: OnceLock::new(),
         });
@@ -163,13 +167,18 @@ impl Life {
         let mut topologies = self.plane.copy.topology_changes();
         let joined = topologies.wait_for(|topology| topology.nodes.contains_key(&self.replica.node)).await;
         let topology = Arc::clone(&*joined.map_err(|_| "the metadata plane is gone".to_owned())?);
-        let consensus = SimulatedConsensus::open(
-            self.replica.node,
-            Arc::clone(&disk),
-            self.around.dice.clone(),
-            self.around.housekeeping,
-        );
-        let consensus = Arc::new(consensus);
+        let ground = Ground {
+            number: self.number,
+            replica: self.replica,
+            incarnation: self.incarnation,
+            nodes: Arc::clone(&self.around.nodes),
+            disk: Arc::clone(&disk),
+            clock: Arc::clone(&clock),
+            wires: self.around.wires.clone(),
+            record: self.around.record.clone(),
+            dice: self.around.dice.clone(),
+        };
+        let consensus = Arc::new(SimulatedConsensus::open(ground, self.around.housekeeping));
         let engine = disk.engine.open();
         let parts = Parts {
             groups: Arc::clone(&consensus) as Arc<dyn meridian_region_node::Groups>,
@@ -190,7 +199,7 @@ impl Life {
             region: self.replica.region,
             node: self.replica.node,
             shards: topology.shards,
-            voters: vec![self.replica.node],
+            voters: topology.voters(self.replica.region, ShardId(0)).to_vec(),
             moved: std::collections::BTreeSet::new(),
             dir: std::path::PathBuf::new(),
         };
@@ -212,7 +221,7 @@ impl Life {
     fn run(self: &Arc<Self>, consensus: &Arc<SimulatedConsensus>, service: Service) {
         self.task("log", Arc::clone(consensus).write());
         self.task("janitor", Arc::clone(consensus).keep_house());
-        consensus.appliers().into_iter().for_each(|applier| self.task("apply", applier));
+        consensus.tasks().into_iter().for_each(|(name, task)| self.task(name, task));
         service.into_tasks().into_iter().for_each(|(name, task)| self.task(name, task));
         let (life, consensus) = (Arc::clone(self), Arc::clone(consensus));
         self.around.wires.spawner.spawn(Owner::Node(self.number), async move {
@@ -223,13 +232,13 @@ impl Life {
 
     fn ship(self: &Arc<Self>, handle: &Handle, topology: &Topology, clock: &Arc<NodeClock>) {
         let windows = Arc::new(Windows::new(self.around.window_bytes));
-        for (to, (_, target)) in self.around.nodes.iter().enumerate().filter(|(_, (_, it))| *it != self.replica.region)
-        {
+        let others = topology.data_regions().filter(|region| *region != self.replica.region);
+        for target in others {
             for (shard, lane) in (0..topology.shards).flat_map(|shard| Lane::ALL.map(|lane| (ShardId(shard), lane))) {
                 let lane = ShipLane {
-                    key: LaneKey { source: self.replica.region, target: *target, shard, lane },
+                    key: LaneKey { source: self.replica.region, target, shard, lane },
                     from: self.number,
-                    to,
+                    nodes: Arc::clone(&self.around.nodes),
                     region: handle.clone(),
                     topology: self.plane.copy.topology_changes(),
                     windows: Arc::clone(&windows),
@@ -238,9 +247,17 @@ impl Life {
                     dice: self.around.dice.clone(),
                     record: self.around.record.clone(),
                     replica: self.replica,
+                    tenure: 0,
                 };
                 self.task("lane", lane.run());
             }
+        }
+    }
+
+    /// A message of another member of a shard's group; lost while this node is still starting.
+    pub(crate) fn take_group(&self, from: usize, group: GroupId, message: Message) {
+        if let Some(open) = self.region.get() {
+            open.consensus.take(from, group, message);
         }
     }
 
@@ -305,7 +322,9 @@ impl Life {
         let (Some(durability), Some(seen)) = (response.durability, response.session.seen(bucket, shard)) else {
             return;
         };
-        for (origin, lsn) in &seen.0 {
+        // Who only passed it on to the leader beside it acknowledges nothing itself.
+        let leads = self.region().is_some_and(|region| region.leads(shard));
+        for (origin, lsn) in seen.0.iter().filter(|(origin, _)| leads || **origin != self.replica.region) {
             self.around.record.fact(Fact::Acknowledged {
                 replica: self.replica,
                 origin: *origin,

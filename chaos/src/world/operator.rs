@@ -137,7 +137,7 @@ impl Planet {
         let (Some(name), Some(lost)) = (self.region_name(node), self.region_of(node)) else { return };
         let until = Instant::now() + INSISTS;
         loop {
-            let operator = self.lives().find(|life| life.number != node);
+            let operator = self.lives().find(|life| life.replica.region != lost);
             let (Some(operator), Some(before)) = (operator, self.bucket(bucket)) else { return };
             if before.primary.is_some() || !before.is_in(lost) {
                 return self.hit("nothing to lose");
@@ -192,7 +192,7 @@ impl Planet {
         self.body(node).map(|body| body.region_name.clone())
     }
 
-    /// The node of a bucket's primary, as the copy of the metadata that is furthest has it.
+    /// The first node of a bucket's primary, as the copy of the metadata that is furthest has it.
     pub(crate) fn primary_of(&self, bucket: usize) -> Option<usize> {
         let primary = self.bucket(bucket)?.primary?;
         self.regions().iter().position(|region| *region == primary)
@@ -200,8 +200,8 @@ impl Planet {
 
     /// A node outside of the primary's region; any, if there is none.
     fn survivor(&self, bucket: usize) -> Option<Arc<Life>> {
-        let primary = self.primary_of(bucket);
-        let elsewhere = self.lives().find(|life| Some(life.number) != primary);
+        let primary = self.primary_of(bucket).and_then(|node| self.region_of(node));
+        let elsewhere = self.lives().find(|life| Some(life.replica.region) != primary);
         elsewhere.or_else(|| self.lives().next())
     }
 

@@ -11,7 +11,7 @@ use meridian_region_core::SESSION_TTL_MS;
 use meridian_region_node::{Caller, Handle, Options, StoreOptions};
 use meridian_types::{
     Bucket, BucketName, BucketSpec, ClusterId, Effect, Epoch, NameError, NodeId, NodeName, Refusal, RefusalKind,
-    RegionId, RegionName, RepairReason, Request, Response,
+    RegionId, RegionName, RepairReason, Request, Response, ShardId,
 };
 use tokio::time::{sleep, timeout};
 
@@ -20,21 +20,24 @@ use super::dice::Dice;
 use super::disk::{Keep, Manner, NodeDisk};
 use super::executor::{Owner, Spawner};
 use super::group::{Housekeeping, SYNC_FAILED};
+use super::met::{Meetings, Met};
 use super::network::{Location, Network, Place};
 use super::node::{Body, Life, Surroundings, unknown, weight};
 use super::record::Record;
 use super::replication::WINDOW_BYTES;
 use super::replication::intake::SKEW_MS_MAX;
 use super::wires::{CallError, Wires};
-use crate::check::{Assumption, Remnant, Salvaged};
+use crate::check::{Assumption, Held, Remnant, Salvaged};
 use crate::target::Target;
 use crate::trace::{Fact, Replica, Trace};
 
 /// What a planet is made of.
 #[derive(Clone, Debug)]
 pub struct Setup {
-    /// Its regions, one node each. The first ones are numbered from 1.
+    /// Its regions. The first ones are numbered from 1.
     pub regions: Vec<(RegionName, Location)>,
+    /// How many nodes each of them has. Those numbered from 0 are the first ones of the regions, then come all second ones, and so on.
+    pub nodes: usize,
     /// Shards per region.
     pub shards: u16,
     /// The buckets it begins with.
@@ -72,6 +75,7 @@ impl Setup {
                 region("eu-west", 53.3, -6.3)?,
                 region("ap-northeast", 35.7, 139.7)?,
             ],
+            nodes: 1,
             shards: 2,
             buckets: Vec::new(),
             wall_skew_ms: 20,
@@ -107,6 +111,8 @@ struct State {
     /// By node: how many lives it had.
     lives: Vec<u64>,
     paused: Vec<bool>,
+    /// Nodes whose disks are lost: they never start again.
+    lost: BTreeSet<usize>,
     /// How often what was done or happened.
     hits: BTreeMap<&'static str, u64>,
     /// By node, its incarnation and what they were: repairs that it told of.
@@ -149,14 +155,13 @@ impl Planet {
         let trace = if setup.blind { Trace::blind() } else { Trace::default() };
         let record = Record::new(spawner.clone(), trace.clone());
         let numbered = || setup.regions.iter().zip(1u16..).map(|((name, at), number)| (name, *at, RegionId(number)));
-        let locations: Vec<Location> = setup.regions.iter().map(|(_, at)| *at).collect();
         let by_region = numbered().map(|(_, at, region)| (region, at)).collect();
+        let placed: Vec<_> = (0..setup.nodes).flat_map(|turn| numbered().map(move |region| (turn, region))).collect();
+        let locations: Vec<Location> = placed.iter().map(|(_, (_, at, _))| *at).collect();
         let network = Network::new(spawner.clone(), dice.fork(), record.clone(), locations, by_region);
-        let wires = Wires::new(network.clone(), spawner.clone(), dice.fork(), setup.regions.len());
-        let bodies: Vec<Body> = numbered()
-            .enumerate()
-            .map(|(number, (name, _, region))| body(number, name, region, &spawner, dice, &setup))
-            .collect();
+        let wires = Wires::new(network.clone(), spawner.clone(), dice.fork(), placed.len());
+        let body = |(number, (turn, (name, _, region)))| body((number, turn), name, region, &spawner, dice, &setup);
+        let bodies: Vec<Body> = placed.into_iter().enumerate().map(body).collect();
         let members = bodies.iter().map(member).collect();
         let form = Form { cluster: ClusterId(7), shards: setup.shards, lease_ttl_ms: 5000, members };
         let nodes = Arc::new(bodies.iter().map(|body| (body.replica.node, body.replica.region)).collect());
@@ -168,6 +173,7 @@ impl Planet {
                 record: record.clone(),
                 dice: dice.fork(),
                 form,
+                voters: setup.regions.len(),
                 nodes,
                 options: options(&setup),
                 housekeeping: Housekeeping { persist_every: setup.persist_every, purge_entries: setup.purge_entries },
@@ -207,7 +213,7 @@ impl Planet {
     }
 
     async fn get_going(&self) -> Result<(), Refusal> {
-        while !(0..self.nodes()).all(|node| self.is_open(node)) {
+        while !(0..self.nodes()).all(|node| self.is_open(node)) || !self.is_led() {
             sleep(Duration::from_millis(50)).await;
         }
         for spec in self.0.buckets.clone() {
@@ -248,9 +254,45 @@ impl Planet {
         self.0.bodies.get(node).map(|body| body.replica.region)
     }
 
-    /// The regions, by number.
+    /// The regions, by number. The first node of each has its place in this list for a number.
     pub fn regions(&self) -> Vec<RegionId> {
-        self.0.bodies.iter().map(|body| body.replica.region).collect()
+        self.0.bodies.iter().take(self.0.around.voters).map(|body| body.replica.region).collect()
+    }
+
+    /// Every node and its region.
+    fn placed(&self) -> impl Iterator<Item = (usize, RegionId)> + '_ {
+        self.0.bodies.iter().map(|body| (body.number, body.replica.region))
+    }
+
+    /// The nodes of a region.
+    pub fn nodes_of(&self, region: RegionId) -> Vec<usize> {
+        self.placed().filter(|(_, of)| *of == region).map(|(node, _)| node).collect()
+    }
+
+    /// The nodes of the region that a node is in, itself among them.
+    pub(crate) fn beside(&self, node: usize) -> Vec<usize> {
+        self.region_of(node).map(|region| self.nodes_of(region)).unwrap_or_default()
+    }
+
+    /// The node that leads a shard in the region of a node, as far as some node takes itself for it; the one that others follow, if two do.
+    pub fn leader_of(&self, node: usize, shard: ShardId) -> Option<usize> {
+        let beside = self.beside(node);
+        let leads = |node: &&usize| self.handle(**node).is_some_and(|handle| handle.leads(shard));
+        let leaders: Vec<usize> = beside.iter().filter(leads).copied().collect();
+        let followers = |leader: &&usize| {
+            let name = self.0.bodies.get(**leader).map(|body| body.replica.node);
+            let follows = |node: &&usize| self.handle(**node).and_then(|handle| handle.leader(shard)) == name;
+            beside.iter().filter(follows).count()
+        };
+        leaders.iter().max_by_key(followers).copied()
+    }
+
+    /// Whether every shard has a leader in every region of several nodes; alone a node leads as soon as it can.
+    fn is_led(&self) -> bool {
+        let shards = self.0.around.form.shards;
+        let several = self.0.bodies.len() > self.0.around.voters;
+        !several
+            || (0..self.0.around.voters).all(|node| (0..shards).all(|it| self.leader_of(node, ShardId(it)).is_some()))
     }
 
     /// Whether a node runs and has opened its region.
@@ -271,7 +313,7 @@ impl Planet {
     /// What lost primaries kept, on every node that is open.
     pub async fn salvages(&self) -> Vec<Salvaged> {
         let mut all = Vec::new();
-        for (node, region) in self.regions().into_iter().enumerate() {
+        for (node, region) in self.placed() {
             let Some(handle) = self.handle(node) else { continue };
             for bundle in handle.salvages().await.unwrap_or_default() {
                 let mut keys = Vec::new();
@@ -288,14 +330,19 @@ impl Planet {
     pub fn remnants(&self) -> Vec<Remnant> {
         let mut remnants = Vec::new();
         for bucket in self.buckets() {
-            for (node, region) in self.regions().into_iter().enumerate().filter(|(_, region)| !bucket.reaches(*region))
-            {
+            for (node, region) in self.placed().filter(|(_, region)| !bucket.reaches(*region)) {
                 let Some(handle) = self.handle(node) else { continue };
                 let keys = handle.digests(Some(bucket.id)).iter().map(|it| it.digest.keys).sum();
                 remnants.push(Remnant { region, bucket: bucket.id, keys });
             }
         }
         remnants
+    }
+
+    /// What every node that is open has.
+    pub fn held(&self) -> Vec<Held> {
+        let open = self.0.bodies.iter().filter_map(|body| Some((body.replica, self.handle(body.number)?)));
+        open.map(|(replica, handle)| Held { replica, digests: handle.digests(None) }).collect()
     }
 
     /// The buckets, as the copy of the metadata that is furthest has them.
@@ -339,6 +386,15 @@ impl Planet {
     /// What happened how often.
     pub fn hits(&self) -> BTreeMap<&'static str, u64> {
         self.state().hits.clone()
+    }
+
+    /// Which faults met which steps.
+    pub fn met(&self) -> Met {
+        self.meetings().met()
+    }
+
+    pub(crate) fn meetings(&self) -> &Meetings {
+        &self.0.record.meetings
     }
 
     /// Nodes that ended by themselves, and why.
@@ -409,7 +465,8 @@ impl Planet {
 
     /// Starts a node that does not run.
     pub fn restart(&self, node: usize) {
-        let Some(body) = self.0.bodies.get(node).filter(|_| !self.is_up(node)) else { return };
+        let is_lost = self.state().lost.contains(&node);
+        let Some(body) = self.0.bodies.get(node).filter(|_| !self.is_up(node) && !is_lost) else { return };
         if body.clock.wall_ahead_ms() > SKEW_MS_MAX {
             self.violate(Assumption::ClockAhead);
         }
@@ -432,6 +489,23 @@ impl Planet {
         self.drop_life(node);
         let lost_bytes = body.disk.crash(keep);
         self.fact(Fact::Crashed { replica: body.replica, lost_bytes, disk_lost: false });
+    }
+
+    /// A node is gone with its disk, for good.
+    pub fn lose(&self, node: usize) {
+        if let Some(body) = self.0.bodies.get(node) {
+            self.drop_life(node);
+            self.state().lost.insert(node);
+            self.fact(Fact::Crashed { replica: body.replica, lost_bytes: 0, disk_lost: true });
+        }
+    }
+
+    /// A node stops as a server does that is told to: it lets others of its region lead first.
+    pub async fn stop(&self, node: usize) {
+        if let Some(handle) = self.handle(node) {
+            handle.hand_over_leadership(GRACE).await;
+        }
+        self.crash(node, Keep::All);
     }
 
     fn drop_life(&self, node: usize) {
@@ -519,14 +593,23 @@ fn options(setup: &Setup) -> Options {
     Options { store, log_retention_bytes, digest_notes_max, in_flight_max, ..Options::default() }
 }
 
-fn body(number: usize, region: &RegionName, id: RegionId, spawner: &Spawner, dice: &Dice, setup: &Setup) -> Body {
+fn body(
+    (number, turn): (usize, usize),
+    region: &RegionName,
+    id: RegionId,
+    spawner: &Spawner,
+    dice: &Dice,
+    setup: &Setup,
+) -> Body {
     // A region's name with a number behind it is a node's name.
-    let name = NodeName::new(&format!("{region}-1")).unwrap_or_else(|why| panic!("a node can't be named: {why}"));
+    let name =
+        NodeName::new(&format!("{region}-{}", turn + 1)).unwrap_or_else(|why| panic!("a node can't be named: {why}"));
     let replica = Replica { region: id, node: NodeId::of(&name) };
     let skew_us = i64::try_from(dice.between(0, 2 * setup.wall_skew_ms * 1000)).unwrap_or_default();
     let skew_us = skew_us - i64::try_from(setup.wall_skew_ms * 1000).unwrap_or_default();
     Body {
         number,
+        zone: ["a", "b", "c", "d", "e"][turn % 5],
         name,
         region_name: region.clone(),
         replica,
@@ -539,12 +622,15 @@ fn member(body: &Body) -> NodeSpec {
     NodeSpec {
         name: body.name.clone(),
         region: body.region_name.clone(),
-        zone: "a".to_owned(),
+        zone: body.zone.to_owned(),
         rpc_address: format!("{}:7100", body.name),
         replication_address: format!("{}:7300", body.name),
         version: String::new(),
     }
 }
+
+/// How long a node that stops may take to let others lead: half of a server's grace.
+const GRACE: Duration = Duration::from_millis(2_500);
 
 /// Clients wait a little longer than their requests do.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -553,16 +639,30 @@ impl Target for Planet {
     async fn ask(&self, region: RegionId, request: Request) -> Result<Response, Refusal> {
         let gone = |effect, why: &str| Refusal::new(RefusalKind::Retry, why).with_effect(effect);
         let lost = unknown(&request);
-        let Some(node) = self.0.bodies.iter().position(|body| body.replica.region == region) else {
+        let mut nodes = self.nodes_of(region);
+        if nodes.is_empty() {
             return Err(Refusal::new(RefusalKind::NotFound, format!("there is no region {region}")));
-        };
+        }
+        // An SDK asks one node after the other until it reaches one.
+        self.0.dice.shuffle(&mut nodes);
         let patience = Duration::from_millis(u64::from(request.deadline_ms().max(1))) + PATIENCE;
-        let call = self.0.wires.call(Place::Clients(region), node, weight(&request), move |life| {
-            async move { life.execute(request, Caller::Client).await }.boxed()
-        });
+        let call = async {
+            let mut answer = Err(CallError::Unreached);
+            for node in nodes {
+                let request = request.clone();
+                let call = self.0.wires.call(Place::Clients(region), node, weight(&request), move |life| {
+                    async move { life.execute(request, Caller::Client).await }.boxed()
+                });
+                answer = call.await;
+                if !matches!(answer, Err(CallError::Unreached)) {
+                    break;
+                }
+            }
+            answer
+        };
         let answer = match timeout(patience, call).await {
             Ok(Ok(answer)) => answer,
-            Ok(Err(CallError::Unreached)) => Err(gone(Effect::None, "the node of that region does not run")),
+            Ok(Err(CallError::Unreached)) => Err(gone(Effect::None, "no node of that region runs")),
             Ok(Err(CallError::Lost)) => Err(gone(lost, "the connection to the node broke")),
             Err(_) => Err(gone(lost, "the node did not answer in time")),
         };

@@ -9,6 +9,7 @@ use meridian_region_node::Witness;
 use meridian_types::Lsn;
 
 use super::executor::Spawner;
+use super::met::Meetings;
 use crate::trace::{Fact, Replica, Trace};
 
 /// Writes into a world's trace. Cheap to clone.
@@ -18,11 +19,12 @@ pub(crate) struct Record {
     trace: Trace,
     /// The most that anything ever held.
     peaks: Arc<Mutex<HashMap<(Replica, &'static str), u64>>>,
+    pub(crate) meetings: Meetings,
 }
 
 impl Record {
     pub(crate) fn new(spawner: Spawner, trace: Trace) -> Record {
-        Record { spawner, trace, peaks: Arc::default() }
+        Record { spawner, trace, peaks: Arc::default(), meetings: Meetings::default() }
     }
 
     /// A fact, now.

@@ -31,7 +31,7 @@ use crate::raft::types::{RaftLogId, RaftVote, TypeConfig};
 const PIPELINE: usize = 64;
 /// A follower answers an append once its disk has it. A disk may stall for longer than a heartbeat takes, and
 /// sending everything again would only add to its work.
-const APPEND_PATIENCE: u32 = 8;
+const APPEND_PATIENCE: u32 = 3;
 /// Pieces of a snapshot under way.
 const PIECES: usize = 4;
 /// How long a follower may take for one piece.

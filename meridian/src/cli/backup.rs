@@ -77,9 +77,8 @@ pub(super) struct CreateArgs {
     #[arg(long, value_name = "BACKUP", conflicts_with_all = ["incremental", "all"])]
     since: Option<BackupId>,
     /// The region that is read [default: the primary; of an active-active bucket, the first that holds it].
-    // Not the region to connect to, which every command has.
-    #[arg(id = "in", long = "in", value_name = "REGION")]
-    region: Option<RegionName>,
+    #[arg(long = "in", value_name = "REGION")]
+    read_in: Option<RegionName>,
     /// Shards read at a time.
     #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u8).range(1..=16))]
     parallel: u8,
@@ -250,7 +249,7 @@ async fn remove(place: &Place, id: &BackupId, dry_run: bool) -> anyhow::Result<(
 /// The region that is read, and its nodes.
 fn read_from(args: &CreateArgs, topology: &Topology, bucket: &Bucket) -> anyhow::Result<(RegionName, Vec<Node>)> {
     let own = || bucket.primary.or_else(|| bucket.regions.first().copied()).and_then(|id| topology.regions.get(&id));
-    let region = args.region.clone().or_else(|| own().map(|region| region.name.clone()));
+    let region = args.read_in.clone().or_else(|| own().map(|region| region.name.clone()));
     let region = region.ok_or_else(|| Failure::not_ready(format!("no region holds bucket `{}` now", bucket.name)))?;
     let nodes: Vec<Node> = nodes_of(topology, &region)?.into_iter().filter(|node| !node.is_witness()).collect();
     if nodes.is_empty() {

@@ -7,15 +7,16 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use clap::Subcommand;
 use meridian_metadata_core::recover::Recovery;
 use meridian_metadata_node::recover::Survivor;
+use meridian_proto::dial;
+use meridian_proto::tls::{TlsFiles, TlsMaterial};
 use meridian_types::{NodeId, Topology};
 use serde::Serialize;
-use tokio::net::TcpStream;
 
 use super::exit::Failure;
 use crate::config::Config;
 use crate::output::{Format, Show, Table, count, note, show};
 
-/// How long another voter may take to accept a connection before it counts as silent.
+/// How long another voter may take to show its certificate before it counts as silent.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(2);
 
 #[derive(Debug, Subcommand)]
@@ -55,7 +56,7 @@ async fn recover(args: Recover, format: Format) -> anyhow::Result<()> {
         return Err(Failure::invalid(message).into());
     }
     let survivor = Survivor::open(&config.data_dir.join("metadata"), &log)?;
-    let found = Found::of(&config, &survivor, voters(&config, &survivor).await);
+    let found = Found::of(&config, &survivor, voters(&config, &survivor).await?);
     if args.dry_run {
         note("this is what would be done; nothing was changed:");
         return show(format, &found);
@@ -70,23 +71,29 @@ async fn recover(args: Recover, format: Format) -> anyhow::Result<()> {
 }
 
 /// Who voted, and who of them answers now.
-async fn voters(config: &Config, survivor: &Survivor) -> Vec<Voter> {
+async fn voters(config: &Config, survivor: &Survivor) -> anyhow::Result<Vec<Voter>> {
     let topology = survivor.state().topology();
+    let tls = TlsFiles::new(config.tls.ca.clone(), config.tls.cert.clone(), config.tls.key.clone()).load()?;
     let mut voters = Vec::new();
     for id in &survivor.standing().voters {
         let member = config.members.iter().find(|member| NodeId::of(&member.name) == *id);
         let known = topology.nodes.get(id);
         let address = member.map(|it| it.rpc.as_str()).or(known.map(|it| it.rpc_address.as_str())).unwrap_or_default();
         let this = NodeId::of(&config.node) == *id;
-        let dialled = tokio::time::timeout(PROBE_TIMEOUT, TcpStream::connect(config.translate(address)));
         voters.push(Voter {
             name: node_label(&topology, *id),
             address: address.to_owned(),
             this,
-            answers: !this && dialled.await.is_ok_and(|connected| connected.is_ok()),
+            answers: !this && answers(config.translate(address), &tls).await,
         });
     }
-    voters
+    Ok(voters)
+}
+
+/// Whether a node of this cluster is there. That something accepts a connection says little: a balancer does, whoever is behind it.
+async fn answers(address: &str, tls: &TlsMaterial) -> bool {
+    let Ok(endpoint) = dial::endpoint(&format!("https://{address}"), tls) else { return false };
+    tokio::time::timeout(PROBE_TIMEOUT, endpoint.connect()).await.is_ok_and(|connected| connected.is_ok())
 }
 
 fn node_label(topology: &Topology, id: NodeId) -> String {

@@ -67,7 +67,8 @@ pub(super) enum Command {
     /// Take back the change that is under way in a region.
     Abort {
         /// Which region.
-        region: RegionName,
+        #[arg(value_name = "REGION")]
+        of: RegionName,
         #[command(flatten)]
         how: How,
     },
@@ -115,7 +116,7 @@ pub(super) async fn run(command: Command, connection: &Connection, format: Forma
             let asked = MembersChange::Replace(old.clone(), new);
             change(&client, &[old], asked, &how, format).await
         }
-        Command::Abort { region, how } => begin(&client, &region, MembersChange::Abort, &how, format).await,
+        Command::Abort { of, how } => begin(&client, &of, MembersChange::Abort, &how, format).await,
         Command::Remove { node, dry_run } => remove(&client, &node, dry_run).await,
     }
 }

@@ -44,8 +44,8 @@ pub(super) struct ReinstateArgs {
     /// One bucket [default: all].
     bucket: Option<BucketName>,
     /// The region whose replicas were primaries [default: every region].
-    #[arg(long)]
-    region: Option<RegionName>,
+    #[arg(long = "in", value_name = "REGION")]
+    lost: Option<RegionName>,
 }
 
 pub(super) async fn run(command: Command, connection: &Connection, format: Format) -> anyhow::Result<()> {
@@ -77,7 +77,7 @@ pub(super) async fn run(command: Command, connection: &Connection, format: Forma
 pub(super) async fn reinstate(args: ReinstateArgs, connection: &Connection) -> anyhow::Result<()> {
     let client = connection.connect().await?;
     let topology = client.admin().topology().await?;
-    let nodes = match &args.region {
+    let nodes = match &args.lost {
         Some(region) => nodes_of(&topology, region)?,
         None => topology.data_regions().flat_map(|region| topology.serving(region)).cloned().collect(),
     };
@@ -93,8 +93,9 @@ pub(super) async fn reinstate(args: ReinstateArgs, connection: &Connection) -> a
             Failure::not_ready("no replica waits to be reinstated: `meridian resync list` shows what goes on").into()
         );
     }
+    let buckets = if buckets == 1 { "1 bucket is".to_owned() } else { format!("{buckets} buckets are") };
     note(&format!(
-        "{buckets} buckets are reinstated: what only they have is written down first; `meridian resync list --watch` shows how far it is, `meridian salvage list` what was kept"
+        "{buckets} reinstated: what only they have is written down first; `meridian resync list --watch` shows how far it is, `meridian salvage list` what was kept"
     ));
     Ok(())
 }

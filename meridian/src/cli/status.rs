@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 use std::time::Instant;
 
-use meridian_client::Client;
-use meridian_types::{LaneState, Node, NodeStatus, RepairStatus, Topology};
+use meridian_client::{Client, Lag, RegionAnswer};
+use meridian_types::{LaneState, Node, NodeStatus, RepairStatus, ShardDigest, Topology};
 use serde::Serialize;
 
 use super::bucket::{self, View};
@@ -34,7 +34,10 @@ pub(super) async fn run(args: Args, connection: &Connection, format: Format) -> 
 }
 
 async fn gather(client: &Client) -> anyhow::Result<Report> {
-    let nodes = client.admin().node_statuses().await?;
+    let (admin, looked) = (client.admin(), Instant::now());
+    // At once: who does not answer is waited for once, not four times.
+    let asked = tokio::try_join!(admin.node_statuses(), admin.lag(None), admin.digests(None), admin.repairs());
+    let (nodes, lags, digests, repairs) = asked?;
     let topology = client.known_topology();
     let mut report = Report {
         cluster: topology.cluster.map(|id| id.to_string()),
@@ -52,10 +55,9 @@ async fn gather(client: &Client) -> anyhow::Result<Report> {
         report.add_node(&node, status.as_ref(), &topology);
         heard.statuses.extend(status.ok());
     }
-    let looked = Instant::now();
-    add_lanes(client, &mut report, &mut heard, &topology).await?;
-    add_digests(client, &mut report, &mut heard, &topology).await?;
-    report.add_repairs(&client.admin().repairs().await?, &topology);
+    add_lanes(lags, &mut report, &mut heard, &topology);
+    add_digests(digests, &mut report, &mut heard, &topology);
+    report.add_repairs(&repairs, &topology);
     report.survival = survival::View::of(&heard, &topology);
     if report.buckets.iter().any(View::lacks_copies) {
         add_rates(client, &mut report, looked, &topology).await?;
@@ -65,13 +67,7 @@ async fn gather(client: &Client) -> anyhow::Result<Report> {
     Ok(report)
 }
 
-async fn add_lanes(
-    client: &Client,
-    report: &mut Report,
-    heard: &mut survival::Heard,
-    topology: &Topology,
-) -> anyhow::Result<()> {
-    let regions = client.admin().lag(None).await?;
+fn add_lanes(regions: Vec<RegionAnswer<Lag>>, report: &mut Report, heard: &mut survival::Heard, topology: &Topology) {
     for region in &regions {
         // A region that doesn't answer is in the table of nodes already.
         let Ok(lag) = &region.answer else { continue };
@@ -91,7 +87,6 @@ async fn add_lanes(
         }
     }
     heard.add_lags(regions);
-    Ok(())
 }
 
 /// Looks a second time at what is exposed, so that there is a rate at which it goes away.
@@ -111,13 +106,13 @@ async fn add_rates(client: &Client, report: &mut Report, looked: Instant, topolo
     Ok(())
 }
 
-async fn add_digests(
-    client: &Client,
+fn add_digests(
+    regions: Vec<RegionAnswer<Vec<ShardDigest>>>,
     report: &mut Report,
     heard: &mut survival::Heard,
     topology: &Topology,
-) -> anyhow::Result<()> {
-    for region in client.admin().digests(None).await? {
+) {
+    for region in regions {
         let Ok(shards) = region.answer else { continue };
         for shard in shards {
             let bucket = bucket_label(topology, shard.bucket);
@@ -132,7 +127,6 @@ async fn add_digests(
             *report.keys.entry(bucket).or_default().entry(region.region.to_string()).or_default() += shard.digest.keys;
         }
     }
-    Ok(())
 }
 
 #[derive(Debug, Serialize)]

@@ -11,6 +11,25 @@ fn the_command_line_is_consistent() {
     Cli::command().debug_assert();
 }
 
+/// It would mean what the connection means by it, in the environment, too: `--region` is where one stands.
+#[test]
+fn no_command_that_connects_has_an_argument_of_the_connection_s_name() {
+    fn look(command: &clap::Command, taken: &[String], found: &mut Vec<String>) {
+        for inner in command.get_subcommands().filter(|inner| inner.get_name() != "cert") {
+            let same = inner.get_arguments().filter(|it| taken.contains(&it.get_id().to_string()));
+            found.extend(same.map(|it| format!("{} {}", inner.get_name(), it.get_id())));
+            look(inner, taken, found);
+        }
+    }
+    let command = Cli::command();
+    let taken: Vec<_> =
+        command.get_arguments().filter(|it| it.is_global_set()).map(|it| it.get_id().to_string()).collect();
+    assert!(taken.len() > 5, "{taken:?}");
+    let mut found = Vec::new();
+    look(&command, &taken, &mut found);
+    assert!(found.is_empty(), "{found:?}");
+}
+
 #[test]
 fn commands_read_as_people_type_them() {
     for line in [
@@ -60,6 +79,7 @@ fn commands_read_as_people_type_them() {
         "meridian events --since 10m --limit 5 -o json",
         "meridian events --since 2026-11-20T02:00Z --watch",
         "meridian events -n 3 -w --since 417",
+        "meridian reinstate orders --in us-east --region eu-west",
         "meridian completions bash",
     ] {
         if let Err(error) = parse(line) {

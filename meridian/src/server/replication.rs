@@ -63,7 +63,7 @@ pub(crate) struct Sink(pub(crate) region::Handle);
 impl LogSink for Sink {
     fn watermark(&self, source: RegionId, shard: ShardId, lane: Lane) -> BoxFuture<'_, Result<Lsn, SinkError>> {
         async move {
-            let leader = || self.0.leader(shard);
+            let leader = || self.0.leader_beside(shard);
             self.0.watermark(source, shard, lane).await.map_err(|refusal| watermark_error(refusal, leader()))
         }
         .boxed()
@@ -83,7 +83,7 @@ impl LogSink for Sink {
     }
 
     fn deposed(&self, shard: ShardId) -> Option<SinkError> {
-        (!self.0.leads(shard)).then(|| SinkError::NotLeader { leader: self.0.leader(shard) })
+        (!self.0.leads_surely(shard)).then(|| SinkError::NotLeader { leader: self.0.leader_beside(shard) })
     }
 
     fn monotonic_ms(&self) -> u64 {

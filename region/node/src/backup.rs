@@ -249,7 +249,7 @@ impl Node {
             }
         } else {
             self.proven(shard.id).await?;
-            self.staleness(standing, shard)
+            self.staleness_behind_a_barrier(standing, shard)
         };
         let (store, place, own) = (self.store.clone(), (shard.id, bucket.id), self.region());
         let frozen = self.blocking.run(move || {

@@ -30,6 +30,8 @@ pub(crate) struct Board {
     /// The timestamp of the last entry applied from the own log; 0 until one is.
     own_hlc: AtomicU64,
     leads: AtomicBool,
+    /// How often it came to lead.
+    tenures: AtomicU64,
     /// Raised when a snapshot begins to take the place of the state, and when it has: odd in between.
     replaced: AtomicU64,
     applied: watch::Sender<Lsn>,
@@ -112,6 +114,7 @@ impl Board {
             hlc: AtomicU64::new(0),
             own_hlc: AtomicU64::new(0),
             leads: AtomicBool::new(false),
+            tenures: AtomicU64::new(0),
             replaced: AtomicU64::new(0),
             applied: watch::Sender::new(applied),
             head: watch::Sender::new(None),
@@ -231,7 +234,7 @@ impl Board {
         let closed = self.own_hlc();
         self.head.send_if_modified(|head| {
             let Some(head) = head else { return false };
-            *head = Head { lsn: applied, closed };
+            *head = Head { lsn: applied, closed, ..*head };
             true
         });
     }
@@ -244,6 +247,7 @@ impl Board {
     /// This node came to lead the shard, or no longer does.
     pub(crate) fn set_leads(&self, leads: bool) {
         self.leads.store(leads, Ordering::Release);
+        let tenure = self.tenures.fetch_add(u64::from(leads), Ordering::AcqRel) + u64::from(leads);
         if leads {
             self.ceilings.start_anew();
         } else {
@@ -251,7 +255,7 @@ impl Board {
         }
         self.head.send_if_modified(|head| {
             // Read under the head's own lock: an apply announces to `applied` first, so no later one is missed.
-            let now = leads.then(|| Head { lsn: self.applied(), closed: self.own_hlc() });
+            let now = leads.then(|| Head { lsn: self.applied(), closed: self.own_hlc(), tenure });
             std::mem::replace(head, now) != now
         });
     }

@@ -1,7 +1,7 @@
 //! Everything of the region's data cluster that one node holds, shared by its requests and its background tasks.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -25,7 +25,7 @@ use crate::copies::{Copies, Ticket};
 use crate::disk::{self, Disk};
 use crate::drill::Drills;
 use crate::exposures::Exposures;
-use crate::group::{Groups, ShardGroup};
+use crate::group::{Barrier, Groups, ShardGroup};
 use crate::lanes::Lanes;
 use crate::metrics::Metrics;
 use crate::options::{Options, Place};
@@ -89,7 +89,16 @@ pub(crate) struct ShardNode {
     pub(crate) mended: watch::Sender<u64>,
     /// How far consensus was last told that it may purge.
     purgeable: AtomicU64,
+    /// Looks in a row at which this node took itself for the leader and could not prove it.
+    unproven: AtomicU32,
 }
+
+/// After so many looks, one a second, a leader that can't prove that it leads is taken for deposed by those who would wait for it: longer than
+/// an election takes.
+const UNPROVEN_MAX: u32 = 3;
+
+/// How long a proof is waited for at a look.
+const PROOF_PATIENCE: Duration = Duration::from_secs(1);
 
 /// The bucket of a request under the right to act on it: the lease was looked at first, the topology second (FEN-1).
 #[derive(Clone)]
@@ -172,6 +181,26 @@ impl ShardNode {
             copies: Mutex::default(),
             mended: watch::Sender::default(),
             purgeable: AtomicU64::new(0),
+            unproven: AtomicU32::new(0),
+        }
+    }
+
+    /// Whether this node leads the shard, and others may wait for what it orders. One that is cut off from those who followed it goes on
+    /// believing, is reached by other regions, and would take in what it can apply no more for as long as that lasts (ISO-1).
+    pub(crate) fn leads_surely(&self) -> bool {
+        self.board.leads() && self.unproven.load(Ordering::Relaxed) < UNPROVEN_MAX
+    }
+
+    /// Looks whether this node can prove that it leads, if it believes so.
+    pub(crate) async fn look_for_proof(&self) {
+        let is_proven = match self.board.leads().then(|| self.group.read_barrier()) {
+            None | Some(Barrier::Passed(_)) => true,
+            Some(barrier) => matches!(tokio::time::timeout(PROOF_PATIENCE, barrier.pass()).await, Ok(Ok(_))),
+        };
+        if is_proven {
+            self.unproven.store(0, Ordering::Relaxed);
+        } else {
+            self.unproven.fetch_add(1, Ordering::Relaxed);
         }
     }
 

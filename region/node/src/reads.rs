@@ -155,6 +155,11 @@ impl Node {
             return Err(no_lease());
         }
         self.in_force(&standing.bucket, shard, deadline).await?;
+        self.judge_leader(shard, deadline).await
+    }
+
+    /// Whether this node leads the shard, and so has everything that its region ordered.
+    pub(crate) async fn judge_leader(&self, shard: &ShardNode, deadline: Instant) -> Result<Verdict, Refusal> {
         match timeout_at(deadline, shard.group.read_barrier().pass()).await {
             Ok(Ok(_)) => Ok(Verdict::Fresh(Some(0))),
             Ok(Err(BarrierError::NotLeader { .. })) => Ok(Verdict::Leader(shard.id)),
@@ -261,7 +266,13 @@ impl Node {
         let mut changes = shard.lanes.watch();
         loop {
             changes.mark_unchanged();
-            let staleness = self.staleness(standing, shard);
+            // Where every region writes, nobody else says what this one has ordered: another node of it may have, unnoticed.
+            if standing.bucket.primary.is_none()
+                && let Verdict::Leader(shard) = self.judge_leader(shard, deadline).await?
+            {
+                return Ok(Verdict::Leader(shard));
+            }
+            let staleness = self.staleness_behind_a_barrier(standing, shard);
             if staleness.is_some_and(|staleness| staleness <= bound_ms) {
                 return Ok(Verdict::Fresh(staleness));
             }
@@ -277,6 +288,15 @@ impl Node {
 
     /// How far the shard's replica here may be behind, if that is known.
     pub(crate) fn staleness(&self, standing: &Standing, shard: &ShardNode) -> Option<u64> {
+        // Of what its own region orders, with several voters only a barrier could tell; alone, what is applied is all there is.
+        let orders = standing.bucket.primary.is_none_or(|primary| primary == self.region());
+        let holders = standing.topology.holders(self.region(), shard.id);
+        let alone = holders.iter().all(|node| *node == self.place.node);
+        if orders && !alone { None } else { self.staleness_behind_a_barrier(standing, shard) }
+    }
+
+    /// The same of a replica that has everything its region ordered, where that orders.
+    pub(crate) fn staleness_behind_a_barrier(&self, standing: &Standing, shard: &ShardNode) -> Option<u64> {
         let bucket = &standing.bucket;
         // Another epoch here than on record, or a primary that hands over: there may be writes this replica can't know
         // of. A lane says how far it is complete, not that its source is still the one that counts.
@@ -284,10 +304,7 @@ impl Node {
             return None;
         }
         if bucket.primary == Some(self.region()) {
-            // With several voters only a barrier could tell; alone, what is applied is all there is.
-            let holders = standing.topology.holders(self.region(), shard.id);
-            let alone = holders.iter().all(|node| *node == self.place.node);
-            return (alone && standing.lease && shard.board.leads()).then_some(0);
+            return (standing.lease && shard.board.leads()).then_some(0);
         }
         let now_ms = self.clock.monotonic_ms();
         let staleness = shard.board.leads().then(|| shard.lanes.staleness_ms(bucket, self.region(), now_ms)).flatten();

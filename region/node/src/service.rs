@@ -319,7 +319,7 @@ impl Handle {
     /// [`RefusalKind::Redirect`] when another node leads the shard.
     pub async fn watermark(&self, source: RegionId, shard: ShardId, lane: Lane) -> Result<Lsn, Refusal> {
         match self.node.shard(shard) {
-            Some(shard) if shard.board.leads() => Ok(shard.board.watermark(source, lane)),
+            Some(shard) if shard.leads_surely() => Ok(shard.board.watermark(source, lane)),
             _ => Err(Refusal::new(RefusalKind::Redirect, format!("this node does not lead shard {shard}"))),
         }
     }
@@ -327,6 +327,16 @@ impl Handle {
     /// Whether this node leads a shard.
     pub fn leads(&self, shard: ShardId) -> bool {
         self.node.shard(shard).is_some_and(|shard| shard.board.leads())
+    }
+
+    /// Whether this node leads a shard and can prove it, or could a moment ago: whoever sends it something need not go elsewhere.
+    pub fn leads_surely(&self, shard: ShardId) -> bool {
+        self.node.shard(shard).is_some_and(ShardNode::leads_surely)
+    }
+
+    /// The other node that leads a shard in this region, if one is known.
+    pub fn leader_beside(&self, shard: ShardId) -> Option<NodeId> {
+        self.leader(shard).filter(|leader| *leader != self.node.place.node)
     }
 
     /// The node that leads a shard in this region, if one is known.

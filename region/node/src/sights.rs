@@ -130,7 +130,11 @@ impl Node {
                 }
             }
         } else {
-            self.staleness(standing, shard)
+            let orders = standing.bucket.primary.is_none();
+            if orders && let Verdict::Leader(_) = self.judge_leader(shard, deadline).await? {
+                return Err(self.led(id).err().unwrap_or_else(missing_shard));
+            }
+            self.staleness_behind_a_barrier(standing, shard)
         };
         // After it: what was applied since is only fresher.
         Ok((id, shard.board.applied(), staleness_ms))

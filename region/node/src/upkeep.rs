@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use futures::future::join_all;
 use meridian_failpoint::failpoint;
 use meridian_region_core::repair::message::{Ask, Told};
 use meridian_region_core::repair::survey::Sighting;
@@ -117,6 +118,7 @@ pub(crate) async fn keep_house(node: Arc<Node>, gauge: Arc<dyn Gauge>) {
         ticks.tick().await;
         node.disk.check(gauge.as_ref());
         node.raise_purge_floors();
+        join_all(node.shards.iter().map(ShardNode::look_for_proof)).await;
         node.backups.expire(node.clock.monotonic_ms());
         let topology = node.authority.topology();
         for shard in &node.shards {

@@ -301,6 +301,7 @@ impl Running {
                     topology: self.parts.topology.clone(),
                     links: Arc::clone(&self.links),
                     shown,
+                    tenure: 0,
                     stop: self.handle.0.stop.clone(),
                 };
                 self.lanes.spawn(task.run());

@@ -54,6 +54,8 @@ pub(crate) struct ShipLane {
     pub(crate) links: Arc<Links>,
     /// Where the handle finds the lane while this node leads the shard.
     pub(crate) shown: Arc<Mutex<Option<Shown>>>,
+    /// That of the leadership under way, or of the last one.
+    pub(crate) tenure: u64,
     pub(crate) stop: CancellationToken,
 }
 
@@ -76,6 +78,7 @@ impl ShipLane {
             let topology = Arc::clone(&self.topology.borrow_and_update());
             let shipper = Arc::new(Mutex::new(Shipper::new(self.key, topology, first, 0)));
             self.show(Some(Shown { shipper: Arc::clone(&shipper), connection: None }));
+            self.tenure = first.tenure;
             self.lead(&shipper, &mut head, &mut mended).await;
             self.show(None);
         }
@@ -146,14 +149,18 @@ impl ShipLane {
                     return true;
                 }
                 changed = head.changed() => {
-                    let seen = *head.borrow_and_update();
-                    let (Ok(()), Some(seen)) = (changed, seen) else { return false };
+                    let (Ok(()), Some(seen)) = (changed, self.still_leads(head)) else { return false };
                     lock(shipper).step(Instant::now(), Input::Head(seen), &mut Outbox::default());
                     // The log moves thousands of times a second, and nobody looks that often.
                     sleep(Duration::from_millis(10)).await;
                 }
             }
         }
+    }
+
+    /// The end of the log, as long as this node leads the shard: not anew, after it was deposed in between.
+    fn still_leads(&self, head: &mut watch::Receiver<Option<Head>>) -> Option<Head> {
+        head.borrow_and_update().filter(|head| head.tenure == self.tenure)
     }
 
     /// One stream, from opening to its end. Says when to try again, unless the lane is over.
@@ -271,10 +278,9 @@ impl<'a> Shipment<'a> {
         // Held outside `self` so that waiting may borrow both.
         let log = Arc::clone(&self.source);
         let mut work = Work::default();
-        let mut inputs = vec![Input::Opened];
-        if let Some(seen) = *head.borrow_and_update() {
-            inputs.push(Input::Head(seen));
-        }
+        // It may have been deposed while the stream was opened.
+        let Some(seen) = self.lane.still_leads(head) else { return End::Over };
+        let mut inputs = vec![Input::Opened, Input::Head(seen)];
         loop {
             for input in inputs.drain(..) {
                 if let Some(end) = self.perform(input, log.as_ref(), &mut work) {
@@ -380,7 +386,7 @@ impl<'a> Shipment<'a> {
                 failpoint("ship.read.after");
                 Ok(Input::Tail(tail))
             }
-            changed = head.changed() => match (changed, *head.borrow_and_update()) {
+            changed = head.changed() => match (changed, self.lane.still_leads(head)) {
                 (Ok(()), Some(head)) => Ok(Input::Head(head)),
                 _ => Err(End::Over),
             },

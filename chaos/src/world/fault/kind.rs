@@ -12,16 +12,23 @@ pub(crate) const WITHIN_DRIFT_PPM: RangeInclusive<u64> = 995_000..=1_005_000;
 
 impl Fault {
     /// Every word of [`Fault::kind`].
-    pub const KINDS: [&str; 37] = [
+    pub const KINDS: [&str; 44] = [
         "crash that loses all unsynced writes",
         "crash of a process",
         "crash that keeps some unsynced writes",
         "crash with a torn write",
         "crash with reordered writes",
+        "crash of a region",
+        "crash of a shard's leader",
+        "node lost with its disk",
+        "stop of a node",
         "crash of all nodes",
         "partition",
         "one-way partition",
+        "isolated node",
         "isolated region",
+        "leader cut off in its region",
+        "leader deaf in its region",
         "lost answers",
         "packet loss",
         "delay",
@@ -60,10 +67,17 @@ impl Fault {
             Fault::Crash { keep: Keep::Prefix, .. } => "crash that keeps some unsynced writes",
             Fault::Crash { keep: Keep::Torn, .. } => "crash with a torn write",
             Fault::Crash { keep: Keep::Subset, .. } => "crash with reordered writes",
+            Fault::CrashRegion { .. } => "crash of a region",
+            Fault::CrashLeader { .. } => "crash of a shard's leader",
+            Fault::LoseNode { .. } => "node lost with its disk",
+            Fault::Stop { .. } => "stop of a node",
             Fault::Blackout { .. } => "crash of all nodes",
             Fault::Partition { both_ways: true, .. } => "partition",
             Fault::Partition { both_ways: false, .. } => "one-way partition",
-            Fault::Isolate { .. } => "isolated region",
+            Fault::Isolate { .. } => "isolated node",
+            Fault::CutRegion { .. } => "isolated region",
+            Fault::CutLeader { deaf: false, .. } => "leader cut off in its region",
+            Fault::CutLeader { deaf: true, .. } => "leader deaf in its region",
             Fault::Muteness { .. } => "lost answers",
             Fault::Loss { .. } => "packet loss",
             Fault::Delay { .. } => "delay",
@@ -95,14 +109,77 @@ impl Fault {
         }
     }
 
+    /// The bucket that an operator wants something of.
+    pub(super) fn bucket(&self) -> Option<usize> {
+        match self {
+            Fault::Switchover { bucket, .. }
+            | Fault::Failover { bucket, .. }
+            | Fault::ChangePolicy { bucket, .. }
+            | Fault::ChangeRegions { bucket, .. }
+            | Fault::LoseRegion { bucket, .. }
+            | Fault::Cross { bucket, .. }
+            | Fault::TurnBack { bucket } => Some(*bucket),
+            _ => None,
+        }
+    }
+
+    /// The nodes it is about, themselves or for their regions.
+    pub fn nodes(&self) -> Vec<usize> {
+        let mut copy = self.clone();
+        copy.nodes_mut().into_iter().map(|node| *node).collect()
+    }
+
+    /// The same, to be others.
+    pub fn nodes_mut(&mut self) -> Vec<&mut usize> {
+        match self {
+            Fault::Crash { node, .. }
+            | Fault::CrashRegion { node, .. }
+            | Fault::CrashLeader { node, .. }
+            | Fault::LoseNode { node }
+            | Fault::Stop { node, .. }
+            | Fault::Isolate { node, .. }
+            | Fault::CutRegion { node, .. }
+            | Fault::CutLeader { node, .. }
+            | Fault::Muteness { node, .. }
+            | Fault::SlowDisk { node, .. }
+            | Fault::StalledDisk { node, .. }
+            | Fault::FailingDisk { node, .. }
+            | Fault::FullDisk { node, .. }
+            | Fault::Pause { node, .. }
+            | Fault::SlowNode { node, .. }
+            | Fault::Drift { node, .. }
+            | Fault::Step { node, .. }
+            | Fault::ChangeRegions { node, .. }
+            | Fault::LoseRegion { node, .. }
+            | Fault::RotLog { node }
+            | Fault::RotState { node } => vec![node],
+            Fault::Partition { from, to, .. }
+            | Fault::Loss { from, to, .. }
+            | Fault::Delay { from, to, .. }
+            | Fault::Narrow { from, to, .. } => vec![from, to],
+            Fault::Switchover { to, .. } => vec![to],
+            Fault::Failover { to, .. } | Fault::Cross { primary: to, .. } => to.iter_mut().collect(),
+            Fault::Blackout { .. }
+            | Fault::CrashMetadataLeader { .. }
+            | Fault::LosePrimary { .. }
+            | Fault::ChangePolicy { .. }
+            | Fault::TurnBack { .. } => Vec::new(),
+        }
+    }
+
     /// For how long it lasts, where it does.
     pub fn lasts_mut(&mut self) -> Option<&mut Duration> {
         match self {
             Fault::Crash { away: lasts, .. }
+            | Fault::CrashRegion { away: lasts, .. }
+            | Fault::CrashLeader { away: lasts, .. }
+            | Fault::Stop { away: lasts, .. }
             | Fault::Blackout { away: lasts, .. }
             | Fault::CrashMetadataLeader { away: lasts }
             | Fault::Partition { lasts, .. }
             | Fault::Isolate { lasts, .. }
+            | Fault::CutRegion { lasts, .. }
+            | Fault::CutLeader { lasts, .. }
             | Fault::Muteness { lasts, .. }
             | Fault::Loss { lasts, .. }
             | Fault::Delay { lasts, .. }
@@ -116,7 +193,8 @@ impl Fault {
             | Fault::Drift { lasts, .. }
             | Fault::Step { lasts, .. }
             | Fault::LosePrimary { lasts, .. } => Some(lasts),
-            Fault::Switchover { .. }
+            Fault::LoseNode { .. }
+            | Fault::Switchover { .. }
             | Fault::Failover { .. }
             | Fault::ChangePolicy { .. }
             | Fault::ChangeRegions { .. }

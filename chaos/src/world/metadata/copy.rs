@@ -97,6 +97,7 @@ impl Copy {
                 self.record.fact(Fact::LosingKnown { replica: self.replica, index, bucket: *id, from, step });
             }
         }
+        self.record.meetings.is_known(&topology);
         let index = topology.index;
         self.topology.send_replace(topology);
         for (_, tell) in inner.waiting.extract_if(.., |(wanted, tell)| *wanted <= index || tell.is_closed()) {

@@ -14,7 +14,7 @@ use tokio::sync::{Notify, oneshot};
 use tokio::time::{sleep, timeout};
 
 use super::copy::Copy;
-use super::raft::{Message, Outbox, Raft};
+use super::raft::{Members, Message, Outbox, Raft};
 use crate::trace::{Fact, Replica};
 use crate::world::clock::NodeClock;
 use crate::world::dice::Dice;
@@ -46,6 +46,8 @@ pub(crate) struct Plane {
     pub(crate) number: usize,
     pub(crate) copy: Arc<Copy>,
     nodes: Vec<NodeId>,
+    /// How many of them vote: the first ones.
+    voters: usize,
     /// Since then it has known who votes.
     opened: Instant,
     clock: Arc<NodeClock>,
@@ -75,6 +77,7 @@ pub(crate) struct Made {
     pub(crate) replica: Replica,
     pub(crate) number: usize,
     pub(crate) nodes: Vec<NodeId>,
+    pub(crate) voters: usize,
     pub(crate) clock: Arc<NodeClock>,
     pub(crate) disk: Arc<NodeDisk>,
     pub(crate) dice: Dice,
@@ -85,18 +88,18 @@ pub(crate) struct Made {
 impl Plane {
     /// Opens what is on the disk.
     pub(crate) fn open(made: Made) -> Plane {
-        let Made { replica, number, nodes, clock, disk, dice, record, wires } = made;
+        let Made { replica, number, nodes, voters, clock, disk, dice, record, wires } = made;
         let (durable, state) = disk.kept(|kept| (kept.raft.clone(), kept.state.clone()));
         let applied = state.index();
         let copy = Arc::new(Copy::new(replica, Arc::clone(&clock), record.clone(), state));
-        let members = (0..nodes.len()).collect();
+        let members = Members { voters: (0..voters).collect(), learners: (voters..nodes.len()).collect() };
         let raft = Raft::new(number, members, durable, clock.monotonic_ms(), dice.fork());
         let (waiting, confirming) = (BTreeMap::new(), Vec::new());
         let detector = Detector::default();
         let (opened, moved) = (clock.instant(), Notify::new());
         let contact = Contact::new(opened);
         let inner = Mutex::new(Inner { raft, applied, leases: None, contact, detector, waiting, confirming });
-        Plane { replica, number, copy, nodes, opened, clock, disk, dice, record, wires, inner, moved }
+        Plane { replica, number, copy, nodes, voters, opened, clock, disk, dice, record, wires, inner, moved }
     }
 
     fn inner(&self) -> MutexGuard<'_, Inner> {
@@ -268,7 +271,8 @@ impl Plane {
         let mut inner = self.inner();
         let Some(table) = inner.leases.as_mut().filter(|table| table.term() == term) else { return };
         let Some(by) = received.checked_sub(Drift::ONE_PERCENT.shrink(age)) else { return };
-        table.heard_earlier(node, by, Electorate { voters: &self.nodes, since: self.opened });
+        let voters = self.nodes.get(..self.voters).unwrap_or_default();
+        table.heard_earlier(node, by, Electorate { voters, since: self.opened });
         self.nodes.iter().for_each(|node| self.remember(table, *node));
     }
 

@@ -1,7 +1,7 @@
 //! A small Raft, for the metadata plane of a simulated planet: pure, with the time as an argument.
 //!
 //! Only what the plane rests on: elections with a pre-vote, replication, commitment by a majority, and rounds of heartbeats
-//! by which a leader proves that it still leads. Members are fixed and the log is never cut.
+//! by which a leader proves that it still leads. Members are fixed and the log is never cut; some may follow without a vote.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -76,11 +76,19 @@ enum Role {
     Leader { next: BTreeMap<usize, u64>, matched: BTreeMap<usize, u64>, rounds: BTreeMap<usize, u64>, round: u64 },
 }
 
+/// Who is in the group.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Members {
+    pub(crate) voters: Vec<usize>,
+    /// Who follows without a vote.
+    pub(crate) learners: Vec<usize>,
+}
+
 /// One member.
 #[derive(Debug)]
 pub(crate) struct Raft {
     id: usize,
-    members: Vec<usize>,
+    members: Members,
     durable: Durable,
     commit: u64,
     role: Role,
@@ -101,7 +109,7 @@ pub(crate) struct Outbox {
 impl Raft {
     pub(crate) fn new(
         id: usize,
-        members: Vec<usize>,
+        members: Members,
         durable: Durable,
         now_ms: u64,
         spread: super::super::dice::Dice,
@@ -159,11 +167,16 @@ impl Raft {
     }
 
     fn majority(&self) -> usize {
-        self.members.len() / 2 + 1
+        self.members.voters.len() / 2 + 1
     }
 
     fn others(&self) -> Vec<usize> {
-        self.members.iter().copied().filter(|member| *member != self.id).collect()
+        let all = self.members.voters.iter().chain(&self.members.learners);
+        all.copied().filter(|member| *member != self.id).collect()
+    }
+
+    fn votes(&self, member: usize) -> bool {
+        self.members.voters.contains(&member)
     }
 
     fn wait(&mut self, now_ms: u64) {
@@ -177,6 +190,7 @@ impl Raft {
         }
         match self.role {
             Role::Leader { .. } => self.beat(now_ms, out),
+            Role::Follower { .. } if !self.votes(self.id) => self.wait(now_ms),
             Role::Follower { .. } | Role::PreCandidate { .. } | Role::Candidate { .. } => {
                 self.role = Role::PreCandidate { granted: BTreeSet::from([self.id]) };
                 self.wait(now_ms);
@@ -187,7 +201,8 @@ impl Raft {
     }
 
     fn ask(&self, message: Message, out: &mut Outbox) {
-        out.send.extend(self.others().into_iter().map(|other| (other, message.clone())));
+        let voters = self.others().into_iter().filter(|other| self.votes(*other));
+        out.send.extend(voters.map(|other| (other, message.clone())));
     }
 
     /// Enqueues a command; its index, if this member leads.
@@ -222,7 +237,8 @@ impl Raft {
 
     /// What at least a majority has, given what the others and this one have.
     fn of_majority(&self, others: &BTreeMap<usize, u64>, own: u64) -> u64 {
-        let mut all: Vec<u64> = others.values().copied().collect();
+        let voters = others.iter().filter(|(other, _)| self.votes(**other));
+        let mut all: Vec<u64> = voters.map(|(_, has)| *has).collect();
         all.push(own);
         all.sort_unstable_by(|a, b| b.cmp(a));
         all.get(self.majority() - 1).copied().unwrap_or_default()
@@ -422,12 +438,18 @@ mod tests {
     use super::super::super::dice::Dice;
     use super::*;
 
+    /// Of four, so many of whom vote.
+    fn members(voters: usize) -> Members {
+        Members { voters: (0..voters).collect(), learners: (voters..4).collect() }
+    }
+
     /// Two members, one of which began terms that nobody else heard of while the other has more in its log.
     #[test]
     fn whoever_has_the_longer_log_leads_though_another_has_a_greater_term() {
         let of = |term, entries: u64| Durable { term, voted_for: None, log: (0..entries).map(|_| (1, None)).collect() };
         let dice = Dice::new(1);
-        let start = |id, durable| Raft::new(id, vec![0, 1], durable, 0, dice.fork());
+        let start =
+            |id, durable| Raft::new(id, Members { voters: vec![0, 1], learners: Vec::new() }, durable, 0, dice.fork());
         let mut rafts = [start(0, of(2, 5)), start(1, of(9, 3))];
         let mut flying: Vec<(usize, usize, Message)> = Vec::new();
         for now in (0..10_000).step_by(10) {
@@ -452,9 +474,10 @@ mod tests {
     fn members_agree_on_what_is_committed_whatever_the_network_and_restarts_do() {
         for seed in 0..200 {
             let dice = Dice::new(seed);
-            let members: Vec<usize> = (0..3).collect();
-            let start = |id: usize, durable, now| Raft::new(id, members.clone(), durable, now, dice.fork());
-            let mut rafts: Vec<Raft> = members.iter().map(|id| start(*id, Durable::default(), 0)).collect();
+            // One of them follows without a vote in every second world.
+            let voters = if seed % 2 == 0 { 4 } else { 3 };
+            let start = |id: usize, durable, now| Raft::new(id, members(voters), durable, now, dice.fork());
+            let mut rafts: Vec<Raft> = (0..4).map(|id| start(id, Durable::default(), 0)).collect();
             let mut flying: Vec<(u64, usize, usize, Message)> = Vec::new();
             let mut committed: Vec<(u64, Option<Bytes>)> = Vec::new();
             for now in (0..20_000).step_by(10) {
@@ -491,7 +514,7 @@ mod tests {
                     }
                 }
                 if dice.chance(0.002) {
-                    let id = dice.index(3);
+                    let id = dice.index(4);
                     rafts[id] = start(id, rafts[id].durable.clone(), now);
                 }
                 for raft in &rafts {
@@ -505,6 +528,9 @@ mod tests {
                 }
             }
             assert!(committed.len() > 3, "seed {seed}: {}", committed.len());
+            assert!(voters == 4 || !rafts[3].leads(), "seed {seed}");
+            // What is committed it may just have forgotten, for it may just have started.
+            assert!(voters == 4 || rafts[3].durable.log.len() > 3, "seed {seed}: who does not vote follows");
         }
     }
 }

@@ -90,15 +90,21 @@ impl Intake {
                     None => return Ok(()),
                     Some(message) => self.frame(message)?,
                 },
-                _ = ticks.tick() => {
-                    let probed = is_probed(&self.topology.borrow(), source, self.replica.region, lane);
-                    Input::Tick { ms: self.region.monotonic_ms(), probed }
-                }
+                _ = ticks.tick() => self.tick(source, shard, lane),
                 Some(()) = timer => Input::Timer,
             };
             out = Outbox::default();
             receiver.step(Instant::now().into_std(), input, &mut out);
         }
+    }
+
+    /// Every now and then it is looked whether this node still leads the shard: a lane in which nothing comes would not notice.
+    fn tick(&self, source: RegionId, shard: ShardId, lane: Lane) -> Input {
+        if !self.region.leads_surely(shard) {
+            return Input::Deposed(SinkError::NotLeader { leader: self.region.leader_beside(shard) });
+        }
+        let probed = is_probed(&self.topology.borrow(), source, self.replica.region, lane);
+        Input::Tick { ms: self.region.monotonic_ms(), probed }
     }
 
     fn frame(&self, message: Bytes) -> Result<Input, String> {
@@ -134,7 +140,7 @@ impl Intake {
 
 async fn watermark(region: Handle, source: RegionId, shard: ShardId, lane: Lane) -> Result<Lsn, SinkError> {
     region.watermark(source, shard, lane).await.map_err(|refusal| match refusal.kind {
-        RefusalKind::Redirect => SinkError::NotLeader { leader: region.leader(shard) },
+        RefusalKind::Redirect => SinkError::NotLeader { leader: region.leader_beside(shard) },
         _ => SinkError::Unavailable(refusal.message),
     })
 }

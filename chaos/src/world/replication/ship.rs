@@ -10,7 +10,7 @@ use meridian_region_node::Clock;
 use meridian_replicator_core::message::{Stop, ToSource, ToTarget};
 use meridian_replicator_core::shipper::{Input, LaneKey, Outbox, Plan, Shipper, Standing};
 use meridian_replicator_core::{Tail, TailError};
-use meridian_types::{Head, Topology, frame};
+use meridian_types::{Head, NodeId, RegionId, Topology, frame};
 use tokio::sync::watch;
 use tokio::time::{Instant, Interval, MissedTickBehavior, interval, sleep, sleep_until, timeout};
 
@@ -36,8 +36,8 @@ const CONNECT: Duration = Duration::from_secs(3);
 pub(crate) struct ShipLane {
     pub(crate) key: LaneKey,
     pub(crate) from: usize,
-    /// The node of the target region.
-    pub(crate) to: usize,
+    /// Every node of the planet, by number.
+    pub(crate) nodes: Arc<Vec<(NodeId, RegionId)>>,
     pub(crate) region: meridian_region_node::Handle,
     pub(crate) topology: watch::Receiver<Arc<Topology>>,
     pub(crate) windows: Arc<Windows>,
@@ -46,12 +46,16 @@ pub(crate) struct ShipLane {
     pub(crate) dice: Dice,
     pub(crate) record: Record,
     pub(crate) replica: Replica,
+    /// That of the leadership under way, or of the last one.
+    pub(crate) tenure: u64,
 }
 
 /// Why a lane stopped waiting.
 enum Over {
     /// The stream is over.
     Lost(String),
+    /// Another node leads the shard there.
+    Elsewhere(Option<NodeId>),
     /// This node no longer leads the shard.
     Leading,
 }
@@ -70,6 +74,7 @@ impl ShipLane {
             let Some(first) = first else { continue };
             let topology = Arc::clone(&self.topology.borrow_and_update());
             let mut shipper = Shipper::new(self.key, topology, first, 0);
+            self.tenure = first.tenure;
             self.lead(&mut shipper, &mut head, &mut mended).await;
         }
     }
@@ -80,22 +85,55 @@ impl ShipLane {
         head: &mut watch::Receiver<Option<Head>>,
         mended: &mut watch::Receiver<u64>,
     ) {
+        let mut preferred = None;
         loop {
             let pause_until = match shipper.standing(now()) {
                 Standing::Over => None,
                 Standing::Resting(until) => Some(until),
                 Standing::Wanted => {
                     mended.mark_unchanged();
-                    match self.ship(shipper, head).await {
+                    match self.ship(shipper, head, &mut preferred).await {
                         Ok(()) => return,
                         Err(until) => Some(until),
                     }
                 }
             };
-            if !pause(shipper, head, mended, pause_until).await {
+            if !self.pause(shipper, head, mended, pause_until).await {
                 return;
             }
         }
+    }
+
+    /// Waits, keeping the shipper's view of the log fresh; `false` once this node no longer leads.
+    async fn pause(
+        &self,
+        shipper: &mut Shipper,
+        head: &mut watch::Receiver<Option<Head>>,
+        mended: &mut watch::Receiver<u64>,
+        until: Option<std::time::Instant>,
+    ) -> bool {
+        let timer: OptionFuture<_> = until.map(|until| sleep_until(until.into())).into();
+        tokio::pin!(timer);
+        loop {
+            tokio::select! {
+                biased;
+                Some(()) = &mut timer => return true,
+                Ok(()) = mended.changed() => {
+                    shipper.step(now(), Input::Mended, &mut Outbox::default());
+                    return true;
+                }
+                changed = head.changed() => {
+                    let (Ok(()), Some(seen)) = (changed, self.still_leads(head)) else { return false };
+                    shipper.step(now(), Input::Head(seen), &mut Outbox::default());
+                    sleep(Duration::from_millis(10)).await;
+                }
+            }
+        }
+    }
+
+    /// The end of the log, as long as this node leads the shard: not anew, after it was deposed in between.
+    fn still_leads(&self, head: &mut watch::Receiver<Option<Head>>) -> Option<Head> {
+        head.borrow_and_update().filter(|head| head.tenure == self.tenure)
     }
 
     /// One stream, from opening to its end. Says when to try again, unless this node no longer leads.
@@ -103,32 +141,53 @@ impl ShipLane {
         &mut self,
         shipper: &mut Shipper,
         head: &mut watch::Receiver<Option<Head>>,
+        preferred: &mut Option<NodeId>,
     ) -> Result<(), std::time::Instant> {
         let soon = now() + REOPEN.mul_f64(0.5 + 1.5 * self.dice.unit());
-        let Some(stream) = self.open().await else {
-            let reason = "the target was not reached".to_owned();
-            shipper.step(now(), Input::Lost { reason }, &mut Outbox::default());
+        let lose = |shipper: &mut Shipper, reason| shipper.step(now(), Input::Lost { reason }, &mut Outbox::default());
+        let Some((node, to)) = self.node(*preferred) else {
+            lose(shipper, "no node of that region serves the shard".to_owned());
+            return Err(soon);
+        };
+        let Some(stream) = self.open(to).await else {
+            lose(shipper, "the target was not reached".to_owned());
+            *preferred = self.node_after(node);
             return Err(now() + REOPEN);
         };
-        let window = self.windows.to(self.to, self.key.lane);
+        let window = self.windows.to(to, self.key.lane);
         let end = self.stream(shipper, head, stream, &window).await;
         window.note(self.key.shard, 0);
         match end {
-            Over::Leading => Ok(()),
+            Over::Leading => return Ok(()),
             Over::Lost(reason) => {
-                shipper.step(now(), Input::Lost { reason }, &mut Outbox::default());
-                Err(soon)
+                lose(shipper, reason);
+                *preferred = self.node_after(node);
             }
+            Over::Elsewhere(leader) => *preferred = leader.or_else(|| self.node_after(node)),
         }
+        Err(soon)
+    }
+
+    /// The node to ship to, and its number: the one said to lead, else the first that serves the shard.
+    fn node(&self, preferred: Option<NodeId>) -> Option<(NodeId, usize)> {
+        let holders = self.topology.borrow().holders(self.key.target, self.key.shard);
+        let node = preferred.filter(|node| holders.contains(node)).or_else(|| holders.first().copied())?;
+        self.nodes.iter().position(|(known, _)| *known == node).map(|number| (node, number))
+    }
+
+    /// The next one, when `node` is not there, or does not lead and knows not who does.
+    fn node_after(&self, node: NodeId) -> Option<NodeId> {
+        let holders = self.topology.borrow().holders(self.key.target, self.key.shard);
+        let at = holders.iter().position(|holder| *holder == node).map_or(0, |at| at + 1);
+        holders.get(at % holders.len().max(1)).copied()
     }
 
     /// A handshake, which also finds out whether there is anybody.
-    async fn open(&self) -> Option<End> {
-        let (from, to) = (Place::Node(self.from), Place::Node(self.to));
-        let (opener, acceptor) = stream::pair(&self.wires.network, &self.wires.spawner, from, to);
+    async fn open(&self, to: usize) -> Option<End> {
+        let from = Place::Node(self.from);
+        let (opener, acceptor) = stream::pair(&self.wires.network, &self.wires.spawner, from, Place::Node(to));
         let source = self.key.source;
-        let opening =
-            self.wires.call(from, self.to, 1200, move |life| async move { life.accept(source, acceptor) }.boxed());
+        let opening = self.wires.call(from, to, 1200, move |life| async move { life.accept(source, acceptor) }.boxed());
         match timeout(CONNECT, opening).await {
             Ok(Ok(true)) => Some(opener),
             Ok(Ok(false) | Err(_)) | Err(_) => None,
@@ -145,11 +204,11 @@ impl ShipLane {
         let LaneKey { source, shard, lane, .. } = self.key;
         stream.send(ToTarget::Open { source, shard, lane }.encode().0);
         let region = self.region.clone();
+        let Some(seen) = self.still_leads(head) else { return Over::Leading };
         let (mut reading, mut window_seen) = (None, None);
         let mut expose = interval(EXPOSE_EVERY);
         expose.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut inputs = vec![Input::Opened];
-        inputs.extend(head.borrow_and_update().map(Input::Head));
+        let mut inputs = vec![Input::Opened, Input::Head(seen)];
         loop {
             for input in std::mem::take(&mut inputs) {
                 let mut out = Outbox::default();
@@ -157,18 +216,21 @@ impl ShipLane {
                 if window_seen.replace(width) != Some(width) {
                     shipper.step(now(), Input::Window(width), &mut out);
                 }
-                let elsewhere = matches!(input, Input::Message(ToSource::Stop(Stop::NotLeader { .. })));
+                let elsewhere = match &input {
+                    Input::Message(ToSource::Stop(Stop::NotLeader { leader })) => Some(*leader),
+                    _ => None,
+                };
                 shipper.step(now(), input, &mut out);
                 shipper.validate();
                 window.note(shard, shipper.in_flight_bytes());
                 if let Some(lsn) = out.acknowledged {
                     region.acknowledged(shard, lane, self.key.target, lsn);
                 }
-                if let Some(reason) = out.close.filter(|_| !elsewhere) {
-                    return Over::Lost(reason);
+                if let Some(leader) = elsewhere {
+                    return Over::Elsewhere(leader);
                 }
-                if elsewhere {
-                    return Over::Lost("the node does not lead the shard there".to_owned());
+                if let Some(reason) = out.close {
+                    return Over::Lost(reason);
                 }
                 if let Some(plan) = out.ship {
                     self.note(&plan, shipper.in_flight_bytes(), width);
@@ -232,7 +294,7 @@ impl ShipLane {
             },
             _ = expose.tick() => Ok(None),
             tail = wait(reading) => Ok(Some(Input::Tail(tail))),
-            changed = head.changed() => match (changed, *head.borrow_and_update()) {
+            changed = head.changed() => match (changed, self.still_leads(head)) {
                 (Ok(()), Some(head)) => Ok(Some(Input::Head(head))),
                 _ => Err(Over::Leading),
             },
@@ -256,33 +318,6 @@ fn send(stream: &End, plan: Plan) -> Input {
     let wire_bytes = frame.len();
     stream.send(prefixed(ToTarget::Frame { round, frame }.encode()));
     Input::Encoded { round, wire_bytes }
-}
-
-/// Waits, keeping the shipper's view of the log fresh; `false` once this node no longer leads.
-async fn pause(
-    shipper: &mut Shipper,
-    head: &mut watch::Receiver<Option<Head>>,
-    mended: &mut watch::Receiver<u64>,
-    until: Option<std::time::Instant>,
-) -> bool {
-    let timer: OptionFuture<_> = until.map(|until| sleep_until(until.into())).into();
-    tokio::pin!(timer);
-    loop {
-        tokio::select! {
-            biased;
-            Some(()) = &mut timer => return true,
-            Ok(()) = mended.changed() => {
-                shipper.step(now(), Input::Mended, &mut Outbox::default());
-                return true;
-            }
-            changed = head.changed() => {
-                let seen = *head.borrow_and_update();
-                let (Ok(()), Some(seen)) = (changed, seen) else { return false };
-                shipper.step(now(), Input::Head(seen), &mut Outbox::default());
-                sleep(Duration::from_millis(10)).await;
-            }
-        }
-    }
 }
 
 /// Waits for what was asked for, if anything was.

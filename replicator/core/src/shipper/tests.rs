@@ -68,7 +68,7 @@ impl Play {
     /// Streaming in round 1 from `at`, with a first read asked for.
     fn streaming(lane: Lane, at: u64, head: u64) -> (Play, Read) {
         let key = LaneKey { source: RegionId(1), target: RegionId(2), shard: ShardId(0), lane };
-        let head = Head { lsn: Lsn(head), closed: Hlc(0) };
+        let head = Head { lsn: Lsn(head), closed: Hlc(0), ..Head::default() };
         let mut play = Play { shipper: Shipper::new(key, topology(), head, WINDOW), base: origin(), ms: 0 };
         play.step(Input::Opened);
         let out = play.step(Input::Message(ToSource::Position { round: 1, lsn: Lsn(at) }));
@@ -93,7 +93,7 @@ impl Play {
     }
 
     fn head(&mut self, lsn: u64) -> Outbox {
-        self.step(Input::Head(Head { lsn: Lsn(lsn), closed: Hlc(0) }))
+        self.step(Input::Head(Head { lsn: Lsn(lsn), closed: Hlc(0), ..Head::default() }))
     }
 
     fn encoded(&mut self, wire_bytes: usize) -> Outbox {
@@ -271,7 +271,7 @@ fn a_repair_that_ends_wakes_a_lane_that_was_kept_out_and_no_other() {
     // Where it never comes back, it doesn't.
     let key = LaneKey { source: RegionId(1), target: RegionId(2), shard: ShardId(0), lane: Lane::Sync };
     let mut ahead = Play {
-        shipper: Shipper::new(key, topology(), Head { lsn: Lsn(20), closed: Hlc(0) }, WINDOW),
+        shipper: Shipper::new(key, topology(), Head { lsn: Lsn(20), closed: Hlc(0), ..Head::default() }, WINDOW),
         base: origin(),
         ms: 0,
     };
@@ -293,7 +293,7 @@ fn what_cannot_go_on_stops_with_its_reason() {
     assert_eq!(behind.shipper.status().state, state, "the end of the stream does not hide why");
 
     let key = LaneKey { source: RegionId(1), target: RegionId(2), shard: ShardId(0), lane: Lane::Sync };
-    let head = Head { lsn: Lsn(20), closed: Hlc(0) };
+    let head = Head { lsn: Lsn(20), closed: Hlc(0), ..Head::default() };
     let mut ahead = Play { shipper: Shipper::new(key, topology(), head, WINDOW), base: origin(), ms: 0 };
     ahead.step(Input::Opened);
     ahead.step(Input::Message(ToSource::Position { round: 1, lsn: Lsn(21) }));

@@ -183,7 +183,7 @@ impl World {
     }
 
     fn head(&self) -> Head {
-        Head { lsn: self.log.last().map_or(Lsn(0), |(lsn, ..)| *lsn), closed: Hlc::from_millis(self.now) }
+        Head { lsn: self.log.last().map_or(Lsn(0), |(lsn, ..)| *lsn), closed: Hlc::from_millis(self.now), tenure: 1 }
     }
 
     fn learn_topology(&mut self) {

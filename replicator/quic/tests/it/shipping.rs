@@ -229,6 +229,30 @@ async fn a_diverged_replica_stops_its_lane_and_is_reported() {
     receiving.stop().await;
 }
 
+/// A leader that was deposed and does not know has less of the log than its followers shipped since: it concludes that the target follows
+/// another log. When it leads anew that was wrong, even where nobody saw that it did not lead in between.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_deposed_leader_concluded_ends_with_its_leadership_live() {
+    let (places, _keep) = places(2);
+    let (east, west) = (&places[0], &places[1]);
+    let receiving = west.start(|_| ());
+    let sending = east.start(|_| ());
+    write(east, 10);
+    eventually("the entries arrive", || has_all(east, west)).await;
+    east.log.lead_anew(Lsn(3));
+    eventually("the lanes are stopped", || {
+        let lanes = sending.handle.lanes();
+        !lanes.is_empty() && lanes.iter().all(|lane| matches!(lane.state, LaneState::Diverged { .. }))
+    })
+    .await;
+    east.log.lead_anew(Lsn(10));
+    write(east, 10);
+    eventually("the entries arrive", || has_all(east, west)).await;
+    assert_equal(east, west);
+    sending.stop().await;
+    receiving.stop().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_lane_that_was_kept_out_goes_on_when_a_repair_ends_and_not_only_after_its_rest() {
     let (places, _keep) = places(2);

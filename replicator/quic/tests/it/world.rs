@@ -163,8 +163,21 @@ impl MemoryLog {
     pub(crate) fn append(&self, shard: u16, entries: impl IntoIterator<Item = Bytes>) {
         let mut log = self.shards[usize::from(shard)].lock().unwrap();
         log.extend(entries);
-        let head = Head { lsn: Lsn(log.len() as u64), closed: Hlc::from_millis(wall_ms()) };
-        self.heads[usize::from(shard)].send_replace(Some(head));
+        let lsn = Lsn(log.len() as u64);
+        self.heads[usize::from(shard)].send_modify(|head| {
+            let head = head.get_or_insert_default();
+            *head = Head { lsn, closed: Hlc::from_millis(wall_ms()), ..*head };
+        });
+    }
+
+    /// Another leadership begins in every shard, right after the last one, of a leader that knows the log up to there.
+    pub(crate) fn lead_anew(&self, lsn: Lsn) {
+        for head in &self.heads {
+            head.send_modify(|head| {
+                let head = head.get_or_insert_default();
+                *head = Head { lsn, closed: Hlc::from_millis(wall_ms()), tenure: head.tenure + 1 };
+            });
+        }
     }
 
     /// The entries of a bucket, with their positions.
