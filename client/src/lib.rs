@@ -67,7 +67,7 @@ pub use check::{Check, Finding, Verdict};
 pub use client::Client;
 pub use error::{ConnectError, Error};
 pub use input::IntoBytes;
-pub use recovery::ShardRows;
+pub use recovery::{ShardPage, ShardRows};
 pub use retry::RetryPolicy;
 pub use scan::Scan;
 pub use session::Session;

@@ -5,14 +5,15 @@ use std::time::Duration;
 
 use futures::future::join_all;
 use meridian_proto::convert::{
-    backup_piece_from_proto, bundle_from_proto, drill_news_from_proto, drill_to_proto, refusal_of_status,
-    repair_from_proto, replay_from_proto, replay_policy_to_proto, salvage_key_from_proto,
+    backup_ask_to_proto, backup_piece_from_proto, bundle_from_proto, drill_news_from_proto, drill_to_proto,
+    refusal_of_status, repair_from_proto, replay_from_proto, replay_policy_to_proto, salvage_key_from_proto,
 };
 use meridian_proto::v1;
 use meridian_proto::v1::recovery_client::RecoveryClient;
 use meridian_types::{
-    BackupCut, BackupPiece, BackupRow, BucketName, DrillNews, DrillProgress, DrillReport, Effect, Node, NodeName,
-    Refusal, RefusalKind, RepairStatus, ReplayPolicy, ReplayReport, SalvageBundle, SalvageId, SalvageKey, ShardId,
+    BackupAsk, BackupCut, BackupPiece, BackupRow, BucketName, DrillNews, DrillProgress, DrillReport, Effect, Node,
+    NodeName, Refusal, RefusalKind, RepairStatus, ReplayPolicy, ReplayReport, SalvageBundle, SalvageId, SalvageKey,
+    ShardId,
 };
 use tonic::transport::Channel;
 use tonic::{Response, Status, Streaming};
@@ -44,16 +45,36 @@ pub struct ShardRows {
     taken: u64,
 }
 
+/// Some of what comes of a shard.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ShardPage {
+    /// Entries of the log, by their position.
+    Log(Vec<BackupRow>),
+    /// Rows.
+    Rows(Vec<BackupRow>),
+    /// What is needed to tell the log again from here on.
+    Context(Vec<BackupRow>),
+}
+
 impl ShardRows {
-    /// The next rows in the order of their keys; `None` once all have come.
+    /// The next page: of the log, of the rows in the order of their keys, of the context; `None` once all have come.
     ///
     /// # Errors
     /// When the node says no, or ends before the end: then rows are missing, and all of it is to be begun again.
-    pub async fn next_page(&mut self) -> Result<Option<Vec<BackupRow>>, Error> {
+    pub async fn next_page(&mut self) -> Result<Option<ShardPage>, Error> {
+        let mut took = |rows: &Vec<BackupRow>| self.taken += rows.len() as u64;
         match next_piece(&mut self.pieces, &self.node).await? {
+            Some(BackupPiece::Log(log)) => {
+                took(&log);
+                Ok(Some(ShardPage::Log(log)))
+            }
             Some(BackupPiece::Rows(rows)) => {
-                self.taken += rows.len() as u64;
-                Ok(Some(rows))
+                took(&rows);
+                Ok(Some(ShardPage::Rows(rows)))
+            }
+            Some(BackupPiece::Context(context)) => {
+                took(&context);
+                Ok(Some(ShardPage::Context(context)))
             }
             Some(BackupPiece::End { rows }) if rows == self.taken => Ok(None),
             Some(BackupPiece::Cut(_) | BackupPiece::End { .. }) | None => Err(cut_off(&self.node)),
@@ -188,16 +209,24 @@ impl Admin {
         Err(Refusal::new(RefusalKind::Unavailable, why).into())
     }
 
-    /// Begins to read a bucket's rows of a shard from a node that leads it in its region, as they are now.
+    /// Begins to read a bucket's rows of a shard from a node that leads it in its region, as they are now, or what changed since an
+    /// earlier backup: the cut says which.
     ///
     /// # Errors
     /// NotFound; Invalid where the bucket is not held; Redirect when another node leads the shard; Retry for what may pass.
-    pub async fn back_up(&self, node: &Node, bucket: &BucketName, shard: ShardId) -> Result<ShardRows, Error> {
-        let request = v1::BackUpRequest { bucket: bucket.to_string(), shard: shard.0.into() };
+    pub async fn back_up(
+        &self,
+        node: &Node,
+        bucket: &BucketName,
+        shard: ShardId,
+        ask: BackupAsk,
+    ) -> Result<ShardRows, Error> {
+        let request = backup_ask_to_proto(bucket, shard, ask);
         let mut pieces = self.once(node, PAGE_TIMEOUT, async |mut stub| stub.back_up(request).await).await?;
         match next_piece(&mut pieces, &node.name).await? {
             Some(BackupPiece::Cut(cut)) => Ok(ShardRows { cut, pieces, node: node.name.clone(), taken: 0 }),
-            Some(BackupPiece::Rows(_) | BackupPiece::End { .. }) | None => Err(cut_off(&node.name)),
+            Some(BackupPiece::Log(_) | BackupPiece::Rows(_) | BackupPiece::Context(_) | BackupPiece::End { .. })
+            | None => Err(cut_off(&node.name)),
         }
     }
 

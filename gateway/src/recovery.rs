@@ -7,15 +7,15 @@ use std::sync::Arc;
 use futures::StreamExt;
 use futures::stream::BoxStream;
 use meridian_proto::convert::{
-    backup_piece_to_proto, bundle_to_proto, drill_from_proto, drill_news_to_proto, repair_to_proto,
-    replay_policy_from_proto, replay_to_proto, salvage_id, salvage_key_to_proto, status_of_refusal,
+    backup_ask_from_proto, backup_piece_to_proto, bundle_to_proto, drill_from_proto, drill_news_to_proto,
+    repair_to_proto, replay_policy_from_proto, replay_to_proto, salvage_id, salvage_key_to_proto, status_of_refusal,
 };
 use meridian_proto::identity::Identity;
 use meridian_proto::v1;
 use meridian_proto::v1::recovery_server::Recovery;
 use meridian_types::{
-    BackupPiece, BucketName, DrillNews, Refusal, RefusalKind, RepairStatus, ReplayPolicy, ReplayReport, SalvageBundle,
-    SalvageId, SalvageKey, ShardId,
+    BackupAsk, BackupPiece, BucketName, DrillNews, Refusal, RefusalKind, RepairStatus, ReplayPolicy, ReplayReport,
+    SalvageBundle, SalvageId, SalvageKey, ShardId,
 };
 use tonic::{Request, Response, Status};
 
@@ -100,6 +100,7 @@ pub trait Recoveries: Send + Sync + 'static {
         &self,
         bucket: BucketName,
         shard: ShardId,
+        ask: BackupAsk,
         who: Identity,
     ) -> impl Future<Output = Result<BackupStream, Refusal>> + Send;
 }
@@ -195,11 +196,9 @@ impl<R: Recoveries> Recovery for RecoveryService<R> {
     async fn back_up(&self, request: Request<v1::BackUpRequest>) -> Result<Response<Self::BackUpStream>, Status> {
         let who = caller(&request)?;
         let request = request.into_inner();
-        let shard = u16::try_from(request.shard).map(ShardId).map_err(|_| {
-            let why = format!("there is no shard {}: see `meridian status`", request.shard);
-            status_of_refusal(Refusal::new(RefusalKind::Invalid, why))
-        })?;
-        let pieces = self.recoveries.back_up(bucket_name(&request.bucket)?, shard, who).await;
+        let bucket = bucket_name(&request.bucket)?;
+        let (shard, ask) = backup_ask_from_proto(request).map_err(status_of_refusal)?;
+        let pieces = self.recoveries.back_up(bucket, shard, ask, who).await;
         let pieces = pieces.map_err(status_of_refusal)?;
         Ok(Response::new(pieces.map(|it| it.map(backup_piece_to_proto).map_err(status_of_refusal)).boxed()))
     }

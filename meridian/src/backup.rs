@@ -4,8 +4,13 @@
 //! ```text
 //! PLACE/ID/s00000-p00000.part   rows of a shard in the order of their keys, a few MiB      (part.rs)
 //! PLACE/ID/s00000-p00001.part
+//! PLACE/ID/s00000-c00000.part   what is needed to tell its log again from here on
+//! PLACE/ID/s00000-l00000.part   of a backup that rests on another one: the log since       (moment.rs)
 //! PLACE/ID/manifest             what is in it; written last: without it there is no backup (manifest.rs)
 //! ```
+//!
+//! A backup may rest on another one: then it has what changed since, and an empty record for each key that is gone (chain.rs,
+//! merge.rs).
 //!
 //! Rows are records as the state holds them, tombstones too, so what is kept of a shard must add up to the digest that its
 //! replica had at the cut: `verify` works that out again. Memory is bounded by the parts under way, whatever a bucket holds
@@ -18,8 +23,12 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
+pub mod chain;
 pub mod create;
+pub mod delete;
 pub mod manifest;
+pub mod merge;
+pub mod moment;
 pub mod part;
 pub mod place;
 pub mod restore;

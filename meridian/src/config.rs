@@ -144,6 +144,9 @@ pub struct Limits {
     pub disk_stall_ms: u64,
     /// How much log is kept for regions that are behind, before they need a resync.
     pub log_retention_bytes: u64,
+    /// How much log is kept even when every region has it: as far back incremental backups need not read all rows, and every moment can
+    /// be restored. At most `log_retention_bytes`.
+    pub log_kept_bytes: u64,
     /// How many connections of clients and other nodes may be open at a time; fewer where the process may not have so
     /// many file descriptors.
     pub connections_max: usize,
@@ -167,6 +170,7 @@ impl Default for Limits {
             disk_reserve_bytes: 256 << 20,
             disk_stall_ms: 2_000,
             log_retention_bytes: 8 << 30,
+            log_kept_bytes: 0,
             connections_max: 4_096,
             log_segment_bytes: 64 << 20,
             persist_every_ms: 10_000,
@@ -255,6 +259,7 @@ impl Config {
             "limits.disk_reserve_bytes",
             "limits.disk_stall_ms",
             "limits.log_retention_bytes",
+            "limits.log_kept_bytes",
             "limits.connections_max",
             "limits.log_segment_bytes",
             "limits.persist_every_ms",
@@ -268,6 +273,12 @@ impl Config {
     fn check(&self) -> Result<(), String> {
         if self.shards == 0 || self.shards > 1024 {
             return Err(format!("`shards = {}`: use 1 to 1024", self.shards));
+        }
+        let Limits { log_kept_bytes, log_retention_bytes, .. } = self.limits;
+        if log_kept_bytes > log_retention_bytes {
+            return Err(format!(
+                "`limits.log_kept_bytes = {log_kept_bytes}`: use at most `limits.log_retention_bytes`, {log_retention_bytes}"
+            ));
         }
         let names: BTreeSet<&NodeName> = self.members.iter().map(|member| &member.name).collect();
         if names.len() != self.members.len() {

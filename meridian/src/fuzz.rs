@@ -72,6 +72,19 @@ pub fn seal_backup_manifest(bytes: &mut [u8]) {
     }
 }
 
+/// The manifest of a backup that rests on that one, with the log of a shard.
+fn link(base: &[u8]) -> Option<Vec<u8>> {
+    let mut manifest = backup::Manifest::decode(base).ok()?;
+    manifest.base = Some(backup::Base { id: manifest.id.clone(), seal: manifest.seal() });
+    let shard = manifest.shards.first_mut()?;
+    let evidence = Some(shard.digest.clone());
+    shard.way = backup::Way::Log;
+    shard.mark = Some(backup::Mark { bucket: 1, region: 1, applied: 9, evidence, stamp: 8, at_ms: 7 });
+    (shard.log, shard.context) = (shard.parts.clone(), shard.parts.clone());
+    manifest.shards.get_mut(1)?.why = Some("its epoch changed since".to_owned());
+    Some(manifest.encode().to_vec())
+}
+
 /// Encodings to begin from, by the name of the door.
 pub fn samples(door: &str) -> Vec<Vec<u8>> {
     match door {
@@ -84,7 +97,11 @@ pub fn samples(door: &str) -> Vec<Vec<u8>> {
             vec![of(b"", 0), of(b"content", 3)]
         }
         "backup_part" => vec![kept!("s00000-p00000.part").to_vec()],
-        "backup_manifest" => vec![kept!("manifest").to_vec()],
+        "backup_manifest" => {
+            let mut all = vec![kept!("manifest").to_vec()];
+            all.extend(link(&all[0]));
+            all
+        }
         _ => Vec::new(),
     }
 }

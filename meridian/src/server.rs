@@ -272,6 +272,7 @@ impl Node {
         let options = meridian_region_node::Options {
             disk_reserve_bytes: config.limits.disk_reserve_bytes,
             log_retention_bytes: config.limits.log_retention_bytes,
+            log_kept_bytes: config.limits.log_kept_bytes,
             repair_bytes_per_s: config.limits.repair_bytes_per_s,
             manual_reinstate: config.limits.manual_reinstate,
             ..meridian_region_node::Options::default()

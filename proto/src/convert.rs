@@ -20,7 +20,7 @@ mod response;
 #[cfg(test)]
 mod tests;
 
-pub use backup::{backup_piece_from_proto, backup_piece_to_proto};
+pub use backup::{backup_ask_from_proto, backup_ask_to_proto, backup_piece_from_proto, backup_piece_to_proto};
 pub use bucket::{
     bucket_from_proto, bucket_to_proto, change_from_proto, change_to_proto, policy_from_proto, policy_to_proto,
     spec_from_proto, spec_to_proto,

@@ -35,7 +35,7 @@ pub mod status;
 pub mod topology;
 pub mod turns;
 
-pub use backup::{BackupCut, BackupPiece, BackupRow};
+pub use backup::{BackupAsk, BackupCut, BackupPiece, BackupRow, BackupSince, BackupSpan};
 pub use bucket::{Bucket, BucketChange, BucketSpec, Cross, Labels, Phase, RegionChange};
 pub use change::{Change, ChangeEnd, ChangeGoal, ChangeOutcome, Operation, Stage, Staged, Terms};
 pub use crossing::{CROSSING_MS_DEFAULT, CROSSING_MS_MAX, Crossing, Regroup, Way};

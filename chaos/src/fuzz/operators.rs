@@ -6,10 +6,11 @@ use meridian_proto::convert;
 use meridian_proto::v1;
 use meridian_region_core::repair::message::{Ask, Digests, Hashes, Pinned, Told};
 use meridian_types::{
-    Acks, BackupCut, BackupPiece, BackupRow, BucketChange, BucketId, BucketName, DrillNews, DrillProgress, DrillReport,
-    DrillShard, DrillStep, Epoch, EventQuery, FailoverSpec, Hlc, Lsn, MemberChange, MembersChange, NodeId, NodeName,
-    OperationId, Positions, RegionChange, RegionId, RegionName, Remains, RepairGoal, RepairReason, RepairStatus, Row,
-    SalvageFate, SalvageKey, Seal, Selection, SetHash, ShardFacts, ShardId,
+    Acks, BackupAsk, BackupCut, BackupPiece, BackupRow, BackupSince, BackupSpan, BucketChange, BucketId, BucketName,
+    DrillNews, DrillProgress, DrillReport, DrillShard, DrillStep, Epoch, EventQuery, FailoverSpec, Hlc, Lsn,
+    MemberChange, MembersChange, NodeId, NodeName, OperationId, Positions, RegionChange, RegionId, RegionName, Remains,
+    RepairGoal, RepairReason, RepairStatus, Row, SalvageFate, SalvageKey, Seal, Selection, SetHash, ShardFacts,
+    ShardId,
 };
 use prost::Message;
 
@@ -79,12 +80,16 @@ pub(super) fn recovery(bytes: &[u8]) -> bool {
     let bundle = |bytes: &[u8]| convert::bundle_from_proto(v1::SalvageBundle::decode(bytes).ok()?).ok();
     let key = |bytes: &[u8]| convert::salvage_key_from_proto(v1::SalvageKey::decode(bytes).ok()?).ok();
     let replay = |bytes: &[u8]| v1::ReplayResponse::decode(bytes).ok().map(convert::replay_from_proto);
+    let backup = |bytes: &[u8]| convert::backup_ask_from_proto(v1::BackUpRequest::decode(bytes).ok()?).ok();
     let piece = |bytes: &[u8]| convert::backup_piece_from_proto(v1::BackupPiece::decode(bytes).ok()?).ok();
     let all = [
         law(bytes, repair, |it| convert::repair_to_proto(it.clone()).encode_to_vec()),
         law(bytes, bundle, |it| convert::bundle_to_proto(it.clone()).encode_to_vec()),
         law(bytes, key, |it| convert::salvage_key_to_proto(it.clone()).encode_to_vec()),
         law(bytes, replay, |it| convert::replay_to_proto(*it).encode_to_vec()),
+        law(bytes, backup, |(shard, ask)| {
+            convert::backup_ask_to_proto(&named(BucketName::new("b")), *shard, ask.clone()).encode_to_vec()
+        }),
         law(bytes, piece, |it| convert::backup_piece_to_proto(it.clone()).encode_to_vec()),
     ];
     all.contains(&true)
@@ -123,14 +128,29 @@ pub(super) fn recoveries() -> Vec<Vec<u8>> {
         keys: 8,
         bytes: 9,
         staleness_ms: Some(0),
+        bucket: BucketId(9),
+        applied: Lsn(5),
+        stamp: Hlc(7),
+        evidence: Some(SetHash(8)),
+        at_ms: 10,
+        span: BackupSpan::Since,
     };
+    let since = BackupSince { bucket: BucketId(9), applied: Lsn(5), evidence: Some(SetHash(8)), ..Default::default() };
+    let ask = BackupAsk { context: true, since: Some(since) };
     let row = BackupRow { key: Bytes::from_static(b"k"), record: Bytes::from_static(b"r") };
-    let pieces = [BackupPiece::Cut(cut), BackupPiece::Rows(vec![row]), BackupPiece::End { rows: 1 }];
+    let pieces = [
+        BackupPiece::Cut(cut),
+        BackupPiece::Log(vec![row.clone()]),
+        BackupPiece::Rows(vec![row.clone()]),
+        BackupPiece::Context(vec![row]),
+        BackupPiece::End { rows: 3 },
+    ];
     let mut all = vec![
         convert::repair_to_proto(repair).encode_to_vec(),
         convert::salvage_key_to_proto(key).encode_to_vec(),
         v1::ReplayResponse { restored: 1, changed: 2, ..Default::default() }.encode_to_vec(),
         bundle.encode_to_vec(),
+        convert::backup_ask_to_proto(&named(BucketName::new("b")), ShardId(1), ask).encode_to_vec(),
     ];
     all.extend(pieces.map(|piece| convert::backup_piece_to_proto(piece).encode_to_vec()));
     all

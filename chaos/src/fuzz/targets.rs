@@ -42,6 +42,7 @@ pub fn all() -> Vec<Target> {
             region_node::samples("snapshot")
         }),
         sealed("salvage", region_node::salvage, region_node::seal_salvage, || region_node::samples("salvage")),
+        open("backup_log", region_core::backup_log, || region_core::samples("backup_log")),
         open("entry", words::entry, words::entries),
         open("entry_mirror", region_core::body, words::bodies),
         sealed("frame", words::frame, words::seal_frame, words::frames),

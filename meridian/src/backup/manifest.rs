@@ -7,13 +7,19 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use meridian_region_core::Contents;
-use meridian_types::{BackupCut, BucketName, Labels, Policy, RegionName, SetHash, ShardId};
+use meridian_types::{
+    BackupCut, BackupSince, BucketId, BucketName, Epoch, Hlc, Labels, Lsn, Policy, Positions, RegionId, RegionName,
+    SetHash, ShardId,
+};
 use serde::{Deserialize, Serialize};
 
 use super::BackupId;
 
-/// The version this program writes, and the only one yet that it reads.
-pub const VERSION: u32 = 1;
+/// The version of a backup that rests on another one: an earlier program would take it for all there was.
+pub const VERSION: u32 = 2;
+
+/// The version of one that stands by itself, and is read by every program.
+const VERSION_WHOLE: u32 = 1;
 
 const MAGIC: &str = "meridian-backup";
 
@@ -34,8 +40,39 @@ pub struct Manifest {
     pub region: RegionName,
     /// The bucket.
     pub bucket: BucketEntry,
+    /// What it rests on; `None`: on nothing, it is all there was.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub base: Option<Base>,
     /// Every shard, by number.
     pub shards: Vec<ShardEntry>,
+}
+
+/// The backup that another one rests on.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Base {
+    /// Its name.
+    pub id: BackupId,
+    /// What it says of itself, summed up: another one under its name is another one.
+    pub seal: u32,
+}
+
+/// What is kept of a shard.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Way {
+    /// All of its rows.
+    #[default]
+    Whole,
+    /// Rows that differ from those of the base, found by comparing all of them.
+    Difference,
+    /// Rows that the log since the base touched, and that log: every moment on the way can be had.
+    Log,
+}
+
+impl Way {
+    fn is_whole(&self) -> bool {
+        *self == Way::Whole
+    }
 }
 
 /// The bucket of a backup, as it was on record.
@@ -51,6 +88,35 @@ pub struct BucketEntry {
     pub primary: Option<RegionName>,
     /// Its labels.
     pub labels: Labels,
+}
+
+/// Where a shard stood at its cut, in the log of the region that was read.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Mark {
+    /// The bucket: one of the same name may be another one.
+    pub bucket: u32,
+    /// The region.
+    pub region: u16,
+    /// The last entry.
+    pub applied: u64,
+    /// What that entry is known again by, if it was still there: 32 hexadecimal digits.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub evidence: Option<String>,
+    /// The greatest timestamp of the shard: those of later entries are greater.
+    pub stamp: u64,
+    /// The leader's wall clock when it was asked, in milliseconds since 1970: what was acknowledged by then is in it.
+    pub at_ms: u64,
+}
+
+/// Of what a part is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// Rows.
+    Rows,
+    /// The log since the base: an entry by its position.
+    Log,
+    /// What is needed to tell the log again from here on.
+    Context,
 }
 
 /// A shard at its cut.
@@ -72,12 +138,27 @@ pub struct ShardEntry {
     pub keys: u64,
     /// Bytes of live keys and values.
     pub bytes: u64,
-    /// Rows: live keys and tombstones.
+    /// What is kept of it.
+    #[serde(default, skip_serializing_if = "Way::is_whole")]
+    pub way: Way,
+    /// In a backup that rests on another one: why more is kept of it than what changed, or more was read.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub why: Option<String>,
+    /// Rows that are kept: live keys and tombstones; on top of a base also keys that are gone.
     pub rows: u64,
     /// Of these, rows that were counted: written twice they count twice.
     pub counters: u64,
     /// Where they are.
     pub parts: Vec<PartEntry>,
+    /// Where it stood; `None` of a cluster of an earlier release.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mark: Option<Mark>,
+    /// Where the log since the base is.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub log: Vec<PartEntry>,
+    /// Where that is which is needed to tell the log again from here on.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub context: Vec<PartEntry>,
 }
 
 /// A part.
@@ -100,7 +181,7 @@ pub enum Damage {
     #[error("it is no manifest of a backup")]
     Unknown,
     /// A later program wrote it.
-    #[error("it is of version {0}, and this program reads version {VERSION}: use a newer one")]
+    #[error("it is of version {0}, and this program reads up to version {VERSION}: use a newer one")]
     Newer(u32),
     /// It is not what was written.
     #[error("it is damaged: its checksum or its length does not match")]
@@ -118,7 +199,8 @@ impl Manifest {
     pub fn encode(&self) -> Bytes {
         // Numbers, texts and lists of them have no way to fail.
         let body = serde_json::to_string_pretty(self).unwrap_or_default();
-        let head = format!("{MAGIC} {VERSION} {:08x} {}\n", crc32c::crc32c(body.as_bytes()), body.len());
+        let version = if self.base.is_some() { VERSION } else { VERSION_WHOLE };
+        let head = format!("{MAGIC} {version} {:08x} {}\n", crc32c::crc32c(body.as_bytes()), body.len());
         Bytes::from(head + &body)
     }
 
@@ -132,7 +214,7 @@ impl Manifest {
         let rest = head.strip_prefix(MAGIC).and_then(|rest| rest.strip_prefix(' ')).ok_or(Damage::Unknown)?;
         let (version, rest) = rest.split_once(' ').ok_or(Damage::Unknown)?;
         match version.parse::<u32>() {
-            Ok(VERSION) => {}
+            Ok(VERSION_WHOLE..=VERSION) => {}
             Ok(newer) => return Err(Damage::Newer(newer)),
             Err(_) => return Err(Damage::Unknown),
         }
@@ -140,8 +222,22 @@ impl Manifest {
             return Err(Damage::Checksum);
         }
         let manifest: Manifest = serde_json::from_slice(body).map_err(|why| Damage::Json(why.to_string()))?;
-        let is_whole = manifest.shards.iter().enumerate().all(|(at, shard)| usize::from(shard.shard) == at);
-        if is_whole { Ok(manifest) } else { Err(Damage::Json("a shard is missing".to_owned())) }
+        if !manifest.shards.iter().enumerate().all(|(at, shard)| usize::from(shard.shard) == at) {
+            return Err(Damage::Json("a shard is missing".to_owned()));
+        }
+        if manifest.base.is_none() && manifest.shards.iter().any(|shard| !shard.way.is_whole()) {
+            return Err(Damage::Json("a shard rests on another backup, which is not named".to_owned()));
+        }
+        Ok(manifest)
+    }
+
+    /// What it says of its contents, summed up: of every shard the digest and the checksum of each part.
+    pub fn seal(&self) -> u32 {
+        let of_shard = |seal, shard: &ShardEntry| {
+            let seal = crc32c::crc32c_append(seal, shard.digest.as_bytes());
+            shard.files().fold(seal, |seal, (_, part)| crc32c::crc32c_append(seal, &part.crc32c.to_le_bytes()))
+        };
+        self.shards.iter().fold(crc32c::crc32c(&self.begun_ms.to_le_bytes()), of_shard)
     }
 
     /// Live keys of all shards.
@@ -161,12 +257,12 @@ impl Manifest {
 
     /// Bytes of all parts.
     pub fn length(&self) -> u64 {
-        self.parts().map(|(_, part)| part.length).sum()
+        self.parts().map(|(_, _, part)| part.length).sum()
     }
 
-    /// Every part, with its shard.
-    pub fn parts(&self) -> impl Iterator<Item = (&ShardEntry, &PartEntry)> {
-        self.shards.iter().flat_map(|shard| shard.parts.iter().map(move |part| (shard, part)))
+    /// Every part, with its shard and what it is of.
+    pub fn parts(&self) -> impl Iterator<Item = (&ShardEntry, Kind, &PartEntry)> {
+        self.shards.iter().flat_map(|shard| shard.files().map(move |(kind, part)| (shard, kind, part)))
     }
 
     /// The most that any shard may have been behind; `None` where nobody knew.
@@ -175,9 +271,16 @@ impl Manifest {
     }
 }
 
+impl Mark {
+    /// Whether everything in it was ordered by then.
+    pub fn is_before(&self, limit: Hlc) -> bool {
+        Hlc(self.stamp) < limit
+    }
+}
+
 impl ShardEntry {
-    /// A shard whose rows were kept in these parts.
-    pub fn new(cut: &BackupCut, rows: u64, counters: u64, parts: Vec<PartEntry>) -> ShardEntry {
+    /// A shard of which so many rows were kept, counters among them, in these parts.
+    pub fn new(cut: &BackupCut, way: Way, (rows, counters): (u64, u64), parts: Vec<PartEntry>) -> ShardEntry {
         ShardEntry {
             shard: cut.shard.0,
             epoch: cut.epoch.0,
@@ -187,10 +290,45 @@ impl ShardEntry {
             digest: cut.hash.to_string(),
             keys: cut.keys,
             bytes: cut.bytes,
+            way,
+            why: None,
             rows,
             counters,
             parts,
+            mark: (cut.at_ms > 0).then(|| Mark {
+                bucket: cut.bucket.0,
+                region: cut.region.0,
+                applied: cut.applied.0,
+                evidence: cut.evidence.map(|hash| hash.to_string()),
+                stamp: cut.stamp.0,
+                at_ms: cut.at_ms,
+            }),
+            log: Vec::new(),
+            context: Vec::new(),
         }
+    }
+
+    /// Its parts, with what they are of.
+    pub fn files(&self) -> impl Iterator<Item = (Kind, &PartEntry)> {
+        let of = [(Kind::Rows, &self.parts), (Kind::Log, &self.log), (Kind::Context, &self.context)];
+        of.into_iter().flat_map(|(kind, parts)| parts.iter().map(move |part| (kind, part)))
+    }
+
+    /// What a later backup asks the region for; `None` where nothing is known of its log.
+    pub fn since(&self) -> Option<BackupSince> {
+        let (mark, contents) = (self.mark.as_ref()?, self.contents()?);
+        let positions = self.positions.iter().map(|(region, lsn)| (RegionId(*region), Lsn(*lsn)));
+        Some(BackupSince {
+            bucket: BucketId(mark.bucket),
+            region: RegionId(mark.region),
+            epoch: Epoch(self.epoch),
+            applied: Lsn(mark.applied),
+            evidence: mark.evidence.as_ref().and_then(|hash| u128::from_str_radix(hash, 16).ok()).map(SetHash),
+            positions: Positions(positions.collect()),
+            hash: contents.hash,
+            keys: contents.keys,
+            bytes: contents.bytes,
+        })
     }
 
     /// The shard.
@@ -198,7 +336,7 @@ impl ShardEntry {
         ShardId(self.shard)
     }
 
-    /// What its rows must add up to; `None` when the digest is none.
+    /// What the rows that it had must add up to; `None` when the digest is none.
     pub fn contents(&self) -> Option<Contents> {
         let hash = SetHash(u128::from_str_radix(&self.digest, 16).ok()?);
         Some(Contents { hash, keys: self.keys, bytes: self.bytes })

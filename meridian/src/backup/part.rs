@@ -1,4 +1,5 @@
-//! A part of a backup: rows of one shard in the order of their keys. Pure. Little-endian:
+//! A part of a backup: rows of one shard in the order of their keys, or what is kept in the same way: entries of its log by their
+//! position, values of its state by their key there. Pure. Little-endian:
 //!
 //! ```text
 //! part: | "MBK1" | shard (u16) | number (u32) | rows (u32) | length of the rows (u32) | rows, lz4 … | crc32c of all before (u32) |
@@ -17,8 +18,9 @@ const HEAD_BYTES: usize = 18;
 /// A part is closed once its rows have so many bytes: large enough for an object store, small enough to hold several.
 pub const ROWS_BYTES: usize = 4 << 20;
 
-/// The most that the rows of a part can have: one more than fits. Checked before room for them is made (RES-1).
-const ROWS_BYTES_MAX: usize = ROWS_BYTES + (4 << 20);
+/// The most that the rows of a part can have: one more than fits, at most a frame of the log. Checked before room for them is
+/// made (RES-1).
+const ROWS_BYTES_MAX: usize = ROWS_BYTES + (8 << 20);
 
 /// The longest part: what lz4 makes of rows that it can't compress.
 pub const PART_BYTES_MAX: u64 = (ROWS_BYTES_MAX + ROWS_BYTES_MAX / 128 + 1024) as u64;

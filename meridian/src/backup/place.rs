@@ -4,7 +4,8 @@
 //! are there.
 
 use std::fmt;
-use std::path::Path as FilePath;
+use std::io::ErrorKind;
+use std::path::{Path as FilePath, PathBuf};
 
 use anyhow::{Context, bail};
 use bytes::Bytes;
@@ -15,7 +16,7 @@ use object_store::path::Path;
 use object_store::{ObjectStore, ObjectStoreExt};
 
 use super::BackupId;
-use super::manifest::{self, Manifest};
+use super::manifest::{self, Kind, Manifest};
 use super::part::PART_BYTES_MAX;
 
 const MANIFEST: &str = "manifest";
@@ -29,6 +30,8 @@ pub struct Place {
     store: Box<dyn ObjectStore>,
     root: Path,
     text: String,
+    /// Where that is, if it is a directory.
+    dir: Option<PathBuf>,
 }
 
 /// What there is of a backup.
@@ -62,12 +65,13 @@ impl Place {
             std::fs::create_dir_all(dir).with_context(|| format!("cannot create {}", dir.display()))?;
         }
         let store = LocalFileSystem::new_with_prefix(dir).with_context(|| format!("there is no directory {text}"))?;
-        Ok(Place::of(Box::new(store.with_fsync(true)), Path::default(), text))
+        let place = Place::of(Box::new(store.with_fsync(true)), Path::default(), text);
+        Ok(Place { dir: Some(dir.to_owned()), ..place })
     }
 
     /// A place in any store.
     pub fn of(store: Box<dyn ObjectStore>, root: Path, text: &str) -> Place {
-        Place { store, root, text: text.to_owned() }
+        Place { store, root, text: text.to_owned(), dir: None }
     }
 
     /// The ids of what is there, whole or not.
@@ -103,16 +107,63 @@ impl Place {
     ///
     /// # Errors
     /// When it can't be read, or is longer than any part.
-    pub async fn part(&self, id: &BackupId, shard: ShardId, number: u32) -> anyhow::Result<Option<Bytes>> {
-        self.read(&self.part_path(id, shard, number), PART_BYTES_MAX).await
+    pub async fn part(&self, id: &BackupId, part: (Kind, ShardId, u32)) -> anyhow::Result<Option<Bytes>> {
+        self.read(&self.path(id, &part_name(part)), PART_BYTES_MAX).await
     }
 
     /// Keeps a part, in place of what an earlier attempt left under its name.
     ///
     /// # Errors
     /// When it can't be written.
-    pub async fn keep_part(&self, id: &BackupId, shard: ShardId, number: u32, bytes: Bytes) -> anyhow::Result<()> {
-        self.write(&self.part_path(id, shard, number), bytes).await
+    pub async fn keep_part(&self, id: &BackupId, part: (Kind, ShardId, u32), bytes: Bytes) -> anyhow::Result<()> {
+        self.write(&self.path(id, &part_name(part)), bytes).await
+    }
+
+    /// Removes what there is of a backup. The manifest goes first: cut short, what is left is none.
+    ///
+    /// # Errors
+    /// When it can't be listed or removed.
+    pub async fn remove(&self, id: &BackupId) -> anyhow::Result<()> {
+        let dir = self.root.clone().join(id.to_string());
+        let listed =
+            self.store.list_with_delimiter(Some(&dir)).await.with_context(|| format!("{dir} can't be listed"))?;
+        let manifest = self.path(id, MANIFEST);
+        let mut paths: Vec<Path> = listed.objects.into_iter().map(|object| object.location).collect();
+        paths.sort_by_key(|path| *path != manifest);
+        for path in paths {
+            self.delete(&path).await?;
+        }
+        // A directory stays behind what was in it, and with it what a write that was cut short had begun.
+        let Some(dir) = &self.dir else { return Ok(()) };
+        let dir = dir.join(id.to_string());
+        match std::fs::remove_dir_all(&dir) {
+            Err(why) if why.kind() != ErrorKind::NotFound => {
+                Err(why).with_context(|| format!("{} can't be removed", dir.display()))
+            }
+            Ok(()) | Err(_) => Ok(()),
+        }
+    }
+
+    /// Takes a backup's manifest away, by which it is one; what was kept stays.
+    ///
+    /// # Errors
+    /// When it can't be removed.
+    pub async fn unfinish(&self, id: &BackupId) -> anyhow::Result<()> {
+        self.delete(&self.path(id, MANIFEST)).await
+    }
+
+    /// Every backup that is there, of all that is.
+    ///
+    /// # Errors
+    /// When one can't be read.
+    pub async fn manifests(&self) -> anyhow::Result<Vec<Manifest>> {
+        let mut all = Vec::new();
+        for id in self.ids().await? {
+            if let State::Whole(manifest) = self.state(&id).await? {
+                all.push(*manifest);
+            }
+        }
+        Ok(all)
     }
 
     /// Makes what was kept a backup.
@@ -128,6 +179,10 @@ impl Place {
         Ok(())
     }
 
+    async fn delete(&self, path: &Path) -> anyhow::Result<()> {
+        self.store.delete(path).await.with_context(|| format!("{path} can't be removed from {self}"))
+    }
+
     async fn read(&self, path: &Path, bytes_max: u64) -> anyhow::Result<Option<Bytes>> {
         let found = match self.store.get(path).await {
             Err(object_store::Error::NotFound { .. }) => return Ok(None),
@@ -139,18 +194,19 @@ impl Place {
         Ok(Some(found.bytes().await?))
     }
 
-    fn part_path(&self, id: &BackupId, shard: ShardId, number: u32) -> Path {
-        self.path(id, &part_name(shard, number))
-    }
-
     fn path(&self, id: &BackupId, name: &str) -> Path {
         self.root.clone().join(id.to_string()).join(name)
     }
 }
 
 /// What a part is called.
-pub fn part_name(shard: ShardId, number: u32) -> String {
-    format!("s{:05}-p{number:05}.part", shard.0)
+pub fn part_name((kind, shard, number): (Kind, ShardId, u32)) -> String {
+    let letter = match kind {
+        Kind::Rows => 'p',
+        Kind::Log => 'l',
+        Kind::Context => 'c',
+    };
+    format!("s{:05}-{letter}{number:05}.part", shard.0)
 }
 
 impl fmt::Display for Place {

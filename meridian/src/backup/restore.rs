@@ -3,19 +3,19 @@
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::Context;
-use futures::stream::{self, StreamExt, TryStreamExt};
+use futures::stream::{self, TryStreamExt};
 use meridian_client::Client;
+use meridian_region_core::Contents;
 use meridian_region_core::backup::Saved;
 use meridian_types::{BackupRow, BucketName, Epoch, Key, Outcome, Request, RequestId, SessionToken, Write, WriteAck};
 use serde::Serialize;
 
-use super::manifest::Manifest;
+use super::chain::Chain;
+use super::manifest::ShardEntry;
+use super::moment::Pick;
 use super::place::Place;
-use super::verify::rows_of;
+use super::verify::Fault;
 use super::writes::{Fate, Manner, fate};
-
-/// Parts read ahead of the one whose rows are being written.
-const AHEAD: usize = 1;
 
 /// How long one write may take, with all its retries.
 const WRITE_DEADLINE: Duration = Duration::from_secs(60);
@@ -65,23 +65,43 @@ pub struct Target<'a> {
     pub manner: Manner,
     /// Keys under way at a time.
     pub parallel: usize,
+    /// As it was then, in milliseconds since 1970, with where that is in each shard; `None`: at its end.
+    pub at: Option<(u64, Vec<Pick>)>,
 }
 
 impl Target<'_> {
-    /// Writes every row of a backup; `done` is told the length of every part whose rows are written. Each part is held against
-    /// the manifest before any of its rows is written.
+    /// Writes every row of a backup; `done` is told the length of every part that was read. Each part is held against its manifest
+    /// before any of its rows is written, and each shard against its digest once all of them are.
     ///
     /// # Errors
     /// When a part is damaged, or a key can't be written: what was written until then stays.
-    pub async fn write(&self, place: &Place, manifest: &Manifest, done: impl Fn(u64)) -> anyhow::Result<Restored> {
-        let reading = stream::iter(manifest.parts()).map(|(shard, part)| async move {
-            rows_of(place, manifest, shard, part).await.map(|rows| (rows, part.length))
-        });
-        let (mut parts, mut restored) = (reading.buffered(AHEAD), Restored::default());
-        while let Some((rows, length)) = parts.try_next().await? {
-            let writing = stream::iter(rows).map(|row| self.row(row)).buffer_unordered(self.parallel);
-            restored = writing.try_fold(restored, async |sum, one| Ok(sum.and(one))).await?;
-            done(length);
+    pub async fn write(&self, place: &Place, chain: &Chain, done: &(dyn Fn(u64) + Sync)) -> anyhow::Result<Restored> {
+        let mut restored = Restored::default();
+        for entry in &chain.last().shards {
+            let end = chain.links().len() - 1;
+            let (pick, at_ms) = match &self.at {
+                Some((at_ms, picks)) => (picks.get(usize::from(entry.shard)).copied(), *at_ms),
+                None => (None, 0),
+            };
+            let pick = pick.unwrap_or(Pick::Cut(end));
+            let said = match pick {
+                Pick::Cut(at) => chain.links()[at].shards.get(usize::from(entry.shard)).map(ShardEntry::contents),
+                // It is proven by what it came to in the end.
+                Pick::Within(_) => None,
+            };
+            let merge = chain.rows_at(place, (entry.shard, pick, at_ms), done).await?;
+            let rows = stream::try_unfold((merge, Contents::default()), move |(mut merge, mut contents)| async move {
+                let Some(row) = merge.next().await? else {
+                    let what = "its rows do not add up to its digest: see `meridian backup verify`".to_owned();
+                    let (backup, shard) = (chain.last().id.clone(), entry.shard);
+                    let differs = said.is_some_and(|said| said != Some(contents));
+                    return if differs { Err(Fault { backup, shard, part: None, what }.into()) } else { Ok(None) };
+                };
+                contents.add(&row.key, &row.record)?;
+                anyhow::Ok(Some((row, (merge, contents))))
+            });
+            let written = rows.map_ok(|row| self.row(row)).try_buffer_unordered(self.parallel);
+            restored = written.try_fold(restored, async |sum, one| Ok(sum.and(one))).await?;
         }
         Ok(restored)
     }

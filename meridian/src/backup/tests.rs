@@ -8,10 +8,15 @@ use object_store::path::Path;
 use object_store::{ObjectStore, ObjectStoreExt};
 use proptest::prelude::*;
 
+mod chains;
+mod deletes;
+mod moments;
+
 use super::BackupId;
-use super::manifest::{BucketEntry, Damage, Manifest, PartEntry, ShardEntry};
+use super::chain::Chain;
+use super::manifest::{Base, BucketEntry, Damage, Kind, Manifest, PartEntry, ShardEntry, Way};
 use super::part::{Packed, Packer};
-use super::place::{Place, State};
+use super::place::{Place, State, part_name};
 use super::verify::{Fault, rows_of, verify};
 
 const SHARDS: u16 = 3;
@@ -35,32 +40,52 @@ fn rows(shard: u16, count: usize, value_bytes: usize) -> Vec<BackupRow> {
 async fn keep(place: &Place, count: usize, value_bytes: usize) -> Manifest {
     let mut shards = Vec::new();
     for shard in (0..SHARDS).map(ShardId) {
-        let (rows, mut contents, mut packer) =
-            (rows(shard.0, count, value_bytes), Contents::default(), Packer::new(shard));
-        let mut packed: Vec<Packed> = Vec::new();
+        let (rows, mut contents) = (rows(shard.0, count, value_bytes), Contents::default());
         for row in &rows {
             contents.add(&row.key, &row.record).unwrap();
-            packed.extend(packer.push(row));
         }
-        packed.extend(packer.close());
-        let mut parts = Vec::new();
-        for Packed { number, rows, bytes } in packed {
-            parts.push(PartEntry { number, rows, length: bytes.len() as u64, crc32c: crc32c::crc32c(&bytes) });
-            place.keep_part(&id(), shard, number, bytes).await.unwrap();
-        }
-        let cut = BackupCut {
-            shard,
-            region: RegionId(1),
-            epoch: Epoch(2),
-            positions: Positions([(RegionId(1), Lsn(9))].into()),
-            hlc: Hlc(7),
-            hash: contents.hash,
-            keys: contents.keys,
-            bytes: contents.bytes,
-            staleness_ms: Some(0),
-        };
-        shards.push(ShardEntry::new(&cut, rows.len() as u64, 0, parts));
+        shards.push(keep_shard(place, (&id(), shard), (Way::Whole, &rows), contents).await);
     }
+    finish(place, &id(), None, shards).await
+}
+
+/// Keeps rows of one kind.
+async fn pack(place: &Place, id: &BackupId, (kind, shard): (Kind, ShardId), rows: &[BackupRow]) -> Vec<PartEntry> {
+    let (mut packer, mut packed): (Packer, Vec<Packed>) = (Packer::new(shard), Vec::new());
+    packed.extend(rows.iter().filter_map(|row| packer.push(row)));
+    packed.extend(packer.close());
+    let mut parts = Vec::new();
+    for Packed { number, rows, bytes } in packed {
+        parts.push(PartEntry { number, rows, length: bytes.len() as u64, crc32c: crc32c::crc32c(&bytes) });
+        place.keep_part(id, (kind, shard, number), bytes).await.unwrap();
+    }
+    parts
+}
+
+/// Keeps rows of a shard, which with what they rest on add up to this.
+async fn keep_shard(
+    place: &Place,
+    (id, shard): (&BackupId, ShardId),
+    (way, rows): (Way, &[BackupRow]),
+    contents: Contents,
+) -> ShardEntry {
+    let parts = pack(place, id, (Kind::Rows, shard), rows).await;
+    let cut = BackupCut {
+        shard,
+        region: RegionId(1),
+        epoch: Epoch(2),
+        positions: Positions([(RegionId(1), Lsn(9))].into()),
+        hlc: Hlc(7),
+        hash: contents.hash,
+        keys: contents.keys,
+        bytes: contents.bytes,
+        staleness_ms: Some(0),
+        ..BackupCut::default()
+    };
+    ShardEntry::new(&cut, way, (rows.len() as u64, 0), parts)
+}
+
+async fn finish(place: &Place, id: &BackupId, base: Option<Base>, shards: Vec<ShardEntry>) -> Manifest {
     let (region, name) = ("us-east".parse().unwrap(), "orders".parse().unwrap());
     let regions = vec!["us-east".parse().unwrap(), "eu-west".parse().unwrap()];
     let bucket = BucketEntry {
@@ -71,13 +96,14 @@ async fn keep(place: &Place, count: usize, value_bytes: usize) -> Manifest {
         labels: Default::default(),
     };
     let manifest = Manifest {
-        id: id(),
+        id: id.clone(),
         cluster: "c".to_owned(),
         tool: "0.1.0".to_owned(),
         begun_ms: 1_795_909_501_000,
         ended_ms: 1_795_909_502_000,
         region,
         bucket,
+        base,
         shards,
     };
     place.finish(&manifest).await.unwrap();
@@ -102,10 +128,14 @@ async fn objects(store: &InMemory) -> Vec<(Path, Bytes)> {
 /// What is said of a place: nothing when the only backup there is good.
 async fn complaints(place: &Place) -> Vec<String> {
     match place.state(&id()).await.unwrap() {
-        State::Whole(manifest) => verify(place, &manifest, |_| ()).await.iter().map(Fault::to_string).collect(),
+        State::Whole(manifest) => faults(place, *manifest).await.iter().map(Fault::to_string).collect(),
         State::Unfinished => vec!["no manifest".to_owned()],
         State::Damaged(why) => vec![why.to_string()],
     }
+}
+
+async fn faults(place: &Place, manifest: Manifest) -> Vec<Fault> {
+    verify(place, &Chain::of(place, manifest).await.unwrap(), &|_| ()).await
 }
 
 fn run<T>(test: impl Future<Output = T>) -> T {
@@ -154,8 +184,8 @@ async fn rows_come_back_as_they_were_kept_part_by_part() {
     assert!(manifest.shards.iter().all(|shard| shard.parts.len() == 2), "more than a part holds");
     assert_eq!((manifest.keys(), manifest.staleness_ms()), (36, Some(0)));
     let mut back = Vec::new();
-    for (shard, part) in manifest.parts() {
-        back.extend(rows_of(&place, &manifest, shard, part).await.unwrap());
+    for (shard, kind, part) in manifest.parts() {
+        back.extend(rows_of(&place, &manifest, shard, (kind, part)).await.unwrap());
     }
     assert_eq!(back, (0..SHARDS).flat_map(|shard| rows(shard, 12, 1 << 19)).collect::<Vec<_>>());
     assert_eq!(place.ids().await.unwrap(), [id()]);
@@ -169,18 +199,18 @@ async fn what_has_the_right_checksums_must_still_add_up() {
     let mut manifest = keep(&place, 5, 40).await;
     // As from a replica that differed from its digest, or a program that lost a row.
     manifest.shards[1].keys += 1;
-    let faults = verify(&place, &manifest, |_| ()).await;
+    let faults = faults(&place, manifest.clone()).await;
     assert_eq!(faults.iter().map(|fault| (fault.shard, fault.part.clone())).collect::<Vec<_>>(), [(1, None)]);
     manifest.shards[1].keys -= 1;
     manifest.shards[2].digest = "0".repeat(32);
-    assert_eq!(verify(&place, &manifest, |_| ()).await.len(), 1);
+    assert_eq!(self::faults(&place, manifest).await.len(), 1);
 }
 
 #[tokio::test]
 async fn without_its_manifest_it_is_none() {
     let store = std::sync::Arc::new(InMemory::new());
     let place = place(&store);
-    place.keep_part(&id(), ShardId(0), 0, Bytes::from_static(b"part")).await.unwrap();
+    place.keep_part(&id(), (Kind::Rows, ShardId(0), 0), Bytes::from_static(b"part")).await.unwrap();
     assert_eq!(place.ids().await.unwrap(), [id()]);
     assert_eq!(place.state(&id()).await.unwrap(), State::Unfinished);
 }
@@ -197,8 +227,8 @@ async fn under_another_name_it_says_its_own() {
 
 #[test]
 fn a_manifest_of_a_newer_version_is_refused_by_its_number() {
-    let newer = b"meridian-backup 2 00000000 0\n";
-    assert_eq!(Manifest::decode(newer), Err(Damage::Newer(2)));
+    let newer = b"meridian-backup 3 00000000 0\n";
+    assert_eq!(Manifest::decode(newer), Err(Damage::Newer(3)));
     assert_eq!(Manifest::decode(b"something else\n"), Err(Damage::Unknown));
     assert_eq!(Manifest::decode(b""), Err(Damage::Unknown));
 }
@@ -209,11 +239,11 @@ async fn a_backup_of_version_1_is_read() {
     let dir = concat!(env!("CARGO_MANIFEST_DIR"), "/testdata/backup-1");
     let place = Place::open(dir, false).unwrap();
     let State::Whole(manifest) = place.state(&id()).await.unwrap() else { panic!("its manifest is read") };
-    assert_eq!(verify(&place, &manifest, |_| ()).await, []);
+    assert_eq!(faults(&place, manifest.as_ref().clone()).await, []);
     assert_eq!((manifest.keys(), manifest.bucket.policy, manifest.shards[2].epoch), (12, Policy::ASYNC, 2));
     let mut back = Vec::new();
-    for (shard, part) in manifest.parts() {
-        back.extend(rows_of(&place, &manifest, shard, part).await.unwrap());
+    for (shard, kind, part) in manifest.parts() {
+        back.extend(rows_of(&place, &manifest, shard, (kind, part)).await.unwrap());
     }
     assert_eq!(back, (0..SHARDS).flat_map(|shard| rows(shard, 4, 40)).collect::<Vec<_>>());
 }

@@ -1,5 +1,7 @@
 //! `meridian backup`: buckets out of the cluster, each shard as it was at one moment, while they serve; and back into a bucket.
 
+use std::time::Duration;
+
 use anyhow::Context;
 use clap::{Args, Subcommand};
 use meridian_client::Client;
@@ -10,8 +12,10 @@ use super::exit::Failure;
 use super::moment::{moment, now_ms};
 use super::resync::nodes_of;
 use crate::backup::BackupId;
-use crate::backup::create::Source;
-use crate::backup::manifest::{BucketEntry, Manifest};
+use crate::backup::chain::{Chain, LINKS_MAX, ends, newest};
+use crate::backup::create::{Source, finish};
+use crate::backup::delete::{self, obstacle};
+use crate::backup::manifest::{Base, BucketEntry, Manifest};
 use crate::backup::place::{Place, State};
 use crate::backup::verify::verify;
 use crate::output::{Format, Progress, note, show};
@@ -20,6 +24,9 @@ mod restore;
 mod view;
 
 use view::{Created, List, Shown, Verified};
+
+/// How long it may take to know how much there is: no backup waits for a region that is down.
+const ETA_WITHIN: Duration = Duration::from_millis(500);
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
@@ -37,6 +44,18 @@ pub(super) enum Command {
     Verify(Which),
     /// Write a backup into a bucket of this cluster, whichever it is of.
     Restore(restore::RestoreArgs),
+    /// Remove a backup that no other rests on.
+    Delete {
+        /// A path, file:///PATH, or s3://BUCKET/PREFIX.
+        #[arg(long, value_name = "PLACE")]
+        from: String,
+        /// As `backup list` names it.
+        #[arg(long)]
+        id: BackupId,
+        /// Only say what would be removed.
+        #[arg(long)]
+        dry_run: bool,
+    },
 }
 
 #[derive(Debug, Args)]
@@ -51,6 +70,12 @@ pub(super) struct CreateArgs {
     /// AWS_SECRET_ACCESS_KEY, AWS_REGION, AWS_ENDPOINT).
     #[arg(long, value_name = "PLACE")]
     to: String,
+    /// Keep only what changed since the newest backup of each bucket there; all of it where there is none.
+    #[arg(long)]
+    incremental: bool,
+    /// Keep only what changed since this backup.
+    #[arg(long, value_name = "BACKUP", conflicts_with_all = ["incremental", "all"])]
+    since: Option<BackupId>,
     /// The region that is read [default: the primary; of an active-active bucket, the first that holds it].
     #[arg(long = "in", value_name = "REGION")]
     read_in: Option<RegionName>,
@@ -79,6 +104,7 @@ pub(super) async fn run(command: Command, connection: &Connection, format: Forma
         }
         Command::Verify(which) => verify_all(which, format).await,
         Command::Restore(args) => restore::run(args, connection, format).await,
+        Command::Delete { from, id, dry_run } => remove(&existing(&from)?, &id, dry_run).await,
     }
 }
 
@@ -94,13 +120,18 @@ async fn create(args: CreateArgs, client: &Client, format: Format) -> anyhow::Re
             Failure::invalid(format!("there is no bucket `{name}`: `meridian bucket list` shows what there is"))
         })
     };
+    if let (Some(id), 2..) = (&args.since, args.buckets.len()) {
+        return Err(Failure::invalid(format!("{id} is of one bucket: name that one, or use --incremental")).into());
+    }
     let buckets: Vec<_> = match args.all {
         true => topology.buckets.values().collect(),
         false => args.buckets.iter().map(named).collect::<Result<_, _>>()?,
     };
+    // Nothing but one that rests on another needs to know what there is.
+    let all = if args.incremental { place.manifests().await? } else { Vec::new() };
     let mut created = Vec::new();
     for bucket in buckets {
-        created.push(back_up(&args, client, &topology, bucket, &place).await?);
+        created.push(back_up(&args, (client, &topology), bucket, (&place, &all)).await?);
     }
     show(format, &Created::of(created))?;
     note(&format!("next: `meridian backup verify --from {place}` reads it back and proves it whole"));
@@ -109,24 +140,25 @@ async fn create(args: CreateArgs, client: &Client, format: Format) -> anyhow::Re
 
 async fn back_up(
     args: &CreateArgs,
-    client: &Client,
-    topology: &Topology,
+    (client, topology): (&Client, &Topology),
     bucket: &Bucket,
-    place: &Place,
+    (place, all): (&Place, &[Manifest]),
 ) -> anyhow::Result<Manifest> {
+    let cluster = topology.cluster.map(|it| it.to_string()).unwrap_or_default();
+    let base = base_of(args, (&cluster, topology.shards), bucket, (place, all)).await?;
     let (region, nodes) = read_from(args, topology, bucket)?;
     let begun_ms = now_ms();
     let id = new_id(&bucket.name, begun_ms)?;
     let expected = live_bytes(client, &bucket.name).await;
     let progress = Progress::of_bytes(&format!("backing up {}", bucket.name), expected);
-    let source = Source { client, bucket: &bucket.name, nodes: &nodes, place, id: &id };
+    let source = Source { client, bucket: &bucket.name, nodes: &nodes, place, id: &id, base: base.as_ref() };
     let shards = source.shards(topology.shards, usize::from(args.parallel), |bytes| progress.advance(bytes)).await;
     let shards = shards.inspect_err(|_| progress.abandon())?;
     progress.finish();
     let label = |id: &RegionId| RegionName::new(&topology.region_label(*id));
     let manifest = Manifest {
         id,
-        cluster: topology.cluster.map(|it| it.to_string()).unwrap_or_default(),
+        cluster,
         tool: env!("CARGO_PKG_VERSION").to_owned(),
         begun_ms,
         ended_ms: now_ms(),
@@ -138,10 +170,80 @@ async fn back_up(
             primary: bucket.primary.as_ref().map(label).transpose()?,
             labels: bucket.labels.clone(),
         },
+        base: base.map(|base| Base { id: base.last().id.clone(), seal: base.last().seal() }),
         shards,
     };
-    place.finish(&manifest).await?;
+    finish(place, &manifest).await?;
+    tell_why(&manifest);
     Ok(manifest)
+}
+
+/// What a backup of a bucket is to rest on.
+async fn base_of(
+    args: &CreateArgs,
+    (cluster, shards): (&str, u16),
+    bucket: &Bucket,
+    (place, all): (&Place, &[Manifest]),
+) -> anyhow::Result<Option<Chain>> {
+    let name = &bucket.name;
+    let base = match &args.since {
+        Some(id) => chosen(place, Some(id.clone())).await?,
+        None if !args.incremental => return Ok(None),
+        None => match newest(all, cluster, name) {
+            Some(base) => base.clone(),
+            None => {
+                note(&format!("{place} has no backup of `{name}` of this cluster: this one is whole"));
+                return Ok(None);
+            }
+        },
+    };
+    let id = base.id.clone();
+    if base.cluster != cluster || base.bucket.name != *name || base.shards.len() != usize::from(shards) {
+        let of = &base.bucket.name;
+        return Err(Failure::invalid(format!(
+            "{id} is of bucket `{of}` of cluster {}: what changed in `{name}` since can't be told from it",
+            base.cluster
+        ))
+        .into());
+    }
+    let chain = Chain::of(place, base).await?;
+    if chain.links().len() >= LINKS_MAX {
+        note(&format!("{id} rests on {} others, which is as many as may: this one is whole", LINKS_MAX - 1));
+        return Ok(None);
+    }
+    match chain.whole() {
+        Ok(chain) => Ok(Some(chain)),
+        Err(why) if args.since.is_some() => Err(Failure::failed(format!("nothing can rest on {id}: {why}")).into()),
+        Err(why) => {
+            note(&format!("nothing can rest on {id}: {why}; this one is whole"));
+            Ok(None)
+        }
+    }
+}
+
+/// Says why more of a shard was read or kept than what changed, each reason once.
+fn tell_why(manifest: &Manifest) {
+    let mut told: std::collections::BTreeMap<&str, Vec<String>> = std::collections::BTreeMap::new();
+    for shard in &manifest.shards {
+        shard.why.iter().for_each(|why| told.entry(why).or_default().push(shard.shard.to_string()));
+    }
+    for (why, shards) in told {
+        let which = if shards.len() == manifest.shards.len() { "every shard".to_owned() } else { shards.join(", ") };
+        note(&format!("{}, shards {which}: {why}", manifest.id));
+    }
+}
+
+/// Removes a backup, unless others would be nothing without it.
+async fn remove(place: &Place, id: &BackupId, dry_run: bool) -> anyhow::Result<()> {
+    let obstacle = if dry_run { obstacle(place, id).await? } else { delete::remove(place, id).await? };
+    if let Some(why) = obstacle {
+        return Err(Failure::invalid(format!(
+            "{id} is not removed: {why}; `meridian backup list --from {place}` shows what there is"
+        ))
+        .into());
+    }
+    note(&format!("{id} {} removed from {place}", if dry_run { "would be" } else { "is" }));
+    Ok(())
 }
 
 /// The region that is read, and its nodes.
@@ -162,9 +264,10 @@ fn new_id(bucket: &BucketName, begun_ms: u64) -> anyhow::Result<BackupId> {
     format!("{bucket}-{at}-{:04x}", rand::random::<u16>()).parse().map_err(anyhow::Error::msg)
 }
 
-/// About how much there is to read, for the ETA; 0 when nobody says.
+/// About how much there is to read, for the ETA; 0 when not every region says so at once.
 async fn live_bytes(client: &Client, bucket: &BucketName) -> u64 {
-    let Ok(regions) = client.admin().digests(Some(bucket)).await else { return 0 };
+    let asked = tokio::time::timeout(ETA_WITHIN, client.admin().digests(Some(bucket))).await;
+    let Ok(Ok(regions)) = asked else { return 0 };
     let known = regions.iter().filter_map(|region| region.answer.as_ref().ok());
     known.map(|shards| shards.iter().map(|shard| shard.digest.bytes).sum()).max().unwrap_or_default()
 }
@@ -214,22 +317,27 @@ async fn only(place: &Place) -> anyhow::Result<BackupId> {
 
 async fn verify_all(which: Which, format: Format) -> anyhow::Result<()> {
     let place = existing(&which.from)?;
-    let ids = match which.id {
-        Some(id) => vec![chosen(&place, Some(id)).await?.id],
-        None => place.ids().await?,
-    };
-    let mut verified = Verified::default();
-    for id in ids {
-        match place.state(&id).await.with_context(|| format!("verifying {id}"))? {
-            State::Unfinished => note(&format!("{id} is no backup: it has no manifest")),
-            State::Damaged(why) => verified.unreadable(&id, &why),
-            State::Whole(manifest) => {
-                let progress = Progress::of_bytes(&format!("verifying {}", manifest.bucket.name), manifest.length());
-                let faults = verify(&place, &manifest, |bytes| progress.advance(bytes)).await;
-                progress.finish();
-                verified.add(&manifest, faults);
+    let (mut verified, mut all) = (Verified::default(), Vec::new());
+    match which.id {
+        Some(id) => all.push(chosen(&place, Some(id)).await?),
+        None => {
+            for id in place.ids().await? {
+                match place.state(&id).await.with_context(|| format!("verifying {id}"))? {
+                    State::Unfinished => note(&format!("{id} is no backup: it has no manifest")),
+                    State::Damaged(why) => verified.unreadable(&id, &why),
+                    State::Whole(manifest) => all.push(*manifest),
+                }
             }
         }
+    }
+    // Whoever reads those that none rests on has read all of them.
+    for manifest in ends(&all) {
+        let chain = Chain::of(&place, manifest.clone()).await?;
+        let length = chain.links().iter().map(Manifest::length).sum();
+        let progress = Progress::of_bytes(&format!("verifying {}", manifest.bucket.name), length);
+        let faults = verify(&place, &chain, &|bytes| progress.advance(bytes)).await;
+        progress.finish();
+        verified.add(&chain, faults);
     }
     if verified.is_empty() {
         return Err(Failure::invalid(format!("there is no backup at {place}")).into());
@@ -238,7 +346,7 @@ async fn verify_all(which: Which, format: Format) -> anyhow::Result<()> {
     match verified.damaged() {
         0 => Ok(()),
         damaged => Err(Failure::failed(format!(
-            "{damaged} backups at {place} are DAMAGED: what is damaged can't be restored; make new ones"
+            "{damaged} backups at {place} are DAMAGED: what is damaged can't be restored, nor what rests on it; make new ones"
         ))
         .into()),
     }

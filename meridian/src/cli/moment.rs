@@ -52,6 +52,19 @@ pub(super) fn parse_moment(text: &str) -> Result<Moment, String> {
     if exists { Ok(Moment::At(seconds * 1000)) } else { Err(bad()) }
 }
 
+/// Reads a time that is over, as milliseconds since 1970: written as a moment, or as that number itself.
+pub(super) fn parse_past(text: &str) -> Result<u64, String> {
+    if let Ok(ms) = text.parse::<u64>() {
+        return Ok(ms);
+    }
+    match parse_moment(text) {
+        Ok(Moment::At(ms)) => Ok(ms),
+        Ok(Moment::In(_)) | Err(_) => {
+            Err("write a time in UTC such as 2026-11-20T02:00:30Z, or in milliseconds since 1970".to_owned())
+        }
+    }
+}
+
 fn numbers(text: &str, separator: char) -> Option<Vec<u64>> {
     let number = |part: &str| if (1..=4).contains(&part.len()) { part.parse().ok() } else { None };
     text.split(separator).map(number).collect()

@@ -6,8 +6,8 @@ use futures::stream;
 use meridian_gateway::{BackupStream, DrillStream, Recoveries};
 use meridian_proto::identity::Identity;
 use meridian_types::{
-    BucketName, DrillSpec, Refusal, RepairStatus, ReplayPolicy, ReplayReport, SalvageBundle, SalvageId, SalvageKey,
-    ShardId,
+    BackupAsk, BucketName, DrillSpec, Refusal, RepairStatus, ReplayPolicy, ReplayReport, SalvageBundle, SalvageId,
+    SalvageKey, ShardId,
 };
 
 use super::front::Front;
@@ -73,10 +73,16 @@ impl Recoveries for Front {
         Ok(stream::unfold(news, next).boxed())
     }
 
-    async fn back_up(&self, bucket: BucketName, shard: ShardId, who: Identity) -> Result<BackupStream, Refusal> {
+    async fn back_up(
+        &self,
+        bucket: BucketName,
+        shard: ShardId,
+        ask: BackupAsk,
+        who: Identity,
+    ) -> Result<BackupStream, Refusal> {
         let region = &self.data()?.region;
         let Some(id) = self.bucket_id(Some(bucket.clone()))? else { return Ok(stream::empty().boxed()) };
-        let pieces = region.back_up(id, shard).await?;
+        let pieces = region.back_up(id, shard, ask).await?;
         tracing::info!(%bucket, %shard, %who, "an operator backs a bucket up");
         Ok(pieces)
     }

@@ -2,6 +2,8 @@
 //! in it, nothing that was never written is, and restored into new buckets it is the same. What was cut short by SIGKILL is no
 //! backup, or goes on; one flipped byte is found (docs/adr/2026-11-28-backups.md).
 
+mod chain;
+mod moments;
 mod s3;
 
 use std::collections::BTreeMap;
@@ -11,7 +13,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
-use chaos::real::{Planet, REGIONS};
+use chaos::real::{Launch, Planet, REGIONS};
 use futures::future::try_join_all;
 use meridian_client::{Client, ReadLevel};
 use serde_json::Value;
@@ -69,10 +71,14 @@ struct Rig {
 
 impl Rig {
     async fn start() -> anyhow::Result<Rig> {
+        Rig::start_with(&Launch::default()).await
+    }
+
+    async fn start_with(launch: &Launch) -> anyhow::Result<Rig> {
         let dir = tempfile::Builder::new().prefix("meridian-backup").tempdir()?;
         let mut planet = Planet::create(Path::new(env!("CARGO_BIN_EXE_meridian")), dir.path())?;
         for node in 0..REGIONS.len() {
-            planet.start(node)?;
+            planet.start_with(node, launch)?;
         }
         planet.ready(PATIENCE).await?;
         planet.create_buckets().await?;
@@ -179,17 +185,17 @@ async fn fill(rig: &Rig) -> anyhow::Result<[(&'static str, &'static str); 3]> {
     let bucket = rig.client.bucket("sync")?;
     let names: Vec<String> = (0..STILL).map(|nth| format!("still-{nth}")).collect();
     try_join_all(names.iter().map(|name| bucket.put(name.as_str(), "7").deadline(PATIENCE).into_future())).await?;
-    bucket.put("deleted", "7").await?;
-    bucket.delete("deleted").await?;
-    bucket.put("ends-later", "7").ttl(Duration::from_secs(3600)).await?;
+    bucket.put("deleted", "7").deadline(PATIENCE).await?;
+    bucket.delete("deleted").deadline(PATIENCE).await?;
+    bucket.put("ends-later", "7").ttl(Duration::from_secs(3600)).deadline(PATIENCE).await?;
 
     let everywhere = rig.client.bucket("active-active")?.reading(ReadLevel::Eventual);
-    everywhere.increment("visits", 5).await?;
-    everywhere.increment("nothing", 3).await?;
-    everywhere.increment("nothing", -3).await?;
-    everywhere.put("name", "value").await?;
+    everywhere.increment("visits", 5).deadline(PATIENCE).await?;
+    everywhere.increment("nothing", 3).deadline(PATIENCE).await?;
+    everywhere.increment("nothing", -3).deadline(PATIENCE).await?;
+    everywhere.put("name", "value").deadline(PATIENCE).await?;
     let elsewhere = rig.planet.client(1).await?;
-    elsewhere.bucket("active-active")?.increment("visits", -2).await?;
+    elsewhere.bucket("active-active")?.increment("visits", -2).deadline(PATIENCE).await?;
     until("the count of the other region has arrived", async || {
         Ok(everywhere.get("visits").await?.into_value().as_deref() == Some(b"3"))
     })

@@ -11,8 +11,12 @@ use std::ops::ControlFlow;
 use bytes::Bytes;
 use meridian_types::{BackupCut, BackupRow, BucketId, RegionId, ShardId};
 
+pub mod log;
+pub mod replay;
+
 use crate::error::{Damage, ReadError};
 use crate::keys;
+use crate::meta::{self, ShardMeta};
 use crate::record::Record;
 use crate::repair::source::meta_of;
 use crate::view::StateView;
@@ -36,7 +40,27 @@ pub fn open(view: &dyn StateView, shard: ShardId, bucket: BucketId, own: RegionI
         return Ok(Opening::Unfit(why));
     }
     let epoch = meta.epoch();
-    Ok(Opening::Open(BackupCut::new(shard, own, epoch, meta.digest)))
+    let stored = view.get(&keys::shard_meta(shard))?;
+    let stored = stored.map(|bytes| meta::decode::<ShardMeta>(&bytes, "position of the shard")).transpose()?;
+    let ShardMeta { applied, greatest_hlc: stamp, .. } = stored.unwrap_or_default();
+    let cut = BackupCut::new(shard, own, epoch, meta.digest);
+    Ok(Opening::Open(BackupCut { bucket, applied, stamp, ..cut }))
+}
+
+/// The records that a view has of some keys, in their order; an empty one where it has none.
+///
+/// # Errors
+/// [`ReadError`] when the state can't be read.
+pub fn records(
+    view: &dyn StateView,
+    (shard, bucket): (ShardId, BucketId),
+    names: impl IntoIterator<Item = Bytes>,
+) -> Result<Vec<BackupRow>, ReadError> {
+    let of = |key: Bytes| {
+        let record = view.get(&keys::data(shard, bucket, &key))?.unwrap_or_default();
+        Ok::<_, ReadError>(BackupRow { key, record })
+    };
+    names.into_iter().map(of).collect()
 }
 
 /// The rows behind `after` in the order of their keys, from about `bytes_max` bytes on no more; none at the end.

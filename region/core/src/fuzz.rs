@@ -2,9 +2,13 @@
 //! Each says whether the bytes were accepted, and holds what was to the decoder's law. Not part of the crate's interface.
 
 use bytes::Bytes;
-use meridian_types::entry::Header;
-use meridian_types::{BucketId, ClientId, Epoch, Hlc, Lane, Lsn, RegionId, ShardId, Version};
+use meridian_types::entry::{Body, Header, Kind, WriteBody};
+use meridian_types::{
+    BackupRow, BucketId, ClientId, Epoch, Hlc, Key, Lane, Lsn, RegionId, RequestId, ShardId, Value, Version, Write,
+};
 
+use crate::backup::log::touched;
+use crate::backup::replay::Replay;
 use crate::body;
 use crate::counter::Counter;
 use crate::keys::{self, MetaKey};
@@ -83,10 +87,34 @@ pub fn body(entry: &[u8]) -> bool {
     original.is_ok()
 }
 
+/// What a backup keeps of a shard's log, and what it is told again from: whatever it is, it is told twice alike.
+pub fn backup_log(bytes: &[u8]) -> bool {
+    let Ok(pieces) = postcard::from_bytes::<Vec<(u8, &[u8], &[u8])>>(bytes) else { return false };
+    let row = |key: &[u8], value: &[u8]| BackupRow {
+        key: Bytes::copy_from_slice(key),
+        record: Bytes::copy_from_slice(value),
+    };
+    let of = |tag: u8| pieces.iter().filter(move |piece| piece.0 == tag).map(|(_, key, value)| row(key, value));
+    let (context, rows, log): (Vec<_>, Vec<_>, Vec<_>) = (of(0).collect(), of(1).collect(), of(2).collect());
+    let tell = || {
+        let mut replay = Replay::new((RegionId(1), ShardId(3), None), BucketId(9), &context, &rows).ok()?;
+        for row in &log {
+            let lsn = Lsn(u64::from_be_bytes(row.key.as_ref().try_into().ok()?));
+            touched(&row.record).ok()?;
+            replay.apply(lsn, &row.record).ok()?;
+        }
+        Some(replay.contents())
+    };
+    let told = tell();
+    assert_eq!(told, tell(), "a log is told twice alike");
+    told.is_some()
+}
+
 /// Encodings to begin from, by the name of the door.
 pub fn samples(door: &str) -> Vec<Vec<u8>> {
     match door {
         "record" => records(),
+        "backup_log" => vec![backup()],
         "shard_meta" => {
             let mut meta = ShardMeta { applied: Lsn(9), own_hlc: Hlc(7), greatest_hlc: Hlc(8), ..ShardMeta::default() };
             meta.void(Lsn(3));
@@ -142,6 +170,33 @@ fn records() -> Vec<Vec<u8>> {
         merged(Some(&number), Some(&counter), true),
     ];
     all.into_iter().map(Vec::from).collect()
+}
+
+/// A key is there, and is put and removed since.
+fn backup() -> Vec<u8> {
+    let (shard, bucket, region) = (ShardId(3), BucketId(9), RegionId(1));
+    let where_it_stood = ShardMeta { applied: Lsn(4), own_hlc: Hlc(6), greatest_hlc: Hlc(6), ..ShardMeta::default() };
+    let mut known = BucketMeta::default();
+    known.digest.keys = 1;
+    known.digest.operations = 1;
+    let entry = |hlc: u64, write| {
+        let kind = Kind::Write;
+        let id = RequestId { client: ClientId(7), sequence: hlc };
+        let (epoch, hlc) = (Epoch(1), Hlc(hlc));
+        let header = Header { kind, origin: region, bucket, epoch, hlc, id, lowest_outstanding: 0 };
+        header.encode(&Body::Write(WriteBody::Plain(write))).to_vec()
+    };
+    // A short key and value are within bounds.
+    let (Ok(key), Ok(value)) = (Key::new("k"), Value::new("v")) else { return Vec::new() };
+    let put = Write::Put { key: key.clone(), value, ttl_ms: Some(9) };
+    let pieces = vec![
+        (0u8, keys::shard_meta(shard), meta::encode(&where_it_stood).to_vec()),
+        (0, keys::bucket_meta(shard, bucket), meta::encode_bucket(&known).to_vec()),
+        (1, b"k".to_vec(), record::encode_plain(stamp(4), None, &[b"v"]).to_vec()),
+        (2, 5u64.to_be_bytes().to_vec(), entry(7, put)),
+        (2, 6u64.to_be_bytes().to_vec(), entry(8, Write::Delete { key })),
+    ];
+    postcard::to_allocvec(&pieces).unwrap_or_default()
 }
 
 fn state_keys() -> Vec<Vec<u8>> {

@@ -37,7 +37,7 @@ use crate::meta::{self, BucketMeta, RepairPhase, ShardMeta};
 use crate::record::{Content, Stamp};
 use crate::result::{ControlResult, Divergence, FrameResult, WriteResult};
 use crate::sessions::{self, Asked, Known, Scope, Sessions};
-use crate::view::{Mutations, StateView};
+use crate::view::{MemoryState, Mutations, StateView};
 
 pub use self::control::REMOVALS_MAX;
 use self::editor::Editor;
@@ -160,6 +160,26 @@ impl Shard {
             }
         }
         Ok(loaded)
+    }
+
+    /// As [`Shard::load`], of one bucket, and without what is remembered of clients: enough to ask what it says of entries that it has
+    /// applied.
+    ///
+    /// # Errors
+    /// As [`Shard::load`].
+    pub fn glance(
+        view: &dyn StateView,
+        region: RegionId,
+        shard: ShardId,
+        bucket: BucketId,
+    ) -> Result<Shard, LoadError> {
+        let mut glanced = Shard::load(&MemoryState::default(), region, shard)?;
+        for key in [keys::shard_meta(shard), keys::bucket_meta(shard, bucket)] {
+            if let Some(value) = view.get(&key)? {
+                glanced.take_meta(&key, &value)?;
+            }
+        }
+        Ok(glanced)
     }
 
     fn take_meta(&mut self, key: &[u8], value: &[u8]) -> Result<(), Damage> {

@@ -1,7 +1,7 @@
 //! Giving a bucket's rows of a shard away for a backup, as they were at one moment, while writing goes on.
 //!
 //! ```text
-//! lease, barrier ──► frozen state ──► cut ──► page ──► page ──► … ──► end
+//! lease, barrier ──► frozen state ──► cut ──► log since, if asked for ──► rows ──► context, if asked for ──► end
 //!                        └── let go with the stream, or when nobody asks for the next page
 //! ```
 //!
@@ -15,8 +15,11 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures::stream::{self, BoxStream, StreamExt};
-use meridian_region_core::backup::{self, Opening};
-use meridian_types::{BackupCut, BackupPiece, BackupRow, BucketId, Refusal, RefusalKind, ShardId};
+use meridian_region_core::ReadError;
+use meridian_region_core::backup::{self, Opening, replay};
+use meridian_types::{
+    BackupAsk, BackupCut, BackupPiece, BackupRow, BackupSpan, BucketId, Lsn, Refusal, RefusalKind, ShardId,
+};
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
@@ -24,6 +27,10 @@ use crate::gather;
 use crate::node::{Node, ShardNode, Standing};
 use crate::reads::Verdict;
 use crate::store::Frozen;
+
+mod since;
+
+use since::Since;
 
 /// The most moments kept at a time.
 pub(crate) const BACKUPS_MAX: usize = 16;
@@ -106,33 +113,105 @@ impl Kept {
 
 /// Where a stream is.
 enum Left {
-    /// Behind this key, after so many rows.
-    Rows(Bytes, u64),
+    /// Of the log, behind this position.
+    Log(Lsn),
+    /// Behind this key.
+    Rows(Bytes),
+    /// Behind this key of the state.
+    Context(Bytes),
+    End,
     Nothing,
+}
+
+/// What a stream gives.
+struct Stream {
+    kept: Arc<Kept>,
+    cut: BackupCut,
+    /// `None`: every row.
+    since: Option<Since>,
+    context: bool,
+}
+
+impl Stream {
+    fn begin(&self) -> Left {
+        self.since.as_ref().map_or(Left::Rows(Bytes::new()), |since| Left::Log(since.after))
+    }
+
+    fn behind_rows(&self) -> Left {
+        if self.context { Left::Context(Bytes::new()) } else { Left::End }
+    }
 }
 
 impl Node {
     /// Gives a bucket's rows of a shard away, as they are now.
-    pub(crate) async fn back_up(self: &Arc<Node>, bucket: BucketId, id: ShardId) -> Result<Pieces, Refusal> {
+    pub(crate) async fn back_up(
+        self: &Arc<Node>,
+        bucket: BucketId,
+        id: ShardId,
+        ask: BackupAsk,
+    ) -> Result<Pieces, Refusal> {
         let standing = self.standing_for_backup(bucket)?;
         let shard = self.led(id)?;
         let kept = self.backups.keep((id, bucket), self.clock.monotonic_ms())?;
+        let at_ms = self.clock.wall_ms();
         let (cut, view) = self.cut(&standing, shard).await?;
         *kept.view() = Some(view);
-        let node = Arc::clone(self);
-        let pages = stream::try_unfold(Left::Rows(Bytes::new(), 0), move |left| {
-            let (node, kept) = (Arc::clone(&node), Arc::clone(&kept));
-            async move {
-                let Left::Rows(after, count) = left else { return Ok(None) };
-                let rows = node.page_of(kept, after).await?;
-                let Some(last) = rows.last() else {
-                    return Ok(Some((BackupPiece::End { rows: count }, Left::Nothing)));
-                };
-                let left = Left::Rows(last.key.clone(), count + rows.len() as u64);
-                Ok(Some((BackupPiece::Rows(rows), left)))
-            }
+        let mut cut = BackupCut { at_ms, evidence: self.evidence(shard, cut.applied).await, ..cut };
+        let since = match &ask.since {
+            Some(since) => match self.since(&kept, &cut, since).await? {
+                Ok(since) => Some(since),
+                Err(why) => {
+                    cut.span = BackupSpan::Whole(why);
+                    None
+                }
+            },
+            None => None,
+        };
+        if since.is_some() {
+            cut.span = BackupSpan::Since;
+        }
+        let stream = Arc::new(Stream { kept, cut: cut.clone(), since, context: ask.context });
+        let (node, begin) = (Arc::clone(self), stream.begin());
+        let pages = stream::try_unfold((begin, 0), move |(left, count)| {
+            let (node, stream) = (Arc::clone(&node), Arc::clone(&stream));
+            async move { node.next_piece(&stream, left, count).await }
         });
         Ok(stream::iter([Ok(BackupPiece::Cut(cut))]).chain(pages).boxed())
+    }
+
+    /// The next piece of a stream, where it is then, and how many rows it has given.
+    async fn next_piece(
+        self: Arc<Node>,
+        stream: &Arc<Stream>,
+        mut left: Left,
+        count: u64,
+    ) -> Result<Option<(BackupPiece, (Left, u64))>, Refusal> {
+        loop {
+            let (rows, piece, next) = match left {
+                Left::Log(after) => {
+                    let (log, reached) = self.log_page(stream, after).await?;
+                    let more = reached < stream.cut.applied && reached > after;
+                    let next = if more { Left::Log(reached) } else { Left::Rows(Bytes::new()) };
+                    (log.len(), BackupPiece::Log(log), next)
+                }
+                Left::Rows(after) => {
+                    let rows = self.rows_page(stream, after).await?;
+                    let next = rows.last().map_or_else(|| stream.behind_rows(), |row| Left::Rows(row.key.clone()));
+                    (rows.len(), BackupPiece::Rows(rows), next)
+                }
+                Left::Context(after) => {
+                    let rows = self.context_page(stream, after).await?;
+                    let next = rows.last().map_or(Left::End, |row| Left::Context(row.key.clone()));
+                    (rows.len(), BackupPiece::Context(rows), next)
+                }
+                Left::End => return Ok(Some((BackupPiece::End { rows: count }, (Left::Nothing, count)))),
+                Left::Nothing => return Ok(None),
+            };
+            if rows > 0 {
+                return Ok(Some((piece, (next, count + rows as u64))));
+            }
+            left = next;
+        }
     }
 
     /// The bucket under the right to act on it: lease first, topology second (FEN-1).
@@ -187,14 +266,32 @@ impl Node {
         }
     }
 
-    async fn page_of(&self, kept: Arc<Kept>, after: Bytes) -> Result<Vec<BackupRow>, Refusal> {
+    async fn rows_page(&self, stream: &Arc<Stream>, after: Bytes) -> Result<Vec<BackupRow>, Refusal> {
+        let of = Arc::clone(stream);
+        self.page(stream, move |view, (shard, bucket)| match &of.since {
+            None => backup::page(view, shard, bucket, &after, PAGE_BYTES),
+            Some(since) => since.rows(view, (shard, bucket), &after, PAGE_BYTES),
+        })
+        .await
+    }
+
+    async fn context_page(&self, stream: &Arc<Stream>, after: Bytes) -> Result<Vec<BackupRow>, Refusal> {
+        self.page(stream, move |view, place| replay::context(view, place, &after, PAGE_BYTES)).await
+    }
+
+    /// Reads a page of the view, in its turn.
+    async fn page(
+        &self,
+        stream: &Stream,
+        read: impl FnOnce(&Frozen, (ShardId, BucketId)) -> Result<Vec<BackupRow>, ReadError> + Send + 'static,
+    ) -> Result<Vec<BackupRow>, Refusal> {
+        let kept = Arc::clone(&stream.kept);
         kept.used_ms.store(self.clock.monotonic_ms(), Ordering::Relaxed);
         let _turn = self.backups.pages.acquire().await.map_err(|_| ended())?;
         let read = self.blocking.run(move || {
             let view = kept.view();
             let Some(view) = view.as_ref() else { return Err(let_go()) };
-            let (shard, bucket) = kept.place;
-            backup::page(view, shard, bucket, &after, PAGE_BYTES).map_err(|why| gather::refusal(&why))
+            read(view, kept.place).map_err(|why| gather::refusal(&why))
         });
         read.await.map_err(|_| ended())?
     }

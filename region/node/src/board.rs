@@ -105,8 +105,9 @@ impl Conditions {
 }
 
 impl Board {
-    /// The board of a shard as it was loaded; `applied` is its mark.
-    pub(crate) fn new(core: Shard, applied: Lsn, options: &Options) -> Board {
+    /// The board of a shard as it was loaded, one of so many; `applied` is its mark.
+    pub(crate) fn new(core: Shard, applied: Lsn, options: &Options, shards: u16) -> Board {
+        let kept_bytes = options.log_kept_bytes.min(options.log_retention_bytes) / u64::from(shards.max(1));
         let board = Board {
             public: RwLock::new(Public::default()),
             removals: RwLock::default(),
@@ -118,7 +119,7 @@ impl Board {
             applied: watch::Sender::new(applied),
             head: watch::Sender::new(None),
             notes: Mutex::new(Notes { recent: VecDeque::new(), most: options.digest_notes_max.max(1) }),
-            retained: Mutex::new(Retained::new(options.log_retention_bytes)),
+            retained: Mutex::new(Retained::new(options.log_retention_bytes, kept_bytes)),
             waiters: Arc::new(Waiters::default()),
             ceilings: Ceilings::default(),
             core: Mutex::new(core),

@@ -42,7 +42,7 @@ impl Machine {
     ) -> Result<(Machine, Arc<Board>), StateError> {
         let applied = store.mark(shard)?.map_or(Lsn(0), |mark| mark.lsn);
         let core = load(store, region, shard, shards)?;
-        let board = Arc::new(Board::new(core, applied, options));
+        let board = Arc::new(Board::new(core, applied, options, shards));
         Ok((Machine { region, shard, shards, store: store.clone(), board: Arc::clone(&board), witness }, board))
     }
 

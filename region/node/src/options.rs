@@ -38,6 +38,9 @@ pub struct Options {
     pub digest_notes_max: usize,
     /// How much log is kept for regions that are behind, in bytes, all shards together; then they need a resync.
     pub log_retention_bytes: u64,
+    /// How much log is kept even when every region has it, for backups that rest on earlier ones: of all shards together, and at most
+    /// `log_retention_bytes`.
+    pub log_kept_bytes: u64,
     /// Below this much free disk, in bytes, writes are refused while reads go on.
     pub disk_reserve_bytes: u64,
     /// Whether a primary that was lost waits for an operator before it gives up what only it has; that is written down first
@@ -79,6 +82,7 @@ impl Default for Options {
             digest_notes_max: 1024,
             // Hours of an ordinary load, and a disk people have.
             log_retention_bytes: 4 << 30,
+            log_kept_bytes: 0,
             // A flush of every write buffer, a compaction of a level and two log segments still fit.
             disk_reserve_bytes: 256 << 20,
             // Nothing vanishes, so nobody need be there.

@@ -1,5 +1,7 @@
 //! How far a shard's log may be purged: below what every other region has, within a budget of bytes (design 2, ISO-1).
 //!
+//! Some of it may be kept although they have it, for backups that rest on earlier ones.
+//!
 //! Pure. Positions are remembered a stride of bytes apart, so that "the oldest gigabyte" can be turned into a position.
 
 use std::collections::VecDeque;
@@ -12,11 +14,19 @@ const STRIDE_BYTES_MAX: u64 = 4 << 20;
 /// Strides of a small budget: a stride is given up as a whole, and no more of what still fits may go with it.
 const STRIDES_MIN: u64 = 16;
 
+/// Strides of what is kept in any case: so much of it again may be kept for the grain's sake.
+const KEPT_STRIDES: u64 = 4;
+
+/// The least bytes of such a stride.
+const KEPT_STRIDE_BYTES_MIN: u64 = 16 << 10;
+
 /// What one shard's log holds, as far as this process has seen it grow.
 #[derive(Debug)]
 pub(crate) struct Retained {
     /// Bytes of entries between two remembered positions.
     stride_bytes: u64,
+    /// Of what all have, so much is kept.
+    kept_bytes: u64,
     /// (position, bytes of entries up to it since the start), rising.
     strides: VecDeque<(Lsn, u64)>,
     /// Everything up to here may be purged already, and the bytes up to there.
@@ -25,10 +35,14 @@ pub(crate) struct Retained {
 }
 
 impl Retained {
-    /// Of a log that shares a budget of so many bytes with others.
-    pub(crate) fn new(budget_bytes: u64) -> Retained {
+    /// Of a log that shares a budget of so many bytes with others, and of which so many are kept within it.
+    pub(crate) fn new(budget_bytes: u64, kept_bytes: u64) -> Retained {
         let stride_bytes = (budget_bytes / STRIDES_MIN).min(STRIDE_BYTES_MAX);
-        Retained { stride_bytes, strides: VecDeque::new(), floor: (Lsn(0), 0), head: (Lsn(0), 0) }
+        let stride_bytes = match kept_bytes {
+            0 => stride_bytes,
+            kept => stride_bytes.min((kept / KEPT_STRIDES).max(KEPT_STRIDE_BYTES_MIN)),
+        };
+        Retained { stride_bytes, kept_bytes, strides: VecDeque::new(), floor: (Lsn(0), 0), head: (Lsn(0), 0) }
     }
 
     /// The log grew by `bytes`, up to `head`.
@@ -45,8 +59,16 @@ impl Retained {
         self.head.1 - self.floor.1
     }
 
-    /// Every other region has everything up to here: raises the floor, and returns it.
+    /// Every other region has everything up to here: raises the floor, as far as not more than is kept is above it, and returns it.
     pub(crate) fn all_have(&mut self, lsn: Lsn) -> Lsn {
+        if self.kept_bytes > 0 {
+            let (head_bytes, kept_bytes) = (self.head.1, self.kept_bytes);
+            let spare = |(at, bytes): &mut (Lsn, u64)| *at <= lsn && head_bytes - *bytes >= kept_bytes;
+            while let Some((at, bytes)) = self.strides.pop_front_if(spare) {
+                self.floor = (self.floor.0.max(at), bytes);
+            }
+            return self.floor.0;
+        }
         if lsn > self.floor.0 {
             while let Some((at, bytes)) = self.strides.front().copied()
                 && at <= lsn
@@ -95,7 +117,7 @@ mod tests {
     const STRIDE_BYTES: u64 = STRIDE_BYTES_MAX;
 
     fn grown(strides: u64) -> Retained {
-        let mut shard = Retained::new(1 << 30);
+        let mut shard = Retained::new(1 << 30, 0);
         (1..=strides).for_each(|stride| shard.grew(Lsn(stride * 10), STRIDE_BYTES));
         shard
     }
@@ -118,8 +140,24 @@ mod tests {
     }
 
     #[test]
+    fn what_is_kept_in_any_case_is_kept_though_all_have_it_and_goes_where_there_is_no_room() {
+        let mut shard = Retained::new(1 << 30, 64 << 10);
+        (1..=100).for_each(|lsn| shard.grew(Lsn(lsn), 4 << 10));
+        let floor = shard.all_have(Lsn(100));
+        assert!(shard.bytes() >= 64 << 10 && shard.bytes() < 80 << 10, "{} bytes above {floor}", shard.bytes());
+        assert_eq!(shard.all_have(Lsn(0)), floor, "it never falls");
+        assert_eq!(
+            Retained::new(1 << 30, 64 << 10).all_have(Lsn(9)),
+            Lsn(0),
+            "of a log whose length is not known all is"
+        );
+        assert!(fit([&mut shard].into_iter(), 32 << 10));
+        assert!(shard.bytes() <= 32 << 10);
+    }
+
+    #[test]
     fn a_budget_smaller_than_a_stride_keeps_most_of_what_it_is_for() {
-        let mut shard = Retained::new(16 << 10);
+        let mut shard = Retained::new(16 << 10, 0);
         (1..=100).for_each(|lsn| shard.grew(Lsn(lsn), 512));
         assert!(fit([&mut shard].into_iter(), 16 << 10));
         assert_eq!(shard.bytes(), 16 << 10);

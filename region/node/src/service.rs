@@ -13,9 +13,9 @@ use meridian_consensus::{Consensus, StartError, StateError, Stopwatch};
 use meridian_proto::dial::Dial;
 use meridian_types::frame::Echo;
 use meridian_types::{
-    Bucket, BucketId, DrillNews, DrillSpec, Exposure, GroupId, Head, Hlc, Lane, Lsn, NodeId, Refusal, RefusalKind,
-    RegionId, RepairStatus, ReplayPolicy, ReplayReport, Request, Response, SalvageBundle, SalvageId, SalvageKey,
-    ShardDigest, ShardFacts, ShardId, Topology,
+    BackupAsk, Bucket, BucketId, DrillNews, DrillSpec, Exposure, GroupId, Head, Hlc, Lane, Lsn, NodeId, Refusal,
+    RefusalKind, RegionId, RepairStatus, ReplayPolicy, ReplayReport, Request, Response, SalvageBundle, SalvageId,
+    SalvageKey, ShardDigest, ShardFacts, ShardId, Topology,
 };
 use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::task::JoinSet;
@@ -521,8 +521,8 @@ impl Handle {
     /// [`RefusalKind::NotFound`] and [`RefusalKind::Invalid`] for buckets that are not here; [`RefusalKind::Redirect`] when another
     /// node leads the shard; [`RefusalKind::Retry`] for what may pass. Later, as the last that is heard: [`RefusalKind::Corrupt`]
     /// when it can't be read, [`RefusalKind::Conflict`] when nobody asked for the next page for a minute.
-    pub async fn back_up(&self, bucket: BucketId, shard: ShardId) -> Result<backup::Pieces, Refusal> {
-        self.node.back_up(bucket, shard).await
+    pub async fn back_up(&self, bucket: BucketId, shard: ShardId, ask: BackupAsk) -> Result<backup::Pieces, Refusal> {
+        self.node.back_up(bucket, shard, ask).await
     }
 
     /// Shards this node leads, and holds.

@@ -12,12 +12,15 @@ use serde::Serialize;
 
 use super::{chosen, existing};
 use crate::backup::BackupId;
+use crate::backup::chain::Chain;
 use crate::backup::manifest::Manifest;
+use crate::backup::moment::{Gap, Pick};
 use crate::backup::restore::{Restored, Target};
 use crate::backup::writes::Manner;
 use crate::cli::bucket::settings::policy_of;
 use crate::cli::connect::Connection;
 use crate::cli::exit::Failure;
+use crate::cli::moment::{moment, parse_past};
 use crate::output::{Format, Progress, Show, bytes, count, millis, note, show};
 
 /// The label of a bucket that is being restored into.
@@ -34,6 +37,11 @@ pub(in crate::cli) struct RestoreArgs {
     /// As `backup list` names it; not needed where there is only one.
     #[arg(long)]
     id: Option<BackupId>,
+    /// As the bucket was at this time: in UTC such as 2026-11-20T02:00:30Z, or in milliseconds since 1970. Of each shard everything that
+    /// was acknowledged by then, by the clock of the region that was read, and nothing that was begun later. --id names a backup
+    /// that was taken afterwards.
+    #[arg(long, value_name = "TIME", requires = "id", value_parser = parse_past)]
+    at: Option<u64>,
     /// The bucket it is written into; must be empty.
     #[arg(long, value_name = "NAME")]
     to_bucket: BucketName,
@@ -66,24 +74,29 @@ pub(in crate::cli) struct RestoreArgs {
 pub(super) async fn run(args: RestoreArgs, connection: &Connection, format: Format) -> anyhow::Result<()> {
     let place = existing(&args.from)?;
     let manifest = chosen(&place, args.id.clone()).await?;
+    let id = &manifest.id;
+    let chain = Chain::of(&place, manifest.clone()).await?.whole();
+    let chain = chain.map_err(|why| Failure::failed(format!("{id} can't be restored: {why}")))?;
+    let picks = args.at.map(|at_ms| Ok::<_, Failure>((at_ms, picked(&chain, at_ms)?))).transpose()?;
     let client = connection.connect().await?;
     let (bucket, found) = target(&args, &manifest, &client).await?;
-    let manner = manner(&args, &manifest, &bucket, (found, keys_found(&client, &bucket, found).await?))?;
+    let counts = chain.counters() > 0;
+    let manner = manner(&args, counts, &bucket, (found, keys_found(&client, &bucket, found).await?))?;
     if !args.dry_run {
         client.admin().set_labels(&bucket.name, labels(&args, &manifest), Vec::new()).await?;
     }
     let begun = Instant::now();
     let words = if args.dry_run { "reading" } else { "restoring" };
-    let progress = Progress::of_bytes(&format!("{words} {}", manifest.id), manifest.length());
+    let progress = Progress::of_bytes(&format!("{words} {id}"), chain.length());
     let written = Target {
         client: (!args.dry_run).then_some(&client),
         bucket: bucket.name.clone(),
         manner,
         parallel: usize::from(args.parallel),
+        at: picks,
     };
-    let restored = written.write(&place, &manifest, |length| progress.advance(length)).await;
-    let restored =
-        restored.inspect_err(|_| progress.abandon()).map_err(|why| why.context(what_now(&manifest, manner)))?;
+    let restored = written.write(&place, &chain, &|length| progress.advance(length)).await;
+    let restored = restored.inspect_err(|_| progress.abandon()).map_err(|why| why.context(what_now(counts, manner)))?;
     progress.finish();
     let mut report = Report::of(&manifest, &bucket, restored, &args);
     if !args.dry_run {
@@ -111,10 +124,24 @@ enum Found {
     There,
 }
 
-/// What a bucket carries while this restore is under way. One that overwrites is another one than one that does not.
+/// Where a moment is in every shard.
+fn picked(chain: &Chain, at_ms: u64) -> Result<Vec<Pick>, Failure> {
+    chain.picks(at_ms).map_err(|(shard, gap)| {
+        let id = &chain.last().id;
+        let why = match gap {
+            Gap::Before => "restore an earlier chain, if there is one",
+            Gap::After => "name one that was taken afterwards",
+            Gap::Between => "see `meridian backup show`; restore what there is at either one's end",
+        };
+        Failure::invalid(format!("{} is {gap} up to {id} (shard {shard}): {why}", moment(at_ms)))
+    })
+}
+
+/// What a bucket carries while this restore is under way. One that overwrites, or is of a moment, is another one than one that is not.
 fn labels(args: &RestoreArgs, manifest: &Manifest) -> Labels {
     let how = if args.overwrite { " overwrite" } else { "" };
-    Labels::from([(LABEL.to_owned(), format!("{}{how}", manifest.id))])
+    let at = args.at.map(|at_ms| format!(" at {at_ms}")).unwrap_or_default();
+    Labels::from([(LABEL.to_owned(), format!("{}{at}{how}", manifest.id))])
 }
 
 /// The bucket, which is created if that is asked for and it is not there from an earlier attempt.
@@ -162,12 +189,12 @@ async fn keys_found(client: &Client, bucket: &Bucket, found: Found) -> anyhow::R
 /// How it may be written into a bucket that was found so, with so many keys.
 fn manner(
     args: &RestoreArgs,
-    manifest: &Manifest,
+    has_counters: bool,
     bucket: &Bucket,
     (found, keys): (Found, u64),
 ) -> Result<Manner, Failure> {
     let (name, holds, everywhere) = (&bucket.name, count(keys), !bucket.policy.has_primary());
-    let counts = everywhere && manifest.counters() > 0;
+    let counts = everywhere && has_counters;
     match found {
         // What it wrote may not have come to where it is looked at.
         Found::CutShort if counts => {
@@ -222,8 +249,8 @@ async fn count_keys(client: &Client, bucket: &Bucket, least: u64) -> anyhow::Res
     }
 }
 
-fn what_now(manifest: &Manifest, manner: Manner) -> &'static str {
-    if manner == Manner::Everywhere && manifest.counters() > 0 {
+fn what_now(has_counters: bool, manner: Manner) -> &'static str {
+    if manner == Manner::Everywhere && has_counters {
         return "the restore was cut short: counters of what was written would count twice, so delete the bucket and restore anew";
     }
     "the restore was cut short: what was written stays; run it again to go on"
@@ -233,6 +260,8 @@ fn what_now(manifest: &Manifest, manner: Manner) -> &'static str {
 #[derive(Debug, Serialize)]
 struct Report {
     backup: String,
+    /// Of which moment it is, if not of its end.
+    at_ms: Option<u64>,
     bucket: String,
     dry_run: bool,
     #[serde(flatten)]
@@ -245,7 +274,7 @@ struct Report {
 impl Report {
     fn of(manifest: &Manifest, bucket: &Bucket, restored: Restored, args: &RestoreArgs) -> Report {
         let (backup, bucket) = (manifest.id.to_string(), bucket.name.to_string());
-        Report { backup, bucket, dry_run: args.dry_run, restored, counted: None, took_ms: 0 }
+        Report { backup, at_ms: args.at, bucket, dry_run: args.dry_run, restored, counted: None, took_ms: 0 }
     }
 
     /// Keys that must be there: those that expire may have done so by now.
@@ -271,9 +300,10 @@ impl Show for Report {
     fn text(&self) -> String {
         let it = &self.restored;
         let mut text = format!(
-            "{} {} into `{}`: {} keys ({}) in {}",
+            "{} {}{} into `{}`: {} keys ({}) in {}",
             if self.dry_run { "would restore" } else { "restored" },
             self.backup,
+            self.at_ms.map(|at_ms| format!(" as of {}", moment(at_ms))).unwrap_or_default(),
             self.bucket,
             count(it.keys),
             bytes(it.bytes),
@@ -302,6 +332,7 @@ mod tests {
     fn report(keys: u64, expiring: u64, present: u64, counted: u64) -> Report {
         Report {
             backup: "b".to_owned(),
+            at_ms: None,
             bucket: "orders".to_owned(),
             dry_run: false,
             restored: Restored { keys, expiring, present, bytes: 2048, ..Restored::default() },

@@ -4,7 +4,8 @@ use serde::Serialize;
 
 use super::moment;
 use crate::backup::BackupId;
-use crate::backup::manifest::{Damage, Manifest};
+use crate::backup::chain::Chain;
+use crate::backup::manifest::{Damage, Manifest, Way};
 use crate::backup::place::State;
 use crate::backup::verify::Fault;
 use crate::output::{Show, Table, bytes, count, millis};
@@ -14,6 +15,11 @@ use crate::output::{Show, Table, bytes, count, millis};
 struct Row {
     id: String,
     bucket: String,
+    /// The backup it rests on; `None`: it is whole.
+    base: Option<String>,
+    /// Shards of which it keeps the log since, so that every moment since can be had.
+    logged: u64,
+    shards: u64,
     region: String,
     begun_ms: u64,
     took_ms: u64,
@@ -29,6 +35,9 @@ impl Row {
         Row {
             id: manifest.id.to_string(),
             bucket: manifest.bucket.name.to_string(),
+            base: manifest.base.as_ref().map(|base| base.id.to_string()),
+            logged: manifest.shards.iter().filter(|shard| shard.way == Way::Log).count() as u64,
+            shards: manifest.shards.len() as u64,
             region: manifest.region.to_string(),
             begun_ms: manifest.begun_ms,
             took_ms: manifest.ended_ms.saturating_sub(manifest.begun_ms),
@@ -38,6 +47,20 @@ impl Row {
             stored_bytes: manifest.length(),
             parts: manifest.parts().count() as u64,
         }
+    }
+}
+
+/// What it rests on.
+fn rests_on(base: Option<&String>) -> String {
+    base.map_or_else(|| "nothing: whole".to_owned(), Clone::clone)
+}
+
+/// Which moments can be had of it.
+fn moments(row: &Row) -> String {
+    match row.logged {
+        0 => "its own".to_owned(),
+        logged if logged == row.shards => "all since".to_owned(),
+        logged => format!("all since, in {logged} of {} shards", row.shards),
     }
 }
 
@@ -67,10 +90,23 @@ impl Show for Created {
         if self.backups.is_empty() {
             return "there are no buckets: nothing was backed up".to_owned();
         }
-        let mut table = Table::new(&["backup", "read from", "behind", ">keys", ">bytes", ">stored", ">parts", ">took"]);
+        let mut table = Table::new(&[
+            "backup",
+            "rests on",
+            "moments",
+            "read from",
+            "behind",
+            ">keys",
+            ">bytes",
+            ">stored",
+            ">parts",
+            ">took",
+        ]);
         for row in &self.backups {
             table.row([
                 row.id.clone(),
+                rests_on(row.base.as_ref()),
+                moments(row),
                 row.region.clone(),
                 behind(row.staleness_ms),
                 count(row.keys),
@@ -114,13 +150,25 @@ impl Show for List {
         if self.backups.is_empty() {
             lines.push("no backups here: `meridian backup create BUCKET --to PLACE` makes one".to_owned());
         } else {
-            let mut table =
-                Table::new(&["backup", "bucket", "taken", "read from", "behind", ">keys", ">bytes", ">stored"]);
+            let mut table = Table::new(&[
+                "backup",
+                "bucket",
+                "rests on",
+                "taken",
+                "moments",
+                "read from",
+                "behind",
+                ">keys",
+                ">bytes",
+                ">stored",
+            ]);
             for row in &self.backups {
                 table.row([
                     row.id.clone(),
                     row.bucket.clone(),
+                    rests_on(row.base.as_ref()),
                     moment(row.begun_ms),
+                    moments(row),
                     row.region.clone(),
                     behind(row.staleness_ms),
                     count(row.keys),
@@ -158,7 +206,7 @@ impl Show for Shown {
         let regions: Vec<&str> = it.bucket.regions.iter().map(|region| region.as_str()).collect();
         let primary = it.bucket.primary.as_ref().map_or("every region", |primary| primary.as_str());
         let head = format!(
-            "{} of bucket `{}` ({}, primary {primary}, in {}) of cluster {}\ntaken {} in {}, read from {}, behind {}; by meridian {}\n{} keys ({}) in {} parts ({})\n",
+            "{} of bucket `{}` ({}, primary {primary}, in {}) of cluster {}\ntaken {} in {}, read from {}, behind {}; by meridian {}\nrests on {}; moments: {}\n{} keys ({}) in {} parts ({})\n",
             it.id,
             it.bucket.name,
             it.bucket.policy,
@@ -169,18 +217,22 @@ impl Show for Shown {
             it.region,
             behind(row.staleness_ms),
             it.tool,
+            rests_on(row.base.as_ref()),
+            moments(&row),
             count(row.keys),
             bytes(row.bytes),
             count(row.parts),
             bytes(row.stored_bytes),
         );
-        let mut table = Table::new(&[">shard", ">epoch", ">keys", ">bytes", ">rows", ">counters", ">parts", "digest"]);
+        let mut table =
+            Table::new(&[">shard", ">epoch", ">keys", ">bytes", "kept", ">rows", ">counters", ">parts", "digest"]);
         for shard in &it.shards {
             table.row([
                 shard.shard.to_string(),
                 shard.epoch.to_string(),
                 count(shard.keys),
                 bytes(shard.bytes),
+                kept(shard.way).to_owned(),
                 count(shard.rows),
                 count(shard.counters),
                 count(shard.parts.len() as u64),
@@ -188,6 +240,14 @@ impl Show for Shown {
             ]);
         }
         format!("{head}{table}")
+    }
+}
+
+fn kept(way: Way) -> &'static str {
+    match way {
+        Way::Whole => "all",
+        Way::Difference => "what differs",
+        Way::Log => "what changed, and the log",
     }
 }
 
@@ -205,22 +265,30 @@ struct Looked {
     stored_bytes: u64,
     good: bool,
     faults: Vec<Fault>,
-    /// Why its manifest can't be used.
+    /// Why its manifest can't be used, or that of one it rests on.
     manifest_fault: Option<String>,
 }
 
 impl Verified {
-    pub(super) fn add(&mut self, manifest: &Manifest, faults: Vec<Fault>) {
-        let row = Row::of(manifest);
-        self.backups.push(Looked {
-            id: row.id,
-            keys: row.keys,
-            parts: row.parts,
-            stored_bytes: row.stored_bytes,
-            good: faults.is_empty(),
-            faults,
-            manifest_fault: None,
-        });
+    /// Of a backup and those it rests on, each of which may have been looked at already, below another one.
+    pub(super) fn add(&mut self, chain: &Chain, faults: Vec<Fault>) {
+        let broken = chain.broken().map(ToString::to_string);
+        for manifest in chain.links() {
+            let row = Row::of(manifest);
+            let of_it = || faults.iter().filter(|fault| fault.backup == manifest.id);
+            if self.backups.iter().any(|it| it.id == row.id) {
+                continue;
+            }
+            self.backups.push(Looked {
+                id: row.id,
+                keys: row.keys,
+                parts: row.parts,
+                stored_bytes: row.stored_bytes,
+                good: of_it().next().is_none() && broken.is_none(),
+                faults: of_it().cloned().collect(),
+                manifest_fault: broken.clone(),
+            });
+        }
     }
 
     pub(super) fn unreadable(&mut self, id: &BackupId, why: &Damage) {
@@ -257,7 +325,7 @@ impl Show for Verified {
                 if it.good { "whole: every shard adds up to its digest" } else { "DAMAGED" }.to_owned(),
             ]);
             faults.extend(it.manifest_fault.iter().map(|why| format!("\n{}, manifest: {why}", it.id)));
-            faults.extend(it.faults.iter().map(|fault| format!("\n{}, {fault}", it.id)));
+            faults.extend(it.faults.iter().map(|fault| format!("\n{fault}")));
         }
         format!("{table}{faults}")
     }
