@@ -26,7 +26,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use meridian_types::frame::{DigestNote, FrameHeader};
 use meridian_types::{
-    Bucket, BucketId, BucketLag, Exposure, Lane, LaneState, LaneStatus, Lsn, RegionId, ShardId, Topology,
+    Bucket, BucketId, BucketLag, Exposure, Lack, Lane, LaneState, LaneStatus, Lsn, RegionId, ShardId, Topology,
 };
 
 use crate::message::{EXPOSED_MAX, Stop, ToSource};
@@ -477,12 +477,7 @@ impl Shipper {
 
     /// What the target lacks of each bucket of this lane, where that is news to it (SWI-2); at most [`EXPOSED_MAX`] at a time,
     /// the others come next. Empty until the target has said where it stands.
-    pub fn exposures(
-        &mut self,
-        now: Instant,
-        wall_ms: u64,
-        counters: &dyn Fn(BucketId) -> (u64, u64),
-    ) -> Vec<(BucketId, Exposure)> {
+    pub fn exposures(&mut self, now: Instant, wall_ms: u64, counters: &dyn Fn(BucketId) -> (u64, u64)) -> Vec<Lack> {
         if !self.has_exposures() {
             return Vec::new();
         }
@@ -504,7 +499,7 @@ impl Shipper {
             });
             if !same && news.len() < EXPOSED_MAX {
                 self.said.insert(lag.bucket, exposure);
-                news.push((lag.bucket, exposure));
+                news.push(Lack { bucket: lag.bucket, exposure, oldest_key: lag.oldest_key });
             }
         }
         // Nothing is missing there, and it has been told: there is no more to say until the log goes on.

@@ -2,7 +2,7 @@ use std::collections::BTreeMap;
 
 use meridian_types::entry::{Body, Header, Kind, WriteBody};
 use meridian_types::{
-    Acks, Bucket, BucketName, ClientId, Epoch, Hlc, Key, Phase, Policy, RequestId, Value, Version, Write,
+    Acks, Bucket, BucketName, ClientId, Epoch, Hlc, Key, KeyStart, Phase, Policy, RequestId, Value, Version, Write,
 };
 
 use super::*;
@@ -370,18 +370,20 @@ fn the_target_is_told_what_it_lacks_whenever_that_is_news() {
         let now = play.base + Duration::from_millis(play.ms);
         play.shipper.exposures(now, 50, &|_| (total, total * size))
     };
+    let key = || KeyStart::of(b"k");
+    let lack = |exposure, oldest_key| vec![Lack { bucket: SYNC, exposure, oldest_key }];
     let nothing = Exposure { head: Lsn(0), ..Exposure::default() };
-    assert_eq!(said(&mut play, 7), [(SYNC, nothing)], "seven of before are there");
+    assert_eq!(said(&mut play, 7), lack(nothing, None), "seven of before are there");
     assert_eq!(said(&mut play, 7), [], "it knows");
     play.head(2);
     play.ms = 30;
     let lacks = Exposure { head: Lsn(2), operations: 2, bytes: 2 * size, oldest_ms: 30 };
-    assert_eq!(said(&mut play, 9), [(SYNC, lacks)]);
+    assert_eq!(said(&mut play, 9), lack(lacks, None), "nothing of it was read yet");
     play.tail(vec![entry(1, SYNC, 100), entry(2, SYNC, 100)], 2, true);
     play.encoded(10);
-    assert_eq!(said(&mut play, 9), [(SYNC, Exposure { oldest_ms: 49, ..lacks })], "sent is not yet there");
+    assert_eq!(said(&mut play, 9), lack(Exposure { oldest_ms: 49, ..lacks }, key()), "sent is not yet there");
     play.step(Input::Message(ToSource::Ack { lsn: Lsn(2) }));
-    assert_eq!(said(&mut play, 9), [(SYNC, Exposure { head: Lsn(2), ..Exposure::default() })]);
+    assert_eq!(said(&mut play, 9), lack(Exposure { head: Lsn(2), ..Exposure::default() }, None));
     assert_eq!(said(&mut play, 9), []);
     play.step(Input::Lost { reason: "cut".to_owned() });
     assert_eq!(said(&mut play, 11), [], "nobody listens");
