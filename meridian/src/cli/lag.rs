@@ -206,8 +206,8 @@ mod tests {
         report.add("us-east", &lag, &Topology::default());
         let text = report.text();
         let lines: Vec<Vec<&str>> = text.lines().map(|line| line.split_whitespace().collect()).collect();
-        assert_eq!(lines[1][3..7], ["250", "ms", "order/17", "0"], "{text}");
-        assert_eq!(lines[2][3..6], ["none", "-", "0"], "{text}");
+        assert_eq!(lines[2][3..7], ["250", "ms", "order/17", "0"], "{text}");
+        assert_eq!(lines[3][3..6], ["none", "-", "0"], "{text}");
         let json = serde_json::to_value(&report).unwrap();
         assert_eq!(json["buckets"][0]["oldest_key"], "order/17");
         assert_eq!(json["buckets"][1]["oldest_key"], serde_json::Value::Null);
