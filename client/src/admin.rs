@@ -292,14 +292,7 @@ impl Lag {
         for row in part.buckets {
             match self.buckets.iter_mut().find(|it| (it.bucket, it.target) == (row.bucket, row.target)) {
                 None => self.buckets.push(row),
-                Some(sum) => {
-                    sum.unshipped_operations += row.unshipped_operations;
-                    sum.unshipped_bytes += row.unshipped_bytes;
-                    sum.unapplied_operations += row.unapplied_operations;
-                    sum.unapplied_bytes += row.unapplied_bytes;
-                    sum.lag_ms = sum.lag_ms.max(row.lag_ms);
-                    sum.age_ms = sum.age_ms.max(row.age_ms);
-                }
+                Some(sum) => sum.add(row),
             }
         }
     }

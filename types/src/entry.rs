@@ -302,6 +302,36 @@ impl Header {
     }
 }
 
+/// The first key that an encoded write or expiry is about, read without copying the values behind it. `None` of every other entry,
+/// and of bytes that are none.
+pub fn first_key(entry: &[u8]) -> Option<&[u8]> {
+    let header = Header::decode(entry).ok()?;
+    let body = &entry[HEADER_BYTES..];
+    // As postcard lays them out: the number of each enum's variant, then a list's length if there is one, then the key.
+    let (variant, rest): (u32, _) = postcard::take_from_bytes(body).ok()?;
+    let key = match (header.kind, variant) {
+        (Kind::Write, 0) => match postcard::take_from_bytes::<u32>(rest).ok()? {
+            (0, write) => match postcard::take_from_bytes::<u32>(write).ok()? {
+                (MULTI_PUT, items) => first_of(items)?,
+                (_, key) => key,
+            },
+            (_, key) => key,
+        },
+        (Kind::Expire, 1) => first_of(rest)?,
+        _ => return None,
+    };
+    postcard::take_from_bytes(key).ok().map(|(key, _)| key)
+}
+
+/// The number of [`Write::MultiPut`] among the variants: part of the disk format, as all of them are.
+const MULTI_PUT: u32 = 6;
+
+/// What is behind the length of a list that is not empty.
+fn first_of(list: &[u8]) -> Option<&[u8]> {
+    let (length, items): (u32, _) = postcard::take_from_bytes(list).ok()?;
+    (length > 0).then_some(items)
+}
+
 /// Puts the timestamp into an encoded entry. An entry is encoded before its place in the log is known and
 /// stamped under the lock that orders it, so that the lock is not held while a large value is copied.
 /// Bytes that are no entry come back as they are.
@@ -359,6 +389,43 @@ mod tests {
         Ok(())
     }
 
+    fn key(name: &str) -> Key {
+        Key::new(name.to_owned()).unwrap()
+    }
+
+    fn keyed(name: &str) -> Vec<WriteBody> {
+        let items = vec![(key(name), Value::default()), (key("second"), Value::default())];
+        let (key, value, ttl_ms) = (|| key(name), Value::default, Some(7));
+        vec![
+            WriteBody::Plain(Write::Put { key: key(), value: value(), ttl_ms }),
+            WriteBody::Plain(Write::Delete { key: key() }),
+            WriteBody::Plain(Write::Append { key: key(), suffix: value() }),
+            WriteBody::Plain(Write::Increment { key: key(), by: -1 }),
+            WriteBody::Plain(Write::CompareAndSet { key: key(), expected: None, value: value(), ttl_ms }),
+            WriteBody::Plain(Write::PutIfAbsent { key: key(), value: value(), ttl_ms }),
+            WriteBody::Plain(Write::MultiPut { items }),
+            WriteBody::Register { key: key(), value: value(), expires_at_ms: None },
+            WriteBody::Counter { key: key(), by: 3 },
+            WriteBody::Remove { key: key(), counter: vec![(RegionId(1), 2, 3)] },
+        ]
+    }
+
+    #[test]
+    fn the_first_key_of_every_entry_that_has_one_is_found_where_it_was_put() {
+        for name in ["k", &"long".repeat(300)] {
+            for write in keyed(name) {
+                let bytes = header(Kind::Write).encode(&Body::Write(write.clone()));
+                assert_eq!(first_key(&bytes), Some(name.as_bytes()), "{write:?}");
+            }
+            let bytes = header(Kind::Expire).encode(&Body::Expire { due: vec![(key(name), 9), (key("b"), 8)] });
+            assert_eq!(first_key(&bytes), Some(name.as_bytes()));
+        }
+        let seal = Body::Seal { next: Epoch(2), after: Positions::default() };
+        assert_eq!(first_key(&header(Kind::Seal).encode(&seal)), None);
+        assert_eq!(first_key(&header(Kind::Expire).encode(&Body::Expire { due: vec![] })), None);
+        assert_eq!(first_key(b"none"), None);
+    }
+
     #[test]
     fn a_body_of_another_kind_is_refused() -> Result<(), EntryError> {
         let bytes = header(Kind::Fence).encode(&Body::DropBucket);
@@ -369,6 +436,7 @@ mod tests {
     proptest! {
         #[test]
         fn any_bytes_are_an_entry_or_a_clear_error(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
+            let _ = first_key(&bytes);
             if let Ok(header) = Header::decode(&bytes) {
                 let _ = header.decode_body(&bytes);
             }
@@ -380,6 +448,7 @@ mod tests {
             let mut bytes = header(Kind::Write).encode(&body).to_vec();
             let at = at % bytes.len();
             bytes[at] = to;
+            let _ = first_key(&bytes);
             if let Ok(header) = Header::decode(&bytes) {
                 let _ = header.decode_body(&bytes);
             }

@@ -4,11 +4,12 @@
 //! it is gathered (the composition root).
 
 use crate::id::{BucketId, BucketName, RegionId, ShardId};
+use crate::key::KeyStart;
 use crate::loss::{Consent, Exposure, Loss, Remains};
 use crate::position::Epoch;
 
 /// What a node knows of a bucket in a shard that it leads.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ShardFacts {
     /// The bucket.
     pub bucket: BucketId,
@@ -18,6 +19,8 @@ pub struct ShardFacts {
     pub remains: Remains,
     /// How long ago the primary said what is lacking here, or that nothing is, in milliseconds.
     pub said_ms: Option<u64>,
+    /// The key of the oldest write that is lacking here, as the primary said.
+    pub oldest_key: Option<KeyStart>,
 }
 
 impl ShardFacts {
@@ -72,6 +75,8 @@ pub struct BucketEstimate {
     pub known: Loss,
     /// How old the oldest write was that is known to be missing, when the primary last spoke; in milliseconds.
     pub oldest_ms: u64,
+    /// Its key; `None` when the primary did not say.
+    pub oldest_key: Option<KeyStart>,
     /// How old the last word of the primary is that this rests on, in milliseconds; `None` when there is none.
     pub said_ms: Option<u64>,
     /// Why nothing can be done; empty when something can.

@@ -1,4 +1,4 @@
-//! Keys and values: their bounds, and which shard a key belongs to.
+//! Keys and values: their bounds, which shard a key belongs to, and how a report names one.
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
@@ -71,6 +71,61 @@ impl Key {
     }
 }
 
+/// The most bytes of a key that a report names it by: a person knows it again, and reports on many buckets stay small.
+pub const KEY_START_BYTES_MAX: usize = 64;
+
+/// How a key begins, for people to know it by.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "(Bytes, bool)", into = "(Bytes, bool)")]
+pub struct KeyStart {
+    bytes: Bytes,
+    cut: bool,
+}
+
+impl TryFrom<(Bytes, bool)> for KeyStart {
+    type Error = Refusal;
+    fn try_from((bytes, cut): (Bytes, bool)) -> Result<KeyStart, Refusal> {
+        KeyStart::new(bytes, cut)
+    }
+}
+
+impl From<KeyStart> for (Bytes, bool) {
+    fn from(start: KeyStart) -> (Bytes, bool) {
+        (start.bytes, start.cut)
+    }
+}
+
+impl KeyStart {
+    /// The start of a key, copied: it holds on to nothing else. `None` of no bytes, which are no key.
+    pub fn of(key: &[u8]) -> Option<KeyStart> {
+        let start = &key[..key.len().min(KEY_START_BYTES_MAX)];
+        KeyStart::new(Bytes::copy_from_slice(start), start.len() < key.len()).ok()
+    }
+
+    /// Takes the start of a key, and whether the key goes on.
+    ///
+    /// # Errors
+    /// [`RefusalKind::Invalid`] when it is empty or longer than [`KEY_START_BYTES_MAX`].
+    pub fn new(bytes: impl Into<Bytes>, cut: bool) -> Result<KeyStart, Refusal> {
+        let bytes = bytes.into();
+        if bytes.is_empty() || bytes.len() > KEY_START_BYTES_MAX {
+            let why = format!("the start of a key has 1 to {KEY_START_BYTES_MAX} bytes; this one has {}", bytes.len());
+            return Err(Refusal::new(RefusalKind::Invalid, why));
+        }
+        Ok(KeyStart { bytes, cut })
+    }
+
+    /// Its bytes.
+    pub fn as_bytes(&self) -> &Bytes {
+        &self.bytes
+    }
+
+    /// Whether the key goes on behind them.
+    pub fn is_cut(&self) -> bool {
+        self.cut
+    }
+}
+
 /// A value: 0 to [`VALUE_BYTES_MAX`] bytes of any kind.
 #[derive(Clone, Debug, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(try_from = "Bytes", into = "Bytes")]
@@ -130,6 +185,15 @@ mod tests {
         assert!(Key::new(vec![0; KEY_BYTES_MAX + 1]).is_err());
         assert!(Value::new("").is_ok());
         assert!(Value::new(vec![0; VALUE_BYTES_MAX + 1]).is_err());
+    }
+
+    #[test]
+    fn a_long_key_is_named_by_its_start() {
+        let start = |length: usize| KeyStart::of(&vec![7; length]).map(|it| (it.as_bytes().len(), it.is_cut()));
+        assert_eq!(start(0), None);
+        assert_eq!(start(KEY_START_BYTES_MAX), Some((KEY_START_BYTES_MAX, false)));
+        assert_eq!(start(KEY_BYTES_MAX), Some((KEY_START_BYTES_MAX, true)));
+        assert!(KeyStart::new(vec![7; KEY_START_BYTES_MAX + 1], true).is_err() && KeyStart::new("", true).is_err());
     }
 
     #[test]

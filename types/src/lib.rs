@@ -51,8 +51,8 @@ pub use id::{
     BucketId, BucketName, ClientId, ClusterId, GroupId, NameError, NodeId, NodeName, RegionId, RegionName, ShardId,
 };
 pub use joins::{Joining, Joins, STAYS_MAX, Stay};
-pub use key::{Key, Value};
-pub use loss::{Consent, ConsentError, Exposure, FailoverSpec, Loss, Muster, Remains, Verdict};
+pub use key::{Key, KeyStart, Value};
+pub use loss::{Consent, ConsentError, Exposure, FailoverSpec, Lack, Loss, Muster, Remains, Verdict};
 pub use members::{MemberChange, MembersChange, Membership};
 pub use operation::{Goal, Move, OperationId, Plan, PlanOutcome, Proof, Selection, Step, SwitchoverSpec};
 pub use plan::{Fact, PlanId, Seal, Word};

@@ -10,13 +10,15 @@
 //! A `+` behind the figures says: and whatever nobody who is left can know of. Of active-active buckets that lose a region, the first word
 //! names that one: `lost=ap-south`.
 
+use std::cmp::Ordering;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-use crate::id::{BucketName, RegionId, RegionName, ShardId};
+use crate::id::{BucketId, BucketName, RegionId, RegionName, ShardId};
+use crate::key::KeyStart;
 use crate::operation::Selection;
 use crate::plan::Seal;
 use crate::position::{Epoch, Lsn};
@@ -32,6 +34,27 @@ pub struct Exposure {
     pub bytes: u64,
     /// How old the oldest of them was, in milliseconds.
     pub oldest_ms: u64,
+}
+
+/// What a primary says is lacking of one bucket in one shard.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Lack {
+    /// The bucket.
+    pub bucket: BucketId,
+    /// The figures.
+    pub exposure: Exposure,
+    /// The key of the oldest write that is lacking, where it is known: for whoever has to decide, nothing is decided by it.
+    pub oldest_key: Option<KeyStart>,
+}
+
+/// Of the oldest writes of two parts, in milliseconds and by key, the older. Its key is not known where it isn't, whatever that of the
+/// other one is.
+pub fn older(one: (u64, Option<KeyStart>), other: (u64, Option<KeyStart>)) -> (u64, Option<KeyStart>) {
+    match one.0.cmp(&other.0) {
+        Ordering::Greater => one,
+        Ordering::Less => other,
+        Ordering::Equal => (one.0, one.1.or(other.1)),
+    }
 }
 
 /// What a shard has of a lost primary, in a region that is left and has fenced the bucket.

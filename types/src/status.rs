@@ -4,6 +4,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::digest::BucketDigest;
 use crate::id::{BucketId, NodeId, RegionId, ShardId};
+use crate::key::KeyStart;
+use crate::loss::older;
 use crate::position::{Lane, Lsn};
 
 /// The digest of one (bucket, shard) in the answering region.
@@ -38,6 +40,21 @@ pub struct BucketLag {
     pub lag_ms: u64,
     /// How old this figure is, in milliseconds.
     pub age_ms: u64,
+    /// The key of that oldest write; of several keys the first. `None` when there is none, or its entry has not been read since the
+    /// target was there last, or it has no key.
+    pub oldest_key: Option<KeyStart>,
+}
+
+impl BucketLag {
+    /// Takes in what is told of the same bucket and target in other shards.
+    pub fn add(&mut self, part: BucketLag) {
+        self.unshipped_operations = self.unshipped_operations.saturating_add(part.unshipped_operations);
+        self.unshipped_bytes = self.unshipped_bytes.saturating_add(part.unshipped_bytes);
+        self.unapplied_operations = self.unapplied_operations.saturating_add(part.unapplied_operations);
+        self.unapplied_bytes = self.unapplied_bytes.saturating_add(part.unapplied_bytes);
+        (self.lag_ms, self.oldest_key) = older((self.lag_ms, self.oldest_key.take()), (part.lag_ms, part.oldest_key));
+        self.age_ms = self.age_ms.max(part.age_ms);
+    }
 }
 
 /// What one lane is doing.
@@ -147,4 +164,28 @@ pub struct NodeStatus {
     pub leases: Vec<NodeId>,
     /// Streams that clients have open to it. One that knows several nodes has one to each that it uses.
     pub clients: u32,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_oldest_key_of_all_shards_is_that_of_the_oldest_write() {
+        let lag = |lag_ms, key: &str| BucketLag {
+            unshipped_operations: 1,
+            lag_ms,
+            oldest_key: KeyStart::of(key.as_bytes()),
+            ..BucketLag::default()
+        };
+        let sum = |parts: [BucketLag; 3]| {
+            let mut sum = BucketLag::default();
+            parts.into_iter().for_each(|part| sum.add(part));
+            assert_eq!(sum.unshipped_operations, 3);
+            (sum.lag_ms, sum.oldest_key)
+        };
+        assert_eq!(sum([lag(5, "b"), lag(9, "a"), lag(7, "c")]), (9, KeyStart::of(b"a")));
+        assert_eq!(sum([lag(5, "b"), lag(9, ""), lag(7, "c")]), (9, None), "the oldest has a key that is not known");
+        assert_eq!(sum([lag(0, ""), lag(0, "b"), lag(0, "")]), (0, KeyStart::of(b"b")));
+    }
 }

@@ -15,10 +15,11 @@ use meridian_types::request::Found;
 use meridian_types::{
     Acks, AutoFailover, AutoMode, Breach, Bucket, BucketChange, BucketDigest, BucketId, BucketLag, BucketName,
     BucketSpec, ClientId, ClusterId, Copies, Cross, Durability, Effect, Epoch, Exposure, Fact, Freshness, Goal, Hlc,
-    LagBound, Lane, LaneState, LaneStatus, Loss, Lsn, MaxLag, Move, Muster, NodeId, NodeName, NodeStatus, OnPartition,
-    OperationId, Outcome, Phase, Plan, PlanId, Policy, Proof, Read, ReadLevel, Refusal, RefusalKind, RegionChange,
-    RegionId, RegionName, Remains, Request, RequestId, Response, Seal, Selection, SetHash, ShardDigest, ShardId,
-    StalePolicy, StandingWord, Step, SwitchoverSpec, Topology, Verdict, Version, Word, Write, WriteAck,
+    KeyStart, Lack, LagBound, Lane, LaneState, LaneStatus, Loss, Lsn, MaxLag, Move, Muster, NodeId, NodeName,
+    NodeStatus, OnPartition, OperationId, Outcome, Phase, Plan, PlanId, Policy, Proof, Read, ReadLevel, Refusal,
+    RefusalKind, RegionChange, RegionId, RegionName, Remains, Request, RequestId, Response, Seal, Selection, SetHash,
+    ShardDigest, ShardId, StalePolicy, StandingWord, Step, SwitchoverSpec, Topology, Verdict, Version, Word, Write,
+    WriteAck,
 };
 use prost::Message;
 
@@ -81,9 +82,10 @@ pub(super) fn to_target(bytes: &[u8]) -> bool {
 pub(super) fn to_targets() -> Vec<Vec<u8>> {
     let open = ToTarget::Open { source: RegionId(1), shard: ShardId(3), lane: Lane::Sync };
     let exposure = Exposure { head: Lsn(12), operations: 3, bytes: 30, oldest_ms: 90 };
-    let exposed = ToTarget::Exposed(vec![(BucketId(1), exposure)]);
+    let exposed =
+        |key: &[u8]| ToTarget::Exposed(vec![Lack { bucket: BucketId(1), exposure, oldest_key: KeyStart::of(key) }]);
     let frame = ToTarget::Frame { round: 8, frame: sample_frame(RegionId(2), 1) };
-    [open, exposed, frame].map(|said| whole(said.encode())).to_vec()
+    [open, exposed(b""), exposed(b"order/17"), frame].map(|said| whole(said.encode())).to_vec()
 }
 
 /// A name of a sample.
@@ -431,6 +433,7 @@ pub(super) fn report_samples() -> Vec<Vec<u8>> {
         unapplied_bytes: 4,
         lag_ms: 5,
         age_ms: 6,
+        oldest_key: KeyStart::of(b"order/17"),
     };
     let states = [
         LaneState::Connecting { reason: "refused".to_owned() },

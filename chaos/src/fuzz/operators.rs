@@ -7,7 +7,7 @@ use meridian_proto::v1;
 use meridian_region_core::repair::message::{Ask, Digests, Hashes, Pinned, Told};
 use meridian_types::{
     Acks, BackupAsk, BackupCut, BackupPiece, BackupRow, BackupSince, BackupSpan, BucketChange, BucketId, BucketName,
-    DrillNews, DrillProgress, DrillReport, DrillShard, DrillStep, Epoch, EventQuery, FailoverSpec, Hlc, Lsn,
+    DrillNews, DrillProgress, DrillReport, DrillShard, DrillStep, Epoch, EventQuery, FailoverSpec, Hlc, KeyStart, Lsn,
     MemberChange, MembersChange, NodeId, NodeName, OperationId, Positions, RegionChange, RegionId, RegionName, Remains,
     RepairGoal, RepairReason, RepairStatus, Row, SalvageFate, SalvageKey, Seal, Selection, SetHash, ShardFacts,
     ShardId,
@@ -49,7 +49,13 @@ pub(super) fn failovers() -> Vec<Vec<u8>> {
     };
     let seal = Seal { lsn: Lsn(9), hash: SetHash(8), keys: 7 };
     let remains = Remains { epoch: Epoch(3), seal, exposure: None, whole: true };
-    let facts = ShardFacts { bucket: BucketId(7), shard: ShardId(3), remains, said_ms: Some(12) };
+    let facts = ShardFacts {
+        bucket: BucketId(7),
+        shard: ShardId(3),
+        remains,
+        said_ms: Some(12),
+        oldest_key: KeyStart::of(b"order/17"),
+    };
     let loss = v1::Loss { operations: 3, bytes: 30, unbounded: false };
     let of_bucket = v1::BucketEstimate {
         bucket: 7,
@@ -61,6 +67,7 @@ pub(super) fn failovers() -> Vec<Vec<u8>> {
         heard: vec![2],
         lost: Some(loss),
         known: Some(loss),
+        oldest_key: Some(v1::KeyStart { bytes: Bytes::from_static(b"order/17"), cut: false }),
         ..v1::BucketEstimate::default()
     };
     let estimate =

@@ -9,7 +9,7 @@ use meridian_gateway::{Caller, Control, Digests, Gateway, Lags, Options};
 use meridian_proto::dial;
 use meridian_types::{
     Bucket, BucketChange, BucketDigest, BucketEstimate, BucketId, BucketLag, BucketName, BucketSpec, ClusterId,
-    Consent, Epoch, Estimate, Event, EventPage, EventQuery, FailoverSpec, Goal, Hlc, Labels, Lane, LaneState,
+    Consent, Epoch, Estimate, Event, EventPage, EventQuery, FailoverSpec, Goal, Hlc, KeyStart, Labels, Lane, LaneState,
     LaneStatus, Loss, Lsn, MemberChange, MembersChange, Move, Muster, Node, NodeId, NodeName, NodeStatus, Operation,
     OperationId, Phase, Plan, PlanId, Policy, Refusal, RefusalKind, Region, RegionId, RegionName, Selection, SetHash,
     ShardDigest, ShardFacts, ShardId, Step, SwitchoverSpec, Topology,
@@ -341,6 +341,7 @@ impl Control for FakeControl {
                 lost,
                 known: Loss { unbounded: false, ..lost },
                 oldest_ms: 3,
+                oldest_key: KeyStart::of(b"k"),
                 said_ms: Some(4),
                 obstacle: String::new(),
             })

@@ -5,6 +5,7 @@ use serde::Serialize;
 
 use super::connect::Connection;
 use super::exit::Failure;
+use super::words::key_start;
 use crate::output::{Format, Show, Table, bytes, count, millis, note, share, show};
 
 #[derive(Debug, clap::Args)]
@@ -62,6 +63,8 @@ struct Row {
     unapplied_bytes: u64,
     lag_ms: u64,
     age_ms: u64,
+    /// Of the write that is as old as the lag; null where it is not known.
+    oldest_key: Option<String>,
 }
 
 #[derive(Debug, Serialize)]
@@ -93,6 +96,7 @@ impl Report {
                 unapplied_bytes: row.unapplied_bytes,
                 lag_ms: row.lag_ms,
                 age_ms: row.age_ms,
+                oldest_key: row.oldest_key.as_ref().map(key_start),
             });
         }
         for lane in &lag.lanes {
@@ -137,13 +141,15 @@ pub(super) fn lane_state(state: &LaneState) -> String {
 
 impl Show for Report {
     fn text(&self) -> String {
-        let mut table = Table::new(&["bucket", "from", "to", ">lag", ">unshipped", ">", ">on its way", ">", ">seen"]);
+        let columns = ["bucket", "from", "to", ">lag", "oldest key", ">unshipped", ">", ">on its way", ">", ">seen"];
+        let mut table = Table::new(&columns);
         for row in &self.buckets {
             table.row([
                 row.bucket.clone(),
                 row.source.clone(),
                 row.target.clone(),
                 if row.lag_ms == 0 { "none".to_owned() } else { millis(row.lag_ms) },
+                row.oldest_key.clone().unwrap_or_else(|| "-".to_owned()),
                 format!("{} ops", count(row.unshipped_operations)),
                 bytes(row.unshipped_bytes),
                 format!("{} ops", count(row.unapplied_operations)),
@@ -175,5 +181,35 @@ impl Show for Report {
             ]);
         }
         format!("{buckets}\n\n{table}")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use meridian_types::{BucketLag, KeyStart, RegionId};
+
+    use super::*;
+
+    #[test]
+    fn the_lag_names_the_oldest_key_that_is_lacking() {
+        let lag = |target, lag_ms, key: &[u8]| BucketLag {
+            bucket: BucketId(1),
+            target: RegionId(target),
+            unapplied_operations: 1,
+            lag_ms,
+            oldest_key: KeyStart::of(key),
+            ..BucketLag::default()
+        };
+        let buckets = vec![lag(2, 250, b"order/17"), lag(3, 0, b"")];
+        let lag = meridian_client::Lag { source: RegionId(1), buckets, lanes: Vec::new() };
+        let mut report = Report { buckets: Vec::new(), lanes: Vec::new(), silent: Vec::new(), show_lanes: false };
+        report.add("us-east", &lag, &Topology::default());
+        let text = report.text();
+        let lines: Vec<Vec<&str>> = text.lines().map(|line| line.split_whitespace().collect()).collect();
+        assert_eq!(lines[2][3..7], ["250", "ms", "order/17", "0"], "{text}");
+        assert_eq!(lines[3][3..6], ["none", "-", "0"], "{text}");
+        let json = serde_json::to_value(&report).unwrap();
+        assert_eq!(json["buckets"][0]["oldest_key"], "order/17");
+        assert_eq!(json["buckets"][1]["oldest_key"], serde_json::Value::Null);
     }
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::Context;
 use clap::Args;
 use meridian_client::Session;
-use meridian_types::{Hlc, RegionId, StalePolicy, Version, WriteAck};
+use meridian_types::{Hlc, KeyStart, RegionId, StalePolicy, Version, WriteAck};
 
 use super::exit::Failure;
 
@@ -166,6 +166,18 @@ pub(super) fn printable(bytes: &[u8]) -> String {
     }
 }
 
+/// How a key begins, on one line; with `…` where it goes on.
+pub(super) fn key_start(start: &KeyStart) -> String {
+    let bytes = start.as_bytes();
+    // Text that was cut within a letter is text still.
+    let whole = match std::str::from_utf8(bytes) {
+        Err(why) if start.is_cut() && why.error_len().is_none() => &bytes[..why.valid_up_to()],
+        _ => bytes,
+    };
+    let text = printable(whole).replace('\n', "\\n").replace('\t', "\\t");
+    if start.is_cut() { text + "…" } else { text }
+}
+
 /// The content of `-` (stdin), `@FILE`, or the text itself.
 pub(super) fn value_of(text: &str) -> anyhow::Result<Vec<u8>> {
     // One byte more than the largest value, so that the store can say what is wrong with it.
@@ -218,5 +230,14 @@ mod tests {
         assert_eq!(printable("é".as_bytes()), "é");
         assert_eq!(printable(&[0, 255]), "0x00ff");
         assert_eq!(printable(b"a\x1b[31m"), "0x611b5b33316d", "no terminal escapes from data");
+    }
+
+    #[test]
+    fn the_start_of_a_key_is_one_line_and_says_whether_it_is_cut() {
+        let shown = |key: &[u8]| KeyStart::of(key).map(|start| key_start(&start));
+        assert_eq!(shown(b"order/17").as_deref(), Some("order/17"));
+        assert_eq!(shown(b"a\nb\tc").as_deref(), Some("a\\nb\\tc"));
+        assert_eq!(shown(&[0, 255]).as_deref(), Some("0x00ff"));
+        assert_eq!(shown("xé".repeat(40).as_bytes()), Some("xé".repeat(21) + "x…"), "64 bytes end within a letter");
     }
 }

@@ -9,7 +9,7 @@ use futures::future::BoxFuture;
 use meridian_region_node as region;
 use meridian_replicator_quic::{LogSink, LogSource, SinkError, Tail, TailEntry, TailError};
 use meridian_types::frame::Echo;
-use meridian_types::{BucketId, Exposure, Head, Hlc, Lane, Lsn, NodeId, Refusal, RefusalKind, RegionId, ShardId};
+use meridian_types::{BucketId, Head, Hlc, Lack, Lane, Lsn, NodeId, Refusal, RefusalKind, RegionId, ShardId};
 use tokio::sync::watch;
 
 use crate::config::Config;
@@ -78,7 +78,7 @@ impl LogSink for Sink {
         self.0.complete_up_to(source, shard, lane, echo, last);
     }
 
-    fn exposed(&self, source: RegionId, shard: ShardId, lane: Lane, said: &[(BucketId, Exposure)]) {
+    fn exposed(&self, source: RegionId, shard: ShardId, lane: Lane, said: &[Lack]) {
         self.0.exposed(source, shard, lane, said);
     }
 

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use meridian_types::{
-    BucketDigest, BucketId, BucketLag, ClusterId, Hlc, Lane, LaneState, LaneStatus, Lsn, NameError, Node, NodeId,
-    NodeName, NodeStatus, Positions, Refusal, Region, RegionId, RegionName, SetHash, ShardDigest, Topology,
+    BucketDigest, BucketId, BucketLag, ClusterId, Hlc, KeyStart, Lane, LaneState, LaneStatus, Lsn, NameError, Node,
+    NodeId, NodeName, NodeStatus, Positions, Refusal, Region, RegionId, RegionName, SetHash, ShardDigest, Topology,
 };
 
 use super::bucket::{bucket_from_proto, bucket_to_proto};
@@ -174,6 +174,7 @@ pub fn lag_to_proto(region: RegionId, lags: Vec<BucketLag>, lanes: Vec<LaneStatu
         unapplied_bytes: lag.unapplied_bytes,
         lag_ms: lag.lag_ms,
         age_ms: lag.age_ms,
+        oldest_key: lag.oldest_key.map(key_start_to_proto),
     };
     v1::LagResponse {
         region: u32::from(region.0),
@@ -197,11 +198,20 @@ pub fn lag_from_proto(message: v1::LagResponse) -> Result<(RegionId, Vec<BucketL
             unapplied_bytes: lag.unapplied_bytes,
             lag_ms: lag.lag_ms,
             age_ms: lag.age_ms,
+            oldest_key: lag.oldest_key.map(key_start_from_proto).transpose()?,
         })
     };
     let lags = message.lags.into_iter().map(row).collect::<Result<_, Refusal>>()?;
     let lanes = message.lanes.into_iter().map(lane_from_proto).collect::<Result<_, _>>()?;
     Ok((region(message.region)?, lags, lanes))
+}
+
+pub(super) fn key_start_to_proto(start: KeyStart) -> v1::KeyStart {
+    v1::KeyStart { cut: start.is_cut(), bytes: start.as_bytes().clone() }
+}
+
+pub(super) fn key_start_from_proto(message: v1::KeyStart) -> Result<KeyStart, Refusal> {
+    KeyStart::new(message.bytes, message.cut)
 }
 
 pub(super) fn lane_name_to_proto(lane: Lane) -> WireLane {

@@ -7,7 +7,7 @@ use meridian_types::{
     OperationId, Refusal, RegionId, RegionName, Remains, Selection, ShardFacts, ShardId,
 };
 
-use super::cluster::{named, unreadable, wide};
+use super::cluster::{key_start_from_proto, key_start_to_proto, named, unreadable, wide};
 use super::operation::{seal_from_proto, seal_to_proto};
 use super::{invalid, region};
 use crate::v1;
@@ -149,6 +149,7 @@ fn bucket_estimate_to_proto(it: &BucketEstimate) -> v1::BucketEstimate {
         lost: Some(loss_to_proto(it.lost)),
         known: Some(loss_to_proto(it.known)),
         oldest_ms: it.oldest_ms,
+        oldest_key: it.oldest_key.clone().map(key_start_to_proto),
         said_ms: it.said_ms,
         obstacle: it.obstacle.clone(),
     }
@@ -170,6 +171,7 @@ fn bucket_estimate_from_proto(it: v1::BucketEstimate) -> Result<BucketEstimate, 
         // An older release does not tell them apart.
         known: Loss { unbounded: false, ..loss_from_proto(it.known.or(it.lost).unwrap_or_default()) },
         oldest_ms: it.oldest_ms,
+        oldest_key: it.oldest_key.map(key_start_from_proto).transpose()?,
         said_ms: it.said_ms,
         obstacle: it.obstacle,
     })
@@ -181,6 +183,7 @@ pub fn facts_to_proto(here: RegionId, facts: &[ShardFacts]) -> v1::FailoverFacts
         bucket: it.bucket.0,
         remains: Some(remains_to_proto(it.shard, &it.remains)),
         said_ms: it.said_ms,
+        oldest_key: it.oldest_key.clone().map(key_start_to_proto),
     };
     v1::FailoverFactsResponse { region: u32::from(here.0), facts: facts.iter().map(fact).collect() }
 }
@@ -192,7 +195,8 @@ pub fn facts_to_proto(here: RegionId, facts: &[ShardFacts]) -> v1::FailoverFacts
 pub fn facts_from_proto(message: v1::FailoverFactsResponse) -> Result<(RegionId, Vec<ShardFacts>), Refusal> {
     let fact = |it: v1::ShardFacts| {
         let (shard, remains) = remains_from_proto(it.remains.ok_or_else(|| unreadable("what a shard has"))?)?;
-        Ok(ShardFacts { bucket: BucketId(it.bucket), shard, remains, said_ms: it.said_ms })
+        let oldest_key = it.oldest_key.map(key_start_from_proto).transpose()?;
+        Ok(ShardFacts { bucket: BucketId(it.bucket), shard, remains, said_ms: it.said_ms, oldest_key })
     };
     Ok((region(message.region)?, message.facts.into_iter().map(fact).collect::<Result<_, Refusal>>()?))
 }

@@ -6,14 +6,15 @@ use std::sync::Arc;
 use bytes::Bytes;
 use meridian_types::key::{MULTI_ITEMS_MAX, SCAN_ITEMS_MAX};
 use meridian_types::{
-    Acks, AutoFailover, AutoMode, Breach, Bucket, BucketChange, BucketDigest, BucketId, BucketLag, BucketName,
-    BucketSpec, Change, ChangeEnd, ChangeGoal, ChangeOutcome, ClientId, ClusterId, Consent, Cross, Crossing,
-    Durability, EVENTS_MAX, Effect, Epoch, Event, EventPage, EventQuery, Exposure, Freshness, Goal, Hlc, Joining,
-    Joins, Key, LagBound, Lane, LaneState, LaneStatus, Loss, Lsn, MaxLag, MemberChange, Move, Muster, Node, NodeId,
-    NodeName, NodeStatus, OnPartition, Operation, OperationId, Outcome, Phase, Plan, PlanId, Policy, Proof, Read,
-    ReadLevel, Refusal, RefusalKind, Region, RegionChange, RegionId, RegionName, Regroup, Remains, Request, RequestId,
-    Response, Seal, Selection, SessionToken, SetHash, ShardDigest, ShardId, Stage, Staged, StalePolicy, Standing, Stay,
-    Step, SwitchoverSpec, Terms, Topology, Turn, Turns, Value, Verdict, Version, Way, Write, WriteAck, request::Found,
+    Acks, AutoFailover, AutoMode, Breach, Bucket, BucketChange, BucketDigest, BucketEstimate, BucketId, BucketLag,
+    BucketName, BucketSpec, Change, ChangeEnd, ChangeGoal, ChangeOutcome, ClientId, ClusterId, Consent, Cross,
+    Crossing, Durability, EVENTS_MAX, Effect, Epoch, Estimate, Event, EventPage, EventQuery, Exposure, Freshness, Goal,
+    Hlc, Joining, Joins, Key, KeyStart, LagBound, Lane, LaneState, LaneStatus, Loss, Lsn, MaxLag, MemberChange, Move,
+    Muster, Node, NodeId, NodeName, NodeStatus, OnPartition, Operation, OperationId, Outcome, Phase, Plan, PlanId,
+    Policy, Proof, Read, ReadLevel, Refusal, RefusalKind, Region, RegionChange, RegionId, RegionName, Regroup, Remains,
+    Request, RequestId, Response, Seal, Selection, SessionToken, SetHash, ShardDigest, ShardFacts, ShardId, Stage,
+    Staged, StalePolicy, Standing, Stay, Step, SwitchoverSpec, Terms, Topology, Turn, Turns, Value, Verdict, Version,
+    Way, Write, WriteAck, request::Found,
 };
 use proptest::collection::{btree_map, btree_set, vec};
 use proptest::option;
@@ -359,6 +360,10 @@ fn remains() -> impl Strategy<Value = Remains> {
     (any::<[u64; 3]>(), any::<u128>(), option::of(exposure), any::<bool>()).prop_map(|(n, hash, exposure, whole)| {
         Remains { epoch: Epoch(n[0]), seal: Seal { lsn: Lsn(n[1]), hash: SetHash(hash), keys: n[2] }, exposure, whole }
     })
+}
+
+fn key_start() -> impl Strategy<Value = KeyStart> {
+    vec(any::<u8>(), 1..200).prop_map(|key| KeyStart::of(&key).unwrap())
 }
 
 fn muster() -> impl Strategy<Value = Muster> {
@@ -725,7 +730,8 @@ proptest! {
 
     #[test]
     fn reports_come_back_as_they_went(
-        lanes in vec(lane(), 0..3), n in any::<[u64; 8]>(), hash in any::<u128>(), diverged in any::<bool>()
+        lanes in vec(lane(), 0..3), n in any::<[u64; 8]>(), hash in any::<u128>(), diverged in any::<bool>(),
+        oldest_key in option::of(key_start())
     ) {
         let mut digest = BucketDigest {
             hash: SetHash(hash), keys: n[0], bytes: n[1], operations: n[2], operation_bytes: n[3],
@@ -738,7 +744,7 @@ proptest! {
 
         let lag = BucketLag {
             bucket: BucketId(1), target: RegionId(2), unshipped_operations: n[0], unshipped_bytes: n[1],
-            unapplied_operations: n[2], unapplied_bytes: n[3], lag_ms: n[4], age_ms: n[5],
+            unapplied_operations: n[2], unapplied_bytes: n[3], lag_ms: n[4], age_ms: n[5], oldest_key,
         };
         let message = travelled(&lag_to_proto(RegionId(3), vec![lag.clone()], lanes.clone()));
         prop_assert_eq!(lag_from_proto(message), Ok((RegionId(3), vec![lag], lanes)));
@@ -753,6 +759,34 @@ proptest! {
             clients: 7,
         };
         prop_assert_eq!(node_status_from_proto(travelled(&node_status_to_proto(status.clone()))), Ok(status));
+    }
+
+    #[test]
+    fn what_is_lacking_comes_back_as_it_was_said(
+        remains in remains(), said_ms in option::of(any::<u64>()), n in any::<[u64; 2]>(), loss in loss(),
+        oldest_key in option::of(key_start())
+    ) {
+        let (bucket, shard) = (BucketId(7), ShardId(3));
+        let facts = vec![ShardFacts { bucket, shard, remains, said_ms, oldest_key: oldest_key.clone() }];
+        let message = travelled(&facts_to_proto(RegionId(2), &facts));
+        prop_assert_eq!(facts_from_proto(message), Ok((RegionId(2), facts)));
+
+        let estimated = BucketEstimate {
+            bucket, name: BucketName::new("orders").unwrap(), epoch: Epoch(n[0]), from: RegionId(1),
+            primary_answers: false, to: Some(RegionId(2)), pulls: true, proven: false, needed: Some(2),
+            heard: vec![RegionId(2)], lost: loss, known: Loss { unbounded: false, ..loss }, oldest_ms: n[1], oldest_key,
+            said_ms, obstacle: String::new(),
+        };
+        let estimate = Estimate { region: RegionId(2), buckets: vec![estimated], ..Estimate::default() };
+        prop_assert_eq!(estimate_from_proto(travelled(&estimate_to_proto(&estimate))), Ok(estimate));
+    }
+
+    #[test]
+    fn a_key_that_no_report_names_is_refused(length in 65usize..200) {
+        let key = v1::KeyStart { bytes: vec![7; length].into(), cut: true };
+        let lag = v1::BucketLag { bucket: 1, target: 2, oldest_key: Some(key), ..v1::BucketLag::default() };
+        let message = v1::LagResponse { region: 1, lags: vec![lag], lanes: vec![] };
+        prop_assert!(lag_from_proto(message).is_err());
     }
 
     #[test]

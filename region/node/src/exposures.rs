@@ -6,7 +6,8 @@
 use std::collections::BTreeMap;
 use std::sync::{PoisonError, RwLock};
 
-use meridian_types::{BucketId, Exposure, Lane, RegionId};
+use meridian_types::loss::older;
+use meridian_types::{BucketId, Exposure, KeyStart, Lack, Lane, RegionId};
 
 /// What was said to one shard.
 #[derive(Debug, Default)]
@@ -15,36 +16,39 @@ pub(crate) struct Exposures {
 }
 
 /// What was said, and when by this node's monotonic clock.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Said {
     pub(crate) exposure: Exposure,
+    pub(crate) oldest_key: Option<KeyStart>,
     pub(crate) at_ms: u64,
 }
 
 impl Said {
     /// What two lanes of a bucket lack together, as of the earlier word.
     pub(crate) fn and(self, other: Said) -> Said {
-        let (one, other, at_ms) = (self.exposure, other.exposure, self.at_ms.min(other.at_ms));
+        let at_ms = self.at_ms.min(other.at_ms);
+        let (oldest_ms, oldest_key) =
+            older((self.exposure.oldest_ms, self.oldest_key), (other.exposure.oldest_ms, other.oldest_key));
+        let (one, other) = (self.exposure, other.exposure);
         let exposure = Exposure {
             head: one.head.max(other.head),
             operations: one.operations.saturating_add(other.operations),
             bytes: one.bytes.saturating_add(other.bytes),
-            oldest_ms: one.oldest_ms.max(other.oldest_ms),
+            oldest_ms,
         };
-        Said { exposure, at_ms }
+        Said { exposure, oldest_key, at_ms }
     }
 }
 
 impl Exposures {
     /// `source` says what is lacking here of a lane.
-    pub(crate) fn say(&self, source: RegionId, lane: Lane, at_ms: u64, exposures: &[(BucketId, Exposure)]) {
+    pub(crate) fn say(&self, source: RegionId, lane: Lane, at_ms: u64, lacks: &[Lack]) {
         let mut said = self.said.write().unwrap_or_else(PoisonError::into_inner);
-        for (bucket, exposure) in exposures {
-            let newest = Said { exposure: *exposure, at_ms };
-            let known = said.entry((source, lane, *bucket)).or_insert(newest);
+        for lack in lacks {
+            let place = (source, lane, lack.bucket);
             // Words of a lane that was opened anew may overtake older ones.
-            if newest.exposure.head >= known.exposure.head {
-                *known = newest;
+            if said.get(&place).is_none_or(|known| lack.exposure.head >= known.exposure.head) {
+                said.insert(place, Said { exposure: lack.exposure, oldest_key: lack.oldest_key.clone(), at_ms });
             }
         }
     }
@@ -58,13 +62,13 @@ impl Exposures {
         complete_ms: Option<u64>,
     ) -> Option<Said> {
         let said = self.said.read().unwrap_or_else(PoisonError::into_inner);
-        let known = *said.get(&(source, lane, bucket))?;
+        let known = said.get(&(source, lane, bucket))?;
         match complete_ms.filter(|complete| *complete > known.at_ms) {
             Some(at_ms) => {
                 let exposure = Exposure { operations: 0, bytes: 0, oldest_ms: 0, ..known.exposure };
-                Some(Said { exposure, at_ms })
+                Some(Said { exposure, oldest_key: None, at_ms })
             }
-            None => Some(known),
+            None => Some(known.clone()),
         }
     }
 
@@ -92,22 +96,34 @@ mod tests {
         Exposure { head: Lsn(head), operations, bytes: operations * 10, oldest_ms: 50 }
     }
 
+    fn lack(head: u64, operations: u64) -> Lack {
+        let oldest_key = KeyStart::of(format!("k{operations}").as_bytes());
+        Lack { bucket: BUCKET, exposure: lacks(head, operations), oldest_key }
+    }
+
     #[test]
     fn the_last_word_counts_until_the_lane_is_known_to_be_complete_later() {
         let exposures = Exposures::default();
         assert_eq!(exposures.said(A, Lane::Async, BUCKET, Some(9)), None, "a primary that never spoke is not known");
-        exposures.say(A, Lane::Async, 100, &[(BUCKET, lacks(40, 3))]);
-        exposures.say(A, Lane::Async, 101, &[(BUCKET, lacks(39, 9))]);
-        assert_eq!(exposures.said(A, Lane::Async, BUCKET, Some(90)), Some(Said { exposure: lacks(40, 3), at_ms: 100 }));
+        exposures.say(A, Lane::Async, 100, &[lack(40, 3)]);
+        exposures.say(A, Lane::Async, 101, &[lack(39, 9)]);
+        let last = Said { exposure: lacks(40, 3), oldest_key: KeyStart::of(b"k3"), at_ms: 100 };
+        assert_eq!(exposures.said(A, Lane::Async, BUCKET, Some(90)), Some(last));
         let complete = exposures.said(A, Lane::Async, BUCKET, Some(120)).unwrap();
         assert_eq!((complete.exposure.operations, complete.exposure.head, complete.at_ms), (0, Lsn(40), 120));
+        assert_eq!(complete.oldest_key, None, "nothing is lacking any more");
         assert_eq!(exposures.said(A, Lane::Sync, BUCKET, None), None, "another lane was not spoken of");
-        exposures.say(A, Lane::Sync, 80, &[(BUCKET, lacks(50, 2))]);
+        exposures.say(A, Lane::Sync, 80, &[lack(50, 2)]);
         let both = exposures.said(A, Lane::Sync, BUCKET, None).unwrap().and(complete);
-        assert_eq!((both.exposure, both.at_ms), (lacks(50, 2), 80));
+        assert_eq!((both.exposure, both.oldest_key, both.at_ms), (lacks(50, 2), KeyStart::of(b"k2"), 80));
+        let older = Lack { exposure: Exposure { oldest_ms: 70, ..lacks(41, 1) }, ..lack(41, 1) };
+        exposures.say(A, Lane::Async, 130, &[older]);
+        let said = |lane| exposures.said(A, lane, BUCKET, None).unwrap();
+        let both = said(Lane::Sync).and(said(Lane::Async));
+        assert_eq!((both.exposure.oldest_ms, both.oldest_key), (70, KeyStart::of(b"k1")), "the older of both lanes");
         exposures.retain(|_| false);
         assert_eq!(exposures.said(A, Lane::Async, BUCKET, None), None);
-        exposures.say(A, Lane::Async, 100, &[(BUCKET, lacks(40, 3))]);
+        exposures.say(A, Lane::Async, 100, &[lack(40, 3)]);
         exposures.clear();
         assert_eq!(exposures.said(A, Lane::Async, BUCKET, None), None, "what was said before this node led is old");
     }

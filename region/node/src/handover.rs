@@ -8,8 +8,8 @@ use meridian_failpoint::failpoint;
 use meridian_region_core::{ControlResult, Duty, Handover, Sight};
 use meridian_types::entry::{Body, Header, Kind};
 use meridian_types::{
-    Bucket, BucketId, Epoch, Exposure, Fact, Lane, Lsn, Phase, Positions, Refusal, RefusalKind, RegionId, Remains,
-    Seal, ShardFacts, ShardId, Word,
+    Bucket, Epoch, Exposure, Fact, Lack, Lane, Lsn, Phase, Positions, Refusal, RefusalKind, RegionId, Remains, Seal,
+    ShardFacts, ShardId, Word,
 };
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
@@ -147,13 +147,14 @@ impl Node {
         let remains = Remains {
             epoch: core.epoch(bucket.id),
             seal,
-            exposure: said.map(|said| with_waiting(said.exposure, core.waiting(bucket.id))),
+            exposure: said.as_ref().map(|said| with_waiting(said.exposure, core.waiting(bucket.id))),
             // While a lane turns, what waits may never be of use without the lost primary; so it was counted as a copy by
             // nobody, and is as good as not there.
             whole: !broken && (bucket.is_turning() || !core.waits_for_seal(bucket.id)),
         };
-        let said_ms = said.map(|said| self.clock.monotonic_ms().saturating_sub(said.at_ms));
-        (core.fence(bucket.id), ShardFacts { bucket: bucket.id, shard: shard.id, remains, said_ms })
+        let said_ms = said.as_ref().map(|said| self.clock.monotonic_ms().saturating_sub(said.at_ms));
+        let oldest_key = said.and_then(|said| said.oldest_key);
+        (core.fence(bucket.id), ShardFacts { bucket: bucket.id, shard: shard.id, remains, said_ms, oldest_key })
     }
 
     /// What the shards that this node leads have of a bucket with a primary elsewhere, or, where every region writes, of `lost`.
@@ -164,7 +165,7 @@ impl Node {
     }
 
     /// A primary says what is lacking in a shard here.
-    pub(crate) fn exposed(&self, source: RegionId, shard: ShardId, lane: Lane, said: &[(BucketId, Exposure)]) {
+    pub(crate) fn exposed(&self, source: RegionId, shard: ShardId, lane: Lane, said: &[Lack]) {
         self.signs.of_life(source, self.clock.monotonic_ms());
         if let Some(shard) = self.shard(shard) {
             shard.exposures.say(source, lane, self.clock.monotonic_ms(), said);

@@ -13,7 +13,7 @@ use meridian_consensus::{Consensus, StartError, StateError, Stopwatch};
 use meridian_proto::dial::Dial;
 use meridian_types::frame::Echo;
 use meridian_types::{
-    BackupAsk, Bucket, BucketId, DrillNews, DrillSpec, Exposure, GroupId, Head, Hlc, Lane, Lsn, NodeId, Refusal,
+    BackupAsk, Bucket, BucketId, DrillNews, DrillSpec, GroupId, Head, Hlc, Lack, Lane, Lsn, NodeId, Refusal,
     RefusalKind, RegionId, RepairStatus, ReplayPolicy, ReplayReport, Request, Response, SalvageBundle, SalvageId,
     SalvageKey, ShardDigest, ShardFacts, ShardId, Topology,
 };
@@ -364,7 +364,7 @@ impl Handle {
     }
 
     /// The primaries in `source` say what is lacking in a shard of this region.
-    pub fn exposed(&self, source: RegionId, shard: ShardId, lane: Lane, said: &[(BucketId, Exposure)]) {
+    pub fn exposed(&self, source: RegionId, shard: ShardId, lane: Lane, said: &[Lack]) {
         self.node.exposed(source, shard, lane, said);
     }
 

@@ -5,15 +5,15 @@
 //! | length | version | kind | body …      length: bytes after itself, little-endian
 //! ```
 //!
-//! Version 2 knows one kind more, [`ToTarget::Exposed`]; it is sent only where both ends of the connection speak it, and
-//! everything else is sent as version 1.
+//! Version 2 knows one kind more, [`ToTarget::Exposed`], and version 3 that one with keys ([`Lack::oldest_key`]). Each is sent only
+//! where both ends of the connection speak it, and everything that an older version can say is sent in that.
 //!
 //! Bodies are postcard, but for frames: round (u32) and the frame as it is. [`length_allowed`] is checked
 //! before anything is allocated (RES-1), and every decoder turns any bytes into a message or an error.
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use meridian_types::frame::{FRAME_HEADER_BYTES, FRAME_RAW_BYTES_MAX};
-use meridian_types::{BucketId, ClusterId, Exposure, Lane, Lsn, NodeId, RegionId, ShardId};
+use meridian_types::{BucketId, ClusterId, Exposure, Lack, Lane, Lsn, NodeId, RegionId, ShardId};
 use serde::{Deserialize, Serialize};
 
 /// The version of these messages.
@@ -21,6 +21,7 @@ pub const MESSAGE_VERSION: u8 = 1;
 
 /// The version of those that came later.
 const EXPOSED_VERSION: u8 = 2;
+const KEYED_VERSION: u8 = 3;
 
 /// The most buckets that one message speaks of: what fits [`CONTROL_BYTES_MAX`], whatever the figures are.
 pub const EXPOSED_MAX: usize = 64;
@@ -28,8 +29,8 @@ pub const EXPOSED_MAX: usize = 64;
 /// Bytes of length, version and kind.
 pub const PREFIX_BYTES: usize = 6;
 
-/// The longest message that is no frame: reasons are cut to fit.
-pub const CONTROL_BYTES_MAX: usize = 4096;
+/// The longest message that is no frame: reasons are cut to fit. Those of before version 3 have at most half of it.
+pub const CONTROL_BYTES_MAX: usize = 8192;
 
 /// The longest frame message: lz4 adds at most 1 byte in 255 and 16 more to what it can't compress.
 pub const FRAME_MESSAGE_BYTES_MAX: usize =
@@ -87,8 +88,8 @@ pub enum ToTarget {
         /// `types::frame`.
         frame: Bytes,
     },
-    /// What the target lacks of buckets whose primary is the source (SWI-2).
-    Exposed(Vec<(BucketId, Exposure)>),
+    /// What the target lacks of buckets whose primary is the source (SWI-2). Of version 2 where no key is named, else of version 3.
+    Exposed(Vec<Lack>),
 }
 
 /// From a receiver.
@@ -166,6 +167,7 @@ const OPEN: u8 = 3;
 const FRAME: u8 = 4;
 const TO_SOURCE: u8 = 5;
 const EXPOSED: u8 = 6;
+const KEYED: u8 = 7;
 
 /// Reads a length prefix and says whether a message of that length may come from a shipper (`frames`) or not.
 ///
@@ -192,13 +194,25 @@ fn versioned<T: Serialize>(version: u8, kind: u8, body: &T) -> Bytes {
     bytes.freeze()
 }
 
+fn exposed(lacks: &[Lack]) -> Bytes {
+    if lacks.iter().any(|lack| lack.oldest_key.is_some()) {
+        return versioned(KEYED_VERSION, KEYED, &lacks);
+    }
+    let said: Vec<(BucketId, Exposure)> = lacks.iter().map(|lack| (lack.bucket, lack.exposure)).collect();
+    versioned(EXPOSED_VERSION, EXPOSED, &said)
+}
+
 /// Splits what follows a length prefix into kind and body.
 fn open(mut message: Bytes) -> Result<(u8, Bytes), MessageError> {
     if message.len() < 2 {
         return Err(MessageError::Length(message.len()));
     }
     let (version, kind) = (message.get_u8(), message.get_u8());
-    let expected = if kind == EXPOSED { EXPOSED_VERSION } else { MESSAGE_VERSION };
+    let expected = match kind {
+        EXPOSED => EXPOSED_VERSION,
+        KEYED => KEYED_VERSION,
+        _ => MESSAGE_VERSION,
+    };
     if version != expected {
         return Err(MessageError::UnknownVersion(version));
     }
@@ -277,7 +291,7 @@ impl ToTarget {
     pub fn encode(self) -> (Bytes, Bytes) {
         match self {
             ToTarget::Open { source, shard, lane } => (control(OPEN, &(source, shard, lane)), Bytes::new()),
-            ToTarget::Exposed(exposures) => (versioned(EXPOSED_VERSION, EXPOSED, &exposures), Bytes::new()),
+            ToTarget::Exposed(lacks) => (exposed(&lacks), Bytes::new()),
             ToTarget::Frame { round, frame } => {
                 let mut prefix = BytesMut::with_capacity(PREFIX_BYTES + 4);
                 prefix.put_u32_le(u32::try_from(2 + 4 + frame.len()).unwrap_or(u32::MAX));
@@ -295,8 +309,13 @@ impl ToTarget {
     /// [`MessageError`].
     pub fn decode(message: Bytes) -> Result<ToTarget, MessageError> {
         let (kind, mut body) = open(message)?;
+        if kind == KEYED {
+            return body_of(KEYED, kind, &body).map(ToTarget::Exposed);
+        }
         if kind == EXPOSED {
-            return body_of(EXPOSED, kind, &body).map(ToTarget::Exposed);
+            let said: Vec<(BucketId, Exposure)> = body_of(EXPOSED, kind, &body)?;
+            let lack = |(bucket, exposure)| Lack { bucket, exposure, oldest_key: None };
+            return Ok(ToTarget::Exposed(said.into_iter().map(lack).collect()));
         }
         if kind != FRAME {
             let (source, shard, lane) = body_of(OPEN, kind, &body)?;
@@ -312,6 +331,7 @@ impl ToTarget {
 
 #[cfg(test)]
 mod tests {
+    use meridian_types::KeyStart;
     use proptest::prelude::*;
 
     use super::*;
@@ -344,15 +364,34 @@ mod tests {
         let open = ToTarget::Open { source: RegionId(1), shard: ShardId(3), lane: Lane::Sync };
         assert_eq!(ToTarget::decode(body(&open.clone().encode().0)), Ok(open));
         let most = Exposure { head: Lsn(u64::MAX), operations: u64::MAX, bytes: u64::MAX, oldest_ms: u64::MAX };
-        let exposed = ToTarget::Exposed(vec![(BucketId(u32::MAX), most); EXPOSED_MAX]);
-        let (bytes, _) = exposed.clone().encode();
-        assert!(bytes.len() <= CONTROL_BYTES_MAX, "{} bytes", bytes.len());
-        assert_eq!(ToTarget::decode(body(&bytes)), Ok(exposed));
+        for (key, bytes_max) in [(None, CONTROL_BYTES_MAX / 2), (KeyStart::of(&[255; 2000]), CONTROL_BYTES_MAX)] {
+            let lack = Lack { bucket: BucketId(u32::MAX), exposure: most, oldest_key: key };
+            let exposed = ToTarget::Exposed(vec![lack; EXPOSED_MAX]);
+            let (bytes, _) = exposed.clone().encode();
+            assert!(bytes.len() <= bytes_max, "{} bytes", bytes.len());
+            assert_eq!(ToTarget::decode(body(&bytes)), Ok(exposed));
+        }
         let frame = ToTarget::Frame { round: 8, frame: Bytes::from_static(b"bytes") };
         let (prefix, rest) = frame.clone().encode();
         let mut whole = BytesMut::from(&prefix[..]);
         whole.extend_from_slice(&rest);
         assert_eq!(ToTarget::decode(body(&whole.freeze())), Ok(frame));
+    }
+
+    #[test]
+    fn what_is_lacking_is_said_in_the_oldest_version_that_can_say_it() {
+        let exposure = Exposure { head: Lsn(12), operations: 3, bytes: 30, oldest_ms: 90 };
+        let lack = |oldest_key| Lack { bucket: BucketId(1), exposure, oldest_key };
+        let plain: &[u8] = &[8, 0, 0, 0, 2, 6, 1, 1, 12, 3, 30, 90];
+        let keyed: &[u8] = &[12, 0, 0, 0, 3, 7, 1, 1, 12, 3, 30, 90, 1, 1, b'k', 0];
+        for (bytes, key) in [(plain, None), (keyed, KeyStart::of(b"k"))] {
+            let said = ToTarget::Exposed(vec![lack(key)]);
+            assert_eq!(said.clone().encode().0, bytes, "a format that was once spoken stays");
+            assert_eq!(ToTarget::decode(Bytes::from_static(&bytes[4..])), Ok(said));
+        }
+        let mut early = keyed[4..].to_vec();
+        early[0] = EXPOSED_VERSION;
+        assert_eq!(ToTarget::decode(early.into()), Err(MessageError::UnknownVersion(EXPOSED_VERSION)));
     }
 
     #[test]
@@ -372,12 +411,15 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_bytes_are_a_message_or_a_clear_error(bytes in prop::collection::vec(any::<u8>(), 0..100), kind in 0u8..7) {
+        fn any_bytes_are_a_message_or_a_clear_error(bytes in prop::collection::vec(any::<u8>(), 0..100), kind in 0u8..8) {
             let mut with_kind = vec![MESSAGE_VERSION, kind];
             with_kind.extend_from_slice(&bytes);
-            let mut later = with_kind.clone();
-            later[0] = EXPOSED_VERSION;
-            for bytes in [Bytes::from(bytes), Bytes::from(with_kind), Bytes::from(later)] {
+            let later = [EXPOSED_VERSION, KEYED_VERSION].map(|version| {
+                let mut later = with_kind.clone();
+                later[0] = version;
+                Bytes::from(later)
+            });
+            for bytes in [Bytes::from(bytes), Bytes::from(with_kind)].into_iter().chain(later) {
                 let _ = Hello::decode(bytes.clone());
                 let _ = Welcome::decode(bytes.clone());
                 let _ = ToSource::decode(bytes.clone());

@@ -23,7 +23,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use meridian_types::frame::{Echo, FrameHeader};
-use meridian_types::{BucketId, Exposure, Hlc, Lane, Lsn, RegionId, ShardId};
+use meridian_types::{Hlc, Lack, Lane, Lsn, RegionId, ShardId};
 
 use crate::SinkError;
 use crate::message::{EXPOSED_MAX, Stop, ToSource, short};
@@ -55,7 +55,7 @@ pub enum Input {
         wall: Hlc,
     },
     /// What the source says is lacking here.
-    Exposed(Vec<(BucketId, Exposure)>),
+    Exposed(Vec<Lack>),
     /// The group's answer to one of [`Outbox::apply`].
     Applied(Ticket, Result<Lsn, SinkError>),
     /// This node does not lead the shard any more, as nothing that was applied has told it.
@@ -77,7 +77,7 @@ pub struct Outbox {
     /// Say to the sink: complete up to here as of that probe.
     pub complete: Option<Complete>,
     /// Say to the sink: this is lacking here, as the source says.
-    pub exposed: Vec<(BucketId, Exposure)>,
+    pub exposed: Vec<Lack>,
     /// Propose these frames, in order; [`Input::Applied`] answers each.
     pub apply: Vec<(Ticket, Bytes)>,
     /// Ask the sink for its watermark; [`Input::Watermark`] answers.
@@ -139,7 +139,7 @@ impl Receiver {
         match input {
             Input::Watermark(answer) => self.on_watermark(now, answer, out),
             Input::Frame { round, header, frame, wall } => self.on_frame(now, round, &header, frame, wall, out),
-            Input::Exposed(exposures) => self.on_exposed(exposures, out),
+            Input::Exposed(lacks) => self.on_exposed(lacks, out),
             Input::Applied(ticket, answer) => self.on_applied(now, ticket, answer, out),
             Input::Deposed(error) => self.on_failed(now, error, out),
             Input::Tick { ms, probed } => self.on_tick(ms, probed, out),
@@ -288,12 +288,12 @@ impl Receiver {
     }
 
     /// Counts only while frames are taken: what the source says then is about what it has been told of this end.
-    fn on_exposed(&mut self, exposures: Vec<(BucketId, Exposure)>, out: &mut Outbox) {
-        if exposures.len() > EXPOSED_MAX {
+    fn on_exposed(&mut self, lacks: Vec<Lack>, out: &mut Outbox) {
+        if lacks.len() > EXPOSED_MAX {
             return self.refuse("more exposures than one message may have", out);
         }
         match self.state {
-            State::Receiving { .. } => out.exposed = exposures,
+            State::Receiving { .. } => out.exposed = lacks,
             State::Asking | State::Resting { .. } | State::Draining { .. } | State::Stopped { .. } => {}
         }
     }

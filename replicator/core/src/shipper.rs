@@ -26,7 +26,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use meridian_types::frame::{DigestNote, FrameHeader};
 use meridian_types::{
-    Bucket, BucketId, BucketLag, Exposure, Lane, LaneState, LaneStatus, Lsn, RegionId, ShardId, Topology,
+    Bucket, BucketId, BucketLag, Exposure, Lack, Lane, LaneState, LaneStatus, Lsn, RegionId, ShardId, Topology,
 };
 
 use crate::message::{EXPOSED_MAX, Stop, ToSource};
@@ -178,6 +178,8 @@ pub struct Shipper {
     said: BTreeMap<BucketId, Exposure>,
     /// The end of the log, and the topology's index, at which it was told that it lacks nothing.
     said_all: Option<(Lsn, u64)>,
+    /// The bucket that was spoken of last: where more are lagging than one message tells, the next goes on behind it.
+    said_last: Option<BucketId>,
 }
 
 /// The buckets that `target` was ever removed from, and how often: it may have been added again since, and have heard of neither.
@@ -208,6 +210,7 @@ impl Shipper {
             ledger: Ledger::default(),
             said: BTreeMap::new(),
             said_all: None,
+            said_last: None,
         }
     }
 
@@ -477,18 +480,15 @@ impl Shipper {
 
     /// What the target lacks of each bucket of this lane, where that is news to it (SWI-2); at most [`EXPOSED_MAX`] at a time,
     /// the others come next. Empty until the target has said where it stands.
-    pub fn exposures(
-        &mut self,
-        now: Instant,
-        wall_ms: u64,
-        counters: &dyn Fn(BucketId) -> (u64, u64),
-    ) -> Vec<(BucketId, Exposure)> {
+    pub fn exposures(&mut self, now: Instant, wall_ms: u64, counters: &dyn Fn(BucketId) -> (u64, u64)) -> Vec<Lack> {
         if !self.has_exposures() {
             return Vec::new();
         }
         let head = self.head.lsn;
-        let lags = self.lags(now, wall_ms, counters);
+        let mut lags = self.lags(now, wall_ms, counters);
         self.said.retain(|bucket, _| lags.iter().any(|lag| lag.bucket == *bucket));
+        let told = lags.partition_point(|lag| Some(lag.bucket) <= self.said_last);
+        lags.rotate_left(told);
         let mut news = Vec::new();
         for lag in lags {
             let exposure = Exposure {
@@ -504,7 +504,8 @@ impl Shipper {
             });
             if !same && news.len() < EXPOSED_MAX {
                 self.said.insert(lag.bucket, exposure);
-                news.push((lag.bucket, exposure));
+                self.said_last = Some(lag.bucket);
+                news.push(Lack { bucket: lag.bucket, exposure, oldest_key: lag.oldest_key });
             }
         }
         // Nothing is missing there, and it has been told: there is no more to say until the log goes on.

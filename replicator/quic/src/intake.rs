@@ -251,7 +251,7 @@ impl LaneIntake<'_> {
     fn frame(&self, message: Bytes) -> Result<Input, String> {
         match ToTarget::decode(message).map_err(|why| why.to_string())? {
             ToTarget::Open { .. } => Err("the stream was opened twice".to_owned()),
-            ToTarget::Exposed(exposures) => Ok(Input::Exposed(exposures)),
+            ToTarget::Exposed(lacks) => Ok(Input::Exposed(lacks)),
             ToTarget::Frame { round, frame } => {
                 let header = FrameHeader::decode(&frame).map_err(|why| why.to_string())?;
                 self.shared.received.note(frame.len());

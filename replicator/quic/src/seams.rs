@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use bytes::Bytes;
 use futures::future::BoxFuture;
 use meridian_types::frame::Echo;
-use meridian_types::{BucketId, Exposure, Hlc, Lane, Lsn, NodeId, RegionId, ShardId};
+use meridian_types::{BucketId, Hlc, Lack, Lane, Lsn, NodeId, RegionId, ShardId};
 use tokio::sync::watch;
 
 pub use meridian_replicator_core::{Head, SinkError, Tail, TailEntry, TailError};
@@ -62,7 +62,7 @@ pub trait LogSink: Send + Sync + 'static {
     fn complete(&self, source: RegionId, shard: ShardId, lane: Lane, echo: Echo, last: Lsn);
 
     /// The primaries in `source` say what of a lane is lacking in a shard here (SWI-2).
-    fn exposed(&self, source: RegionId, shard: ShardId, lane: Lane, said: &[(BucketId, Exposure)]);
+    fn exposed(&self, source: RegionId, shard: ShardId, lane: Lane, said: &[Lack]);
 
     /// What a source is to be told if this node does not lead the shard now.
     fn deposed(&self, shard: ShardId) -> Option<SinkError>;

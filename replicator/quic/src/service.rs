@@ -349,7 +349,7 @@ impl Handle {
     }
 
     /// How far every region is behind, for every bucket written here: the sum over the shards this node leads,
-    /// and the age of the oldest. Taken now, so its age is 0.
+    /// and the oldest. Taken now, so its age is 0.
     pub fn lags(&self) -> Vec<BucketLag> {
         let mut lags: BTreeMap<(BucketId, RegionId), BucketLag> = BTreeMap::new();
         let wall_ms = wall_ms();
@@ -362,11 +362,7 @@ impl Handle {
                     target: lag.target,
                     ..BucketLag::default()
                 });
-                sum.unshipped_operations += lag.unshipped_operations;
-                sum.unshipped_bytes += lag.unshipped_bytes;
-                sum.unapplied_operations += lag.unapplied_operations;
-                sum.unapplied_bytes += lag.unapplied_bytes;
-                sum.lag_ms = sum.lag_ms.max(lag.lag_ms);
+                sum.add(lag);
             }
         }
         lags.into_values().collect()

@@ -19,7 +19,7 @@ use tokio::time::{Interval, MissedTickBehavior, interval, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use crate::link::{Link, Links, Window};
-use crate::tls::is_exposing;
+use crate::tls::Exposing;
 use crate::wire::{Inbox, Outlet};
 use crate::{Head, LogSource, Tail, TailError};
 
@@ -241,8 +241,8 @@ struct Shipment<'a> {
     inbox: Inbox,
     outlet: Outlet,
     source: Arc<dyn LogSource>,
-    /// When to say what is lacking; never to a target of an older release.
-    expose: Option<Interval>,
+    /// When to say what is lacking, and in which words; never to a target of an older release.
+    expose: Option<(Exposing, Interval)>,
 }
 
 impl<'a> Shipment<'a> {
@@ -252,10 +252,10 @@ impl<'a> Shipment<'a> {
         link: &'a Link,
         stream: BidirectionalStream,
     ) -> Shipment<'a> {
-        let expose = is_exposing(&stream.connection()).then(|| {
+        let expose = Exposing::over(&stream.connection()).map(|exposing| {
             let mut ticks = interval(EXPOSE_EVERY);
             ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-            ticks
+            (exposing, ticks)
         });
         let (receive, send) = stream.split();
         let source = Arc::clone(&lane.source);
@@ -339,7 +339,7 @@ impl<'a> Shipment<'a> {
     }
 
     /// Tells the target what it lacks, if that is news. Behind frames that wait it is late, but not wrong: it lacks no more than that.
-    fn expose(&mut self) {
+    fn expose(&mut self, exposing: Exposing) {
         if self.outlet.waiting() > OUTLET_MAX {
             return;
         }
@@ -347,7 +347,7 @@ impl<'a> Shipment<'a> {
         let counters = |bucket| self.source.counters(shard, bucket);
         let said = lock(self.shipper).exposures(Instant::now(), wall_ms(), &counters);
         if !said.is_empty() {
-            self.outlet.push(ToTarget::Exposed(said).encode().0);
+            self.outlet.push(exposing.message(said).encode().0);
         }
     }
 
@@ -378,8 +378,8 @@ impl<'a> Shipment<'a> {
                 Ok(Input::Encoded { round, wire_bytes })
             }
             error = self.outlet.drive() => Err(End::Lost(error.to_string())),
-            () = tick(&mut self.expose), if exposes => {
-                self.expose();
+            exposing = tick(&mut self.expose), if exposes => {
+                self.expose(exposing);
                 Ok(Input::Timer)
             }
             tail = wait(&mut work.tail) => {
@@ -419,10 +419,13 @@ async fn wait<T>(work: &mut Option<BoxFuture<'_, T>>) -> T {
     }
 }
 
-/// The next tick of a clock, if there is one.
-async fn tick(clock: &mut Option<Interval>) {
-    match clock {
-        Some(clock) => drop(clock.tick().await),
+/// The next time to say what is lacking, if there is one.
+async fn tick(expose: &mut Option<(Exposing, Interval)>) -> Exposing {
+    match expose {
+        Some((exposing, clock)) => {
+            clock.tick().await;
+            *exposing
+        }
         None => std::future::pending().await,
     }
 }

@@ -5,7 +5,8 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use meridian_proto::identity::Identity;
-use meridian_types::{NodeName, RegionName};
+use meridian_replicator_core::message::ToTarget;
+use meridian_types::{Lack, NodeName, RegionName};
 use rustls::crypto::aws_lc_rs;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
@@ -17,10 +18,13 @@ use s2n_quic::provider::event::{ConnectionInfo, ConnectionMeta, Subscriber, even
 use crate::StartError;
 
 /// What both ends may offer, the newest first: the newest that both do is spoken.
-const PROTOCOLS: [&[u8]; 2] = [EXPOSING, b"meridian-replication/1"];
+const PROTOCOLS: [&[u8]; 3] = [NAMING, EXPOSING, b"meridian-replication/1"];
 
 /// Since this one, a source says what is lacking at the target.
 const EXPOSING: &[u8] = b"meridian-replication/2";
+
+/// Since this one, it names keys with that.
+const NAMING: &[u8] = b"meridian-replication/3";
 
 /// The node's certificate and key, and the authority that signs every node's. PEM.
 #[derive(Clone)]
@@ -112,9 +116,37 @@ impl Subscriber for Peers {
     }
 }
 
-/// Whether the peer understands what is said to be lacking.
-pub(crate) fn is_exposing(connection: &Handle) -> bool {
-    connection.application_protocol().is_ok_and(|protocol| protocol.as_ref() == EXPOSING)
+/// What a peer understands of what is said to be lacking there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Exposing {
+    /// Figures.
+    Figures,
+    /// Figures and keys.
+    Keys,
+}
+
+impl Exposing {
+    /// `None` when the peer understands nothing of it.
+    pub(crate) fn over(connection: &Handle) -> Option<Exposing> {
+        connection.application_protocol().ok().and_then(|protocol| Exposing::of(&protocol))
+    }
+
+    fn of(protocol: &[u8]) -> Option<Exposing> {
+        match protocol {
+            EXPOSING => Some(Exposing::Figures),
+            NAMING => Some(Exposing::Keys),
+            _ => None,
+        }
+    }
+
+    /// As much of what is lacking as the peer understands.
+    pub(crate) fn message(self, mut lacks: Vec<Lack>) -> ToTarget {
+        match self {
+            Exposing::Figures => lacks.iter_mut().for_each(|lack| lack.oldest_key = None),
+            Exposing::Keys => {}
+        }
+        ToTarget::Exposed(lacks)
+    }
 }
 
 /// How long ago anything came from the peer, in milliseconds; `None` of a connection that is over.
@@ -134,5 +166,20 @@ pub(crate) fn peer_of(connection: &Handle) -> Result<(RegionName, NodeName), Str
         Ok(Identity::Node { region, name }) => Ok((region, name)),
         Ok(Identity::Client { name }) => Err(format!("the certificate is of the client `{name}`, not of a node")),
         Err(why) => Err(why.to_string()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use meridian_types::{BucketId, Exposure, KeyStart};
+
+    use super::*;
+
+    #[test]
+    fn a_peer_of_an_older_release_is_told_nothing_that_it_does_not_understand() {
+        let lack = Lack { bucket: BucketId(1), exposure: Exposure::default(), oldest_key: KeyStart::of(b"k") };
+        let version =
+            |protocol| Exposing::of(protocol).map(|it: Exposing| it.message(vec![lack.clone()]).encode().0[4]);
+        assert_eq!(PROTOCOLS.map(version), [Some(3), Some(2), None]);
     }
 }

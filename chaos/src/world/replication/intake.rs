@@ -110,7 +110,7 @@ impl Intake {
     fn frame(&self, message: Bytes) -> Result<Input, String> {
         match ToTarget::decode(unprefixed(message)).map_err(|why| why.to_string())? {
             ToTarget::Open { .. } => Err("the stream was opened twice".to_owned()),
-            ToTarget::Exposed(exposures) => Ok(Input::Exposed(exposures)),
+            ToTarget::Exposed(lacks) => Ok(Input::Exposed(lacks)),
             ToTarget::Frame { round, frame } => {
                 let header = FrameHeader::decode(&frame).map_err(|why| why.to_string())?;
                 let wall = self.region.hlc_beside(header.closed);

@@ -6,6 +6,7 @@ use meridian_types::{BucketEstimate, Estimate, RegionId, Topology};
 use serde::Serialize;
 
 use crate::cli::operation::{LossView, loss_text};
+use crate::cli::words::key_start;
 use crate::output::{Show, Table, millis};
 
 /// What replacing primaries would cost.
@@ -42,6 +43,8 @@ struct Row {
     /// The policy that bounds what can't be known; null where nothing does, or nothing can be lost beyond what is known.
     bounded_by: Option<String>,
     oldest_ms: u64,
+    /// Of the oldest write that is known to be lost; null where that is not known.
+    oldest_key: Option<String>,
     said_ms: Option<u64>,
     obstacle: String,
     /// Whether it is active-active, and goes on without a region: `to` is the one that has most of that, and all that are left go on.
@@ -97,6 +100,7 @@ impl Row {
             lost,
             known,
             oldest_ms: it.oldest_ms,
+            oldest_key: it.oldest_key.as_ref().map(key_start),
             said_ms: it.said_ms,
             obstacle: it.obstacle.clone(),
             lost_region: bucket.is_some_and(|bucket| bucket.primary.is_none()),
@@ -145,17 +149,25 @@ impl Row {
 
 impl Show for View {
     fn text(&self) -> String {
-        let columns =
-            ["bucket", "from", "to", ">epoch", "known to be lost", ">oldest", ">as of", "beyond that", "note"];
+        let columns = [
+            "bucket",
+            "from",
+            "to",
+            ">epoch",
+            "known to be lost",
+            ">oldest",
+            "oldest key",
+            ">as of",
+            "beyond that",
+            "note",
+        ];
         let mut table = Table::new(&columns);
         for row in &self.buckets {
-            let (known, oldest) = match row.to {
-                None => ("-".to_owned(), "-".to_owned()),
-                Some(_) if row.proven => ("nothing".to_owned(), "-".to_owned()),
-                Some(_) => (
-                    loss_text(&row.known, true),
-                    if row.known.is_some() { millis(row.oldest_ms) } else { "-".to_owned() },
-                ),
+            let is_known = row.to.is_some() && !row.proven && row.known.is_some();
+            let known = match row.to {
+                None => "-".to_owned(),
+                Some(_) if row.proven => "nothing".to_owned(),
+                Some(_) => loss_text(&row.known, true),
             };
             table.row([
                 row.bucket.clone(),
@@ -163,7 +175,8 @@ impl Show for View {
                 row.to.clone().unwrap_or_else(|| "-".to_owned()),
                 row.epoch.to_string(),
                 known,
-                oldest,
+                if is_known { millis(row.oldest_ms) } else { "-".to_owned() },
+                row.oldest_key.clone().filter(|_| is_known).unwrap_or_else(|| "-".to_owned()),
                 row.said_ms.map_or("never".to_owned(), |ms| format!("{} ago", millis(ms))),
                 row.unknown(),
                 row.note(),

@@ -1,7 +1,9 @@
 use std::collections::BTreeMap;
 
 use clap::Parser;
-use meridian_types::{BucketEstimate, BucketId, BucketName, Epoch, Goal, Loss, Move, Region, RegionId, Selection};
+use meridian_types::{
+    BucketEstimate, BucketId, BucketName, Epoch, Goal, KeyStart, Loss, Move, Region, RegionId, Selection,
+};
 
 use super::*;
 use crate::cli::exit::{Code, code};
@@ -44,6 +46,7 @@ fn bucket(name: &str, proven: bool, operations: u64) -> BucketEstimate {
         lost: Loss { operations, bytes: operations * 100, unbounded: !proven },
         known: Loss { operations, bytes: operations * 100, unbounded: false },
         oldest_ms: operations * 10,
+        oldest_key: KeyStart::of(b"order/17"),
         said_ms: Some(180),
         obstacle: String::new(),
     }
@@ -104,7 +107,13 @@ fn an_estimate_says_what_is_lost_what_is_not_known_and_what_to_type() {
     let lines: Vec<&str> = text.lines().map(str::trim_end).collect();
     assert_eq!(lines[0], "answered by eu-west in 41.0 ms; heard: eu-west, ap-south; silent: us-east");
     assert!(lines[4].contains("12 operations, 1.2 KiB") && lines[4].contains("no bound"), "{text}");
-    assert!(lines[5].contains("nothing") && lines[5].contains("proven by eu-west, ap-south"), "{text}");
+    assert!(lines[4].contains("120 ms   order/17"), "{text}");
+    assert!(
+        lines[5].contains("nothing")
+            && !lines[5].contains("order/17")
+            && lines[5].contains("proven by eu-west, ap-south"),
+        "{text}"
+    );
     let run =
         "to do it: meridian failover run --all-from us-east --accept-loss 'accept-loss/1;to=any;orders@7=12/1200+;sum=";
     assert!(lines.last().unwrap().starts_with(run), "{text}");
@@ -130,6 +139,7 @@ fn a_ceiling_is_no_loss_that_is_known() {
         (&row_of(&json)["known"]["operations"], &row_of(&json)["lost"]["operations"]),
         (&3.into(), &1000.into())
     );
+    assert_eq!(row_of(&json)["oldest_key"], "order/17");
     let all_known = BucketEstimate { known: lost, ..row };
     let text = EstimateView::of(&estimate(vec![all_known]), &topology, "--bucket orders").text();
     assert!(text.contains("nothing more") && !text.contains("at most"), "{text}");

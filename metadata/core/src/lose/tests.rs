@@ -203,8 +203,13 @@ fn known_to_be_lost_is_what_nobody_who_is_left_has_reached() {
 fn estimated(state: &ClusterState, said: &[(RegionId, Remains)]) -> (BucketEstimate, Option<Consent>) {
     let (topology, buckets, mut heard) = (state.topology(), [Arc::new(bucket(state))], Heard::default());
     for (region, remains) in said {
-        let fact =
-            |shard| ShardFacts { bucket: buckets[0].id, shard: ShardId(shard), remains: *remains, said_ms: Some(90) };
+        let fact = |shard| ShardFacts {
+            bucket: buckets[0].id,
+            shard: ShardId(shard),
+            remains: *remains,
+            said_ms: Some(90),
+            oldest_key: None,
+        };
         heard.add((*region, (0..2).map(fact).collect()));
     }
     let asked = Asked { here: A, to: None, lost: Some(C), topology: &topology, buckets: &buckets, plans: &[] };

@@ -6,9 +6,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use meridian_types::loss::older;
 use meridian_types::{
-    Bucket, BucketEstimate, BucketId, Consent, Estimate, Loss, Muster, Plan, RegionId, Remains, ShardFacts, ShardId,
-    Topology,
+    Bucket, BucketEstimate, BucketId, Consent, Estimate, KeyStart, Loss, Muster, Plan, RegionId, Remains, ShardFacts,
+    ShardId, Topology,
 };
 
 use crate::lose;
@@ -42,10 +43,10 @@ impl Heard {
     pub fn add(&mut self, (region, facts): (RegionId, Vec<ShardFacts>)) {
         self.regions.insert(region);
         for fact in facts {
-            let known = self.facts.entry((fact.bucket, region, fact.shard)).or_insert(fact);
+            let place = (fact.bucket, region, fact.shard);
             // Two nodes that both believe to lead a shard: the one that has more is right.
-            if fact.remains.rank() > known.remains.rank() {
-                *known = fact;
+            if self.facts.get(&place).is_none_or(|known| fact.remains.rank() > known.remains.rank()) {
+                self.facts.insert(place, fact);
             }
         }
     }
@@ -75,7 +76,7 @@ fn estimate_bucket(asked: &Asked<'_>, bucket: &Bucket, heard: &Heard) -> Option<
         muster.remains.entry(region).or_default().insert(fact.shard, fact.remains);
     }
     let assessment = super::assess(bucket, asked.topology.shards, asked.plans, &muster, asked.to);
-    let (oldest_ms, said_ms) = words(bucket, from, heard);
+    let ((oldest_ms, oldest_key), said_ms) = words(bucket, from, heard);
     let estimate = BucketEstimate {
         bucket: bucket.id,
         name: bucket.name.clone(),
@@ -90,6 +91,7 @@ fn estimate_bucket(asked: &Asked<'_>, bucket: &Bucket, heard: &Heard) -> Option<
         lost: Loss::default(),
         known: Loss::default(),
         oldest_ms,
+        oldest_key,
         said_ms,
         obstacle: String::new(),
     };
@@ -140,16 +142,22 @@ fn without(asked: &Asked<'_>, bucket: &Bucket, left: &lose::Left, estimate: Buck
     BucketEstimate { to, pulls, heard, lost, known: Loss { unbounded: false, ..lost }, obstacle, ..estimate }
 }
 
-/// The age of the oldest write that was known to be missing, and of the oldest of the last words about any shard.
-fn words(bucket: &Bucket, from: RegionId, heard: &Heard) -> (u64, Option<u64>) {
-    let mut newest: BTreeMap<ShardId, (u64, u64)> = BTreeMap::new();
+/// The age of the oldest write that was known to be missing and its key, and the age of the oldest of the last words about any shard.
+fn words(bucket: &Bucket, from: RegionId, heard: &Heard) -> ((u64, Option<KeyStart>), Option<u64>) {
+    let mut newest: BTreeMap<ShardId, (u64, (u64, Option<KeyStart>))> = BTreeMap::new();
     for (_, fact) in heard.of(bucket.id).filter(|(region, _)| *region != from) {
         let (Some(said_ms), Some(exposure)) = (fact.said_ms, fact.exposure()) else { continue };
-        let known = newest.entry(fact.shard).or_insert((said_ms, exposure.oldest_ms));
-        *known = (known.0.min(said_ms), known.1.min(exposure.oldest_ms));
+        let oldest = (exposure.oldest_ms, fact.oldest_key.clone());
+        let known = newest.entry(fact.shard).or_insert_with(|| (said_ms, oldest.clone()));
+        known.0 = known.0.min(said_ms);
+        // What one region has nobody needs to miss.
+        if oldest.0 < known.1.0 {
+            known.1 = oldest;
+        }
     }
-    let oldest_ms = newest.values().map(|(_, oldest)| *oldest).max().unwrap_or_default();
-    (oldest_ms, newest.values().map(|(said, _)| *said).max())
+    let said_ms = newest.values().map(|(said, _)| *said).max();
+    let oldest = newest.into_values().map(|(_, oldest)| oldest).reduce(older).unwrap_or_default();
+    (oldest, said_ms)
 }
 
 fn obstacle(

@@ -164,7 +164,7 @@ impl Streaming {
                     self.passed_seal |= header.kind == Kind::Seal && header.origin == key.source;
                 }
                 Verdict::Ship => {
-                    ledger.pend(lsn, header.bucket, entry.len(), header.hlc);
+                    ledger.pend(lsn, header.bucket, entry.clone(), header.hlc);
                     self.pending_bytes += entry.len();
                     self.barren = false;
                     let (bucket, hlc) = (header.bucket, header.hlc);

@@ -2,7 +2,7 @@ use std::collections::BTreeMap;
 
 use meridian_types::entry::{Body, Header, Kind, WriteBody};
 use meridian_types::{
-    Acks, Bucket, BucketName, ClientId, Epoch, Hlc, Key, Phase, Policy, RequestId, Value, Version, Write,
+    Acks, Bucket, BucketName, ClientId, Epoch, Hlc, Key, KeyStart, Phase, Policy, RequestId, Value, Version, Write,
 };
 
 use super::*;
@@ -370,24 +370,50 @@ fn the_target_is_told_what_it_lacks_whenever_that_is_news() {
         let now = play.base + Duration::from_millis(play.ms);
         play.shipper.exposures(now, 50, &|_| (total, total * size))
     };
+    let key = || KeyStart::of(b"k");
+    let lack = |exposure, oldest_key| vec![Lack { bucket: SYNC, exposure, oldest_key }];
     let nothing = Exposure { head: Lsn(0), ..Exposure::default() };
-    assert_eq!(said(&mut play, 7), [(SYNC, nothing)], "seven of before are there");
+    assert_eq!(said(&mut play, 7), lack(nothing, None), "seven of before are there");
     assert_eq!(said(&mut play, 7), [], "it knows");
     play.head(2);
     play.ms = 30;
     let lacks = Exposure { head: Lsn(2), operations: 2, bytes: 2 * size, oldest_ms: 30 };
-    assert_eq!(said(&mut play, 9), [(SYNC, lacks)]);
+    assert_eq!(said(&mut play, 9), lack(lacks, None), "nothing of it was read yet");
     play.tail(vec![entry(1, SYNC, 100), entry(2, SYNC, 100)], 2, true);
     play.encoded(10);
-    assert_eq!(said(&mut play, 9), [(SYNC, Exposure { oldest_ms: 49, ..lacks })], "sent is not yet there");
+    assert_eq!(said(&mut play, 9), lack(Exposure { oldest_ms: 49, ..lacks }, key()), "sent is not yet there");
     play.step(Input::Message(ToSource::Ack { lsn: Lsn(2) }));
-    assert_eq!(said(&mut play, 9), [(SYNC, Exposure { head: Lsn(2), ..Exposure::default() })]);
+    assert_eq!(said(&mut play, 9), lack(Exposure { head: Lsn(2), ..Exposure::default() }, None));
     assert_eq!(said(&mut play, 9), []);
     play.step(Input::Lost { reason: "cut".to_owned() });
     assert_eq!(said(&mut play, 11), [], "nobody listens");
     play.step(Input::Opened);
     play.step(Input::Message(ToSource::Position { round: 1, lsn: Lsn(2) }));
     assert_eq!(said(&mut play, 9).len(), 1, "a new stream begins anew");
+}
+
+/// More than one message tells, and all of them lagging: none is passed over for those before it.
+#[test]
+fn every_lagging_bucket_is_spoken_of_in_its_turn() {
+    let (mut play, _) = Play::streaming(Lane::Async, 0, 0);
+    let mut topology = (*topology()).clone();
+    let bucket = Arc::clone(&topology.buckets[&ASYNC]);
+    let lagging = 100..100 + 2 * u32::try_from(EXPOSED_MAX).unwrap();
+    topology.buckets =
+        lagging.clone().map(|id| (BucketId(id), Arc::new(Bucket { id: BucketId(id), ..(*bucket).clone() }))).collect();
+    play.step(Input::Topology(Arc::new(topology)));
+    play.tail(vec![], 0, true);
+    play.head(1);
+    let mut writes = 0;
+    let mut tick = || {
+        writes += 1;
+        let said = play.shipper.exposures(play.base, 50, &|_| (writes, writes));
+        assert!(said.len() <= EXPOSED_MAX);
+        said.into_iter().map(|lack| lack.bucket.0).collect::<Vec<_>>()
+    };
+    let (first, second, third) = (tick(), tick(), tick());
+    assert_eq!([&first[..], &second[..]].concat(), lagging.collect::<Vec<_>>());
+    assert_eq!(third, first, "and again from the first");
 }
 
 #[test]

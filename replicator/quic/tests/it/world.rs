@@ -13,8 +13,8 @@ use meridian_replicator_quic::{
 use meridian_types::entry::{Body, Header, Kind, WriteBody};
 use meridian_types::frame::{Echo, Frame};
 use meridian_types::{
-    Acks, Bucket, BucketId, BucketName, ClientId, ClusterId, Epoch, Exposure, Hlc, Key, Lane, Lsn, Node, NodeId,
-    NodeName, Phase, Policy, Region, RegionId, RegionName, RequestId, ShardId, Topology, Value, Write,
+    Acks, Bucket, BucketId, BucketName, ClientId, ClusterId, Epoch, Hlc, Key, Lack, Lane, Lsn, Node, NodeId, NodeName,
+    Phase, Policy, Region, RegionId, RegionName, RequestId, ShardId, Topology, Value, Write,
 };
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair, SanType};
 use tokio::sync::watch;
@@ -172,7 +172,9 @@ impl MemoryLog {
 
     /// Nothing is led any more.
     pub(crate) fn step_down(&self) {
-        self.heads.iter().for_each(|head| drop(head.send_replace(None)));
+        for head in &self.heads {
+            head.send_replace(None);
+        }
     }
 
     /// Another leadership begins in every shard, right after the last one, of a leader that knows the log up to there.
@@ -251,7 +253,7 @@ pub(crate) struct MemorySink {
     started: Instant,
     pub(crate) bytes: std::sync::atomic::AtomicU64,
     /// What sources last said is lacking here.
-    pub(crate) exposed: Mutex<BTreeMap<(RegionId, ShardId, BucketId), Exposure>>,
+    pub(crate) exposed: Mutex<BTreeMap<(RegionId, ShardId, BucketId), Lack>>,
 }
 
 impl MemorySink {
@@ -321,9 +323,9 @@ impl LogSink for MemorySink {
         self.lanes.lock().unwrap().entry((source, shard, lane)).or_default().complete = Some((echo.probe, last));
     }
 
-    fn exposed(&self, source: RegionId, shard: ShardId, _: Lane, said: &[(BucketId, Exposure)]) {
+    fn exposed(&self, source: RegionId, shard: ShardId, _: Lane, said: &[Lack]) {
         let mut exposed = self.exposed.lock().unwrap();
-        exposed.extend(said.iter().map(|(bucket, exposure)| ((source, shard, *bucket), *exposure)));
+        exposed.extend(said.iter().map(|lack| ((source, shard, lack.bucket), lack.clone())));
     }
 
     fn deposed(&self, _: ShardId) -> Option<SinkError> {

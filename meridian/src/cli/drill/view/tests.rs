@@ -50,6 +50,7 @@ fn estimate(proven: bool, heard: &[u16]) -> Estimate {
         lost: Loss { operations: 0, bytes: 0, unbounded: !proven },
         known: Loss::default(),
         oldest_ms: 0,
+        oldest_key: None,
         said_ms: Some(100),
         obstacle: String::new(),
     };

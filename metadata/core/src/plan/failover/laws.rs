@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use meridian_types::{
-    Acks, Breach, Epoch, Exposure, Fact, Loss, Lsn, MaxLag, Muster, Phase, PlanId, Policy, RegionId, Remains,
+    Acks, Breach, Epoch, Exposure, Fact, KeyStart, Loss, Lsn, MaxLag, Muster, Phase, PlanId, Policy, RegionId, Remains,
     ShardFacts, ShardId, Step, Word,
 };
 use proptest::prelude::*;
@@ -174,7 +174,7 @@ fn swi_2_what_is_known_to_be_lost_is_told_apart_from_the_bound_on_what_is_not_kn
                 let exposure = Some(Exposure { head: Lsn(32), operations, bytes: operations * 9, oldest_ms: 1 });
                 let seal = meridian_types::Seal { lsn: Lsn(30), ..seal(shard, 30) };
                 let remains = Remains { epoch: Epoch(1), seal, exposure, whole: true };
-                ShardFacts { bucket: buckets[0].id, shard: ShardId(shard), remains, said_ms: Some(1) }
+                ShardFacts { bucket: buckets[0].id, shard: ShardId(shard), remains, said_ms: Some(1), oldest_key: None }
             };
             heard.add((region, (0..SHARDS).map(fact).collect()));
         }
@@ -188,6 +188,28 @@ fn swi_2_what_is_known_to_be_lost_is_told_apart_from_the_bound_on_what_is_not_kn
     let (known, most) = estimated(Policy::Async { max_lag });
     assert_eq!((known, most.operations, most.unbounded), (three, 1000, false));
     assert_eq!(estimated(Policy::ASYNC), (three, Loss { unbounded: true, ..three }));
+}
+
+/// Of each shard what the region lacks that has most of it, and of all shards the oldest of that.
+#[test]
+fn an_estimate_names_the_oldest_key_that_no_region_that_is_left_has() {
+    let mut world = World::new();
+    world.create_in("pay", Policy::ASYNC, &["us", "eu", "ap"]);
+    let (topology, buckets) = (world.state.topology(), [Arc::new(world.bucket("pay"))]);
+    let mut heard = Heard::default();
+    for (region, oldest) in [(EU, [(50, "eu-0"), (20, "eu-1")]), (AP, [(10, "ap-0"), (90, "ap-1")])] {
+        let fact = |shard: u16| {
+            let (oldest_ms, key) = oldest[usize::from(shard.min(1))];
+            let exposure = Some(Exposure { head: Lsn(32), operations: 1, bytes: 9, oldest_ms });
+            let remains = Remains { epoch: Epoch(1), seal: seal(shard, 30), exposure, whole: true };
+            let oldest_key = KeyStart::of(key.as_bytes());
+            ShardFacts { bucket: buckets[0].id, shard: ShardId(shard), remains, said_ms: Some(1), oldest_key }
+        };
+        heard.add((region, (0..SHARDS).map(fact).collect()));
+    }
+    let asked = Asked { here: EU, to: None, lost: None, topology: &topology, buckets: &buckets, plans: &[] };
+    let estimate = estimate(&asked, &heard).buckets.remove(0);
+    assert_eq!((estimate.oldest_ms, estimate.oldest_key), (20, KeyStart::of(b"eu-1")));
 }
 
 /// Likewise for what the cluster may lose by itself: what was said to a region that has gone says nothing of those that are left.
@@ -261,8 +283,13 @@ fn swi_2_an_estimate_names_the_successor_that_the_failover_chooses() {
     };
     let mut heard = Heard::default();
     for (region, version) in [(US, 38), (AP, 40)] {
-        let fact =
-            |shard| ShardFacts { bucket: id, shard: ShardId(shard), remains: remains(shard, version), said_ms: None };
+        let fact = |shard| ShardFacts {
+            bucket: id,
+            shard: ShardId(shard),
+            remains: remains(shard, version),
+            said_ms: None,
+            oldest_key: None,
+        };
         heard.add((region, (0..SHARDS).map(fact).collect()));
     }
     let (topology, buckets) = (world.state.topology(), [Arc::new(world.bucket("pay"))]);
