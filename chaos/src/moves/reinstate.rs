@@ -1,7 +1,7 @@
 //! A region that was away for a minute under load, while another took its place: how much its return moves, beside what it
-//! lacks and beside a whole copy.
+//! lacks and beside a whole copy. It is cut off before it is killed, while writers go on, and so returns with a tail that nobody else has.
 //!
-//! What it lacks is keys and values written since, and keys of its own tail that are given up. What moves is frames, as they are
+//! What it lacks is keys and values written since, and keys of that tail, which are given up. What moves is frames, as they are
 //! compressed, and all that repairs receive. Values are random: nothing is gained by compression. Writers go on to the end.
 
 use std::io::Write;
@@ -22,6 +22,9 @@ use crate::real::{REGIONS, verdict};
 /// How long writers write before the region is killed: what need not be moved again.
 const BEFORE: Duration = Duration::from_secs(30);
 
+/// How long the region writes what nobody else has: less than its lease lasts.
+const CUT_OFF: Duration = Duration::from_secs(2);
+
 /// How long the region is away.
 const AWAY: Duration = Duration::from_secs(60);
 
@@ -37,6 +40,7 @@ const RATIO_MAX: f64 = 1.5;
 /// What one return moved, in bytes.
 struct Return {
     lacking: u64,
+    tail: u64,
     frames: u64,
     repairs: u64,
     all: u64,
@@ -55,10 +59,10 @@ pub(super) async fn play(stage: &mut Stage, rounds: usize, out: &mut impl Write)
     let mut all = 0;
     for round in 1..=rounds {
         let back = come_back(stage, round, &mut all).await.with_context(|| format!("round {round}"))?;
-        let Return { lacking, frames, repairs, all, took } = back;
+        let Return { lacking, tail, frames, repairs, all, took } = back;
         writeln!(
             out,
-            "round {round}: {lacking} bytes lacking of {all}; moved {frames} in frames and {repairs} by repairs: {:.2} x what was lacking, {:.2} of a copy, in {:.1} s",
+            "round {round}: {lacking} bytes lacking of {all}, and {tail} keys of its own given up; moved {frames} in frames and {repairs} by repairs: {:.2} x what was lacking, {:.2} of a copy, in {:.1} s",
             back.ratio(),
             (frames + repairs) as f64 / all.max(1) as f64,
             took.as_secs_f64()
@@ -82,7 +86,10 @@ async fn come_back(stage: &mut Stage, round: usize, all: &mut u64) -> anyhow::Re
     let survivor = stage.planet.client((lost + 1) % REGIONS.len()).await?;
     let load = Load::start(&stage.planet.client(lost).await?, stage.writers, format!("{round}/before"))?;
     sleep(BEFORE).await;
+    stage.isolate(lost);
+    sleep(CUT_OFF).await;
     stage.planet.kill(lost)?;
+    stage.heal();
     *all += load.stop().await?;
     replace(&survivor).await?;
     let load = Load::start(&survivor, stage.writers, format!("{round}/since"))?;
@@ -100,19 +107,21 @@ async fn come_back(stage: &mut Stage, round: usize, all: &mut u64) -> anyhow::Re
     *all += since;
     let (node, kept) = bundles(stage, &survivor, lost).await?;
     let frames = frames_to(stage, lost).await?.saturating_sub(shipped);
-    let mut tail = 0;
+    let (mut tail, mut tail_bytes) = (0, 0);
     for bundle in &kept {
         for part in 0..bundle.parts {
             let keys = survivor.admin().salvage_keys(&node, bundle.id, part, false).await?;
-            tail += keys.iter().map(|it| it.key.len() as u64).sum::<u64>();
+            tail += keys.len() as u64;
+            tail_bytes += keys.iter().map(|it| it.key.len() as u64).sum::<u64>();
         }
         survivor.admin().drop_salvage(&node, bundle.id, false).await?;
     }
+    ensure!(tail > 0, "the lost region had nothing that nobody else had");
     let repairs = stage.admin().repairs().await?;
     let of_lost =
         repairs.into_iter().find(|(of, _)| of.id == node.id).context("the lost region tells of no repairs")?;
     let repairs = of_lost.1?.iter().map(|repair| repair.bytes_moved).sum();
-    Ok(Return { lacking: since + tail, frames, repairs, all: *all, took })
+    Ok(Return { lacking: since + tail_bytes, tail, frames, repairs, all: *all, took })
 }
 
 /// Bytes of frames shipped to a region so far, by all that run.
