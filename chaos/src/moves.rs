@@ -9,6 +9,7 @@ mod degrading;
 mod failovers;
 mod figures;
 mod forced;
+mod leaders;
 mod reinstate;
 mod stage;
 mod switchovers;

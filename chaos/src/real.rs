@@ -11,4 +11,4 @@ pub mod trial;
 pub mod verdict;
 
 pub use place::{Launch, Place};
-pub use planet::{BUCKETS, Dial, Planet, REGIONS, create_bucket};
+pub use planet::{BUCKETS, Dial, ONE_EACH, Planet, REGIONS, create_bucket};

@@ -8,7 +8,8 @@ use anyhow::{bail, ensure};
 use meridian_types::{AutoMode, Breach, LagBound, MaxLag, Policy};
 
 use super::stage::{Options, Stage};
-use super::{degrading, failovers, forced, reinstate, switchovers};
+use super::{degrading, failovers, forced, leaders, reinstate, switchovers};
+use crate::real::{ONE_EACH, REGIONS};
 use crate::wan::namespaces;
 
 /// How the primary moves.
@@ -24,12 +25,19 @@ enum How {
     Reinstate,
     /// A sync bucket degrades and returns, and its primary is killed at each stage of that.
     Degrading,
+    /// It stays: of three nodes of its region the one that leads most is killed, and comes back.
+    Leader,
 }
 
 impl How {
     /// Whether callers count all the time; else writers write when they are told to.
     fn calls(self) -> bool {
-        matches!(self, How::Switchover | How::Failover)
+        matches!(self, How::Switchover | How::Failover | How::Leader)
+    }
+
+    /// How many nodes each region has.
+    fn nodes(self) -> [usize; REGIONS.len()] {
+        if self == How::Leader { leaders::NODES } else { ONE_EACH }
     }
 }
 
@@ -80,6 +88,7 @@ impl Arguments {
             round_trips: [first, second, third].map(|ms| Duration::from_secs_f64(ms / 1000.0)),
             policy: self.policy(),
             auto: if self.how == How::Failover { AutoMode::ZeroLoss } else { AutoMode::Manual },
+            nodes: self.how.nodes(),
             callers: self.clients,
             calls: self.how.calls(),
             think: Duration::from_millis(self.think_ms),
@@ -95,7 +104,7 @@ impl Arguments {
 
     fn policy(&self) -> Policy {
         match self.how {
-            How::Switchover | How::Failover => self.policy,
+            How::Switchover | How::Failover | How::Leader => self.policy,
             How::Forced | How::Reinstate => self.ceiling(),
             How::Degrading => degrading::POLICY,
         }
@@ -118,6 +127,7 @@ impl Arguments {
                 How::Forced => forced::play(&mut stage, self.rounds, out).await,
                 How::Reinstate => reinstate::play(&mut stage, self.rounds, out).await,
                 How::Degrading => degrading::play(&mut stage, self.rounds, out).await,
+                How::Leader => leaders::play(&mut stage, self.rounds, out).await,
             }
         })
     }

@@ -3,6 +3,7 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use anyhow::Context;
 use meridian_client::{Bucket, Effect};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
@@ -141,8 +142,9 @@ fn longest_gap(moments: &[Instant], from: Instant, until: Instant) -> Duration {
 /// The regions that callers may be answered by, for whoever reads counters at the end.
 pub(super) async fn counters_are_kept(planet: &Planet, books: &[Book]) -> anyhow::Result<Vec<String>> {
     let mut wrong: Vec<String> = books.iter().flat_map(|book| book.wrong.clone()).collect();
-    for (region, name) in REGIONS.iter().enumerate() {
-        let bucket = planet.client(region).await?.bucket(BUCKET)?;
+    for name in REGIONS {
+        let nearest = *planet.nodes_of(name).first().context("a region without nodes")?;
+        let bucket = planet.client(nearest).await?.bucket(BUCKET)?;
         for (caller, book) in books.iter().enumerate() {
             let got = bucket.get(key(caller)).eventual().await?;
             let text = got.value().map(|value| String::from_utf8_lossy(value).into_owned()).unwrap_or_default();

@@ -31,6 +31,8 @@ pub(super) struct Options {
     pub(super) policy: Policy,
     /// What it does by itself when its primary is lost.
     pub(super) auto: AutoMode,
+    /// How many nodes each region has.
+    pub(super) nodes: [usize; REGIONS.len()],
     /// How many callers.
     pub(super) callers: usize,
     /// Whether they call all the time.
@@ -60,9 +62,11 @@ impl Stage {
 
     /// Starts the regions, creates the bucket, lets the callers call.
     pub(super) async fn set_up(options: &Options, tools: Tools, dir: &Path) -> anyhow::Result<Stage> {
-        let mut planet = Planet::create_at(&options.binary, dir, tools.places())?;
-        for node in 0..REGIONS.len() {
-            planet.start_with(node, &tools.launch(node, 0)?)?;
+        let mut planet = Planet::create_at(&options.binary, dir, tools.places(options.nodes), options.nodes)?;
+        for (region, name) in REGIONS.iter().enumerate() {
+            for node in planet.nodes_of(name) {
+                planet.start_with(node, &tools.launch(region, 0)?)?;
+            }
         }
         planet.ready(PATIENCE).await?;
         let operator = planet.client(0).await?;
@@ -72,10 +76,11 @@ impl Stage {
         Ok(Stage { callers, operator, round_trips, writers, planet, tools })
     }
 
-    /// Starts a region that was killed.
-    pub(super) fn start(&mut self, region: usize) -> anyhow::Result<()> {
-        let launch = self.tools.launch(region, 0)?;
-        self.planet.start_with(region, &launch)
+    /// Starts a node that was killed.
+    pub(super) fn start(&mut self, node: usize) -> anyhow::Result<()> {
+        let region = REGIONS.iter().position(|region| self.planet.nodes_of(region).contains(&node));
+        let launch = self.tools.launch(region.context("there is no such node")?, 0)?;
+        self.planet.start_with(node, &launch)
     }
 
     /// Lets nothing pass between a region and the others.

@@ -20,6 +20,9 @@ use super::place::{Launch, Place};
 /// The regions of every planet, in the order of their replica numbers. The first is every bucket's primary.
 pub const REGIONS: [&str; 3] = ["us-east", "eu-west", "ap-south"];
 
+/// A node in each.
+pub const ONE_EACH: [usize; REGIONS.len()] = [1; REGIONS.len()];
+
 /// One bucket per policy: name and policy.
 pub const BUCKETS: [(&str, Policy); 3] =
     [("async", Policy::ASYNC), ("sync", Policy::sync(Acks::Majority)), ("active-active", Policy::ActiveActive)];
@@ -49,7 +52,7 @@ impl Planet {
     /// # Errors
     /// When the binary can't issue certificates, or no ports are free.
     pub fn create(binary: &Path, dir: &Path) -> anyhow::Result<Planet> {
-        Planet::create_at(binary, dir, Place::on_loopback(REGIONS.len())?)
+        Planet::create_at(binary, dir, Place::on_loopback(REGIONS.len())?, ONE_EACH)
     }
 
     /// The same with so many nodes in each of the regions.
@@ -57,7 +60,7 @@ impl Planet {
     /// # Errors
     /// As [`Planet::create`].
     pub fn of_nodes(binary: &Path, dir: &Path, nodes: [usize; REGIONS.len()]) -> anyhow::Result<Planet> {
-        Planet::of(binary, dir, Place::on_loopback(nodes.iter().sum())?, nodes, None)
+        Planet::create_at(binary, dir, Place::on_loopback(nodes.iter().sum())?, nodes)
     }
 
     /// Two regions, and a node of the third that only votes in the metadata plane.
@@ -66,15 +69,20 @@ impl Planet {
     /// As [`Planet::create`].
     pub fn with_a_witness(binary: &Path, dir: &Path) -> anyhow::Result<Planet> {
         let places = Place::on_loopback(REGIONS.len())?;
-        Planet::of(binary, dir, places, [1; REGIONS.len()], Some(REGIONS[2]))
+        Planet::of(binary, dir, places, ONE_EACH, Some(REGIONS[2]))
     }
 
-    /// The same for nodes that live at `places`, one per region.
+    /// The same for nodes that live at `places`, region by region.
     ///
     /// # Errors
-    /// When the binary can't issue certificates.
-    pub fn create_at(binary: &Path, dir: &Path, places: Vec<Place>) -> anyhow::Result<Planet> {
-        Planet::of(binary, dir, places, [1; REGIONS.len()], None)
+    /// When the binary can't issue certificates, or there are not as many places as nodes.
+    pub fn create_at(
+        binary: &Path,
+        dir: &Path,
+        places: Vec<Place>,
+        nodes: [usize; REGIONS.len()],
+    ) -> anyhow::Result<Planet> {
+        Planet::of(binary, dir, places, nodes, None)
     }
 
     fn of(

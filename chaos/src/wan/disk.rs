@@ -53,9 +53,9 @@ impl Disk {
         Ok(disk)
     }
 
-    /// Where the node's data goes.
-    pub fn data_dir(&self) -> PathBuf {
-        self.mount.join("data")
+    /// Where a node's data goes, by its number among those that share the disk.
+    pub fn data_dir(&self, nth: u16) -> PathBuf {
+        self.mount.join(format!("data-{nth}"))
     }
 
     /// Takes up space until only so many bytes are free.

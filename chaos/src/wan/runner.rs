@@ -19,7 +19,7 @@ use super::report::Report;
 use super::round::{self, Outcome, Script, Stage};
 use super::tools::Tools;
 use super::weather::Distances;
-use crate::real::{Planet, REGIONS};
+use crate::real::{ONE_EACH, Planet, REGIONS};
 
 /// How long the faults of a round go on: a handful of them.
 const ROUND: Duration = Duration::from_secs(90);
@@ -141,7 +141,7 @@ async fn rounds(options: &Options, tools: Arc<Tools>, dir: &Path, out: &mut impl
 }
 
 async fn set_up(options: &Options, tools: Arc<Tools>, dir: &Path, began: Instant) -> anyhow::Result<Stage> {
-    let mut planet = Planet::create_at(&options.binary, dir, tools.places())?;
+    let mut planet = Planet::create_at(&options.binary, dir, tools.places(ONE_EACH), ONE_EACH)?;
     for node in 0..REGIONS.len() {
         planet.start_with(node, &tools.launch(node, 0)?)?;
     }

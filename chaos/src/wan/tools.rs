@@ -25,6 +25,9 @@ const RPC_PORT: u16 = 7100;
 const REPLICATION_PORT: u16 = 7101;
 const ADMIN_PORT: u16 = 7102;
 
+/// Those of the next node at the same address.
+const PORTS_PER_NODE: u16 = 10;
+
 /// The ground, the disks and the clocks of a planet.
 pub struct Tools {
     // Nodes end before their disks and networks: whoever owns both drops the planet first.
@@ -85,30 +88,31 @@ impl Tools {
         })
     }
 
-    /// Where the node of each region lives.
-    pub fn places(&self) -> Vec<Place> {
-        (0..REGIONS.len())
-            .map(|region| {
-                let at = |port| (address(region), port).into();
-                let through = ["ip", "netns", "exec", self.ground.region(region).name()];
-                Place {
-                    rpc: at(RPC_PORT),
-                    replication: at(REPLICATION_PORT),
-                    admin: at(ADMIN_PORT),
-                    data_dir: self.disks.get(region).map(Disk::data_dir),
-                    disk_reserve_bytes: self.disks.get(region).map(|_| RESERVE_BYTES),
-                    through: through.map(str::to_owned).to_vec(),
-                }
-            })
-            .collect()
+    /// Where so many nodes of each region live, region by region: those of one share its address, and its disk.
+    pub fn places(&self, nodes: [usize; REGIONS.len()]) -> Vec<Place> {
+        let of = |(region, nodes)| (0..).take(nodes).map(move |nth| self.place(region, nth));
+        nodes.into_iter().enumerate().flat_map(of).collect()
     }
 
-    /// How a node is started, with a monotonic clock that reads so much more.
+    fn place(&self, region: usize, nth: u16) -> Place {
+        let at = |port| (address(region), port + nth * PORTS_PER_NODE).into();
+        let through = ["ip", "netns", "exec", self.ground.region(region).name()];
+        Place {
+            rpc: at(RPC_PORT),
+            replication: at(REPLICATION_PORT),
+            admin: at(ADMIN_PORT),
+            data_dir: self.disks.get(region).map(|disk| disk.data_dir(nth)),
+            disk_reserve_bytes: self.disks.get(region).map(|_| RESERVE_BYTES),
+            through: through.map(str::to_owned).to_vec(),
+        }
+    }
+
+    /// How a region's node is started, with a monotonic clock that reads so much more.
     ///
     /// # Errors
     /// When its wall clock can't be set.
-    pub fn launch(&self, node: usize, monotonic_ahead_s: u32) -> anyhow::Result<Launch> {
-        let environment = self.clocks.as_ref().map(|clocks| clocks.environment(node)).transpose()?;
+    pub fn launch(&self, region: usize, monotonic_ahead_s: u32) -> anyhow::Result<Launch> {
+        let environment = self.clocks.as_ref().map(|clocks| clocks.environment(region)).transpose()?;
         let through = if monotonic_ahead_s > 0 { clock::jumped(monotonic_ahead_s) } else { Vec::new() };
         Ok(Launch { through, environment: environment.unwrap_or_default() })
     }

@@ -9,7 +9,7 @@ use std::process::{ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail, ensure};
-use chaos::real::{Place, Planet, REGIONS};
+use chaos::real::{ONE_EACH, Place, Planet, REGIONS};
 use meridian::dev::{Profile, ProfileRegion};
 use meridian::wan::{Distances, Route, Wan};
 use meridian_types::RegionName;
@@ -70,7 +70,8 @@ impl Stage {
         let alone = ALONE.lock().await;
         let dir = tempfile::Builder::new().prefix("meridian-runbooks").tempdir()?;
         let places = Place::on_loopback(REGIONS.len())?;
-        let mut planet = Planet::create_at(Path::new(env!("CARGO_BIN_EXE_meridian")), dir.path(), places.clone())?;
+        let mut planet =
+            Planet::create_at(Path::new(env!("CARGO_BIN_EXE_meridian")), dir.path(), places.clone(), ONE_EACH)?;
         let routes = routes(&places)?;
         for (node, region) in REGIONS.iter().enumerate() {
             let mut config = File::options().append(true).open(planet.config_of(node))?;
