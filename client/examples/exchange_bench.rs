@@ -129,6 +129,9 @@ impl Control for NoControl {
     async fn remove_node(&self, _: NodeName, _: bool, _: Caller) -> Result<(), Refusal> {
         none()
     }
+    async fn finalize_upgrade(&self, _: bool, _: Caller) -> Result<u8, Refusal> {
+        none()
+    }
 }
 
 fn certificates() -> Result<(TlsMaterial, TlsMaterial)> {

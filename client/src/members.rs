@@ -1,4 +1,4 @@
-//! Who serves a region, as operators change it.
+//! Who serves a region, and which release, as operators change it.
 
 use meridian_proto::convert::{member_change_from_proto, members_change_to_proto};
 use meridian_proto::v1;
@@ -40,5 +40,20 @@ impl Admin {
             self.client.inner().cluster.is_outdated();
         }
         Ok(())
+    }
+
+    /// Ends an upgrade: from then on what only the new release can say may be on record, and no node goes back to the one before; with
+    /// `dry_run` only checks that it could. The newest format of the metadata that is on record then.
+    ///
+    /// # Errors
+    /// Conflict, naming a node that runs an older release or never said what; Unavailable without a majority of the metadata plane.
+    pub async fn finalize_upgrade(&self, dry_run: bool) -> Result<u8, Error> {
+        let request = v1::FinalizeUpgradeRequest { dry_run };
+        let told = change(self.reach().await?, async |mut stub| stub.finalize_upgrade(request).await).await?;
+        if !dry_run {
+            self.client.inner().cluster.is_outdated();
+        }
+        // What is no format this client knows is none it could say more of.
+        Ok(u8::try_from(told.format).unwrap_or(u8::MAX))
     }
 }

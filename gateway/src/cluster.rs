@@ -207,6 +207,16 @@ impl<C: Control> Cluster for ClusterService<C> {
         self.within(Changes::Yes, self.control.remove_node(name, request.dry_run, caller)).await?;
         Ok(Response::new(v1::RemoveNodeResponse {}))
     }
+
+    async fn finalize_upgrade(
+        &self,
+        request: Request<v1::FinalizeUpgradeRequest>,
+    ) -> Result<Response<v1::FinalizeUpgradeResponse>, Status> {
+        let caller = caller(&request)?;
+        let format =
+            self.within(Changes::Yes, self.control.finalize_upgrade(request.into_inner().dry_run, caller)).await?;
+        Ok(Response::new(v1::FinalizeUpgradeResponse { format: u32::from(format) }))
+    }
 }
 
 /// Whether a request changes something.

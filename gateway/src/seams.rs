@@ -222,4 +222,10 @@ pub trait Control: Send + Sync + 'static {
         dry_run: bool,
         caller: Caller,
     ) -> impl Future<Output = Result<(), Refusal>> + Send;
+
+    /// Ends an upgrade, or with `dry_run` only checks that it could; the newest format of the metadata that is on record then.
+    ///
+    /// # Errors
+    /// Conflict, naming a node that does not run this release; or that the metadata plane can't be reached.
+    fn finalize_upgrade(&self, dry_run: bool, caller: Caller) -> impl Future<Output = Result<u8, Refusal>> + Send;
 }

@@ -28,6 +28,7 @@ mod status;
 mod stop;
 mod switchover;
 mod transfer;
+mod upgrade;
 mod words;
 
 pub use exit::{Code, Failure};
@@ -83,6 +84,9 @@ enum Command {
     /// List nodes, and change which of them serve their region.
     #[command(subcommand)]
     Node(node::Command),
+    /// See how far an upgrade of the nodes is, and end it.
+    #[command(subcommand)]
+    Upgrade(upgrade::Command),
     /// Move primaries to another region: planned, without loss, proven.
     #[command(subcommand)]
     Switchover(switchover::Command),
@@ -154,6 +158,7 @@ fn run(cli: Cli) -> anyhow::Result<()> {
                 Command::Status(args) => status::run(args, &connection, output).await,
                 Command::Lag(args) => lag::run(args, &connection, output).await,
                 Command::Node(command) => node::run(command, &connection, output).await,
+                Command::Upgrade(command) => upgrade::run(command, &connection, output).await,
                 Command::Switchover(command) => switchover::run(command, &connection, output).await,
                 Command::Failover(command) => failover::run(command, &connection, output).await,
                 Command::Drill(command) => drill::run(command, &connection, output).await,

@@ -80,7 +80,7 @@ async fn a_node_whose_disk_hangs_is_not_ready_refuses_writes_and_is_well_again_o
 
 async fn planet(dir: &Path, disk: &Disk) -> anyhow::Result<Planet> {
     let mut places = Place::on_loopback(REGIONS.len())?;
-    places[FROZEN].data_dir = Some(disk.data_dir());
+    places[FROZEN].data_dir = Some(disk.data_dir(0));
     let mut planet = Planet::create_at(Path::new(env!("CARGO_BIN_EXE_meridian")), dir, places, ONE_EACH)?;
     // The disk is small.
     let small = ("MERIDIAN_LIMITS__LOG_SEGMENT_BYTES".into(), (8 << 20).to_string());

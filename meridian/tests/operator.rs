@@ -11,7 +11,6 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, ensure};
 use chaos::real::{Planet, REGIONS};
 use futures::future::try_join_all;
-use meridian_types::Node;
 use serde_json::Value;
 use tokio::process::Command;
 
@@ -31,9 +30,9 @@ const CONSENT: i32 = 3;
 const INVALID: i32 = 5;
 
 struct Rig {
-    dir: tempfile::TempDir,
     planet: Planet,
-    nodes: Vec<Node>,
+    // Behind those who live in it.
+    _dir: tempfile::TempDir,
 }
 
 /// What a line came to.
@@ -72,30 +71,11 @@ impl Rig {
             planet.start(node)?;
         }
         planet.ready(PATIENCE).await?;
-        let topology = planet.client(DESK).await?.admin().topology().await?;
-        let of = |name: &&str| {
-            let region = topology.region_named(name)?.id;
-            topology.nodes.values().find(|node| node.region == region).cloned()
-        };
-        let nodes = REGIONS.iter().map(|name| of(name).context("every region has a node"));
-        let nodes = nodes.collect::<anyhow::Result<_>>()?;
-        Ok(Rig { dir, planet, nodes })
+        Ok(Rig { planet, _dir: dir })
     }
 
     fn words(&self, line: &str) -> Vec<String> {
-        let pki = |file: &str| self.dir.path().join("pki").join(file).display().to_string();
-        let endpoint = format!("https://{}", self.nodes[DESK].rpc_address);
-        let to = [
-            "--endpoint",
-            &endpoint,
-            "--ca",
-            &pki("ca.pem"),
-            "--cert",
-            &pki("chaos.pem"),
-            "--key",
-            &pki("chaos-key.pem"),
-        ];
-        line.split_whitespace().chain(to).map(str::to_owned).collect()
+        line.split_whitespace().map(str::to_owned).chain(self.planet.dial_only(DESK).options()).collect()
     }
 
     /// Types a line.

@@ -26,6 +26,7 @@ pub mod plan;
 pub mod policy;
 pub mod position;
 pub mod refusal;
+pub mod release;
 pub mod repair;
 pub mod request;
 pub mod salvage;

@@ -56,6 +56,8 @@ pub struct Topology {
     pub generation: u32,
     /// Which cluster this is; `None` until it is formed.
     pub cluster: Option<ClusterId>,
+    /// The newest format of the metadata that nodes put on record ([`crate::release`]); 0 where who was asked did not say.
+    pub format: u8,
     /// How many shards each region has.
     pub shards: u16,
     /// The regions.

@@ -128,7 +128,9 @@ fn actions() -> Vec<Action> {
     let facts = vec![(ShardId(0), Fact::CaughtUp)];
     let word = Word { plan: PlanId(12), bucket: BucketId(1), epoch: Epoch(1), facts };
     vec![
-        Action::FormCluster(form),
+        Action::FormCluster(form.clone()),
+        Action::FormClusterAt { form, format: 11 },
+        Action::Finalize { format: 11 },
         Action::RegisterNode(node_spec("ap-south-1", "ap-south")),
         Action::CreateBucket(BucketSpec { regions: Vec::new(), ..spec() }),
         Action::SetLabels { name: spec().name, set: spec().labels, remove: ["old".to_owned()].into() },

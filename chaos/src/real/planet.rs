@@ -160,6 +160,11 @@ impl Planet {
         (0..self.nodes.len()).filter(|node| self.nodes[*node].region == region).collect()
     }
 
+    /// Takes another binary for nodes that are started from now on.
+    pub fn install(&mut self, binary: &Path) {
+        binary.clone_into(&mut self.binary);
+    }
+
     /// Starts a node; its log goes to a file beside its configuration.
     ///
     /// # Errors
@@ -394,6 +399,18 @@ pub struct Dial {
 }
 
 impl Dial {
+    /// The same, as options of the command line.
+    pub fn options(&self) -> Vec<String> {
+        let file = |name: &str| self.pki.join(name).display().to_string();
+        let words = [
+            ("--endpoint", self.endpoints.join(",")),
+            ("--ca", file("ca.pem")),
+            ("--cert", file("chaos.pem")),
+            ("--key", file("chaos-key.pem")),
+        ];
+        words.into_iter().flat_map(|(option, value)| [option.to_owned(), value]).collect()
+    }
+
     /// Connects, with a new identity.
     ///
     /// # Errors

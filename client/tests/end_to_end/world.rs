@@ -442,6 +442,12 @@ impl Control for FakeControl {
         Err(Refusal::new(RefusalKind::NotFound, format!("there is no node `{name}`")))
     }
 
+    async fn finalize_upgrade(&self, dry_run: bool, caller: Caller) -> Result<u8, Refusal> {
+        self.note("finalize upgrade", caller);
+        let behind = || Refusal::new(RefusalKind::Conflict, "`us-1` runs 0.1.0: start it with the new release");
+        if dry_run { Err(behind()) } else { Ok(11) }
+    }
+
     async fn abort(&self, plan: PlanId, why: String, caller: Caller) -> Result<Operation, Refusal> {
         self.note("abort", caller);
         let mut plans = self.plans.lock().unwrap();

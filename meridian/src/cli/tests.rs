@@ -58,6 +58,8 @@ fn commands_read_as_people_type_them() {
         "meridian backup list --from file:///backups -o json",
         "meridian backup delete --from /backups --id b --dry-run",
         "meridian backup verify --from /backups",
+        "meridian upgrade check -o json",
+        "meridian upgrade finalize --dry-run",
         "meridian backup show --from /backups --id orders-20261128T234501Z-3fa2",
         "meridian backup restore --from /backups --to-bucket again --create --policy sync --acks all --dry-run",
         "meridian backup restore --from /backups --id b --to-bucket orders --overwrite",

@@ -336,6 +336,10 @@ impl Control for Front {
     async fn remove_node(&self, name: NodeName, dry_run: bool, caller: Caller) -> Result<(), Refusal> {
         self.metadata.remove_node(name, dry_run, &caller.identity.uri()).await
     }
+
+    async fn finalize_upgrade(&self, dry_run: bool, caller: Caller) -> Result<u8, Refusal> {
+        self.metadata.finalize(dry_run, &caller.identity.uri()).await
+    }
 }
 
 fn known_region(topology: &Topology, name: &RegionName) -> Result<RegionId, Refusal> {

@@ -83,8 +83,9 @@ impl ClusterState {
     /// What the command would come to if it were the next one; for dry runs, on a state nobody keeps.
     ///
     /// # Errors
-    /// As [`ClusterState::apply`].
+    /// As [`ClusterState::admits`] and [`ClusterState::apply`].
     pub fn try_apply(mut self, command: &Command) -> Answer {
+        self.admits(&command.action)?;
         self.apply(self.index + 1, command)
     }
 
@@ -106,6 +107,8 @@ impl ClusterState {
     pub(crate) fn act(&mut self, occasion: Occasion<'_>, action: &Action) -> Result<Done, Refusal> {
         match action {
             Action::FormCluster(form) => self.form(form),
+            Action::FormClusterAt { form, format } => self.form_at(form, *format),
+            Action::Finalize { format } => self.finalize(*format),
             Action::RegisterNode(node) => self.register(node),
             Action::CreateBucket(spec) => self.create_bucket(occasion.at, spec),
             Action::DeleteBucket { name } => self.delete_bucket(name),
@@ -139,7 +142,7 @@ impl ClusterState {
         }
     }
 
-    fn form(&mut self, form: &Form) -> Result<Done, Refusal> {
+    pub(crate) fn form(&mut self, form: &Form) -> Result<Done, Refusal> {
         if let Some(formed) = &self.formed {
             // Every new leader proposes it until it sees the cluster; the first one won.
             return Ok(Done::new(Reply::Formed { cluster: formed.cluster }, None));

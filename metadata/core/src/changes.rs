@@ -356,6 +356,8 @@ fn gone(who: &str, action: &Action, restored: Option<String>) -> ChangeOutcome {
         | Action::LoseRegion { .. } => aborted("something else was asked of the bucket"),
         Action::Failover(_) => ChangeOutcome::GivenUp { why: "its primary was lost, and is being replaced".to_owned() },
         Action::FormCluster(_)
+        | Action::FormClusterAt { .. }
+        | Action::Finalize { .. }
         | Action::RegisterNode(_)
         | Action::CreateBucket(_)
         | Action::SetLabels { .. }

@@ -3,10 +3,11 @@
 //! The bytes of a command are what the metadata group's log stores and replicates, so their format is
 //! a disk format: a format byte, then postcard. Enum variants and fields are only ever added at the end
 //! of a new format; `testdata/commands-v*.hex` must always open. A command is written in the oldest format that knows
-//! its action, so that during an upgrade nodes of both releases follow until somebody asks for what only one of them can.
+//! its action, and in no newer one than the cluster has ([`crate::upgrade`]), so that during an upgrade nodes of both releases follow.
 
 use std::collections::BTreeSet;
 
+use meridian_types::release::FORMAT_NEWEST;
 use meridian_types::{
     AutoFailover, BucketChange, BucketId, BucketName, BucketSpec, ClusterId, Copies, Cross, Epoch, Fact, FailoverSpec,
     Labels, Loss, MembersChange, NodeName, OperationId, PlanId, Policy, RegionChange, RegionId, RegionName, Selection,
@@ -28,8 +29,8 @@ pub const COMMAND_BYTES_MAX: usize = 512 << 10;
 /// automatic failover of buckets; failovers. 4: [`Action::SetPolicy`] and who has followed it.
 /// 5: [`Action::SetRegions`] and who is filled. 6: [`Action::Cross`], [`Action::GiveUpCrossing`], and who has stopped or arrived.
 /// 7: [`Action::CrossRegions`]. 8: [`Action::LoseRegion`], and who has parted from a lost region. 9: who serves a region.
-/// 10: [`Action::Change`], [`Action::SetDetection`].
-const COMMAND_FORMAT: u8 = 10;
+/// 10: [`Action::Change`], [`Action::SetDetection`]. 11: [`Action::FormClusterAt`], [`Action::Finalize`].
+const COMMAND_FORMAT: u8 = FORMAT_NEWEST;
 
 /// The last format whose actions are laid out otherwise.
 const OLDER_LAYOUT: u8 = 2;
@@ -222,6 +223,18 @@ pub enum Action {
         /// For how long, in milliseconds; at most [`meridian_types::DETECT_MS_MAX`].
         detect_ms: u64,
     },
+    /// Makes the cluster as [`Action::FormCluster`] does, with the format that its log may hold from the start.
+    FormClusterAt {
+        /// The cluster.
+        form: Form,
+        /// The newest format of commands.
+        format: u8,
+    },
+    /// Ends an upgrade: from then on commands of that format may be on record, and no node goes back to a release that does not know it.
+    Finalize {
+        /// The newest format of commands.
+        format: u8,
+    },
 }
 
 /// What only the metadata leader sees, by its clock and its leases.
@@ -345,7 +358,7 @@ impl Command {
 
 impl Action {
     /// The oldest format that knows it.
-    fn format(&self) -> u8 {
+    pub(crate) fn format(&self) -> u8 {
         match self {
             Action::CreateBucket(spec) if BucketSpecV1::of(spec).is_none() => 3,
             Action::FormCluster(_)
@@ -355,6 +368,7 @@ impl Action {
             | Action::SetLabels { .. } => 1,
             Action::Report { words, .. } if words.iter().any(is_of_failover) => 3,
             Action::Switchover(_) | Action::Report { .. } | Action::Abort { .. } => 2,
+            Action::FormClusterAt { .. } | Action::Finalize { .. } => 11,
             Action::Change { .. } | Action::SetDetection { .. } => 10,
             Action::ChangeMembers { .. } | Action::ShardsMoved { .. } | Action::RemoveNode { .. } => 9,
             Action::LoseRegion { .. } => 8,
@@ -390,7 +404,8 @@ impl Action {
     /// What is done, as events and logs name it.
     pub fn verb(&self) -> &'static str {
         match self {
-            Action::FormCluster(_) => "form-cluster",
+            Action::FormCluster(_) | Action::FormClusterAt { .. } => "form-cluster",
+            Action::Finalize { .. } => "finalize-upgrade",
             Action::RegisterNode(_) => "register-node",
             Action::CreateBucket(_) => "create-bucket",
             Action::DeleteBucket { .. } => "delete-bucket",
@@ -420,7 +435,8 @@ impl Action {
     /// To what it is done: the name of a bucket, node or operation, or the cluster's id.
     pub fn subject(&self) -> String {
         match self {
-            Action::FormCluster(form) => form.cluster.to_string(),
+            Action::FormCluster(form) | Action::FormClusterAt { form, .. } => form.cluster.to_string(),
+            Action::Finalize { format } => format!("format {format}"),
             Action::RegisterNode(node) => node.name.to_string(),
             Action::CreateBucket(spec) => spec.name.to_string(),
             Action::DeleteBucket { name }

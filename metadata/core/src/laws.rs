@@ -17,6 +17,7 @@ use crate::{
 };
 
 mod version_10;
+mod version_11;
 mod version_3;
 mod version_4;
 mod version_5;
@@ -354,6 +355,8 @@ fn action() -> impl Strategy<Value = Action> {
     let a_node = (0usize..6, prop::sample::select(vec!["us-east", "eu-west", "mars"]), "[a-z]{0,4}:[0-9]{0,5}");
     prop_oneof![
         1 => Just(Action::FormCluster(form())),
+        1 => (9_u8..13).prop_map(|format| Action::FormClusterAt { form: form(), format }),
+        1 => (9_u8..13).prop_map(|format| Action::Finalize { format }),
         4 => (name.clone(), policy, regions, primary, labels.clone()).prop_map(|(name, policy, regions, primary, labels)| {
             Action::CreateBucket(BucketSpec { name, policy, regions, primary, labels, auto: AutoFailover::default() })
         }),
@@ -732,7 +735,7 @@ fn a_state_written_by_version_2_still_opens() {
 #[test]
 fn formats_of_another_release_and_oversized_bytes_are_named() {
     assert_eq!(Command::decode(&[]), Err(CommandError::Empty));
-    assert_eq!(Command::decode(&[11, 0]), Err(CommandError::UnknownFormat(11)));
+    assert_eq!(Command::decode(&[12, 0]), Err(CommandError::UnknownFormat(12)));
     let mut older = fixture_operations()[0].encode().unwrap();
     older[0] = 1;
     assert!(matches!(Command::decode(&older), Err(CommandError::Damaged(_))), "version 1 knew no operations");
@@ -742,9 +745,9 @@ fn formats_of_another_release_and_oversized_bytes_are_named() {
     assert_eq!(Command::decode(&trailing), Err(CommandError::Trailing(1)));
 
     let mut newer = ClusterState::default().encode();
-    newer[8] = 11;
+    newer[8] = 12;
     let content = newer.len() - 4;
     let checksum = crc32c::crc32c(&newer[..content]);
     newer[content..].copy_from_slice(&checksum.to_le_bytes());
-    assert_eq!(ClusterState::decode(&newer), Err(SnapshotError::UnknownVersion(11)));
+    assert_eq!(ClusterState::decode(&newer), Err(SnapshotError::UnknownVersion(12)));
 }

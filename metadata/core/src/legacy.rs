@@ -188,6 +188,8 @@ impl CommandV2 {
             | Action::ShardsMoved { .. }
             | Action::RemoveNode { .. }
             | Action::Change { .. }
+            | Action::FormClusterAt { .. }
+            | Action::Finalize { .. }
             | Action::Note { .. } => return None,
         };
         Some(CommandV2 { operation: command.operation, who: command.who.clone(), at_ms: command.at_ms, action })

@@ -43,6 +43,7 @@ pub mod survival;
 #[cfg(test)]
 mod testing;
 mod turns;
+pub mod upgrade;
 pub mod vigil;
 
 pub use command::{AbortScope, Action, Advance, Ask, Command, CommandError};

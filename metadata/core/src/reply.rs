@@ -15,7 +15,7 @@ const ANSWER_FORMAT: u8 = 2;
 /// What a command that took effect (or had done so before) came to.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Reply {
-    /// `FormCluster`: the cluster that exists now, maybe one formed earlier.
+    /// `FormCluster`, `FormClusterAt`: the cluster that exists now, maybe one formed earlier.
     Formed {
         /// Its identity.
         cluster: ClusterId,
@@ -40,7 +40,7 @@ pub enum Reply {
         /// Its name.
         plan: PlanId,
     },
-    /// `Report`, `ReportStanding`, `GiveUpCrossing`, `Note`, `ChangeMembers`, `ShardsMoved`, `RemoveNode`: what was still news is on record.
+    /// `Report`, `ReportStanding`, `GiveUpCrossing`, `Note`, `ChangeMembers`, `ShardsMoved`, `RemoveNode`, `Finalize`: what was still news is on record.
     Reported,
 }
 

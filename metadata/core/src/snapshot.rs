@@ -24,13 +24,16 @@ use crate::state::{ClusterState, Fault, Formed, ShardGroup};
 /// state itself keep it below 128 MiB.
 pub const SNAPSHOT_BYTES_MAX: usize = 256 << 20;
 
-/// The newest version this release writes and reads: 9, the changes of buckets that are on record, and how long buckets wait before they
+/// The newest version this release writes and reads: 10, and the format of commands that was said. A state without that is written as version
+/// 10, which is 9, the changes of buckets that are on record, and how long buckets wait before they
 /// fail over. A state without any of these is written as version 9, which is 8 and whose members change and which nodes were removed. A state without any is
 /// written as version 8, which has which active-active buckets lose a region; one without any as version 7, which has which regions join an active-active bucket; one without any, in which none is on its way to other regions,
 /// as version 6, which has which buckets cross, without these as version 5, which has
 /// which regions were added to buckets, without these as version 4, which has which buckets' lanes have turned, and without
 /// these as version 3, so that during an upgrade nodes of both releases take it.
-pub const SNAPSHOT_VERSION: u32 = 10;
+pub const SNAPSHOT_VERSION: u32 = 11;
+
+const WITHOUT_FORMAT: u32 = 10;
 
 const WITHOUT_CHANGES: u32 = 9;
 
@@ -70,7 +73,7 @@ pub enum SnapshotError {
     Fault(#[from] Fault),
 }
 
-/// Version 3 as written, and versions 4 to 10 but for the turns, joins, crossings, pauses, members and changes behind it; earlier ones are in `legacy`. Field order is the format.
+/// Version 3 as written, and versions 4 to 11 but for the turns, joins, crossings, pauses, members, changes and format behind it; earlier ones are in `legacy`. Field order is the format.
 #[derive(Serialize, Deserialize)]
 pub(crate) struct StateV3 {
     pub(crate) index: u64,
@@ -98,11 +101,14 @@ type StateV9 = (StateV7, BTreeMap<RegionId, MemberChange>, BTreeSet<NodeId>);
 /// And the changes of buckets, and of each that waits before it fails over by itself for how long, in milliseconds.
 type StateV10 = (StateV9, Vec<Arc<Change>>, BTreeMap<BucketId, u64>);
 
+/// And the newest format of commands that may be on record.
+type StateV11 = (StateV10, u8);
+
 impl ClusterState {
     /// The state as bytes; equal states make equal bytes.
     pub fn encode(&self) -> Vec<u8> {
         let state = self.clone();
-        let members = state.members;
+        let (members, finalized) = (state.members, state.finalized);
         let changes: Vec<_> = state.changes.into_values().collect();
         let stored = StateV3 {
             index: state.index,
@@ -134,7 +140,8 @@ impl ClusterState {
         let regroups = crossings.values().any(|it| matches!(it.way, Way::Regrouping { .. }));
         let loses = crossings.values().any(|it| matches!(it.way, Way::Losing { .. }));
         let version = match (turns.is_empty(), joins.is_empty(), crossings.is_empty()) {
-            _ if !changes.is_empty() || !detect_ms.is_empty() => SNAPSHOT_VERSION,
+            _ if finalized.is_some() => SNAPSHOT_VERSION,
+            _ if !changes.is_empty() || !detect_ms.is_empty() => WITHOUT_FORMAT,
             _ if !members.is_empty() => WITHOUT_CHANGES,
             _ if loses => WITHOUT_MEMBERS,
             _ if regroups || !pauses.is_empty() => WITHOUT_LOSING,
@@ -155,9 +162,13 @@ impl ClusterState {
                 let older = ((stored, turns, joins, crossings), pauses);
                 postcard::to_extend(&(older, members.changes, members.retired), bytes)
             }
-            SNAPSHOT_VERSION => {
+            WITHOUT_FORMAT | SNAPSHOT_VERSION => {
                 let older = ((stored, turns, joins, crossings), pauses);
-                postcard::to_extend(&((older, members.changes, members.retired), changes, detect_ms), bytes)
+                let older = ((older, members.changes, members.retired), changes, detect_ms);
+                match finalized {
+                    Some(format) => postcard::to_extend(&(older, format), bytes),
+                    None => postcard::to_extend(&older, bytes),
+                }
             }
             _ => postcard::to_extend(&((stored, turns, joins, crossings), pauses), bytes),
         }
@@ -191,6 +202,7 @@ impl ClusterState {
         let mut members = Members::default();
         let mut on_record: Vec<Arc<Change>> = Vec::new();
         let mut detect_ms: BTreeMap<BucketId, u64> = BTreeMap::new();
+        let mut finalized = None;
         let mut stored: StateV3 = match u32::from_le_bytes(*version) {
             1 => StateV2 { base: read(body)?, plans: Vec::new() }.into(),
             2 => read::<StateV2>(body)?.into(),
@@ -210,14 +222,17 @@ impl ClusterState {
                 (turns, joins, crossings) = (read.1, read.2, read.3);
                 read.0
             }
-            version @ (WITHOUT_CHANGES | SNAPSHOT_VERSION) => {
-                let (older, moving, retired) = if version == WITHOUT_CHANGES {
-                    read::<StateV9>(body)?
-                } else {
-                    let (older, recorded, waits) = read::<StateV10>(body)?;
-                    (on_record, detect_ms) = (recorded, waits);
-                    older
+            version @ (WITHOUT_CHANGES | WITHOUT_FORMAT | SNAPSHOT_VERSION) => {
+                let ((older, moving, retired), recorded, waits) = match version {
+                    WITHOUT_CHANGES => (read::<StateV9>(body)?, Vec::new(), BTreeMap::new()),
+                    WITHOUT_FORMAT => read::<StateV10>(body)?,
+                    _ => {
+                        let (older, format) = read::<StateV11>(body)?;
+                        finalized = Some(format);
+                        older
+                    }
                 };
+                (on_record, detect_ms) = (recorded, waits);
                 members = Members { changes: moving, retired };
                 (turns, joins, crossings, pauses) = (older.0.1, older.0.2, older.0.3, older.1);
                 older.0.0
@@ -256,7 +271,7 @@ impl ClusterState {
             }
         }
         let changes = on_record.into_iter().map(|change| (change.id, change)).collect();
-        let state = ClusterState { members, changes, ..stored.into_state() };
+        let state = ClusterState { members, changes, finalized, ..stored.into_state() };
         state.validate()?;
         Ok(state)
     }
@@ -274,6 +289,7 @@ impl StateV3 {
             index: self.index,
             clock: self.clock,
             formed: self.formed,
+            finalized: None,
             regions: self.regions,
             last_region: self.last_region,
             nodes: self.nodes,

@@ -64,6 +64,8 @@ pub struct ClusterState {
     /// The greatest timestamp of any change; strictly rising, whatever proposers' clocks do.
     pub(crate) clock: Hlc,
     pub(crate) formed: Option<Formed>,
+    /// The newest format of commands that may be on record, where that was ever said.
+    pub(crate) finalized: Option<u8>,
     pub(crate) regions: BTreeMap<RegionId, Region>,
     pub(crate) last_region: RegionId,
     pub(crate) nodes: BTreeMap<NodeId, Node>,
@@ -184,6 +186,7 @@ impl ClusterState {
             index: self.index,
             generation: 0,
             cluster: self.cluster(),
+            format: self.format(),
             shards: self.formed.as_ref().map_or(0, |formed| formed.shards),
             regions: self.regions.clone(),
             nodes: self.nodes.clone(),
@@ -202,6 +205,7 @@ impl ClusterState {
     /// [`Fault`] names the first rule that is broken.
     pub fn validate(&self) -> Result<(), Fault> {
         self.validate_bounds()?;
+        self.validate_format()?;
         self.validate_regions()?;
         self.validate_nodes()?;
         self.validate_groups()?;

@@ -10,6 +10,7 @@ use std::time::Duration;
 use meridian_consensus::{ChangeError, Group, Leadership};
 use meridian_metadata_core::command::Form;
 use meridian_metadata_core::{Action, Command, OperationId};
+use meridian_types::release::FORMAT_NEWEST;
 use meridian_types::{ClusterId, Membership, NodeId, ShardId, Topology};
 use tokio::time::{sleep, timeout};
 
@@ -160,13 +161,16 @@ impl Duties {
             operation: OperationId(rand::random()),
             who: self.options.this.name.to_string(),
             at_ms: wall_ms(),
-            action: Action::FormCluster(Form {
-                cluster: ClusterId(rand::random()),
-                shards: self.options.shards,
-                lease_ttl_ms: self.options.lease_ttl_ms,
-                // Versions are told by the nodes themselves, when they register.
-                members: self.options.members.iter().map(|member| member.spec("")).collect(),
-            }),
+            action: Action::FormClusterAt {
+                form: Form {
+                    cluster: ClusterId(rand::random()),
+                    shards: self.options.shards,
+                    lease_ttl_ms: self.options.lease_ttl_ms,
+                    // Versions are told by the nodes themselves, when they register.
+                    members: self.options.members.iter().map(|member| member.spec("")).collect(),
+                },
+                format: FORMAT_NEWEST,
+            },
         };
         if let Err(refusal) = self.asker.propose(&command).await {
             tracing::warn!(%refusal, "the cluster could not be formed yet");

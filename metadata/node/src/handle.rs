@@ -9,6 +9,7 @@ use meridian_metadata_core::lose::agreed;
 use meridian_metadata_core::state::LEASE_TTL_MS_MAX;
 use meridian_metadata_core::{AbortScope, Action, ClusterState, Command, Reply};
 use meridian_proto::v1::metadata_peer_server::MetadataPeerServer;
+use meridian_types::release::FORMAT_NEWEST;
 use meridian_types::{
     Bucket, BucketChange, BucketId, BucketName, BucketSpec, Effect, EventPage, EventQuery, FailoverSpec, Labels,
     MemberChange, MembersChange, NodeId, NodeName, Operation, OperationId, Plan, PlanId, Refusal, RefusalKind,
@@ -366,6 +367,17 @@ impl Handle {
     /// metadata plane, or without a metadata quorum; [`RefusalKind::NotFound`].
     pub async fn remove_node(&self, name: NodeName, dry_run: bool, who: &str) -> Result<(), Refusal> {
         self.run(Action::RemoveNode { name }, dry_run, who).await.map(drop)
+    }
+
+    /// Ends an upgrade, or with `dry_run` only says whether it could: from then on what only this release can say may be on record, and no node
+    /// goes back to the one before. The newest format of commands that is then.
+    ///
+    /// # Errors
+    /// [`RefusalKind::Conflict`], naming a node that runs an older release or never said what; [`RefusalKind::Unavailable`] without a
+    /// metadata quorum.
+    pub async fn finalize(&self, dry_run: bool, who: &str) -> Result<u8, Refusal> {
+        self.run(Action::Finalize { format: FORMAT_NEWEST }, dry_run, who).await?;
+        Ok(FORMAT_NEWEST)
     }
 
     /// Who was to vote in a region's groups when the cluster was formed, and the shards for which that has changed since.

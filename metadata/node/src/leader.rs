@@ -102,11 +102,15 @@ impl Leader {
         self.voters().contains(&self.this)
     }
 
-    /// Commits a command, given as it is and as bytes, and answers what it came to ([`meridian_metadata_core::reply`]).
+    /// Commits a command, given as it is and as bytes, and answers what it came to ([`meridian_metadata_core::reply`]); none that a node
+    /// of the cluster could not read (UPG-1).
     pub(crate) async fn propose(&self, decoded: &Command, command: Bytes) -> Attempt<Bytes> {
         if self.must_wait(decoded) {
             let message = "the metadata leadership is moving next to the buckets' next primary: try again shortly";
             return Attempt::Refused(Refusal::new(RefusalKind::Retry, message));
+        }
+        if let Err(refusal) = self.copy.read(|state| state.admits(&decoded.action)) {
+            return Attempt::Refused(refusal);
         }
         if let Some(why) = self.is_premature(decoded) {
             return Attempt::Refused(Refusal::new(RefusalKind::Unavailable, why));

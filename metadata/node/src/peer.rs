@@ -83,7 +83,9 @@ impl PeerService {
                 "node `{}` of region `{}` can't register node `{}` of region `{}`",
                 caller.name, caller.region, node.name, node.region
             ))),
-            Action::FormCluster(_) => Err(denied("a cluster is formed by its first leader only".to_owned())),
+            Action::FormCluster(_) | Action::FormClusterAt { .. } => {
+                Err(denied("a cluster is formed by its first leader only".to_owned()))
+            }
             Action::CreateBucket(_)
             | Action::DeleteBucket { .. }
             | Action::SetLabels { .. }
@@ -97,6 +99,7 @@ impl PeerService {
             | Action::Change { .. }
             | Action::ChangeMembers { .. }
             | Action::RemoveNode { .. }
+            | Action::Finalize { .. }
             | Action::Note { .. }
             | Action::Switchover(_)
             | Action::Failover(_)

@@ -63,6 +63,7 @@ pub fn topology_to_proto(topology: &Topology, answered_by: NodeId) -> v1::Topolo
             .collect(),
         last_bucket: topology.last_bucket.0,
         metadata_generation: topology.generation,
+        format: u32::from(topology.format),
         retired: topology.retired.iter().map(|node| node.0).collect(),
         changes: topology.changes.iter().map(|(region, change)| member_change_to_proto(*region, change)).collect(),
     }
@@ -82,6 +83,7 @@ pub fn topology_from_proto(message: v1::TopologyResponse) -> Result<(Topology, N
         shards: u16::try_from(message.shards).map_err(|_| unreadable("so many shards"))?,
         last_bucket: BucketId(message.last_bucket),
         generation: message.metadata_generation,
+        format: u8::try_from(message.format).map_err(|_| unreadable("such a format of the metadata"))?,
         retired: message.retired.into_iter().map(NodeId).collect(),
         ..Topology::default()
     };
