@@ -422,6 +422,8 @@ impl Handle {
     }
 
     async fn commit(&self, command: &Command) -> Result<Reply, Refusal> {
+        // A leader of an older release could not say why: it can't read the command.
+        self.copy.read(|state| state.admits(&command.action))?;
         match self.copy.read(|state| state.clone()).try_apply(command) {
             // What is invalid here is invalid everywhere; everything else is for the leader to say.
             Err(refusal) if refusal.kind == RefusalKind::Invalid => Err(refusal),
