@@ -125,7 +125,10 @@ impl<'a> Lost<'a> {
         let gone_for_good = |undone: &Undone| !undone.again && looked_at(undone.entry.origin);
         for (undone, operation) in self.acknowledged.iter().copied().filter(|(undone, _)| gone_for_good(undone)) {
             let Request::Write { write, .. } = &operation.request else { continue };
-            for key in write.keys().filter(|key| !failover.active || !is_replaced(evidence, failover, undone, key)) {
+            let is_told = |key: &&Key| !failover.active || !is_replaced(evidence, failover, undone, key);
+            let is_gone = bundles(salvage, undone).any(|it| !it.bundle.whole);
+            let is_told = |key: &&Key| is_told(key) && !(is_gone && is_added_to(evidence, failover, key));
+            for key in write.keys().filter(is_told) {
                 checked += 1;
                 let kept = find(salvage, undone, key);
                 let (_, last) = self.last.get(&(undone.shard, key)).copied().unwrap_or((undone, operation));
@@ -156,16 +159,29 @@ fn is_replaced(evidence: &Evidence, failover: &Failover, undone: &Undone, key: &
     evidence.writes(failover.bucket, key).any(newer)
 }
 
-/// The bundle that an undone write belongs to, and what it has of a key.
-fn find<'a>(salvage: &'a [Salvaged], undone: &Undone, key: &Key) -> Option<(&'a Salvaged, &'a SalvageKey)> {
-    let entry = &undone.entry;
-    let fits = |it: &&Salvaged| {
+/// Whether another region has added to a counter where every region writes: its record tells what each has added, and not when, so only the log tells
+/// what of that is lost.
+fn is_added_to(evidence: &Evidence, failover: &Failover, key: &Key) -> bool {
+    let by_another = |known: Known<'_>| {
+        known.version.is_none_or(|it| it.region != failover.from) && matches!(known.write, Write::Increment { .. })
+    };
+    failover.active && evidence.writes(failover.bucket, key).any(by_another)
+}
+
+/// The bundles that an undone write belongs to.
+fn bundles<'a>(salvage: &'a [Salvaged], undone: &Undone) -> impl Iterator<Item = &'a Salvaged> {
+    let (entry, shard) = (undone.entry, undone.shard);
+    salvage.iter().filter(move |it| {
         let id = it.bundle.id;
-        (it.region, id.bucket, id.shard) == (entry.origin, entry.bucket, undone.shard)
+        (it.region, id.bucket, id.shard) == (entry.origin, entry.bucket, shard)
             && id.cut < entry.source_lsn
             && entry.source_lsn <= id.end
-    };
-    salvage.iter().filter(fits).find_map(|it| {
+    })
+}
+
+/// The bundle that an undone write belongs to, and what it has of a key.
+fn find<'a>(salvage: &'a [Salvaged], undone: &Undone, key: &Key) -> Option<(&'a Salvaged, &'a SalvageKey)> {
+    bundles(salvage, undone).find_map(|it| {
         let kept = it.keys.iter().find(|kept| kept.key == *key.as_bytes())?;
         Some((it, kept))
     })
