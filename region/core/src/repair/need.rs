@@ -147,6 +147,24 @@ pub fn missed<'a>(
     })
 }
 
+/// Whether a survey tells, of a bucket that every region writes, of more than will ever come from there: its source is in an epoch that has
+/// ended here, or is given up for lost. What it has besides is a tail that it gives up once it hears of that, and nobody can be made equal to
+/// it until then. So its lane waits and it is asked again, and no other lane waits for it (LIVE, SWI-3). Its lane does not simply go on:
+/// the source, which may not know yet, would take that for a copy (DUR-2).
+pub fn is_overtaken<'a>(
+    own: &Shard,
+    (source, lane): (RegionId, Lane),
+    survey: &Survey,
+    bucket_of: impl Fn(BucketId) -> Option<&'a Bucket>,
+) -> bool {
+    let has_ended = |id: BucketId| survey.buckets.get(&id).is_some_and(|seen| seen.epoch < own.epoch(id));
+    survey.missed_by(source, own).any(|id| {
+        let bucket = bucket_of(id).filter(|bucket| bucket.primary.is_none() && bucket.travels_in(lane));
+        let held = bucket.filter(|bucket| bucket.reaches(own.region()) && !own.is_dropped(id));
+        held.is_some_and(|bucket| bucket.lost() == Some(source) || has_ended(id))
+    })
+}
+
 /// Whether a survey tells of a bucket, or of an epoch, that this node has not heard of: what a lane skips of that can't be known yet.
 pub fn is_ahead(survey: &Survey, topology: &Topology) -> bool {
     survey.buckets.iter().any(|(id, seen)| match topology.buckets.get(id) {
@@ -185,7 +203,9 @@ mod tests {
     use std::collections::BTreeMap;
 
     use meridian_types::entry::{Body, Header, Kind};
-    use meridian_types::{BucketName, Epoch, Hlc, Lsn, PlanId, Policy, Positions, RepairStep, RequestId, ShardId};
+    use meridian_types::{
+        BucketName, Crossing, Epoch, Hlc, Loss, Lsn, PlanId, Policy, Positions, RepairStep, RequestId, ShardId, Way,
+    };
 
     use super::*;
     use crate::view::{MemoryState, Mutations};
@@ -218,9 +238,9 @@ mod tests {
         Shard::load(&MemoryState::default(), EU, ShardId(0)).unwrap()
     }
 
-    fn begin(shard: &mut Shard, source: RegionId) {
+    fn apply(shard: &mut Shard, kind: Kind, body: &Body) {
         let header = Header {
-            kind: Kind::Repair,
+            kind,
             origin: EU,
             bucket: ID,
             epoch: Epoch(1),
@@ -228,8 +248,11 @@ mod tests {
             id: RequestId::default(),
             lowest_outstanding: 0,
         };
-        let entry = header.encode(&Body::Repair(RepairStep::Begin { source }));
-        shard.apply(&MemoryState::default(), Lsn(1), &entry, &mut Mutations::new()).unwrap();
+        shard.apply(&MemoryState::default(), Lsn(1), &header.encode(body), &mut Mutations::new()).unwrap();
+    }
+
+    fn begin(shard: &mut Shard, source: RegionId) {
+        apply(shard, Kind::Repair, &Body::Repair(RepairStep::Begin { source }));
     }
 
     fn seen(lsn: u64) -> Sighting {
@@ -279,6 +302,31 @@ mod tests {
         assert!(is_ahead(&survey(2), &knows), "the epoch");
         assert!(is_ahead(&survey(1), &Topology::default()), "the bucket");
         assert!(!is_ahead(&survey(1), &Topology { last_bucket: ID, ..Topology::default() }), "it was deleted");
+    }
+
+    /// Found by seed 4332: the survey was of before the lost region had given up its tail, and every lane of the shard waited for that.
+    #[test]
+    fn where_every_region_writes_nobody_waits_for_the_tail_of_one_that_they_went_on_without() {
+        let mut own = shard();
+        let survey = Survey { applied: Lsn(9), buckets: [(ID, seen(5))].into() };
+        let overtaken = |own: &Shard, bucket: &Bucket| is_overtaken(own, (US, Lane::Async), &survey, |_| Some(bucket));
+        let writes = bucket(None);
+        let losing = |region| {
+            let (stopped, remains) = (BTreeMap::new(), BTreeMap::new());
+            let way = Way::Losing { region, accepted: Loss::default(), stopped, remains };
+            let crossing = Crossing { index: 7, at: Hlc(0), pause_ms_max: 1000, way, arrived: BTreeMap::new() };
+            Bucket { crossing: Some(crossing), ..writes.clone() }
+        };
+        assert!(!overtaken(&own, &writes), "it is fetched from there");
+        assert!(!overtaken(&own, &losing(AP)));
+        assert!(overtaken(&own, &losing(US)), "it may have gone for ever");
+        apply(&mut own, Kind::Seal, &Body::Seal { next: Epoch(2), after: Positions::default() });
+        assert!(overtaken(&own, &Bucket { epoch: Epoch(2), regions: vec![EU, AP], ..writes.clone() }));
+        assert!(overtaken(&own, &Bucket { epoch: Epoch(2), ..writes.clone() }), "it is in again, and has not said so");
+        assert!(!overtaken(&own, &Bucket { epoch: Epoch(2), ..bucket(Some(AP)) }), "a primary tells what counts");
+        let known = Survey { buckets: [(ID, seen(0))].into(), ..survey.clone() };
+        assert!(!is_overtaken(&own, (US, Lane::Async), &known, |_| Some(&writes)), "it has given up its tail");
+        assert!(!is_overtaken(&own, (US, Lane::Sync), &survey, |_| Some(&writes)), "it is none of this lane's");
     }
 
     #[test]

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use meridian_region_core::repair::Need;
 use meridian_region_core::repair::message::{Ask, Told};
-use meridian_region_core::repair::need::{is_ahead, missed};
+use meridian_region_core::repair::need::{is_ahead, is_overtaken, missed};
 use meridian_region_core::repair::survey::Survey;
 use meridian_types::frame::{self, Echo, FrameHeader};
 use meridian_types::{Hlc, Lane, Refusal, RefusalKind, RegionId, ShardId, Topology};
@@ -67,7 +67,7 @@ impl Lanes {
             }
         }
         let led = |shard: &ShardId| node.shard(*shard).is_some_and(|shard| shard.board.leads());
-        self.behind.retain(|(shard, ..), _| led(shard));
+        self.behind.retain(|key, survey| led(&key.0) && !overtaken(node, topology, *key, survey));
         self.rests.retain(|(shard, ..), _| led(shard));
         for shard in node.shards.iter().filter(|shard| shard.board.leads()) {
             for source in topology.regions.keys().filter(|region| **region != node.region()) {
@@ -98,7 +98,7 @@ impl Lanes {
     fn take(&mut self, node: &Node, topology: &Topology, key: Key, survey: Option<Survey>, now: Instant) {
         let (shard, source, lane) = key;
         self.rests.insert(key, Some(Rest { since: now, pause: pause(node, topology, source, lane) }));
-        if let Some(survey) = survey {
+        if let Some(survey) = survey.filter(|survey| !overtaken(node, topology, key, survey)) {
             tracing::warn!(
                 region = %node.region(), %source, %shard, %lane, up_to = %survey.applied,
                 "a lane is behind what its source's log still has: what it skips is repaired"
@@ -137,6 +137,12 @@ impl Lanes {
             }
         }
     }
+}
+
+/// Whether what the source of a lane had is nothing to wait for: it is asked again.
+fn overtaken(node: &Node, topology: &Topology, (id, source, lane): Key, survey: &Survey) -> bool {
+    let bucket = |bucket| topology.buckets.get(&bucket).map(|bucket| &**bucket);
+    node.shard(id).is_some_and(|shard| is_overtaken(&shard.board.core(), (source, lane), survey, bucket))
 }
 
 /// How soon a lane is asked about again.
