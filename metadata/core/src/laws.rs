@@ -691,6 +691,31 @@ fn fixture_state() -> ClusterState {
     state
 }
 
+/// What a version wrote, as it is kept; `REWRITE` in the environment keeps what it writes now.
+fn kept(file: &str, written: &str) -> String {
+    let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("testdata").join(file);
+    if std::env::var_os("REWRITE").is_some() {
+        std::fs::write(&path, format!("{written}\n")).unwrap();
+    }
+    std::fs::read_to_string(path).unwrap()
+}
+
+fn commands_still_open(version: u8, commands: &[Command]) {
+    let written: Vec<_> = commands.iter().map(|command| hex(&command.encode().unwrap())).collect();
+    let kept = kept(&format!("commands-v{version}.hex"), &written.join("\n"));
+    let kept: Vec<_> = kept.lines().collect();
+    assert_eq!(kept, written, "the format of commands has changed: give it a new format byte");
+    let read: Vec<_> = kept.iter().map(|line| Command::decode(&unhex(line)).unwrap()).collect();
+    assert_eq!(read, commands);
+}
+
+fn state_still_opens(version: u8, state: &ClusterState) {
+    let written = hex(&state.encode());
+    let kept = kept(&format!("state-v{version}.hex"), &written);
+    assert_eq!(kept.trim(), written, "the format of the state has changed: give it a new version");
+    assert_eq!(ClusterState::decode(&unhex(kept.trim())).unwrap(), *state);
+}
+
 fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
