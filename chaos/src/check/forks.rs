@@ -73,7 +73,7 @@ struct Stretch {
 pub struct Forks {
     /// The failovers, by the time they began.
     pub failovers: Vec<Failover>,
-    /// Entries that are undone, in the order in which they were applied.
+    /// Entries that are undone: of each region in the order in which it applied them.
     pub undone: Vec<Undone>,
     stretches: HashMap<(BucketId, ShardId), Vec<Stretch>>,
     versions: HashSet<(BucketId, Version)>,

@@ -69,8 +69,8 @@ struct Lost<'a> {
     undone: Vec<&'a Undone>,
     /// Writes that clients had been told were done.
     acknowledged: Vec<(&'a Undone, &'a Operation)>,
-    /// The last write of each key, told or not.
-    last: BTreeMap<(ShardId, &'a Key), (&'a Undone, &'a Operation)>,
+    /// The last write of each key in the log of each region, told or not: a bundle has what its own region ordered (seed 4852).
+    last: BTreeMap<(ShardId, RegionId, &'a Key), (&'a Undone, &'a Operation)>,
 }
 
 impl<'a> Lost<'a> {
@@ -97,7 +97,7 @@ impl<'a> Lost<'a> {
             let Some(operation) = known.get(&id) else { continue };
             let Request::Write { write, .. } = &operation.request else { continue };
             for key in write.keys() {
-                lost.last.insert((undone.shard, key), (undone, operation));
+                lost.last.insert((undone.shard, undone.entry.origin, key), (undone, operation));
             }
         }
         lost
@@ -131,7 +131,8 @@ impl<'a> Lost<'a> {
             for key in write.keys().filter(is_told) {
                 checked += 1;
                 let kept = find(salvage, undone, key);
-                let (_, last) = self.last.get(&(undone.shard, key)).copied().unwrap_or((undone, operation));
+                let place = (undone.shard, undone.entry.origin, key);
+                let (_, last) = self.last.get(&place).copied().unwrap_or((undone, operation));
                 let as_left = kept.is_some_and(|(bundle, kept)| is_as_left(bundle, kept, key, last));
                 if !as_left {
                     let what = if kept.is_some() { "is in no salvage as it was" } else { "is in no salvage" };

@@ -51,8 +51,14 @@ fn ends(story: Story, value: &str, at: meridian_types::Version) -> Story {
     story.ends(ASYNC, [&held, &held, &held])
 }
 
-fn keeps(mut story: Story, keys: &[(&str, &str)]) -> Story {
-    let id = SalvageId { bucket: ASYNC, shard: ShardId(0), epoch: meridian_types::Epoch(1), cut: Lsn(1), end: Lsn(2) };
+fn keeps(story: Story, keys: &[(&str, &str)]) -> Story {
+    keeps_in(story, 1, (1, 2), keys)
+}
+
+/// A region has that of its log between two positions in a bundle.
+fn keeps_in(mut story: Story, region: u16, (cut, end): (u64, u64), keys: &[(&str, &str)]) -> Story {
+    let (epoch, cut, end) = (meridian_types::Epoch(region.into()), Lsn(cut), Lsn(end));
+    let id = SalvageId { bucket: ASYNC, shard: ShardId(0), epoch, cut, end };
     let kept = |(key, text): &(&str, &str)| SalvageKey {
         key: (*key).to_owned().into(),
         value: Some(value(text).into_bytes()),
@@ -60,7 +66,8 @@ fn keeps(mut story: Story, keys: &[(&str, &str)]) -> Story {
         fate: None,
     };
     let bundle = SalvageBundle { id, whole: true, ..SalvageBundle::default() };
-    story.salvage = Some(vec![Salvaged { region: RegionId(1), bundle, keys: keys.iter().map(kept).collect() }]);
+    let kept = Salvaged { region: RegionId(region), bundle, keys: keys.iter().map(kept).collect() };
+    story.salvage.get_or_insert_default().push(kept);
     story
 }
 
@@ -215,6 +222,53 @@ fn what_a_failover_left_behind_of_an_earlier_primarys_log_is_undone_as_well() {
     }
     catches("salvaged", &left_behind(None, &[("k", "b")]), "agreed to was nothing");
     catches("salvaged", &left_behind(Some(ANYTHING), &[]), "is in no salvage");
+}
+
+/// Found by seed 4852: region 2 replaces region 1 with all that it had, writes the same key and is lost with both; region 3, which has the
+/// first write only, replaces it.
+#[test]
+fn swi_2_the_bundle_of_each_region_has_what_that_region_wrote_last() {
+    let next = |from, step| Fact::ReplacementKnown {
+        replica: replica(3),
+        plan: PlanId(8 + u64::from(from)),
+        bucket: ASYNC,
+        from: RegionId(from),
+        step,
+    };
+    let done = |from: u16, lsn| {
+        let (to, epoch) = (RegionId(from + 1), meridian_types::Epoch(u64::from(from) + 1));
+        let cut = vec![(ShardId(0), Lsn(lsn))];
+        next(from, Replacing::Done(Fork { to, epoch, proven: false, lost: ANYTHING, cut }))
+    };
+    let third = Entry {
+        origin: RegionId(2),
+        source_lsn: Lsn(5),
+        epoch: meridian_types::Epoch(2),
+        hlc: meridian_types::Hlc(9),
+        ..of(ASYNC, entry(3))
+    };
+    let kept = |by_the_first, by_the_second| {
+        let story = Story::default()
+            .put(asks(0, 1, 0, 10, ASYNC), "k", "a", v(1))
+            .put(asks(0, 1, 20, 30, ASYNC), "k", "b", v(2))
+            .put(asks(0, 2, 160, 170, ASYNC), "k", "c", version(9, 2))
+            .applied(5, 1, 1, of(ASYNC, entry(1)))
+            .applied(6, 2, 1, of(ASYNC, entry(1)))
+            .applied(6, 3, 1, of(ASYNC, entry(1)))
+            .applied(25, 1, 2, of(ASYNC, entry(2)))
+            .applied(26, 2, 2, of(ASYNC, entry(2)))
+            .fact(100, next(1, begun(Some(ANYTHING))))
+            .fact(150, done(1, 2))
+            .applied(165, 2, 5, third)
+            .fact(200, next(2, begun(Some(ANYTHING))))
+            .fact(300, done(2, 0));
+        let story = keeps_in(ends(story, "a", v(1)), 1, (1, 2), &[("k", by_the_first)]);
+        keeps_in(story, 2, (0, 5), &[("k", by_the_second)]).evidence()
+    };
+    assert_eq!(kept("b", "c").forks.undone.len(), 2);
+    assert_eq!(found_by("salvaged", &kept("b", "c")), None);
+    catches("salvaged", &kept("b", "b"), "in no salvage as it was");
+    catches("salvaged", &kept("c", "c"), "in no salvage as it was");
 }
 
 /// Found by seed 714838: nobody lost a write, but a session had seen the position of a seal that reached nobody else.

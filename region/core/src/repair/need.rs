@@ -165,12 +165,20 @@ pub fn is_overtaken<'a>(
     })
 }
 
-/// Whether a survey tells of a bucket, or of an epoch, that this node has not heard of: what a lane skips of that can't be known yet.
-pub fn is_ahead(survey: &Survey, topology: &Topology) -> bool {
+/// Whether the survey of `source` tells of a bucket, of an epoch, or of who orders in one, that this node has not heard of: what a lane skips
+/// of that can't be known yet.
+pub fn is_ahead(own: &Shard, source: RegionId, survey: &Survey, topology: &Topology) -> bool {
     survey.buckets.iter().any(|(id, seen)| match topology.buckets.get(id) {
-        Some(bucket) => seen.epoch > bucket.epoch,
+        Some(bucket) => seen.epoch > bucket.epoch || is_the_next(own, source, bucket, seen),
         None => *id > topology.last_bucket,
     })
+}
+
+/// Whether the source orders in an epoch of which it is only known here that it has no primary yet: what it has of its own is no tail of a
+/// lost primary then, as [`missed`] takes it for, but the beginning of that epoch.
+fn is_the_next(own: &Shard, source: RegionId, bucket: &Bucket, seen: &Sighting) -> bool {
+    let has_begun = bucket.is_between_primaries() && seen.epoch == bucket.epoch;
+    has_begun && bucket.reaches(own.region()) && seen.positions.of(source) > own.positions(bucket.id).of(source)
 }
 
 /// Whether the bucket's epoch has begun here and none after it at the source: what that has of its own besides is of epochs before, and its
@@ -293,15 +301,40 @@ mod tests {
         assert_eq!(missed(&Bucket { regions: vec![US, AP], ..bucket(None) }), []);
     }
 
+    fn survey(epoch: u64, lsn: u64) -> Survey {
+        Survey { applied: Lsn(9), buckets: [(ID, Sighting { epoch: Epoch(epoch), ..seen(lsn) })].into() }
+    }
+
+    fn knowing(bucket: Bucket) -> Topology {
+        Topology { buckets: [(ID, bucket.into())].into(), last_bucket: ID, ..Topology::default() }
+    }
+
     #[test]
     fn a_survey_is_ahead_of_who_has_not_heard_of_all_its_buckets_and_epochs() {
-        let survey =
-            |epoch| Survey { applied: Lsn(9), buckets: [(ID, Sighting { epoch: Epoch(epoch), ..seen(5) })].into() };
-        let knows = Topology { buckets: [(ID, bucket(None).into())].into(), last_bucket: ID, ..Topology::default() };
-        assert!(!is_ahead(&survey(1), &knows));
-        assert!(is_ahead(&survey(2), &knows), "the epoch");
-        assert!(is_ahead(&survey(1), &Topology::default()), "the bucket");
-        assert!(!is_ahead(&survey(1), &Topology { last_bucket: ID, ..Topology::default() }), "it was deleted");
+        let is_ahead = |epoch, topology: &Topology| is_ahead(&shard(), US, &survey(epoch, 5), topology);
+        let knows = knowing(bucket(None));
+        assert!(!is_ahead(1, &knows));
+        assert!(is_ahead(2, &knows), "the epoch");
+        assert!(is_ahead(1, &Topology::default()), "the bucket");
+        assert!(!is_ahead(1, &Topology { last_bucket: ID, ..Topology::default() }), "it was deleted");
+    }
+
+    /// Found by seed 4006: the lost primary was back, and its successor had begun before that had heard of it.
+    #[test]
+    fn a_survey_is_ahead_of_who_has_not_heard_whose_epoch_has_begun_there() {
+        let own = shard();
+        let is_ahead = |survey: &Survey, bucket: &Bucket| is_ahead(&own, US, survey, &knowing(bucket.clone()));
+        let missed = |survey: &Survey, bucket: &Bucket| missed(&own, US, Lane::Async, survey, |_| Some(bucket)).count();
+        let next = |primary, phase| Bucket { epoch: Epoch(2), phase, ..bucket(Some(primary)) };
+        let lost = next(EU, Phase::Fencing { plan: PlanId(1), to: US });
+        assert_eq!(missed(&survey(2, 5), &lost), 0);
+        assert!(is_ahead(&survey(2, 5), &lost), "the epoch is that of the source");
+        assert!(is_ahead(&survey(2, 5), &next(AP, Phase::Draining { plan: PlanId(1), to: US })));
+        assert!(!is_ahead(&survey(1, 5), &lost), "it has begun nowhere there: a tail");
+        assert!(!is_ahead(&survey(2, 0), &lost), "there is no more than here");
+        assert!(!is_ahead(&survey(2, 5), &Bucket { regions: vec![US, AP], ..lost }), "nothing of it belongs here");
+        let heard = next(US, Phase::Steady);
+        assert!(!is_ahead(&survey(2, 5), &heard) && missed(&survey(2, 5), &heard) == 1);
     }
 
     /// Found by seed 4332: the survey was of before the lost region had given up its tail, and every lane of the shard waited for that.

@@ -119,10 +119,14 @@ impl Lanes {
         needs
     }
 
-    /// Lets the lanes go on that lack nothing any more, as far as is known: a node that starts has not heard of all buckets (ORD-1).
+    /// Lets the lanes go on that lack nothing any more, as far as is known: a node that starts has not heard of all buckets, nor a lost
+    /// primary that is back of who replaced it (ORD-1).
     pub(crate) async fn go_on(&mut self, node: &Node, topology: &Topology, needs: &[(Place, Need)]) {
         let waits = |shard: ShardId| needs.iter().any(|((of, _), _)| *of == shard);
-        let is_ready = |(shard, ..): &Key, survey: &Survey| !waits(*shard) && !is_ahead(survey, topology);
+        let has_heard = |(id, source, _): &Key, survey: &Survey| {
+            node.shard(*id).is_some_and(|shard| !is_ahead(&shard.board.core(), *source, survey, topology))
+        };
+        let is_ready = |key: &Key, survey: &Survey| !waits(key.0) && has_heard(key, survey);
         let ready: Vec<Key> =
             self.behind.iter().filter(|(key, survey)| is_ready(key, survey)).map(|(key, _)| *key).collect();
         for key in ready {
