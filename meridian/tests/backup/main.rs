@@ -9,7 +9,7 @@ mod s3;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
@@ -18,6 +18,7 @@ use futures::future::try_join_all;
 use meridian_client::{Client, ReadLevel};
 use serde_json::Value;
 use tokio::process::Command;
+use tokio::sync::{Mutex, MutexGuard};
 use tokio_util::sync::CancellationToken;
 
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -35,7 +36,7 @@ const TRIES: usize = 5;
 
 /// What was written so far, per key: the last number that was acknowledged, and the last that was sent.
 #[derive(Clone, Default)]
-struct Written(Arc<Mutex<BTreeMap<String, (u64, u64)>>>);
+struct Written(Arc<std::sync::Mutex<BTreeMap<String, (u64, u64)>>>);
 
 impl Written {
     fn now(&self) -> BTreeMap<String, (u64, u64)> {
@@ -62,11 +63,16 @@ async fn write(client: Client, writer: usize, written: Written, stop: Cancellati
     Ok(())
 }
 
+/// Three processes under load are enough for a small machine: one planet at a time.
+static ALONE: Mutex<()> = Mutex::const_new(());
+
 struct Rig {
     dir: tempfile::TempDir,
     planet: Planet,
     client: Client,
     endpoint: String,
+    // Behind those who are alone.
+    _alone: MutexGuard<'static, ()>,
 }
 
 impl Rig {
@@ -75,6 +81,7 @@ impl Rig {
     }
 
     async fn start_with(launch: &Launch) -> anyhow::Result<Rig> {
+        let alone = ALONE.lock().await;
         let dir = tempfile::Builder::new().prefix("meridian-backup").tempdir()?;
         let mut planet = Planet::create(Path::new(env!("CARGO_BIN_EXE_meridian")), dir.path())?;
         for node in 0..REGIONS.len() {
@@ -86,7 +93,7 @@ impl Rig {
         let topology = client.admin().topology().await?;
         let address = topology.nodes.values().next().map(|node| node.rpc_address.clone());
         let endpoint = format!("https://{}", address.context("there are nodes")?);
-        Ok(Rig { dir, planet, client, endpoint })
+        Ok(Rig { dir, planet, client, endpoint, _alone: alone })
     }
 
     fn place(&self, name: &str) -> PathBuf {
