@@ -10,7 +10,7 @@ use std::time::Duration;
 use meridian_consensus::{ChangeError, Group, Leadership};
 use meridian_metadata_core::command::Form;
 use meridian_metadata_core::{Action, Command, OperationId};
-use meridian_types::release::FORMAT_NEWEST;
+use meridian_types::release::{FORMAT_UNSAID, format_of};
 use meridian_types::{ClusterId, Membership, NodeId, ShardId, Topology};
 use tokio::time::{sleep, timeout};
 
@@ -169,7 +169,8 @@ impl Duties {
                     // Versions are told by the nodes themselves, when they register.
                     members: self.options.members.iter().map(|member| member.spec("")).collect(),
                 },
-                format: FORMAT_NEWEST,
+                // What this node says that it runs, so that one that says an older release is believed from the start (UPG-1).
+                format: format_of(&self.options.version).unwrap_or(FORMAT_UNSAID),
             },
         };
         if let Err(refusal) = self.asker.propose(&command).await {

@@ -6,6 +6,8 @@
 mod operations;
 #[path = "cluster/recovery.rs"]
 mod recovery;
+#[path = "cluster/upgrade.rs"]
+mod upgrade;
 #[path = "cluster/world.rs"]
 mod world;
 
