@@ -190,8 +190,7 @@ impl Node {
             let (rows, piece, next) = match left {
                 Left::Log(after) => {
                     let (log, reached) = self.log_page(stream, after).await?;
-                    let more = reached < stream.cut.applied && reached > after;
-                    let next = if more { Left::Log(reached) } else { Left::Rows(Bytes::new()) };
+                    let next = if reached < stream.cut.applied { Left::Log(reached) } else { Left::Rows(Bytes::new()) };
                     (log.len(), BackupPiece::Log(log), next)
                 }
                 Left::Rows(after) => {

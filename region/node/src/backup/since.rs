@@ -106,7 +106,7 @@ impl Node {
                 Err(Trimmed) => return Ok(Err("the log does not reach back to it (limits.log_kept_bytes)".to_owned())),
             };
             if slice.reached <= from {
-                break;
+                return Ok(Err("the log ends before what was applied of it".to_owned()));
             }
             bytes += slice.entries.iter().map(|entry| entry.payload.len()).sum::<usize>();
             from = slice.reached;
@@ -139,6 +139,9 @@ impl Node {
         let again = || Refusal::new(RefusalKind::Retry, "the log was purged while it was read: begin it again");
         let slice = self.slice(&stream.cut, after).await?.map_err(|Trimmed| again())?;
         let reached = slice.reached;
+        if reached <= after {
+            return Err(again());
+        }
         let mut rows = Vec::new();
         for (lsn, look) in self.looks(&stream.kept, &stream.cut, slice).await? {
             match look {
