@@ -31,7 +31,7 @@ impl ClusterState {
         let (needed, format) = (action.format(), self.format());
         match action {
             // There is nobody yet who could not read it.
-            Action::FormClusterAt { .. } => Ok(()),
+            Action::FormClusterAt { .. } if self.formed.is_none() => Ok(()),
             Action::Finalize { format } => self.check_format(*format),
             _ if needed <= format => Ok(()),
             _ => Err(conflict(format!(

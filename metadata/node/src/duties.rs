@@ -93,7 +93,9 @@ impl Duties {
     }
 
     async fn lead(&self, learners: &mut BTreeSet<NodeId>) {
-        if self.copy.topology().cluster.is_none() {
+        let is_formed = || self.copy.topology().cluster.is_some();
+        // What is on record is applied first: those who follow a cluster that is there may be of a release that can't read how this one is formed.
+        if !is_formed() && self.group.read_barrier().await.is_ok() && !is_formed() {
             self.form().await;
         }
         // A leader that was elected before the cluster was formed has no table yet.

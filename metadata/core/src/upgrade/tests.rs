@@ -87,6 +87,8 @@ fn a_cluster_has_the_format_of_the_release_that_formed_it() {
     let form = Form { cluster: ClusterId(7), shards: 2, lease_ttl_ms: 5000, members: REGIONS.map(member).to_vec() };
     act(&mut earlier, Action::FormCluster(form.clone())).unwrap();
     assert_eq!(earlier.format(), FORMAT_UNSAID);
-    act(&mut earlier, Action::FormClusterAt { form, format: FORMAT_NEWEST }).unwrap();
+    let again = Action::FormClusterAt { form, format: FORMAT_NEWEST };
+    assert!(ClusterState::default().admits(&again).is_ok() && earlier.admits(&again).is_err());
+    act(&mut earlier, again).unwrap();
     assert_eq!(earlier.format(), FORMAT_UNSAID, "it was formed before: nodes of an older release may be there");
 }
