@@ -83,7 +83,7 @@ async fn nodes_of_two_releases_serve_until_the_upgrade_is_finalized_upg_1() -> a
     went_back(&mut planet, &previous).await
 }
 
-/// A node that goes back after the end takes part in nothing, and says why.
+/// A node that goes back after the end stops and says why, whether it meets a command or a state that it can't read.
 async fn went_back(planet: &mut Planet, previous: &Path) -> anyhow::Result<()> {
     let node = planet.nodes_of(REGIONS[2])[0];
     planet.kill(node)?;
@@ -91,7 +91,7 @@ async fn went_back(planet: &mut Planet, previous: &Path) -> anyhow::Result<()> {
     planet.start(node)?;
     ended(planet, node).await?;
     let log = planet.log_tail(node);
-    anyhow::ensure!(log.contains("the release that wrote it"), "{log}");
+    anyhow::ensure!(log.contains("release that wrote it"), "{log}");
     Ok(())
 }
 
